@@ -1,0 +1,66 @@
+"""Graph rewrites, one a file, and the order in which they run.
+
+`lifting` turns the tracer's nodes into one operator per module, `folding` changes the bases
+without changing the function, `quantising` replaces float operators by ai.resq's.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from resq_onnx.families import ModelLayout
+from resq_onnx.moments import Moments
+from resq_onnx.passes.clean_up import CleanUp, sweep
+from resq_onnx.passes.fold_hidden_basis import FoldHiddenBasis
+from resq_onnx.passes.fold_value_basis import FoldValueBasis
+from resq_onnx.passes.fuse_norm_gains import FuseNormGains
+from resq_onnx.passes.lift_attention import LiftAttention
+from resq_onnx.passes.lift_head import LiftHead
+from resq_onnx.passes.lift_mlp import LiftMlp
+from resq_onnx.passes.lift_norms import LiftNorms
+from resq_onnx.passes.merge_projections import MergeProjections
+from resq_onnx.passes.quantise_cache import QuantiseCache
+from resq_onnx.passes.quantise_embedding import QuantiseEmbedding
+from resq_onnx.passes.quantise_linears import QuantiseLinears
+from resq_onnx.passes.rotate_down import RotateDown
+from resq_onnx.passes.rotate_keys import RotateKeys
+from resq_onnx.passes.untie_embedding import UntieEmbedding
+from resq_onnx.projections import Projections
+from resq_onnx.recipe import Recipe
+
+__all__ = ["CleanUp", "folding", "lifting", "quantising"]
+
+
+def lifting(layout: ModelLayout) -> list[ir.passes.PassBase]:
+    """From the tracer's nodes to one operator per module."""
+    return [
+        LiftNorms(layout),
+        LiftAttention(layout),
+        LiftMlp(layout),
+        LiftHead(layout),
+        sweep(),
+    ]
+
+
+def folding(layout: ModelLayout, projections: Projections) -> list[ir.passes.PassBase]:
+    """Changes of basis: the logits stay the same."""
+    return [
+        UntieEmbedding(layout),
+        FuseNormGains(layout),
+        FoldHiddenBasis(layout, projections),
+        FoldValueBasis(layout, projections),
+        RotateKeys(layout, projections),
+        RotateDown(layout, projections),
+        MergeProjections(layout),
+    ]
+
+
+def quantising(
+    layout: ModelLayout, recipe: Recipe, projections: Projections, moments: Moments | None
+) -> list[ir.passes.PassBase]:
+    """From float operators to those of ai.resq; weights are computed as the file is written."""
+    return [
+        QuantiseLinears(layout, recipe, projections, moments),
+        QuantiseCache(layout, projections),
+        QuantiseEmbedding(layout),
+    ]

@@ -1,0 +1,44 @@
+"""The residual stream x  →  x · U_A, folded into every weight that reads or writes it.
+
+1. What reads the stream: W ← W · U_A (q, k, v, gate, up, lm_head).
+2. What writes it: W ← U_Aᵀ · W and b ← U_Aᵀ · b (o, down); the embedding's rows E ← E · U_A.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from resq_onnx.families import ModelLayout
+from resq_onnx.passes.modules import find_linear
+from resq_onnx.passes.tensors import fold
+from resq_onnx.projections import Projections
+
+READERS: Final = ("query", "key", "value", "gate", "up")
+WRITERS: Final = ("attention_out", "down")
+
+
+class FoldHiddenBasis(ir.passes.InPlacePass):
+    """Express the residual stream in the basis U_A; norm gains must have been fused."""
+
+    def __init__(self, layout: ModelLayout, projections: Projections) -> None:
+        """Take the names from `layout` and U_A (D, D) from `projections`."""
+        self._layout = layout
+        self._basis: NDArray[np.float64] = projections.hidden
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:  # noqa: D102
+        layout, basis = self._layout, self._basis
+        fold(model.graph.initializers[f"{layout.family.embedding}.weight"], lambda w: w @ basis)
+        fold(find_linear(model, layout.family.head).weight, lambda w: w @ basis)
+        for layer in range(layout.num_layers):
+            for role in READERS:
+                fold(find_linear(model, layout.module(layer, role)).weight, lambda w: w @ basis)
+            for role in WRITERS:
+                linear = find_linear(model, layout.module(layer, role))
+                fold(linear.weight, lambda w: basis.T @ w)
+                if linear.bias is not None:
+                    fold(linear.bias, lambda b: basis.T @ b)
+        return ir.passes.PassResult(model, modified=True)

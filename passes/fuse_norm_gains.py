@@ -1,0 +1,38 @@
+"""RMSNorm(x) · diag(g) · Wᵀ  →  RMSNorm(x) · (W · diag(g))ᵀ, and g becomes ones.
+
+Without its gain an RMSNorm commutes with every rotation of the residual stream.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from resq_onnx.families import ModelLayout
+from resq_onnx.passes.modules import find_linear
+from resq_onnx.passes.tensors import fold, read_float64
+
+READERS = {"attention_norm": ("query", "key", "value"), "mlp_norm": ("gate", "up")}
+"""The linear layers that read each norm of a decoder layer."""
+
+
+class FuseNormGains(ir.passes.InPlacePass):
+    """Multiply the columns of every layer behind a norm by the norm's gain."""
+
+    def __init__(self, layout: ModelLayout) -> None:
+        """Take the names from `layout`."""
+        family = layout.family
+        self._readers = {
+            layout.module(layer, norm): [layout.module(layer, role) for role in roles]
+            for layer in range(layout.num_layers)
+            for norm, roles in READERS.items()
+        } | {family.final_norm: [family.head]}
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:  # noqa: D102
+        for norm, readers in self._readers.items():
+            value = model.graph.initializers[f"{norm}.weight"]
+            gain = read_float64(value.const_value)  # (D,): small enough to hold
+            for reader in readers:
+                fold(find_linear(model, reader).weight, lambda w, g=gain: w * g)
+            value.const_value = ir.tensor(np.ones(gain.shape, np.float32), name=value.name)
+        return ir.passes.PassResult(model, modified=True)

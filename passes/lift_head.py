@@ -1,0 +1,28 @@
+"""final norm · Slice of the positions to keep · lm_head  →  final norm · lm_head.
+
+The tracer writes the slice that keeps every position; lm_head reads the norm directly.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from resq_onnx.families import ModelLayout
+from resq_onnx.passes.modules import nodes_of
+
+
+class LiftHead(ir.passes.InPlacePass):
+    """Let lm_head read what the final norm makes."""
+
+    def __init__(self, layout: ModelLayout) -> None:
+        """Take the names from `layout`."""
+        self._family = layout.family
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:  # noqa: D102
+        lifted = nodes_of(model, self._family.final_norm)
+        (norm,) = [node for node in lifted if node.op_type == "RMSNormalization"]
+        (multiply,) = [
+            node for node in nodes_of(model, self._family.head) if node.op_type == "MatMul"
+        ]
+        multiply.replace_input_with(0, norm.outputs[0])
+        return ir.passes.PassResult(model, modified=True)

@@ -1,0 +1,49 @@
+"""RMSNorm, traced as Pow · ReduceMean · Sqrt · ... · Mul  →  RMSNormalization.
+
+1. The input is what the module's Pow squares.
+2. The output is what the module's last Mul, the one with the gain, makes.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from resq_onnx.families import ModelLayout
+from resq_onnx.passes.modules import nodes_of, tag
+
+
+class LiftNorms(ir.passes.InPlacePass):
+    """Replace the traced nodes of every RMSNorm by one node."""
+
+    def __init__(self, layout: ModelLayout) -> None:
+        """Take the names of the norms from `layout`."""
+        self._epsilon = layout.norm_epsilon
+        self._modules = [
+            layout.module(layer, role)
+            for layer in range(layout.num_layers)
+            for role in ("attention_norm", "mlp_norm")
+        ] + [layout.family.final_norm]
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:  # noqa: D102
+        for module in self._modules:
+            self._lift(model, module)
+        return ir.passes.PassResult(model, modified=True)
+
+    def _lift(self, model: ir.Model, module: str) -> None:
+        nodes = nodes_of(model, module)
+        squares = [node for node in nodes if node.op_type == "Pow"]
+        gain = model.graph.initializers.get(f"{module}.weight")
+        if len(squares) != 1 or gain is None:
+            raise ValueError(f"{module}: not traced as an RMSNorm with a gain")
+        scaled = [node for node in gain.consumers() if node.op_type == "Mul"]
+        if len(scaled) != 1:
+            raise ValueError(f"{module}: its gain is read by {len(scaled)} Mul nodes, expected 1")
+        norm = ir.node(
+            "RMSNormalization",
+            [squares[0].inputs[0], gain],
+            {"axis": -1, "epsilon": self._epsilon, "stash_type": 1},
+            name=f"{module}.norm",
+        )
+        model.graph.insert_before(squares[0], tag(norm, module))
+        # The traced nodes stay: other modules may read their constants, and a sweep follows.
+        scaled[0].outputs[0].replace_all_uses_with(norm.outputs[0])

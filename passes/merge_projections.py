@@ -1,0 +1,87 @@
+"""Concat of linear layers that read one input  →  one linear layer with all their rows.
+
+1. q_proj, k_proj, v_proj → qkv_proj; gate_proj, up_proj → gate_up_proj.
+2. A bias is joined likewise; where some of the layers have none, theirs is zero.
+
+The activation is then quantised once, and one kernel call does the work of three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from resq_onnx.families import ModelLayout
+from resq_onnx.passes.modules import Linear, find_linear, make_linear, new_initializer, remove
+from resq_onnx.passes.tensors import FoldedTensor, read_float64
+
+MERGED = {"attention_norm": (("query", "key", "value"), "qkv_proj"),
+          "mlp_norm": (("gate", "up"), "gate_up_proj")}
+
+
+def merged_module(layout: ModelLayout, layer: int, first_role: str) -> str:
+    """Full name of the merged layer that holds `query` or `gate`."""
+    name = next(name for roles, name in MERGED.values() if roles[0] == first_role)
+    return f"{layout.module(layer, first_role).rpartition('.')[0]}.{name}"
+
+
+class MergeProjections(ir.passes.InPlacePass):
+    """Merge q/k/v, and gate/up, of every layer."""
+
+    def __init__(self, layout: ModelLayout) -> None:
+        """Take the names from `layout`."""
+        self._layout = layout
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:  # noqa: D102
+        for layer in range(self._layout.num_layers):
+            for roles, _ in MERGED.values():
+                linears = [find_linear(model, self._layout.module(layer, role)) for role in roles]
+                self._merge(model, linears, merged_module(self._layout, layer, roles[0]))
+        return ir.passes.PassResult(model, modified=True)
+
+    def _merge(self, model: ir.Model, linears: Sequence[Linear], module: str) -> None:
+        (concat,) = linears[0].result.consumers()
+        joined = [linear.result for linear in linears]
+        if concat.op_type != "Concat" or list(concat.inputs) != joined:
+            raise ValueError(f"{module}: its parts are not joined by one Concat")
+        weight = _stack(model, f"{module}.weight", [linear.weight for linear in linears])
+        bias = None
+        if any(linear.bias is not None for linear in linears):
+            bias = _stack(model, f"{module}.bias", [linear.bias for linear in linears],
+                          [_rows(linear.weight) for linear in linears])
+        nodes, result = make_linear(module, linears[0].source, weight, bias)
+        model.graph.insert_before(concat, nodes)
+        concat.outputs[0].replace_all_uses_with(result)
+        remove(model, [node for linear in linears for node in linear.nodes] + [concat])
+
+
+def _rows(weight: ir.Value) -> int:
+    assert weight.const_value is not None
+    return int(weight.const_value.shape[0])
+
+
+def _stack(
+    model: ir.Model,
+    name: str,
+    values: Sequence[ir.Value | None],
+    missing_rows: Sequence[int] = (),
+) -> ir.Value:
+    """One initializer with the rows of all; a missing one counts as zeros."""
+    tensors = [None if value is None else value.const_value for value in values]
+    shapes = [None if tensor is None else [int(dim) for dim in tensor.shape] for tensor in tensors]
+    rows = [
+        missing_rows[index] if shape is None else shape[0] for index, shape in enumerate(shapes)
+    ]
+    tail = next(shape[1:] for shape in shapes if shape is not None)
+
+    def compute() -> NDArray[Any]:
+        return np.concatenate([
+            np.zeros((count, *tail)) if tensor is None else read_float64(tensor)
+            for tensor, count in zip(tensors, rows, strict=True)
+        ])
+
+    return new_initializer(model, name, FoldedTensor(compute, [sum(rows), *tail], name))

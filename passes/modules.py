@@ -1,0 +1,134 @@
+"""From a module's name to its nodes: how the passes find their way in a traced graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from resq_onnx.graph import MODULE_KEY
+
+
+@dataclass(frozen=True)
+class Linear:
+    """y = x · Wᵀ (+ b), as the tracer writes it: Transpose, MatMul and, with a bias, Add.
+
+    Attributes:
+        module: Full name of the Hugging Face module.
+        nodes: In order; the first is the Transpose of the weight.
+        source: x, (..., K).
+        weight: W, (N, K).
+        bias: b, (N,), or None.
+        result: y, (..., N).
+    """
+
+    module: str
+    nodes: tuple[ir.Node, ...]
+    source: ir.Value
+    weight: ir.Value
+    bias: ir.Value | None
+    result: ir.Value
+
+    @property
+    def multiply(self) -> ir.Node:
+        """The MatMul."""
+        return self.nodes[1]
+
+
+def module_of(node: ir.Node) -> str:
+    """Full name of the module a node belongs to; empty outside all modules."""
+    return node.metadata_props.get(MODULE_KEY, "")
+
+
+def nodes_of(model: ir.Model, module: str) -> list[ir.Node]:
+    """The nodes of one module, not those of its submodules, in graph order."""
+    return [node for node in model.graph if module_of(node) == module]
+
+
+def find_linear(model: ir.Model, module: str) -> Linear:
+    """The nodes of a linear layer, found from its weight.
+
+    Raises:
+        ValueError: The graph has no such layer, or it is not written as expected.
+    """
+    weight = model.graph.initializers.get(f"{module}.weight")
+    if weight is None:
+        raise ValueError(f"{module}: the graph has no initializer {module}.weight")
+    transposes = [use for use in weight.consumers() if use.op_type == "Transpose"]
+    if len(transposes) != 1:
+        raise ValueError(f"{module}: its weight is read by {len(transposes)} Transpose nodes")
+    multiply = _only_consumer(transposes[0].outputs[0], module)
+    source = multiply.inputs[0]
+    if multiply.op_type != "MatMul" or source is None:
+        raise ValueError(f"{module}: expected a MatMul, found {multiply.op_type}")
+    bias = model.graph.initializers.get(f"{module}.bias")
+    if bias is None:
+        nodes: tuple[ir.Node, ...] = (transposes[0], multiply)
+    else:
+        nodes = (transposes[0], multiply, _only_consumer(multiply.outputs[0], module))
+    return Linear(module, nodes, source, weight, bias, nodes[-1].outputs[0])
+
+
+def make_linear(
+    module: str, source: ir.Value, weight: ir.Value, bias: ir.Value | None
+) -> tuple[list[ir.Node], ir.Value]:
+    """Write y = x · Wᵀ (+ b) as the tracer would; returns the nodes in order, and y."""
+    transpose = ir.node("Transpose", [weight], {"perm": [1, 0]}, name=f"{module}.transpose")
+    nodes = [transpose, ir.node("MatMul", [source, transpose.outputs[0]], name=f"{module}.matmul")]
+    if bias is not None:
+        nodes.append(ir.node("Add", [nodes[-1].outputs[0], bias], name=f"{module}.add"))
+    for node in nodes:
+        tag(node, module)
+    return nodes, nodes[-1].outputs[0]
+
+
+def tag(node: ir.Node, module: str) -> ir.Node:
+    """Mark a node as belonging to a module, and name its first output after it."""
+    node.metadata_props[MODULE_KEY] = module
+    for index, value in enumerate(node.outputs):
+        if value.name is None:
+            value.name = f"{node.name}.out{index}" if index else f"{node.name}.out"
+        value.type = value.type or ir.TensorType(ir.DataType.FLOAT)
+    return node
+
+
+def producer_of(value: ir.Value, op_type: str) -> ir.Node | None:
+    """The node that makes a value, if it has this type."""
+    node = value.producer()
+    return node if node is not None and node.op_type == op_type else None
+
+
+def new_initializer(model: ir.Model, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+    """Register a tensor as an initializer of the graph.
+
+    Raises:
+        ValueError: The graph has an initializer of this name.
+    """
+    if name in model.graph.initializers:
+        raise ValueError(f"the graph already has an initializer {name}")
+    tensor.name = name
+    value = ir.Value(
+        name=name,
+        shape=ir.Shape([int(dim) for dim in tensor.shape]),
+        type=ir.TensorType(tensor.dtype),
+        const_value=tensor,
+    )
+    model.graph.register_initializer(value)
+    return value
+
+
+def remove(model: ir.Model, nodes: Sequence[ir.Node]) -> None:
+    """Take nodes out whose results nobody reads, and then weights nobody reads."""
+    read = [value for node in nodes for value in node.inputs if value is not None]
+    model.graph.remove(list(nodes), safe=True)
+    for value in read:
+        if value.is_initializer() and not value.uses() and value.name is not None:
+            model.graph.initializers.pop(value.name, None)
+
+
+def _only_consumer(value: ir.Value, module: str) -> ir.Node:
+    consumers = value.consumers()
+    if len(consumers) != 1:
+        raise ValueError(f"{module}: {value.name} is read by {len(consumers)} nodes, expected 1")
+    return consumers[0]

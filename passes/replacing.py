@@ -1,0 +1,45 @@
+"""Finding an attention node, and putting one node where others were."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from resq_onnx.graph import DOMAIN
+from resq_onnx.passes.modules import nodes_of
+
+ATTENTIONS = ("RotaryAttention", "MixedPrecisionAttention")
+
+
+def find_attention(model: ir.Model, module: str) -> ir.Node:
+    """The one attention node of a lifted module.
+
+    Raises:
+        ValueError: The module was not lifted.
+    """
+    found = [
+        node
+        for node in nodes_of(model, module)
+        if node.domain == DOMAIN and node.op_type in ATTENTIONS
+    ]
+    if len(found) != 1:
+        raise ValueError(f"{module}: {len(found)} attention nodes, expected 1")
+    return found[0]
+
+
+def put_in_place_of(model: ir.Model, old: Sequence[ir.Node], new: ir.Node) -> None:
+    """Insert `new` and remove `old`; the last old node's outputs become the new node's.
+
+    Names of the outputs stay: they may be those of the graph's outputs.
+    """
+    last = old[-1]
+    model.graph.insert_before(last, new)
+    names = [value.name for value in last.outputs]
+    for before, after in zip(last.outputs, new.outputs, strict=True):
+        after.shape = after.shape if before.shape is None else before.shape
+        before.replace_all_uses_with(after, replace_graph_outputs=True)
+        before.name = None
+    model.graph.remove(list(old), safe=True)
+    for after, name in zip(new.outputs, names, strict=True):
+        after.name = name

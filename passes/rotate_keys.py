@@ -1,0 +1,48 @@
+"""RotaryAttention(...)  →  RotaryAttention(..., key_projection = U_C).
+
+Queries and keys are multiplied with U_C after RoPE, when the model runs: their products stay
+the same, and what enters the cache is in the basis in which it can be quantised.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from resq_onnx.families import ModelLayout
+from resq_onnx.functions import add_call
+from resq_onnx.passes.lift_attention import rotary_form
+from resq_onnx.passes.modules import new_initializer, tag
+from resq_onnx.passes.replacing import find_attention, put_in_place_of
+from resq_onnx.projections import Projections
+
+
+class RotateKeys(ir.passes.InPlacePass):
+    """Give every attention node its U_C, (kv heads, d, d)."""
+
+    def __init__(self, layout: ModelLayout, projections: Projections) -> None:
+        """Take sizes and names from `layout` and U_C from `projections`."""
+        self._layout = layout
+        self._projections = projections
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:  # noqa: D102
+        if not self._projections.rotates_keys:
+            return ir.passes.PassResult(model, modified=False)
+        form = rotary_form(self._layout, rotates_keys=True)
+        for layer in range(self._layout.num_layers):
+            module = self._layout.module(layer, "attention")
+            old = find_attention(model, module)
+            basis = new_initializer(
+                model,
+                f"{module}.key_projection",
+                ir.tensor(self._projections.key[layer].astype("float32")),
+            )
+            new = add_call(
+                model,
+                form,
+                [*old.inputs[:7], basis],
+                {"scale": old.attributes.get_float("scale")},
+                f"{module}.attention",
+                [f"{output.name}.rotated" for output in old.outputs],
+            )
+            put_in_place_of(model, [old], tag(new, module))
+        return ir.passes.PassResult(model, modified=True)

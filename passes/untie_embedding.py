@@ -1,0 +1,36 @@
+"""One tensor read by the embedding and by lm_head  →  one for each.
+
+They part ways as soon as a gain or a rotation is folded into one of them.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from resq_onnx.families import ModelLayout
+from resq_onnx.passes.modules import module_of, new_initializer
+from resq_onnx.passes.tensors import FoldedTensor, read_float64
+
+
+class UntieEmbedding(ir.passes.InPlacePass):
+    """Give lm_head a weight of its own name; its values are still read from the same bytes."""
+
+    def __init__(self, layout: ModelLayout) -> None:
+        """Take the names from `layout`."""
+        self._family = layout.family
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:  # noqa: D102
+        name = f"{self._family.head}.weight"
+        if name in model.graph.initializers:
+            return ir.passes.PassResult(model, modified=False)
+        shared = model.graph.initializers[f"{self._family.embedding}.weight"]
+        tensor = shared.const_value
+        assert tensor is not None
+        shape = [int(dim) for dim in tensor.shape]
+        own = new_initializer(
+            model, name, FoldedTensor(lambda: read_float64(tensor), shape, name)
+        )
+        for node, index in shared.uses():
+            if module_of(node) == self._family.head:
+                node.replace_input_with(index, own)
+        return ir.passes.PassResult(model, modified=True)

@@ -1,0 +1,88 @@
+"""Data-parallel calibration: every process of `torchrun` measures its share of the text.
+
+Second moments are sums over tokens, so the processes' sums only have to be added up.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from resq_onnx.calibration.statistics import Progress, collect_moments
+from resq_onnx.families import ModelLayout
+from resq_onnx.moments import SITES, Moments
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of the work that is this process's: number `rank` of `size`."""
+
+    rank: int
+    size: int
+
+    def of(self, sequences: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Every size-th row, from row `rank` on."""
+        return sequences[self.rank :: self.size]
+
+
+def share_of_this_process() -> Share:
+    """What torchrun's environment variables say; the whole work without them."""
+    return Share(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that writes files and talks to the user."""
+    return share_of_this_process().rank == 0
+
+
+def collect_shared_moments(
+    model: PreTrainedModel,
+    layout: ModelLayout,
+    sequences: NDArray[np.int64],
+    progress: Progress | None = None,
+    batch_size: int = 8,
+) -> Moments:
+    """Collect moments of all `sequences`, together with the other processes if there are any.
+
+    Every process calls this with the same model and sequences and gets the same result.
+    Arguments and errors are those of `collect_moments`; `progress` counts this process's
+    sequences.
+    """
+    share = share_of_this_process()
+    with _process_group(share):
+        moments = collect_moments(model, layout, share.of(sequences), progress, batch_size)
+        if share.size > 1:
+            add_up(moments)
+    return moments
+
+
+def add_up(moments: Moments) -> None:
+    """Replace the moments of every process by their sum over all processes, in place."""
+    for site in SITES:
+        for layer in getattr(moments, site):  # layer by layer: gloo makes a copy of what it sends
+            dist.all_reduce(torch.from_numpy(layer))
+    tokens = torch.tensor(moments.tokens)
+    dist.all_reduce(tokens)
+    moments.tokens = int(tokens)
+
+
+@contextmanager
+def _process_group(share: Share) -> Iterator[None]:
+    """Connect the processes, unless there is one only or they are connected already."""
+    if share.size == 1 or dist.is_initialized():
+        yield
+        return
+    # gloo: the sums lie in main memory, wherever the model runs.
+    dist.init_process_group("gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()

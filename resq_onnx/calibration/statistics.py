@@ -1,0 +1,145 @@
+"""Second moments of the activations at the five sites, in one pass over a text.
+
+A second moment is the sum over tokens of x xᵀ. The sums are kept in float64; the products of
+one batch are computed in the model's precision or float32, whichever is finer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from resq_onnx.errors import ResqError
+from resq_onnx.families import ModelLayout
+from resq_onnx.moments import Moments
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Progress = Callable[[int, int], None]
+"""Called with the number of sequences done and the number of all."""
+
+
+def collect_moments(
+    model: PreTrainedModel,
+    layout: ModelLayout,
+    sequences: NDArray[np.int64],
+    progress: Progress | None = None,
+    batch_size: int = 8,
+) -> Moments:
+    """Run a model over token sequences and sum up its activations' second moments.
+
+    The head is not run: no site needs the logits. Only one batch of activations is held.
+
+    Args:
+        model: A Hugging Face causal language model in evaluation mode.
+        layout: Its sizes and module names.
+        sequences: Token ids, (samples, tokens); may be empty.
+        progress: Called after each batch.
+        batch_size: Sequences run at a time.
+
+    Raises:
+        ResqError: A weight or an activation is infinite or not a number.
+    """
+    check_weights(model)
+    moments = Moments.zeros(layout)
+    decoder = cast(Any, model).get_decoder()  # the model without its head
+    with torch.inference_mode(), _recording(model, layout, moments):
+        for start in range(0, len(sequences), batch_size):
+            batch = torch.from_numpy(sequences[start : start + batch_size]).to(model.device)
+            cache = decoder(input_ids=batch, use_cache=True).past_key_values
+            for layer in range(layout.num_layers):
+                entry = cache.layers[layer]  # keys and values are (batch, kv_heads, tokens, d)
+                for heads, total, role in (
+                    (entry.keys, moments.key, "key"),
+                    (entry.values, moments.value, "value"),
+                ):
+                    where = f"layer {layer}: the output of {layout.module(layer, role)}"
+                    _add(total[layer], heads.transpose(0, 1).flatten(1, 2), where)
+            moments.tokens += batch.numel()
+            if progress is not None:
+                progress(min(start + batch_size, len(sequences)), len(sequences))
+    return moments
+
+
+def check_weights(model: torch.nn.Module) -> None:
+    """Refuse a model in which a weight is infinite or not a number.
+
+    Raises:
+        ResqError: Names the first such tensor; its name holds layer and module.
+    """
+    for name, tensor in model.named_parameters():
+        wrong = tensor.numel() - int(torch.isfinite(tensor).sum())
+        if wrong:
+            raise ResqError(
+                f"{name}: {wrong} of {tensor.numel()} weights are infinite or not a number; "
+                f"the model's files are damaged, fetch them again"
+            )
+
+
+@contextmanager
+def _recording(model: torch.nn.Module, layout: ModelLayout, moments: Moments) -> Iterator[None]:
+    """Add the inputs of the norms, of o_proj and of down_proj to `moments` meanwhile."""
+    with ExitStack() as hooks:
+        for layer in range(layout.num_layers):
+            for role, total, is_norm in (
+                ("attention_norm", moments.hidden_attention, True),
+                ("mlp_norm", moments.hidden_mlp, True),
+                ("attention_out", moments.attention_out, False),
+                ("down", moments.down, False),
+            ):
+                name = layout.module(layer, role)
+                epsilon = layout.norm_epsilon if is_norm else None
+                hook = _hook(total[layer], epsilon, f"layer {layer}: the input of {name}")
+                handle = model.get_submodule(name).register_forward_pre_hook(hook)
+                hooks.callback(handle.remove)
+        yield
+
+
+def _hook(
+    total: NDArray[np.float64], epsilon: float | None, where: str
+) -> Callable[[torch.nn.Module, tuple[torch.Tensor, ...]], None]:
+    """A forward pre-hook that adds its module's input, RMS-normalised if `epsilon` is given."""
+
+    def record(_module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        rows = _widen(inputs[0].flatten(0, -2))  # (tokens, features)
+        if epsilon is not None:
+            rows = rows * torch.rsqrt(rows.square().mean(-1, keepdim=True) + epsilon)
+        _add(total, rows, where)
+
+    return record
+
+
+def _add(total: NDArray[np.float64], rows: torch.Tensor, where: str) -> None:
+    """Add rowsᵀ · rows to `total`.
+
+    Args:
+        total: (..., features, features).
+        rows: (..., tokens, features).
+        where: What the rows are, for the message of a refusal.
+    """
+    products = _gram(_widen(rows))
+    # A column with an infinite or undefined element has an undefined or infinite sum of squares.
+    if not np.isfinite(np.diagonal(products, axis1=-2, axis2=-1)).all():
+        raise ResqError(
+            f"{where} is infinite or not a number on the calibration text; load the model in a "
+            f"wider type (float32), or check its weights"
+        )
+    total += products
+
+
+def _gram(rows: torch.Tensor) -> NDArray[Any]:
+    if rows.device.type != "cpu":
+        return (rows.mT @ rows).cpu().numpy()
+    plain = rows.numpy()
+    # Not torch: numpy sees that both factors are one matrix and computes half of the product.
+    return np.asarray(np.swapaxes(plain, -1, -2) @ plain)
+
+
+def _widen(rows: torch.Tensor) -> torch.Tensor:
+    return rows if rows.dtype == torch.float64 else rows.float()

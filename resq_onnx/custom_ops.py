@@ -1,0 +1,46 @@
+"""Where the compiled operator library is, and how to register it with ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import resq_onnx
+from resq_onnx.errors import ResqError
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+LIBRARY_NAME: Final = "libresq_onnx_ops"
+"""File name without its suffix, which is .so, .dylib or .dll."""
+
+
+def library_path() -> Path:
+    """The operator library that was installed with this package.
+
+    Raises:
+        ResqError: The package runs from a source tree that was never installed, so nothing
+            has been compiled.
+    """
+    # An editable install has two folders: the source tree and the one built into site-packages.
+    folders = [Path(entry) / "lib" for entry in resq_onnx.__path__]
+    for folder in folders:
+        found = sorted(folder.glob(f"{LIBRARY_NAME}.*"))
+        if found:
+            return found[0]
+    searched = ", ".join(str(folder) for folder in folders)
+    raise ResqError(
+        f"{LIBRARY_NAME} is not in {searched}: the package is not installed; "
+        f"run `pip install .` or `pip install -e .` in its source tree"
+    )
+
+
+def register(options: ort.SessionOptions) -> None:
+    """Let sessions made with `options` use the compiled operators.
+
+    Operators that the library does not hold run as the functions in the model file.
+
+    Raises:
+        ResqError: The library was not built (see `library_path`).
+    """
+    options.register_custom_ops_library(str(library_path()))

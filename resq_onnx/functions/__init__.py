@@ -1,0 +1,26 @@
+"""The ai.resq operators as ONNX functions of standard operators: their definition.
+
+A form is a record that says which inputs, sizes and steps a node has; `add_call` makes a node
+of a form and gives the model the function behind it.
+"""
+
+from resq_onnx.functions._form import DOMAIN, OPSET, VERSION, Form, Parameter, add_call
+from resq_onnx.functions.cache_record import RecordLayout
+from resq_onnx.functions.gated_hadamard import HadamardForm
+from resq_onnx.functions.mixed_precision_attention import AttentionForm
+from resq_onnx.functions.mixed_precision_matmul import MatMulForm
+from resq_onnx.functions.rotary_attention import RotaryForm
+
+__all__ = [
+    "DOMAIN",
+    "OPSET",
+    "VERSION",
+    "AttentionForm",
+    "Form",
+    "HadamardForm",
+    "MatMulForm",
+    "Parameter",
+    "RecordLayout",
+    "RotaryForm",
+    "add_call",
+]

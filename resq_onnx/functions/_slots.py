@@ -1,0 +1,73 @@
+"""Slots of a key/value cache: where new tokens go, and which a query may see.
+
+Of `total` = attention_mask.shape[1] tokens the last S are new, and token j lies in slot j. The
+cache grows by concatenation, where past has total - S slots; or it is a fixed buffer of at least
+`total` slots, where the new ones are overwritten and all others kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import onnx_ir as ir
+from onnxscript import OpBuilder
+
+END: Final = int(np.iinfo(np.int64).max)
+"""Slice to the end."""
+
+
+@dataclass(frozen=True)
+class Slots:
+    """How many slots there are, each INT64 of shape (1,).
+
+    Attributes:
+        new: New tokens, S.
+        total: Old and new tokens.
+        past: Old tokens, total - S.
+    """
+
+    new: Any
+    total: Any
+    past: Any
+
+
+def slots_of(op: OpBuilder, qkv: ir.Value, mask: ir.Value) -> Slots:
+    """Count the slots from QKV (B, S, ...) and attention_mask (B, total)."""
+    new, total = op.Shape(qkv, start=1, end=2), op.Shape(mask, start=1, end=2)
+    return Slots(new, total, op.Sub(total, new))
+
+
+def write(op: OpBuilder, past: ir.Value, new: ir.Value, slots: Slots) -> Any:
+    """Past (B, G, P, width) with the new slots put in: (B, G, max(P, total), width)."""
+    before = op.Slice(past, [0], slots.past, [2])
+    after = op.Slice(past, slots.total, [END], [2])
+    return op.Concat(before, new, after, axis=2)
+
+
+def in_use(op: OpBuilder, present: ir.Value, slots: Slots) -> Any:
+    """The slots that hold tokens: (B, G, total, width)."""
+    return op.Slice(present, [0], slots.total, [2])
+
+
+def new_slots(op: OpBuilder, slots: Slots) -> Any:
+    """The slot of each new token, INT64 (S,)."""
+    return op.Add(op.Range(0, op.Squeeze(slots.new, [0]), 1), slots.past)
+
+
+def visible(op: OpBuilder, mask: ir.Value, slots: Slots, window: int) -> Any:
+    """Which slot each query may see, BOOL (B, 1, S, total).
+
+    Args:
+        op: Records the nodes.
+        mask: attention_mask INT64 (B, total); 0 hides a slot.
+        slots: Of this call.
+        window: Slots a query sees, counting its own; -1 for all.
+    """
+    slot = op.Range(0, op.Squeeze(slots.total, [0]), 1)  # (total,)
+    own = op.Unsqueeze(new_slots(op, slots), [1])  # (S, 1)
+    allowed = op.LessOrEqual(slot, own)  # (S, total)
+    if window > 0:
+        allowed = op.And(allowed, op.Greater(slot, op.Sub(own, window)))
+    return op.And(allowed, op.Unsqueeze(op.Cast(mask, to=ir.DataType.BOOL), [1, 2]))

@@ -1,0 +1,19 @@
+"""Names that the parts of this project agree on in an ONNX graph."""
+
+from __future__ import annotations
+
+from typing import Final
+
+DOMAIN: Final = "ai.resq"
+"""Domain of our operators."""
+
+MODULE_KEY: Final = "ai.resq.module"
+"""Node metadata: full name of the Hugging Face module the node belongs to."""
+
+
+def cache_names(num_layers: int) -> tuple[list[str], list[str]]:
+    """Names of the cache's inputs and outputs, keys and values alternating, layer by layer."""
+    parts = [(layer, part) for layer in range(num_layers) for part in ("key", "value")]
+    past = [f"past_key_values.{layer}.{part}" for layer, part in parts]
+    present = [f"present.{layer}.{part}" for layer, part in parts]
+    return past, present

@@ -1,0 +1,147 @@
+"""What an exported file holds: read from its graph, without running it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from resq_onnx.errors import ResqError
+
+LAYER = re.compile(r"\.\d+\.")
+
+
+@dataclass(frozen=True)
+class TensorGroup:
+    """The tensors of one kind in all layers.
+
+    Attributes:
+        name: Their name, with `*` for the layer's number.
+        count: How many there are.
+        dtype: Their element type.
+        values: Coefficients in all of them.
+        bytes: Bytes in the file.
+    """
+
+    name: str
+    count: int
+    dtype: str
+    values: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Everything `inspect` shows.
+
+    Attributes:
+        graph_bytes: Size of the .onnx file.
+        data_bytes: Size of the file with the weights.
+        operators: How often each operator occurs in the graph.
+        groups: Tensors, the largest group first.
+        layer_weight_bits: Mean bits of a coefficient in the layers' quantised matrices, scales
+            not counted; None in a file without any.
+        cache_bytes_per_token: Keys and values of all layers.
+        cache_bytes_per_token_float16: What they would take in float16; None where the head size
+            is not known.
+        recipe: From resq.json, if it lies beside the file.
+    """
+
+    path: Path
+    graph_bytes: int
+    data_bytes: int
+    operators: dict[str, int]
+    groups: list[TensorGroup]
+    layer_weight_bits: float | None
+    cache_bytes_per_token: int
+    cache_bytes_per_token_float16: int | None
+    recipe: dict[str, Any] | None
+
+
+def inspect_model(path: Path) -> Inspection:
+    """Read an exported file.
+
+    Raises:
+        ResqError: It cannot be read as an ONNX model.
+    """
+    if not path.is_file():
+        raise ResqError(f"{path}: no such file; give the .onnx file that resq-onnx export wrote")
+    try:
+        graph = ir.load(path).graph
+    except Exception as error:  # protobuf's own, which has no public base class
+        raise ResqError(f"{path}: not an ONNX model ({error})") from error
+    operators: dict[str, int] = {}
+    for node in graph:
+        name = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+        operators[name] = operators.get(name, 0) + 1
+    groups = _groups(graph.initializers)
+    data = path.with_name(f"{path.name}.data")
+    summary = _read_json(path.parent / "resq.json")
+    return Inspection(
+        path=path,
+        graph_bytes=path.stat().st_size,
+        data_bytes=data.stat().st_size if data.is_file() else 0,
+        operators=dict(sorted(operators.items(), key=lambda item: -item[1])),
+        groups=groups,
+        layer_weight_bits=_mean_bits(groups),
+        cache_bytes_per_token=_cache_bytes(graph),
+        cache_bytes_per_token_float16=_float16_cache_bytes(graph, path.parent),
+        recipe=summary.get("recipe"),
+    )
+
+
+def _groups(initializers: Mapping[str, ir.Value]) -> list[TensorGroup]:
+    found: dict[tuple[str, str], list[int]] = {}
+    for name, value in initializers.items():
+        tensor = value.const_value
+        if tensor is None:
+            continue
+        total = found.setdefault((LAYER.sub(".*.", name), tensor.dtype.name), [0, 0, 0])
+        total[0] += 1
+        total[1] += tensor.size
+        total[2] += tensor.nbytes
+    groups = [TensorGroup(name, n, dtype, v, b) for (name, dtype), (n, v, b) in found.items()]
+    return sorted(groups, key=lambda group: -group.bytes)
+
+
+def _mean_bits(groups: list[TensorGroup]) -> float | None:
+    matrices = [g for g in groups if ".*." in g.name and g.dtype in ("INT4", "INT8")]
+    values = sum(group.values for group in matrices)
+    return 8 * sum(group.bytes for group in matrices) / values if values else None
+
+
+def _cache_inputs(graph: ir.Graph) -> list[tuple[int, int, int]]:
+    """Kv heads, last dimension and bytes of an element, for each cache input."""
+    found = []
+    for value in graph.inputs:
+        if not (value.name or "").startswith("past_key_values.") or value.shape is None:
+            continue
+        heads, last = value.shape[1], value.shape[3]
+        if isinstance(heads, int) and isinstance(last, int) and value.dtype is not None:
+            found.append((heads, last, int(value.dtype.itemsize)))
+    return found
+
+
+def _cache_bytes(graph: ir.Graph) -> int:
+    return sum(heads * last * size for heads, last, size in _cache_inputs(graph))
+
+
+def _float16_cache_bytes(graph: ir.Graph, folder: Path) -> int | None:
+    config = _read_json(folder / "config.json")
+    if "hidden_size" not in config:
+        return None
+    head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    return sum(heads * int(head_dim) * 2 for heads, _, _ in _cache_inputs(graph))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError):
+        return {}
+    return content if isinstance(content, dict) else {}

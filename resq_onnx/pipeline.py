@@ -1,0 +1,240 @@
+"""export(): from a model directory to a quantised ONNX file. Start reading here.
+
+    open ─► calibrate ─► trace ─► lift ─► fold ─► float parity ─► quantise ─► write ─► decode parity
+"""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes.common import InlinePass
+
+from resq_onnx.errors import ResqError
+from resq_onnx.evaluation.parity import Agreement, check_decode_parity, check_float_parity
+from resq_onnx.moments import Moments
+from resq_onnx.passes import CleanUp, folding, lifting, quantising
+from resq_onnx.projections import Projections, compute_projections
+from resq_onnx.projections_file import load_calibration, projections_for, save_calibration
+from resq_onnx.recipe import Recipe
+from resq_onnx.reference import Reference
+from resq_onnx.reporting import Report
+from resq_onnx.runtime.session import Decoder, create_session
+from resq_onnx.source import ModelSource, open_model
+from resq_onnx.staging import Staging, staged
+from resq_onnx.summary import Summary, write_summary
+from resq_onnx.tracing import trace
+
+PARITY_SEQUENCES: Final = 2
+PARITY_TOKENS: Final = 48
+"""Text on which parity is measured: enough to leave the first tokens, cheap to decode."""
+
+DATA_ALIGNMENT: Final = 64
+"""Every tensor starts on a cache line: kernels read weights where the file is mapped."""
+
+
+@dataclass(frozen=True)
+class _Calibrated:
+    """What the quantisation takes from the model in PyTorch."""
+
+    moments: Moments | None
+    projections: Projections
+    token_ids: NDArray[np.int64]  # (PARITY_SEQUENCES, PARITY_TOKENS)
+    logits: NDArray[np.float32]  # of token_ids
+
+
+def export(
+    model: str | Path,
+    out: str | Path,
+    recipe: Recipe | None = None,
+    *,
+    projections: str | Path | None = None,
+    save_rotated: str | Path | None = None,
+    dump_passes: str | Path | None = None,
+    report: Report | None = None,
+) -> Summary:
+    """Quantise a model and write it as ONNX, with its data, tokenizer and resq.json beside it.
+
+    Args:
+        model: A Hugging Face model directory with safetensors, or a .gguf file.
+        out: The .onnx file to write. Nothing appears there unless everything succeeded.
+        recipe: What to do; the default recipe if None.
+        projections: A file that `calibrate` wrote for this model: the model is then not
+            calibrated again.
+        save_rotated: Also write the folded, not yet quantised float model to this file.
+        dump_passes: Also write the graph after each pass, as text, into this folder.
+        report: Is told of progress.
+
+    Returns:
+        What was written, how large, how good.
+
+    Raises:
+        ResqError: The input cannot be used, parity was not reached, or the output cannot be
+            written.
+    """
+    recipe, report = recipe or Recipe(), report or Report()
+    passes = _PassRunner(Path(dump_passes) if dump_passes else None)
+    with staged(out) as staging, open_model(model) as source:
+        # 1. Refuse early what cannot work.
+        report.step("Reading the model")
+        source.check()
+        _check_widths(recipe, source)
+
+        # 2. Second moments, and from them the bases. PyTorch's model is gone afterwards.
+        calibrated = _calibrate(source, recipe, projections, report)
+        bases = calibrated.projections
+
+        # 3. The graph, without weights, with one operator per module.
+        report.step("Tracing the graph")
+        graph = trace(source)
+        passes.run(graph, lifting(source.layout))
+
+        # 4. Fold the bases into the weights: the function stays the same, and is checked.
+        if recipe.method != "none":
+            passes.run(graph, folding(source.layout, bases))
+        report.step("Checking the float graph against PyTorch")
+        rotated = _check_float(graph, calibrated, staging, save_rotated)
+
+        # 5. Quantise; weights are computed while they are written.
+        if recipe.method != "none":
+            passes.run(graph, quantising(source.layout, recipe, bases, calibrated.moments))
+        if recipe.format == "qdq":
+            passes.run(graph, [InlinePass()])
+        passes.run(graph, [CleanUp()])
+        report.step("Quantising and writing")
+        _save(graph, staging.model, report.progress)
+
+        # 6. The file as users will run it: cached decode against prefill.
+        report.step("Checking cached decode against prefill")
+        decoded = check_decode_parity(
+            Decoder(create_session(staging.model)), calibrated.token_ids
+        )
+
+        # 7. What belongs beside the model; then everything appears at once.
+        source.copy_companions(staging.folder)
+        summary = write_summary(staging, source, recipe, {"float": rotated, "decode": decoded})
+        staging.publish()
+    return summary
+
+
+def calibrate(
+    model: str | Path,
+    out: str | Path,
+    recipe: Recipe | None = None,
+    report: Report | None = None,
+) -> Path | None:
+    """Measure second moments, compute projections, and save both for `export`.
+
+    Under `torchrun` every process measures its share of the text and the first one writes.
+
+    Returns:
+        The file written, or None in a process that is not the first.
+
+    Raises:
+        ResqError: The input cannot be used, or the output cannot be written.
+    """
+    from resq_onnx.calibration import is_main_process
+
+    recipe, report = recipe or Recipe(), report or Report()
+    with staged(out) as staging, open_model(model) as source:
+        report.step("Reading the model")
+        source.check()
+        _check_widths(recipe, source)
+        reference = Reference(source)
+        report.step("Calibrating")
+        moments = reference.moments(recipe, report.progress, report.warn).compact()
+        if not is_main_process():
+            return None
+        bases = compute_projections(recipe, source.layout, moments)
+        save_calibration(staging.model, recipe, source.digest, moments, bases)
+        staging.publish()
+    return Path(out)
+
+
+def _check_widths(recipe: Recipe, source: ModelSource) -> None:
+    recipe.split(source.layout.hidden_size, "the hidden size")
+    recipe.split(source.layout.head_dim, "the head size")
+    recipe.down_split(source.layout.intermediate_size)
+
+
+def _calibrate(
+    source: ModelSource, recipe: Recipe, saved: str | Path | None, report: Report
+) -> _Calibrated:
+    reference = Reference(source)
+    token_ids = reference.text(PARITY_SEQUENCES, PARITY_TOKENS)
+    logits = reference.logits(token_ids)
+    moments, bases = None, None
+    if saved is not None:
+        calibration = load_calibration(saved)
+        if calibration.model_hash != source.digest:
+            raise ResqError(
+                f"{saved}: made for another model; run resq-onnx calibrate {source.name} {saved}"
+            )
+        moments, bases = calibration.moments, projections_for(calibration, recipe, source.layout)
+    elif recipe.needs_calibration:
+        report.step("Calibrating")
+        moments = reference.moments(recipe, report.progress, report.warn).compact()
+    if bases is None:
+        bases = compute_projections(recipe, source.layout, moments)
+    del reference
+    gc.collect()
+    return _Calibrated(moments, bases, token_ids, logits)
+
+
+def _check_float(
+    graph: ir.Model, calibrated: _Calibrated, staging: Staging, keep: str | Path | None
+) -> Agreement:
+    """Write the float model, compare its logits with PyTorch's, and keep it if asked to."""
+    with tempfile.TemporaryDirectory(dir=staging.folder) as scratch:
+        target = Path(keep) if keep is not None else Path(scratch) / "float.onnx"
+        with staged(target) as rotated:
+            _save(graph, rotated.model)
+            session = create_session(rotated.model)
+            found, _ = Decoder(session).run(calibrated.token_ids)
+            agreement = check_float_parity(calibrated.logits, found, calibrated.token_ids)
+            del session
+            if keep is not None:
+                rotated.publish()
+    return agreement
+
+
+def _save(
+    graph: ir.Model, path: Path, progress: Callable[[int, int], None] | None = None
+) -> None:
+    def advance(_tensor: ir.TensorProtocol, info: ir.external_data.CallbackInfo) -> None:
+        if progress is not None:
+            progress(info.index + 1, info.total)
+
+    ir.save(
+        graph,
+        path,
+        external_data=f"{path.name}.data",
+        callback=advance,
+        alignment=DATA_ALIGNMENT,
+        align_threshold=0,
+    )
+
+
+class _PassRunner:
+    """Runs passes one by one, and writes the graph after each if asked to."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._count = 0
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def run(self, graph: ir.Model, passes: list[ir.passes.PassBase]) -> None:
+        for one in passes:
+            one(graph)
+            self._count += 1
+            if self._folder is not None:
+                name = f"{self._count:02}_{type(one).__name__}.txt"
+                (self._folder / name).write_text(str(graph.graph))

@@ -1,0 +1,159 @@
+"""Every number a user may choose, and what follows from it for a given width."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Final, Literal, get_args
+
+from resq_onnx.errors import ResqError
+
+Method = Literal["resq", "quarot", "outlier", "rtn", "none"]
+WeightMethod = Literal["gptq", "rtn"]
+Format = Literal["custom", "qdq"]
+
+LOW_BITS: Final = (4, 8)
+"""Widths the low part may have: what ONNX stores without padding as INT4 or INT8."""
+
+HIGH_BITS: Final = (8,)
+"""Widths the high part may have."""
+
+METHODS_WITHOUT_HIGH_PART: Final = ("quarot", "rtn", "none")
+"""Baselines that quantise every coefficient alike."""
+
+
+@dataclass(frozen=True)
+class BitSplit:
+    """How one width is divided: `low` coefficients first, then `high` ones.
+
+    Attributes:
+        low: Number of coefficients in `low_bits`; may be 0.
+        high: Number of coefficients in `high_bits`; may be 0.
+        low_bits: 4 or 8.
+        high_bits: 8.
+    """
+
+    low: int
+    high: int
+    low_bits: int = 4
+    high_bits: int = 8
+
+    @property
+    def width(self) -> int:
+        """Number of coefficients in both parts together."""
+        return self.low + self.high
+
+    @property
+    def mean_bits(self) -> float:
+        """Bits per coefficient, averaged over both parts."""
+        return (self.low * self.low_bits + self.high * self.high_bits) / self.width
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to do to a model; the same recipe, model and seed give the same file.
+
+    Attributes:
+        method: How projections are found: `resq` (PCA), `quarot` (random Hadamard, no high
+            part), `outlier` (permutation by magnitude), `rtn` (identity, no high part) or
+            `none` (nothing is quantised: the float model).
+        weights: `gptq`, or `rtn` (round to nearest).
+        low_bits: Width of the low part of weights, activations and cache.
+        high_bits: Width of the high part.
+        high_fraction: Share of the coefficients that form the high part.
+        down_high: The same for the input of down_proj; 0 is the scheme of the paper.
+        calibration: A .txt or .jsonl file, a name known to `datasets`, or `python-docs`.
+        samples: Number of calibration sequences.
+        sequence_length: Tokens per calibration sequence.
+        seed: Seeds the random rotations and the choice of calibration sequences.
+        format: `custom` keeps the ai.resq functions, `qdq` inlines them.
+    """
+
+    method: Method = "resq"
+    weights: WeightMethod = "gptq"
+    low_bits: int = 4
+    high_bits: int = 8
+    high_fraction: float = 0.125
+    down_high: float = 0.125
+    calibration: str = "python-docs"
+    samples: int = 32
+    sequence_length: int = 512
+    seed: int = 0
+    format: Format = "custom"
+
+    def __post_init__(self) -> None:
+        choices: list[tuple[str, Any, tuple[Any, ...]]] = [
+            ("method", self.method, get_args(Method)),
+            ("weights", self.weights, get_args(WeightMethod)),
+            ("format", self.format, get_args(Format)),
+            ("low_bits", self.low_bits, LOW_BITS),
+            ("high_bits", self.high_bits, HIGH_BITS),
+        ]
+        for name, value, known in choices:
+            if value not in known:
+                listed = ", ".join(str(choice) for choice in known)
+                raise ResqError(f"{name} is {value!r}; it must be one of {listed}")
+        for name in ("high_fraction", "down_high"):
+            value = getattr(self, name)
+            if not 0.0 <= value < 1.0:
+                raise ResqError(f"{name} is {value}; it must be at least 0 and less than 1")
+        for name in ("samples", "sequence_length"):
+            value = getattr(self, name)
+            if value < 1:
+                raise ResqError(f"{name} is {value}; it must be at least 1")
+
+    @property
+    def has_high_part(self) -> bool:
+        """Whether the method keeps some coefficients in more bits."""
+        return self.method not in METHODS_WITHOUT_HIGH_PART
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether second moments of the activations are used at all."""
+        needs_moments = self.method in ("resq", "outlier") or self.weights == "gptq"
+        return self.method != "none" and needs_moments
+
+    def split(self, width: int, site: str) -> BitSplit:
+        """Divide a width of the residual stream or of a head.
+
+        Args:
+            width: Number of coefficients.
+            site: What the width is, for the message of a refusal.
+
+        Raises:
+            ResqError: `high_fraction` of `width` is not a whole even number.
+        """
+        return self._split(width, self.high_fraction, "high-fraction", site)
+
+    def down_split(self, width: int) -> BitSplit:
+        """Divide the input width of down_proj, as `split` does, by `down_high`."""
+        return self._split(width, self.down_high, "down-high", "the intermediate size")
+
+    def _split(self, width: int, fraction: float, option: str, site: str) -> BitSplit:
+        if not self.has_high_part or fraction == 0.0:
+            return BitSplit(width, 0, self.low_bits, self.high_bits)
+        high = width * fraction
+        if not _is_even(high) or width % 2:
+            raise ResqError(
+                f"--{option} {fraction:g} of {site} {width} is {high:g} coefficients, and both "
+                f"parts must be whole even numbers; these fractions would do: "
+                f"{_fractions_that_divide(width)}"
+            )
+        return BitSplit(width - round(high), round(high), self.low_bits, self.high_bits)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for resq.json and for the metadata of a projections file."""
+        return dataclasses.asdict(self)
+
+
+def _is_even(value: float) -> bool:
+    return math.isclose(value, round(value), abs_tol=1e-6) and round(value) % 2 == 0
+
+
+def _fractions_that_divide(width: int) -> str:
+    """The fractions 1/2, 1/3, ... 1/32 of `width` that leave two even parts."""
+    if width % 2:
+        return "only 0, because the size is odd"
+    found = [f"1/{n} ({1 / n:.6g})" for n in range(2, 33) if width % n == 0 and width // n % 2 == 0]
+    return ", ".join([*found, "0"])

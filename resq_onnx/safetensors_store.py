@@ -1,0 +1,162 @@
+"""Reads the tensors of a folder of .safetensors files without loading them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from resq_onnx.errors import ResqError
+
+DTYPES: Final = {
+    "F64": ir.DataType.DOUBLE,
+    "F32": ir.DataType.FLOAT,
+    "F16": ir.DataType.FLOAT16,
+    "BF16": ir.DataType.BFLOAT16,
+}
+"""Element types a weight may have, by their name in a safetensors header."""
+
+MAX_HEADER_BYTES: Final = 100_000_000
+"""The limit the safetensors format itself sets on its header."""
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where one tensor's bytes are."""
+
+    name: str
+    file: Path
+    offset: int
+    length: int
+    dtype: ir.DataType
+    shape: tuple[int, ...]
+
+    def external(self) -> ir.ExternalTensor:
+        """The tensor as the ONNX graph points to it: a range of bytes of the file."""
+        return ir.ExternalTensor(
+            self.file.name,
+            self.offset,
+            self.length,
+            self.dtype,
+            shape=ir.Shape(self.shape),
+            name=self.name,
+            base_dir=self.file.parent,
+        )
+
+    def float32(self) -> NDArray[np.float32]:
+        """Read the values now, as float32; nothing stays mapped afterwards."""
+        tensor = self.external()
+        values = np.array(tensor.numpy(), dtype=np.float32)
+        tensor.release()
+        return values
+
+
+class SafetensorsStore:
+    """The tensors of one model folder, by name; only headers are read up front."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read the header of every file.
+
+        Raises:
+            ResqError: There is no .safetensors file, one is damaged or truncated, or a
+                tensor has a type that is not a float.
+        """
+        self.folder = folder
+        self._tensors: dict[str, StoredTensor] = {}
+        for file in _weight_files(folder):
+            self._tensors.update({tensor.name: tensor for tensor in _read_header(file)})
+
+    def __getitem__(self, name: str) -> StoredTensor:
+        if name not in self._tensors:
+            raise ResqError(f"{self.folder}: the safetensors files have no tensor {name}")
+        return self._tensors[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
+
+    def __iter__(self) -> Iterator[StoredTensor]:
+        return iter(self._tensors.values())
+
+    def check_finite(self) -> None:
+        """Refuse weights that hold NaN or infinity, which would spread to every output.
+
+        Raises:
+            ResqError: Names the first such tensor and its file.
+        """
+        for tensor in self:
+            if not np.isfinite(tensor.float32()).all():
+                raise ResqError(
+                    f"{tensor.file}: tensor {tensor.name} holds NaN or infinite values; "
+                    "the checkpoint is damaged, download it again"
+                )
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            raise ResqError(f"{folder}: {', '.join(missing)} named by {index.name} is missing")
+        return [folder / name for name in names]
+    files = sorted(folder.glob("*.safetensors"))
+    if files:
+        return files
+    pickles = sorted(path.name for path in folder.glob("*.bin"))
+    if pickles:
+        raise ResqError(
+            f"{folder}: only pickled weights ({', '.join(pickles)}), which can run code when "
+            "loaded and are refused; convert them to .safetensors first"
+        )
+    raise ResqError(f"{folder}: no .safetensors file; a model directory must hold its weights")
+
+
+def _read_header(file: Path) -> Iterator[StoredTensor]:
+    """Parse a header: its length (uint64, little endian), JSON, then the tensors' bytes."""
+    size = os.path.getsize(file)
+    damaged = f"{file}: not a complete .safetensors file"
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > min(MAX_HEADER_BYTES, size - 8):
+                raise ResqError(f"{damaged} (its header is cut off); download it again")
+            header = json.loads(stream.read(length))
+    except (struct.error, UnicodeDecodeError, json.JSONDecodeError):
+        raise ResqError(f"{damaged} (its header cannot be read); download it again") from None
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        begin, end = entry["data_offsets"]
+        if 8 + length + end > size:
+            raise ResqError(
+                f"{damaged}: tensor {name} ends at byte {8 + length + end} and the file has "
+                f"{size}; download it again"
+            )
+        yield _stored_tensor(file, name, entry, 8 + length + begin, end - begin)
+
+
+def _stored_tensor(
+    file: Path, name: str, entry: dict[str, object], offset: int, length: int
+) -> StoredTensor:
+    kind = str(entry["dtype"])
+    if kind not in DTYPES:
+        raise ResqError(
+            f"{file}: tensor {name} has type {kind}; supported: {', '.join(DTYPES)} "
+            "(an already quantised checkpoint cannot be quantised again)"
+        )
+    dims = entry["shape"]
+    assert isinstance(dims, list)
+    shape = tuple(int(dim) for dim in dims)
+    dtype = DTYPES[kind]
+    if math.prod(shape) * dtype.itemsize != length:
+        raise ResqError(f"{file}: tensor {name} has {length} bytes, not those of {shape} {kind}")
+    return StoredTensor(name, file, offset, length, dtype, shape)

@@ -1,0 +1,118 @@
+"""Opens what the user calls a model: a Hugging Face directory, or a .gguf file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from resq_onnx.errors import ResqError
+from resq_onnx.families import ModelLayout, layout_of
+from resq_onnx.safetensors_store import SafetensorsStore
+
+COMPANION_FILES: Final = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+"""Files of a model directory that belong beside the exported model."""
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model that is ready to be traced: a folder with config.json and safetensors.
+
+    Attributes:
+        folder: Where the files are; a temporary folder for a .gguf file.
+        name: What the user gave, for messages and reports.
+    """
+
+    folder: Path
+    name: str
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The contents of config.json."""
+        path = self.folder / "config.json"
+        try:
+            config = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise ResqError(f"{self.name}: no config.json; is this a model directory?") from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ResqError(f"{self.name}: config.json is not valid JSON: {error}") from None
+        if not isinstance(config, dict):
+            raise ResqError(f"{self.name}: config.json must hold a JSON object")
+        return config
+
+    @cached_property
+    def layout(self) -> ModelLayout:
+        """Sizes and module names."""
+        return layout_of(self.config, self.name)
+
+    @cached_property
+    def weights(self) -> SafetensorsStore:
+        """The weights, not yet loaded."""
+        return SafetensorsStore(self.folder)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over config.json and the names, shapes and bytes of all weights."""
+        digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
+        for tensor in sorted(self.weights, key=lambda tensor: tensor.name):
+            digest.update(f"{tensor.name}{tensor.shape}{tensor.dtype}".encode())
+            external = tensor.external()
+            digest.update(external.tobytes())
+            external.release()
+        return digest.hexdigest()
+
+    def check(self) -> None:
+        """Refuse early what cannot be exported.
+
+        Raises:
+            ResqError: Unsupported architecture, damaged files, or weights that are not finite.
+        """
+        _ = self.layout
+        self.weights.check_finite()
+
+    def copy_companions(self, target: Path) -> list[str]:
+        """Copy tokenizer, chat template and configuration; returns the names copied."""
+        present = [name for name in COMPANION_FILES if (self.folder / name).is_file()]
+        for name in present:
+            shutil.copyfile(self.folder / name, target / name)
+        return present
+
+
+@contextmanager
+def open_model(path: str | Path) -> Iterator[ModelSource]:
+    """Open a model directory or a .gguf file for as long as the context lasts.
+
+    Raises:
+        ResqError: There is no such model, or its files cannot be read.
+    """
+    path = Path(path)
+    if path.is_dir():
+        yield ModelSource(path, str(path))
+    elif path.is_file() and path.suffix == ".gguf":
+        with tempfile.TemporaryDirectory(prefix="resq-onnx-gguf-") as folder:
+            from resq_onnx.gguf import unpack_gguf
+
+            unpack_gguf(path, Path(folder))
+            yield ModelSource(Path(folder), str(path))
+    elif path.exists():
+        raise ResqError(f"{path}: neither a model directory nor a .gguf file")
+    else:
+        raise ResqError(f"{path}: no such model directory or .gguf file")

@@ -1,0 +1,63 @@
+"""resq.json: what was done to a model, with what, how large and how good it came out."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from resq_onnx.evaluation.parity import Agreement
+from resq_onnx.recipe import Recipe
+from resq_onnx.source import ModelSource
+from resq_onnx.staging import Staging
+
+FILE_NAME: Final = "resq.json"
+FORMAT_VERSION: Final = 1
+PACKAGES: Final = ("resq-onnx", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "numpy")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What an export made.
+
+    Attributes:
+        path: The .onnx file.
+        model_bytes: Size of the .onnx file and its data together.
+        source_bytes: Size of the original weights, at four bytes each.
+        parity: By comparison (`float`, `decode`), how near the logits were.
+    """
+
+    path: Path
+    model_bytes: int
+    source_bytes: int
+    parity: dict[str, Agreement]
+
+
+def write_summary(
+    staging: Staging, source: ModelSource, recipe: Recipe, parity: dict[str, Agreement]
+) -> Summary:
+    """Write resq.json into the staging folder, and return its gist."""
+    graph, data = staging.model, staging.folder / f"{staging.target.name}.data"
+    sizes = {"graph": graph.stat().st_size, "data": data.stat().st_size if data.exists() else 0}
+    source_bytes = 4 * sum(tensor.length // tensor.dtype.itemsize for tensor in source.weights)
+    content: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "model": source.config.get("_name_or_path") or Path(source.name).name,
+        "model_sha256": source.digest,
+        "recipe": recipe.to_json(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "parity": {name: dataclasses.asdict(agreement) for name, agreement in parity.items()},
+        "bytes": {**sizes, "total": sum(sizes.values()), "source_float32": source_bytes},
+    }
+    (staging.folder / FILE_NAME).write_text(json.dumps(content, indent=2) + "\n")
+    return Summary(staging.target, sum(sizes.values()), source_bytes, parity)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

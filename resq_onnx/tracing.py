@@ -1,0 +1,187 @@
+"""A Hugging Face model directory as an ONNX graph that holds no weights.
+
+    config.json  ── torch.export under fake tensors ──►  onnx_ir.Model
+
+The graph keeps the exporter's nodes, one by one (`optimize=False`), and three things are true
+of it that the passes rely on:
+
+1. every node is tagged with the module it came from (`MODULE_KEY`);
+2. an initializer has the name of the Hugging Face parameter, and points into the
+   safetensors file where its bytes are;
+3. inputs and outputs have the names of the graph contract: `input_ids`, `attention_mask`,
+   `position_ids`, `past_key_values.{i}.key|value` → `logits`, `present.{i}.key|value`.
+"""
+
+from __future__ import annotations
+
+import ast
+from typing import Any, Final
+
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from resq_onnx.errors import ResqError
+from resq_onnx.families import ModelLayout
+from resq_onnx.graph import MODULE_KEY, cache_names
+from resq_onnx.passes.tensors import FoldedTensor
+from resq_onnx.quiet import quiet_libraries
+from resq_onnx.source import ModelSource
+
+OPSET: Final = 23
+IR_VERSION: Final = 10
+TRACED_BATCH, TRACED_TOKENS, TRACED_PAST = 2, 3, 5
+"""Sizes at tracing: none is 0 or 1, which broadcast, and no two add up to another.
+
+They are fixed, not symbolic: symbolic sizes make tracing four times slower, and every node whose
+meaning depends on them (masks, views, the cache) is replaced by the lifting passes.
+"""
+
+_WRAPPED: Final = "traced"
+_SCOPES_KEY: Final = "pkg.torch.onnx.name_scopes"
+
+
+class _WithCacheAsTensors(nn.Module):
+    """The causal LM with its cache as plain tensors, which the exporter can name."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.traced = model
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        position_ids: torch.Tensor,
+        past: list[tuple[torch.Tensor, torch.Tensor]],
+    ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
+        from transformers.cache_utils import DynamicCache
+
+        cache = DynamicCache()
+        for layer, (key, value) in enumerate(past):
+            cache.update(key, value, layer)
+        result = self.traced(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return result.logits, [(layer.keys, layer.values) for layer in cache.layers]
+
+
+def trace(source: ModelSource) -> ir.Model:
+    """Trace the model of `source`; its weights are neither loaded nor copied.
+
+    Raises:
+        ResqError: A parameter of the graph is not in the safetensors files, or has
+            another shape there.
+    """
+    with quiet_libraries():
+        model = _export_without_weights(source)
+    _tag_nodes_with_modules(model)
+    _name_inputs_and_outputs(model, source.layout)
+    _point_to_weights(model, source)
+    _set_rotary_frequencies(model, source)
+    model.ir_version = IR_VERSION
+    model.producer_name, model.producer_version = "resq-onnx", None
+    return model
+
+
+def _export_without_weights(source: ModelSource) -> ir.Model:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    layout = source.layout
+    config = AutoConfig.from_pretrained(source.folder)
+    batch, tokens, past = TRACED_BATCH, TRACED_TOKENS, TRACED_PAST
+    cache = (batch, layout.num_kv_heads, past, layout.head_dim)
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        causal_lm = AutoModelForCausalLM.from_config(
+            config, attn_implementation="sdpa", dtype=torch.float32
+        )
+        arguments = (
+            torch.zeros(batch, tokens, dtype=torch.int64),
+            torch.ones(batch, tokens + past, dtype=torch.int64),
+            torch.zeros(batch, tokens, dtype=torch.int64),
+            [(torch.zeros(cache), torch.zeros(cache)) for _ in range(layout.num_layers)],
+        )
+        program = torch.onnx.export(
+            _WithCacheAsTensors(causal_lm).eval(),
+            arguments,
+            dynamo=True,
+            opset_version=OPSET,
+            optimize=False,
+            verbose=False,
+        )
+    assert program is not None
+    return program.model
+
+
+def _tag_nodes_with_modules(model: ir.Model) -> None:
+    for node in model.graph:
+        scopes = ast.literal_eval(node.metadata_props.get(_SCOPES_KEY, "['', '']"))
+        module = scopes[-2] if len(scopes) > 1 else ""
+        node.metadata_props.clear()
+        node.metadata_props[MODULE_KEY] = module.removeprefix(_WRAPPED).removeprefix(".")
+
+
+def _name_inputs_and_outputs(model: ir.Model, layout: ModelLayout) -> None:
+    for node in model.graph:
+        for value in node.outputs:
+            value.shape = None
+    past, present = cache_names(layout.num_layers)
+    cache = (layout.num_kv_heads, layout.head_dim)
+    tokens = ("batch", "sequence")
+    shapes: dict[str, tuple[int | str, ...]] = {
+        "input_ids": tokens,
+        "attention_mask": ("batch", "total"),
+        "position_ids": tokens,
+        "logits": (*tokens, layout.vocab_size),
+        **{name: ("batch", cache[0], "past", cache[1]) for name in past},
+        **{name: ("batch", cache[0], "present", cache[1]) for name in present},
+    }
+    inputs = ("input_ids", "attention_mask", "position_ids", *past)
+    values = [*model.graph.inputs, *model.graph.outputs]
+    for value, name in zip(values, (*inputs, "logits", *present), strict=True):
+        value.name = name
+        value.shape = ir.Shape(shapes[name])
+
+
+def _point_to_weights(model: ir.Model, source: ModelSource) -> None:
+    initializers = model.graph.initializers
+    for value in list(initializers.values()):
+        assert value.name is not None
+        name = value.name.removeprefix(f"{_WRAPPED}.")
+        tied_away = source.layout.tied and name == f"{source.layout.family.head}.weight"
+        if tied_away:
+            name = f"{source.layout.family.embedding}.weight"
+        value.name = name
+        if name.endswith("inv_freq"):
+            continue
+        stored = source.weights[name]
+        expected = tuple(int(dim) for dim in value.shape or ())
+        if stored.shape != expected:
+            raise ResqError(
+                f"{stored.file}: tensor {name} has shape {stored.shape}; config.json asks for "
+                f"{expected}"
+            )
+        if stored.dtype == ir.DataType.FLOAT:
+            value.const_value = stored.external()
+        else:
+            value.const_value = FoldedTensor(stored.float32, stored.shape, name)
+
+
+def _set_rotary_frequencies(model: ir.Model, source: ModelSource) -> None:
+    """Compute the one buffer that is not stored: RoPE's frequencies, by transformers itself."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config: Any = AutoConfig.from_pretrained(source.folder)
+    config.num_hidden_layers = 1
+    config.vocab_size = 8
+    config.intermediate_size = 8
+    with quiet_libraries():
+        smallest = AutoModelForCausalLM.from_config(config)
+    rotary = smallest.get_submodule(source.layout.family.rotary)
+    value = model.graph.initializers[f"{source.layout.family.rotary}.inv_freq"]
+    value.const_value = ir.tensor(rotary.inv_freq.float().numpy(), name=value.name)

@@ -1,0 +1,127 @@
+"""GPTQ: round column by column, and let later columns make up for earlier errors.
+
+Frantar et al., arXiv 2210.17323, in the form Chee et al. prove equal to it (LDLQ, arXiv
+2307.13304, theorem 6). With H = (I + A) D (I + A)ᵀ, A strictly upper triangular, an error
+matrix E = W - Ŵ costs tr(E H Eᵀ) = Σ_j D_j |E_j + Σ_{i<j} E_i A_ij|². Rounding
+w_j + Σ_{i<j} E_i A_ij in order of j makes each term as small as it can be. GPTQ reaches
+the same integers through the Cholesky factor of H⁻¹; this way needs no inverse.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resq_onnx.errors import ResqError
+from resq_onnx.recipe import BitSplit
+from resq_onnx.weights.quantised import QuantisedMatrix, check_weight, integer_range
+from resq_onnx.weights.scales import clip_search
+
+BLOCK: Final = 128
+"""Columns whose feedback is computed one by one; that of earlier blocks is one product."""
+
+DAMPING: Final = (0.01, 0.1, 1.0)
+"""Added to the Hessian's diagonal, relative to its mean; the next is tried where the
+factorisation fails."""
+
+
+def gptq(weight: NDArray[Any], hessian: NDArray[Any], split: BitSplit) -> QuantisedMatrix:
+    """Quantise a weight so that its outputs change least on the calibration text.
+
+    The low columns are rounded first and the high ones, in more bits, after them; inside
+    each part the columns of largest activation come first.
+
+    Args:
+        weight: (N, K), its low columns first.
+        hessian: (K, K), the second moment of the layer's input in the basis of the columns.
+        split: Low and high columns.
+
+    Raises:
+        ResqError: The weight is not (N, split.width) or not finite; the Hessian has another
+            size, is not finite, or is not positive semidefinite by far.
+    """
+    check_weight(weight, split)
+    _check_hessian(hessian, split)
+    places = _processing_order(np.diagonal(hessian), split)
+    feedback, importance = feedback_factors(hessian[np.ix_(places, places)])
+    columns = weight.T[places].astype(np.float32)  # (K, N): a column is contiguous
+    low, high = slice(0, split.low), slice(split.low, None)
+    low_scale = clip_search(columns[low].T, split.low_bits, importance[low])
+    high_scale = clip_search(columns[high].T, split.high_bits, importance[high])
+    parts = [(low_scale, split.low_bits)] * split.low + [(high_scale, split.high_bits)] * split.high
+    rounded = np.empty((split.width, weight.shape[0]), np.int8)
+    rounded[places] = _round_with_feedback(columns, feedback, parts)
+    return QuantisedMatrix(
+        low=np.ascontiguousarray(rounded[low].T),
+        low_scale=low_scale,
+        high=np.ascontiguousarray(rounded[high].T),
+        high_scale=high_scale,
+    )
+
+
+def feedback_factors(hessian: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """A with a unit diagonal and D of the damped H = (I + A) D (I + A)ᵀ, (K, K) and (K,).
+
+    Raises:
+        ResqError: The Hessian is too far from positive semidefinite to be one.
+    """
+    matrix = np.array(hessian, dtype=np.float64)
+    mean = float(np.diagonal(matrix).mean())
+    if mean <= 0:  # the layer never had an input: every rounding is as good as the nearest
+        return np.eye(len(matrix), dtype=np.float32), np.ones(len(matrix))
+    added = 0.0
+    for damping in DAMPING:
+        matrix[np.diag_indices_from(matrix)] += (damping - added) * mean
+        added = damping
+        try:
+            # Reversing rows and columns turns the lower factor into the upper one.
+            upper = np.linalg.cholesky(matrix[::-1, ::-1])[::-1, ::-1]
+        except np.linalg.LinAlgError:
+            continue
+        diagonal = np.diagonal(upper)
+        return (upper / diagonal).astype(np.float32), diagonal**2
+    raise ResqError(
+        "a Hessian is not positive semidefinite even with its diagonal doubled: the second "
+        "moments are damaged; calibrate again"
+    )
+
+
+def _round_with_feedback(
+    columns: NDArray[np.float32],
+    feedback: NDArray[np.float32],
+    parts: list[tuple[NDArray[np.float32], int]],
+) -> NDArray[np.int8]:
+    """Integers (K, N) of columns (K, N), each with the (scales (N,), bits) of its part."""
+    rounded = np.empty(columns.shape, np.int8)
+    errors = np.empty_like(columns)
+    for start in range(0, len(columns), BLOCK):
+        end = min(start + BLOCK, len(columns))
+        targets = columns[start:end] + feedback[:start, start:end].T @ errors[:start]
+        for j in range(start, end):
+            scale, bits = parts[j]
+            target = targets[j - start] + feedback[start:j, j] @ errors[start:j]
+            q = np.clip(np.rint(target / scale), *integer_range(bits))
+            rounded[j] = q
+            errors[j] = columns[j] - q * scale
+    return rounded
+
+
+def _processing_order(energies: NDArray[Any], split: BitSplit) -> NDArray[np.int64]:
+    """Inside each part by descending energy: what is rounded early is corrected most."""
+    low = np.argsort(-energies[: split.low], kind="stable")
+    high = np.argsort(-energies[split.low :], kind="stable")
+    return np.concatenate([low, split.low + high])
+
+
+def _check_hessian(hessian: NDArray[Any], split: BitSplit) -> None:
+    if hessian.shape != (split.width, split.width):
+        raise ResqError(
+            f"a Hessian of shape {hessian.shape} does not fit a weight of {split.width} columns"
+        )
+    if not np.isfinite(hessian).all():
+        raise ResqError(
+            "a Hessian is not finite: the model met inf or NaN on the calibration text; check "
+            "its weights"
+        )

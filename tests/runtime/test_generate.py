@@ -1,0 +1,121 @@
+"""Generation: greedy on a graph computed by hand, sampling on fixed logits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from resq_onnx.errors import ResqError
+from resq_onnx.runtime import Decoder, create_session, generate
+from tests.runtime import toy
+
+
+@pytest.fixture
+def decoder(tmp_path: Path) -> Decoder:
+    return Decoder(create_session(toy.save_toy(tmp_path / "toy.onnx"), threads=1))
+
+
+def continuation(prompt: list[int], length: int) -> list[int]:
+    """What the toy says, without a cache: the whole text again for every token."""
+    text = list(prompt)
+    for _ in range(length):
+        text.append(int(toy.expected_tokens(np.array([text]))[0, -1]))
+    return text[len(prompt) :]
+
+
+class FixedLogits:
+    """Says that these are the logits, whatever the tokens."""
+
+    def __init__(self, probabilities: list[float]) -> None:
+        self.logits = np.log(np.array(probabilities, np.float32))
+
+    def run(self, ids: NDArray[np.int64], state: Any = None) -> tuple[NDArray[np.float32], None]:
+        return np.broadcast_to(self.logits, (*ids.shape, len(self.logits))), None
+
+
+def draw(probabilities: list[float], count: int, **options: float) -> list[int]:
+    decoder = cast(Decoder, FixedLogits(probabilities))
+    return list(generate(decoder, [0], count, **cast(Any, options)))
+
+
+def test_greedy_generation_feeds_its_own_tokens_back(decoder: Decoder) -> None:
+    prompt = [3, 1, 4]
+    assert list(generate(decoder, prompt, 8)) == continuation(prompt, 8)
+
+
+def test_a_stop_token_ends_the_text_and_is_not_part_of_it(decoder: Decoder) -> None:
+    full = continuation([3, 1, 4], 8)
+    stop = full[4]
+    assert list(generate(decoder, [3, 1, 4], 8, stop_ids={stop})) == full[: full.index(stop)]
+
+
+def test_tokens_come_one_by_one() -> None:
+    calls: list[int] = []
+
+    class Counting(FixedLogits):
+        def run(self, ids: NDArray[np.int64], state: Any = None) -> Any:
+            calls.append(ids.shape[1])
+            return super().run(ids, state)
+
+    tokens = generate(cast(Decoder, Counting([0.2, 0.8])), [0, 0, 0], 5)
+    assert next(tokens) == 1
+    assert calls == [3]
+    assert next(tokens) == 1
+    assert calls == [3, 1]
+
+
+def test_no_new_tokens_means_none() -> None:
+    assert draw([0.5, 0.5], 0) == []
+
+
+def test_draws_follow_the_probabilities() -> None:
+    counts = Counter(draw([0.1, 0.6, 0.3], 3000, temperature=1.0))
+    # Four standard deviations of a share near one half of 3000 draws.
+    tolerance = 4 * 0.5 / np.sqrt(3000)
+    assert [counts[i] / 3000 for i in range(3)] == pytest.approx([0.1, 0.6, 0.3], abs=tolerance)
+
+
+def test_a_high_temperature_levels_and_a_low_one_sharpens() -> None:
+    assert set(draw([0.45, 0.55], 200, temperature=0.01)) == {1}
+    counts = Counter(draw([0.01, 0.99], 2000, temperature=100.0))
+    assert 0.4 < counts[0] / 2000 < 0.6
+
+
+def test_top_p_keeps_the_fewest_tokens_that_reach_it() -> None:
+    probabilities = [0.15, 0.5, 0.05, 0.3]
+    assert set(draw(probabilities, 300, temperature=1.0, top_p=0.4)) == {1}
+    assert set(draw(probabilities, 300, temperature=1.0, top_p=0.7)) == {1, 3}
+    assert set(draw(probabilities, 300, temperature=1.0, top_p=1.0)) == {0, 1, 2, 3}
+
+
+def test_the_seed_decides_the_draws() -> None:
+    level = [0.25] * 4
+    assert draw(level, 30, temperature=1.0, seed=1) == draw(level, 30, temperature=1.0, seed=1)
+    assert draw(level, 30, temperature=1.0, seed=1) != draw(level, 30, temperature=1.0, seed=2)
+
+
+def test_an_impossible_token_is_never_drawn() -> None:
+    decoder = FixedLogits([0.5, 0.5])
+    decoder.logits = np.array([1e30, -np.inf, 1e30], np.float32)
+    assert 1 not in list(generate(cast(Decoder, decoder), [0], 100, temperature=1.0))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "reason"),
+    [
+        ([], {}, "prompt has no tokens"),
+        ([1], {"temperature": -0.1}, "temperature is -0.1"),
+        ([1], {"top_p": 0.0}, "top-p is 0.0"),
+        ([1], {"top_p": 1.5}, "top-p is 1.5"),
+    ],
+)
+def test_bad_arguments_are_refused_before_the_first_token(
+    prompt: list[int], options: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(ResqError, match=reason):
+        generate(cast(Decoder, FixedLogits([1.0])), prompt, 1, **options)

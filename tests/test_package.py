@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import subprocess
+import sys
+
+import pytest
+
+import resq_onnx
+from resq_onnx import custom_ops
+
+HEAVY = ("torch", "transformers", "onnxscript", "datasets", "accelerate")
+"""What running a model must not need: the packages of the `export` extra."""
+
+MODULES_THAT_RUN_MODELS = (
+    "resq_onnx",
+    "resq_onnx.cli",
+    "resq_onnx.custom_ops",
+    "resq_onnx.evaluation",
+    "resq_onnx.runtime",
+)
+
+
+def test_the_public_list_is_this_one() -> None:
+    assert resq_onnx.__all__ == ["BitSplit", "Recipe", "ResqError", "__version__", "export"]
+    assert set(resq_onnx.__all__) <= set(dir(resq_onnx))
+
+
+def test_export_is_the_function_of_the_pipeline() -> None:
+    from resq_onnx.pipeline import export
+
+    assert resq_onnx.export is export
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match=r"'resq_onnx' has no attribute 'exprot'"):
+        _ = resq_onnx.exprot  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("module", MODULES_THAT_RUN_MODELS)
+def test_running_a_model_imports_no_torch(module: str) -> None:
+    code = f"import sys, {module}; print(*[name for name in {HEAVY} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == []
+
+
+def test_export_without_its_packages_says_what_to_install() -> None:
+    code = "import sys; sys.modules['torch'] = None; import resq_onnx; resq_onnx.export"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    last = result.stderr.splitlines()[-1]
+    assert "ResqError: exporting a model needs torch, which is not installed" in last
+    assert "resq-onnx[export]" in last
+
+
+def test_the_installed_version_is_the_version_of_the_source() -> None:
+    assert importlib.metadata.version("resq-onnx") == resq_onnx.__version__
+
+
+def test_the_library_is_of_the_same_version() -> None:
+    library = ctypes.CDLL(str(custom_ops.library_path()))
+    library.resq_onnx_version.restype = ctypes.c_char_p
+    assert library.resq_onnx_version().decode() == resq_onnx.__version__

@@ -1,0 +1,217 @@
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from resq_onnx.errors import ResqError
+from resq_onnx.families import FAMILIES, ModelLayout
+from resq_onnx.moments import SITES, Moments, moment_shapes
+from resq_onnx.projections import Projections, compute_projections
+from resq_onnx.projections_file import load_calibration, projections_for, save_calibration
+from resq_onnx.recipe import Method, Recipe
+
+LAYOUT = ModelLayout(
+    family=FAMILIES["Qwen2ForCausalLM"],
+    num_layers=2,
+    hidden_size=32,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=16,
+    intermediate_size=48,
+    vocab_size=32,
+    max_positions=64,
+    norm_epsilon=1e-6,
+    tied=True,
+)
+
+FLOAT32_ROUNDING = 1e-6
+"""Moments are stored as float32, whose relative rounding is 6e-8."""
+
+
+def _moments(layout: ModelLayout = LAYOUT) -> Moments:
+    rng = np.random.default_rng(0)
+    moments = Moments.zeros(layout)
+    for site, shape in moment_shapes(layout).items():
+        x = rng.standard_normal((*shape[:-2], 100, shape[-1])) * rng.uniform(0.1, 3, shape[-1])
+        getattr(moments, site)[:] = np.swapaxes(x, -1, -2) @ x
+    moments.tokens = 100
+    return moments
+
+
+def _saved(path: Path, recipe: Recipe) -> tuple[Moments, Projections]:
+    moments = _moments()
+    projections = compute_projections(recipe, LAYOUT, moments)
+    save_calibration(path, recipe, "c0ffee", moments, projections)
+    return moments, projections
+
+
+def _assert_same(first: Projections, second: Projections) -> None:
+    for field in dataclasses.fields(Projections):
+        left, right = getattr(first, field.name), getattr(second, field.name)
+        if field.name == "down":
+            for one, other in zip(left, right, strict=True):
+                np.testing.assert_array_equal(one.order, other.order)
+                np.testing.assert_array_equal(one.signs, other.signs)
+        elif field.name in ("down_low", "down_high") and left is not None:
+            np.testing.assert_array_equal(left.outer, right.outer)
+            np.testing.assert_array_equal(left.inner, right.inner)
+        else:
+            np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.parametrize("method", ["resq", "quarot", "outlier", "rtn"])
+@pytest.mark.parametrize("down_high", [0.0, 0.25])
+def test_what_is_saved_comes_back(tmp_path: Path, method: Method, down_high: float) -> None:
+    recipe = Recipe(method=method, down_high=down_high, high_fraction=0.125)
+    file = tmp_path / "projections.safetensors"
+    moments, projections = _saved(file, recipe)
+    loaded = load_calibration(file)
+    _assert_same(loaded.projections, projections)
+    assert loaded.recipe_json == recipe.to_json()
+    assert loaded.model_hash == "c0ffee"
+    assert loaded.moments.tokens == moments.tokens
+    for site in SITES:
+        expected = getattr(moments, site).astype(np.float32)
+        found = getattr(loaded.moments, site)
+        np.testing.assert_allclose(found, expected, rtol=FLOAT32_ROUNDING, atol=1e-4)
+        np.testing.assert_array_equal(found, np.swapaxes(found, -1, -2))
+
+
+def test_only_half_of_each_symmetric_matrix_is_stored(tmp_path: Path) -> None:
+    file = tmp_path / "projections.safetensors"
+    _saved(file, Recipe())
+    with safe_open(file, framework="numpy") as stored:
+        assert stored.get_slice("moments.down").get_shape() == [2, 48 * 49 // 2]
+
+
+def test_spectra_are_kept_per_token_and_in_ascending_order(tmp_path: Path) -> None:
+    file = tmp_path / "projections.safetensors"
+    moments, _ = _saved(file, Recipe())
+    spectra = load_calibration(file).spectra
+    hidden = moments.hidden_attention.sum(axis=0) + moments.hidden_mlp.sum(axis=0)
+    six_digits = 1e-5
+    np.testing.assert_allclose(spectra["hidden"], np.linalg.eigvalsh(hidden) / 100, rtol=six_digits)
+    np.testing.assert_allclose(
+        spectra["key"], np.linalg.eigvalsh(moments.key) / 100, rtol=six_digits
+    )
+    assert np.shape(spectra["value"]) == (2, 1, 16)
+    diagonal = np.diagonal(moments.down[1]) / 100
+    np.testing.assert_allclose(spectra["down"][1], np.sort(diagonal), rtol=six_digits)
+
+
+def test_the_stored_projections_serve_a_recipe_that_differs_elsewhere(tmp_path: Path) -> None:
+    file = tmp_path / "projections.safetensors"
+    _saved(file, Recipe(samples=4))
+    loaded = load_calibration(file)
+    other = Recipe(samples=9, weights="rtn", format="qdq")
+    assert projections_for(loaded, other, LAYOUT) is loaded.projections
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(seed=1),
+        Recipe(method="outlier"),
+        Recipe(method="quarot"),
+        Recipe(high_fraction=0.25),
+        Recipe(down_high=0.0),
+        Recipe(low_bits=8),
+    ],
+    ids=["seed", "outlier", "quarot", "high_fraction", "down_high", "low_bits"],
+)
+def test_other_projections_come_from_the_same_moments(tmp_path: Path, recipe: Recipe) -> None:
+    file = tmp_path / "projections.safetensors"
+    _saved(file, Recipe())
+    loaded = load_calibration(file)
+    found = projections_for(loaded, recipe, LAYOUT)
+    assert found is not loaded.projections
+    _assert_same(found, compute_projections(recipe, LAYOUT, loaded.moments))
+
+
+def test_a_calibration_of_another_model_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "projections.safetensors"
+    _saved(file, Recipe())
+    other = dataclasses.replace(LAYOUT, hidden_size=64)
+    with pytest.raises(ResqError, match="belong to another model"):
+        projections_for(load_calibration(file), Recipe(), other)
+
+
+def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ResqError, match=r"nothing\.safetensors: no such file"):
+        load_calibration(tmp_path / "nothing.safetensors")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\xff" * 4096])
+def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "wrong.safetensors"
+    file.write_bytes(content)
+    with pytest.raises(ResqError, match=r"wrong\.safetensors: not a readable projections file"):
+        load_calibration(file)
+
+
+@pytest.mark.parametrize("kept", [0.001, 0.5, 0.999])
+def test_a_truncated_file_is_refused(tmp_path: Path, kept: float) -> None:
+    file = tmp_path / "cut.safetensors"
+    _saved(file, Recipe())
+    content = file.read_bytes()
+    file.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(ResqError, match=r"cut\.safetensors: not a readable projections file"):
+        load_calibration(file)
+
+
+@pytest.mark.parametrize("version", [None, "0", "2"])
+def test_another_format_version_is_refused(tmp_path: Path, version: str | None) -> None:
+    file = tmp_path / "old.safetensors"
+    metadata = {"recipe": "{}"} | ({} if version is None else {"format_version": version})
+    save_file({"x": np.zeros(1)}, file, metadata)
+    with pytest.raises(ResqError, match=r"old\.safetensors: format version is .* must be 1"):
+        load_calibration(file)
+
+
+@pytest.mark.parametrize(
+    "name", ["moments.down", "projections.hidden", "projections.down_high.outer"]
+)
+def test_a_missing_tensor_is_named(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "part.safetensors"
+    _saved(file, Recipe())
+    with safe_open(file, framework="numpy") as stored:
+        metadata = stored.metadata()
+        tensors = {key: stored.get_tensor(key) for key in stored.keys() if key != name}  # noqa: SIM118
+    save_file(tensors, file, metadata)
+    with pytest.raises(ResqError, match=rf"part\.safetensors: incomplete: it has no {name}"):
+        load_calibration(file)
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "projections.safetensors"
+    file.write_bytes(b"old")
+
+    def fill_the_disk(_tensors: object, path: Path, _metadata: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("resq_onnx.projections_file.save_file", fill_the_disk)
+    with pytest.raises(ResqError, match=r"projections\.safetensors: cannot be written.*No space"):
+        _saved(file, Recipe())
+    assert file.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ResqError, match="cannot be written"):
+        _saved(tmp_path / "nowhere" / "projections.safetensors", Recipe())
+
+
+def test_moments_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    moments = _moments()
+    projections = compute_projections(Recipe(), LAYOUT, moments)
+    moments.attention_out[0, 1, 1] = np.nan
+    file = tmp_path / "projections.safetensors"
+    with pytest.raises(ResqError, match="attention_out are not finite"):
+        save_calibration(file, Recipe(), "c0ffee", moments, projections)
+    assert not file.exists()
