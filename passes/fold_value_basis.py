@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from resq_onnx.families import ModelLayout
 from resq_onnx.passes.modules import find_linear
@@ -23,13 +25,19 @@ class FoldValueBasis(ir.passes.InPlacePass):
         self._projections = projections
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:  # noqa: D102
-        apply = self._projections.apply_value
         for layer in range(self._layout.num_layers):
-            value = find_linear(model, self._layout.module(layer, "value"))
-            out = find_linear(model, self._layout.module(layer, "attention_out"))
-            # Rows of v_proj are what columns of its transpose are: one function serves both.
-            fold(value.weight, lambda w, n=layer: apply(n, w.T).T)
-            if value.bias is not None:
-                fold(value.bias, lambda b, n=layer: apply(n, b[None])[0])
-            fold(out.weight, lambda w, n=layer: apply(n, w))
+            self._fold(model, layer)
         return ir.passes.PassResult(model, modified=True)
+
+    def _fold(self, model: ir.Model, layer: int) -> None:
+        value = find_linear(model, self._layout.module(layer, "value"))
+        out = find_linear(model, self._layout.module(layer, "attention_out"))
+
+        def apply(w: NDArray[np.float64]) -> NDArray[np.float64]:
+            return self._projections.apply_value(layer, w)
+
+        # Rows of v_proj are what columns of its transpose are: one function serves both.
+        fold(value.weight, lambda w: apply(w.T).T)
+        if value.bias is not None:
+            fold(value.bias, lambda b: apply(b[None])[0])
+        fold(out.weight, apply)

@@ -30,9 +30,12 @@ class FuseNormGains(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:  # noqa: D102
         for norm, readers in self._readers.items():
-            value = model.graph.initializers[f"{norm}.weight"]
-            gain = read_float64(value.const_value)  # (D,): small enough to hold
-            for reader in readers:
-                fold(find_linear(model, reader).weight, lambda w, g=gain: w * g)
-            value.const_value = ir.tensor(np.ones(gain.shape, np.float32), name=value.name)
+            self._fuse(model, norm, readers)
         return ir.passes.PassResult(model, modified=True)
+
+    def _fuse(self, model: ir.Model, norm: str, readers: list[str]) -> None:
+        value = model.graph.initializers[f"{norm}.weight"]
+        gain = read_float64(value.const_value)  # (D,): small enough to hold
+        for reader in readers:
+            fold(find_linear(model, reader).weight, lambda w: w * gain)
+        value.const_value = ir.tensor(np.ones(gain.shape, np.float32), name=value.name)

@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 
 from resq_onnx.families import ModelLayout
 from resq_onnx.passes.modules import Linear, find_linear, make_linear, new_initializer, remove
-from resq_onnx.passes.tensors import FoldedTensor, read_float64
+from resq_onnx.passes.tensors import FoldedTensor, dims, read_float64
 
-MERGED = {"attention_norm": (("query", "key", "value"), "qkv_proj"),
-          "mlp_norm": (("gate", "up"), "gate_up_proj")}
+MERGED = {
+    "attention_norm": (("query", "key", "value"), "qkv_proj"),
+    "mlp_norm": (("gate", "up"), "gate_up_proj"),
+}
 
 
 def merged_module(layout: ModelLayout, layer: int, first_role: str) -> str:
@@ -51,8 +53,12 @@ class MergeProjections(ir.passes.InPlacePass):
         weight = _stack(model, f"{module}.weight", [linear.weight for linear in linears])
         bias = None
         if any(linear.bias is not None for linear in linears):
-            bias = _stack(model, f"{module}.bias", [linear.bias for linear in linears],
-                          [_rows(linear.weight) for linear in linears])
+            bias = _stack(
+                model,
+                f"{module}.bias",
+                [linear.bias for linear in linears],
+                [_rows(linear.weight) for linear in linears],
+            )
         nodes, result = make_linear(module, linears[0].source, weight, bias)
         model.graph.insert_before(concat, nodes)
         concat.outputs[0].replace_all_uses_with(result)
@@ -61,7 +67,7 @@ class MergeProjections(ir.passes.InPlacePass):
 
 def _rows(weight: ir.Value) -> int:
     assert weight.const_value is not None
-    return int(weight.const_value.shape[0])
+    return dims(weight.const_value)[0]
 
 
 def _stack(
@@ -72,16 +78,18 @@ def _stack(
 ) -> ir.Value:
     """One initializer with the rows of all; a missing one counts as zeros."""
     tensors = [None if value is None else value.const_value for value in values]
-    shapes = [None if tensor is None else [int(dim) for dim in tensor.shape] for tensor in tensors]
+    shapes = [None if tensor is None else dims(tensor) for tensor in tensors]
     rows = [
         missing_rows[index] if shape is None else shape[0] for index, shape in enumerate(shapes)
     ]
     tail = next(shape[1:] for shape in shapes if shape is not None)
 
     def compute() -> NDArray[Any]:
-        return np.concatenate([
-            np.zeros((count, *tail)) if tensor is None else read_float64(tensor)
-            for tensor, count in zip(tensors, rows, strict=True)
-        ])
+        return np.concatenate(
+            [
+                np.zeros((count, *tail)) if tensor is None else read_float64(tensor)
+                for tensor, count in zip(tensors, rows, strict=True)
+            ]
+        )
 
     return new_initializer(model, name, FoldedTensor(compute, [sum(rows), *tail], name))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from resq_onnx.graph import MODULE_KEY
+from resq_onnx.passes.tensors import dims
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def new_initializer(model: ir.Model, name: str, tensor: ir.TensorProtocol) -> ir
     tensor.name = name
     value = ir.Value(
         name=name,
-        shape=ir.Shape([int(dim) for dim in tensor.shape]),
+        shape=ir.Shape(dims(tensor)),
         type=ir.TensorType(tensor.dtype),
         const_value=tensor,
     )

@@ -62,7 +62,8 @@ class QuantiseCache(ir.passes.InPlacePass):
     def _halved(self, model: ir.Model, attention: ir.Node) -> ir.Value:
         """The node's U_C behind a Cast from FLOAT16."""
         basis = attention.inputs[KEY_PROJECTION]
-        assert basis is not None and basis.const_value is not None
+        assert basis is not None
+        assert basis.const_value is not None
         values = basis.const_value.numpy().astype(np.float16)
         basis.const_value = ir.tensor(values, name=basis.name)
         basis.type = ir.TensorType(ir.DataType.FLOAT16)

@@ -6,14 +6,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from resq_onnx.families import ModelLayout
 from resq_onnx.passes.modules import find_linear, new_initializer, tag
 from resq_onnx.passes.quantise_linears import replace_linear
 from resq_onnx.passes.replacing import put_in_place_of
-from resq_onnx.passes.tensors import Shared, read_float64
+from resq_onnx.passes.tensors import Shared, dims, read_float64
 from resq_onnx.recipe import BitSplit
 from resq_onnx.weights.rtn import QuantisedMatrix, round_to_nearest
 
@@ -36,38 +39,49 @@ class QuantiseEmbedding(ir.passes.InPlacePass):
         return round_to_nearest(read_float64(weight.const_value), self._split)
 
     def _quantise_embedding(self, model: ir.Model) -> None:
-        module, hidden = self._layout.family.embedding, self._layout.hidden_size
+        module = self._layout.family.embedding
         weight = model.graph.initializers[f"{module}.weight"]
         (gather,) = weight.consumers()
         ids = gather.inputs[1]
-        quantised = self._rows_shared(weight)
-        rows = int(weight.shape[0])  # type: ignore[index, arg-type]
-        table = new_initializer(model, f"{module}.weight_high", ir.LazyTensor(
-            lambda: ir.Tensor(quantised.part(0)), ir.DataType.INT8, ir.Shape([rows, hidden])))
-        scale = new_initializer(model, f"{module}.scale_high", ir.LazyTensor(
-            lambda: ir.Tensor(quantised.part(1)), ir.DataType.FLOAT, ir.Shape([rows])))
-        flat = new_initializer(model, f"{module}.flat", ir.tensor(np.array([-1], np.int64)))
-        width = new_initializer(model, f"{module}.width", ir.tensor(np.array([hidden], np.int64)))
-        tokens = ir.node("Reshape", [ids, flat], name=f"{module}.tokens")  # (B * S,)
-        picked = ir.node("Gather", [table, tokens.outputs[0]], {"axis": 0}, name=f"{module}.rows")
-        scales = ir.node("Gather", [scale, tokens.outputs[0]], {"axis": 0}, name=f"{module}.scales")
-        values = ir.node("DequantizeLinear", [picked.outputs[0], scales.outputs[0]], {"axis": 0},
-                         name=f"{module}.dequantised")
-        size = ir.node("Shape", [ids], name=f"{module}.size")
-        shape = ir.node("Concat", [size.outputs[0], width], {"axis": 0}, name=f"{module}.shape")
-        for value, dtype in ((tokens, ir.DataType.INT64), (picked, ir.DataType.INT8),
-                             (size, ir.DataType.INT64), (shape, ir.DataType.INT64)):
-            value.outputs[0].type = ir.TensorType(dtype)
-        nodes = [tag(node, module) for node in (tokens, picked, scales, values, size, shape)]
+        table, scale = self._tables(model, module, weight)
+        sizes = {"flat": -1, "width": self._layout.hidden_size}
+        flat, width = (
+            new_initializer(model, f"{module}.{name}", ir.tensor(np.array([size], np.int64)))
+            for name, size in sizes.items()
+        )
+
+        def node(op: str, inputs: list[ir.Value | None], name: str, **attributes: int) -> ir.Node:
+            return ir.node(op, inputs, attributes, name=f"{module}.{name}")
+
+        tokens = node("Reshape", [ids, flat], "tokens")  # (B * S,)
+        rows = node("Gather", [table, tokens.outputs[0]], "rows", axis=0)  # (B * S, D)
+        scales = node("Gather", [scale, tokens.outputs[0]], "scales", axis=0)
+        values = node("DequantizeLinear", [rows.outputs[0], scales.outputs[0]], "values", axis=0)
+        size = node("Shape", [ids], "size")
+        shape = node("Concat", [size.outputs[0], width], "shape", axis=0)  # B, S, D
+        for made, dtype in ((tokens, ir.DataType.INT64), (rows, ir.DataType.INT8),
+                            (size, ir.DataType.INT64), (shape, ir.DataType.INT64)):  # fmt: skip
+            made.outputs[0].type = ir.TensorType(dtype)
+        nodes = [tag(made, module) for made in (tokens, rows, scales, values, size, shape)]
         model.graph.insert_before(gather, nodes)
-        result = ir.node("Reshape", [values.outputs[0], shape.outputs[0]], name=f"{module}.result")
+        result = node("Reshape", [values.outputs[0], shape.outputs[0]], "result")
         put_in_place_of(model, [gather], tag(result, module))
 
-    def _rows_shared(self, weight: ir.Value) -> Shared:
+    def _tables(self, model: ir.Model, module: str, weight: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """The rows as INT8 (V, D) and their scales (V,), as initializers."""
         tensor = weight.const_value
+        assert tensor is not None
 
-        def parts() -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.generic]], ...]:
+        def parts() -> tuple[NDArray[Any], ...]:
             matrix = round_to_nearest(read_float64(tensor), self._split)
             return matrix.high, matrix.high_scale
 
-        return Shared(parts)
+        shared, shape = Shared(parts), dims(tensor)
+        rows = ir.LazyTensor(lambda: ir.Tensor(shared.part(0)), ir.DataType.INT8, ir.Shape(shape))
+        scale = ir.LazyTensor(
+            lambda: ir.Tensor(shared.part(1)), ir.DataType.FLOAT, ir.Shape(shape[:1])
+        )
+        return (
+            new_initializer(model, f"{module}.weight_high", rows),
+            new_initializer(model, f"{module}.scale_high", scale),
+        )

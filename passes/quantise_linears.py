@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import ml_dtypes
@@ -21,7 +22,7 @@ from resq_onnx.moments import Moments
 from resq_onnx.passes.merge_projections import merged_module
 from resq_onnx.passes.modules import Linear, find_linear, new_initializer, producer_of, tag
 from resq_onnx.passes.replacing import put_in_place_of
-from resq_onnx.passes.tensors import Shared, read_float64
+from resq_onnx.passes.tensors import Shared, dims, read_float64
 from resq_onnx.projections import Projections
 from resq_onnx.recipe import BitSplit, Recipe
 from resq_onnx.weights.gptq import gptq
@@ -34,6 +35,25 @@ STORED: Final = {
     8: (ir.DataType.INT8, np.dtype(np.int8)),
 }
 """By number of bits, the type of a weight in the file and in memory."""
+
+
+@dataclass(frozen=True)
+class _Site:
+    """One matrix to quantise: how its columns are ordered, split and weighed.
+
+    Attributes:
+        module: The linear layer.
+        split: Low and high columns.
+        hessian: The second moment of the layer's input, in the basis of the ordered columns.
+        groups: Groups of columns of the activation that are quantised apart.
+        order: Puts the weight's columns in the order [low | high].
+    """
+
+    module: str
+    split: BitSplit
+    hessian: Callable[[Moments], Matrix]
+    groups: int = 1
+    order: Callable[[Matrix], Matrix] = np.asarray
 
 
 class QuantiseLinears(ir.passes.InPlacePass):
@@ -53,47 +73,53 @@ class QuantiseLinears(ir.passes.InPlacePass):
         self._moments = moments
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:  # noqa: D102
-        layout, bases = self._layout, self._projections
-        hidden, head, down = bases.hidden_split, bases.head_split, bases.down_split
-        heads = BitSplit(
-            head.low * layout.num_heads, head.high * layout.num_heads, head.low_bits, head.high_bits
-        )
-        for n in range(layout.num_layers):
-            sites: list[tuple[str, BitSplit, int, str, Callable[[Matrix], Matrix]]] = [
-                (merged_module(layout, n, "query"), hidden, 1, "hidden_attention",
-                 bases.hidden_hessian),
-                (layout.module(n, "attention_out"), heads, layout.num_heads, "attention_out",
-                 lambda m, n=n: bases.attention_out_hessian(n, m)),
-                (merged_module(layout, n, "gate"), hidden, 1, "hidden_mlp", bases.hidden_hessian),
-                (layout.module(n, "down"), down, 1, "down",
-                 lambda m, n=n: bases.down_hessian(n, m)),
-            ]  # fmt: skip
-            for module, split, groups, moment, rotate in sites:
-                linear = find_linear(model, module)
-                columns = bases.attention_out_columns if groups > 1 else None
-                quantise = self._quantiser(linear, split, columns, n, moment, rotate)
-                replace_linear(model, linear, split, groups, quantise)
+        for layer in range(self._layout.num_layers):
+            for site in self._sites(layer):
+                linear = find_linear(model, site.module)
+                replace_linear(
+                    model, linear, site.split, site.groups, self._quantiser(linear, site)
+                )
         return ir.passes.PassResult(model, modified=True)
 
-    def _quantiser(
-        self,
-        linear: Linear,
-        split: BitSplit,
-        columns: Callable[[Matrix], Matrix] | None,
-        layer: int,
-        moment: str,
-        rotate: Callable[[Matrix], Matrix],
-    ) -> Callable[[], QuantisedMatrix]:
+    def _sites(self, layer: int) -> list[_Site]:
+        layout, bases = self._layout, self._projections
+        head, heads = bases.head_split, layout.num_heads
+        return [
+            _Site(
+                merged_module(layout, layer, "query"),
+                bases.hidden_split,
+                lambda moments: bases.hidden_hessian(_float64(moments.hidden_attention[layer])),
+            ),
+            _Site(
+                layout.module(layer, "attention_out"),
+                BitSplit(head.low * heads, head.high * heads, head.low_bits, head.high_bits),
+                lambda moments: bases.attention_out_hessian(
+                    layer, _float64(moments.attention_out[layer])
+                ),
+                groups=heads,
+                order=bases.attention_out_columns,
+            ),
+            _Site(
+                merged_module(layout, layer, "gate"),
+                bases.hidden_split,
+                lambda moments: bases.hidden_hessian(_float64(moments.hidden_mlp[layer])),
+            ),
+            _Site(
+                layout.module(layer, "down"),
+                bases.down_split,
+                lambda moments: bases.down_hessian(layer, _float64(moments.down[layer])),
+            ),
+        ]
+
+    def _quantiser(self, linear: Linear, site: _Site) -> Callable[[], QuantisedMatrix]:
         tensor, moments = linear.weight.const_value, self._moments
-        assert tensor is not None
 
         def quantise() -> QuantisedMatrix:
-            weight: Matrix = read_float64(tensor)
-            weight = weight if columns is None else columns(weight)
+            weight = site.order(read_float64(tensor))
             if not self._uses_gptq:
-                return round_to_nearest(weight, split)
+                return round_to_nearest(weight, site.split)
             assert moments is not None, "GPTQ needs second moments"
-            return gptq(weight, rotate(getattr(moments, moment)[layer].astype(np.float64)), split)
+            return gptq(weight, site.hessian(moments), site.split)
 
         return quantise
 
@@ -129,7 +155,8 @@ def replace_linear(
         bias=linear.bias is not None,
         residual=residual is not None,
     )
-    rows = int(linear.weight.shape[0])  # type: ignore[index, arg-type]
+    assert linear.weight.const_value is not None
+    rows = dims(linear.weight.const_value)[0]
     weights = _weight_inputs(model, linear.module, rows, split, quantise)
     node = add_call(
         model,
@@ -194,3 +221,7 @@ def _lazy(
         return ir.Tensor(shared.part(part).astype(numpy_dtype), dtype)
 
     return ir.LazyTensor(compute, dtype, ir.Shape(shape))
+
+
+def _float64(moment: Matrix) -> Matrix:
+    return moment.astype(np.float64)

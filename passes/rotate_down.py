@@ -8,11 +8,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from resq_onnx.families import ModelLayout
 from resq_onnx.functions import HadamardForm, add_call
-from resq_onnx.passes.modules import find_linear, new_initializer, tag
+from resq_onnx.passes.modules import find_linear, new_initializer, producer_of, tag
 from resq_onnx.passes.replacing import put_in_place_of
 from resq_onnx.passes.tensors import fold
 from resq_onnx.projections import Projections
@@ -32,28 +36,29 @@ class RotateDown(ir.passes.InPlacePass):
         for layer in range(self._layout.num_layers):
             self._fold(model, layer)
             down = find_linear(model, self._layout.module(layer, "down"))
-            old = down.source.producer()
-            assert old is not None and old.op_type == "GatedHadamard", f"{down.module}: not lifted"
+            old = producer_of(down.source, "GatedHadamard")
+            if old is None:
+                raise ValueError(f"{down.module}: what it reads was not lifted")
             module = down.module.rpartition(".")[0]
             name = f"{module}.gated_hadamard"
-            new = add_call(
-                model, self._form, [old.inputs[0], *factors], {}, name, [f"{name}.out"]
-            )
+            new = add_call(model, self._form, [old.inputs[0], *factors], {}, name, [f"{name}.out"])
             put_in_place_of(model, [old], tag(new, module))
         return ir.passes.PassResult(model, modified=True)
 
     def _fold(self, model: ir.Model, layer: int) -> None:
         transform = self._projections.down[layer]
-        for role, signs in (("gate", None), ("up", transform.signs)):
-            linear = find_linear(model, self._layout.module(layer, role))
-            for value in (linear.weight, linear.bias):
-                if value is None:
-                    continue
-                fold(value, lambda w, order=transform.order: w[order])
-                if signs is not None:
-                    fold(value, lambda w, s=signs: (w.T * s).T)
-        down = find_linear(model, self._layout.module(layer, "down"))
-        fold(down.weight, lambda w, n=layer: self._projections.apply_down(n, w))
+        gate, up, down = (
+            find_linear(model, self._layout.module(layer, role)) for role in ("gate", "up", "down")
+        )
+        for linear, signs in ((gate, np.ones_like(transform.signs)), (up, transform.signs)):
+            self._move_rows(linear.weight, transform.order, signs[:, None])
+            if linear.bias is not None:
+                self._move_rows(linear.bias, transform.order, signs)
+        fold(down.weight, lambda w: self._projections.apply_down(layer, w))
+
+    @staticmethod
+    def _move_rows(value: ir.Value, order: NDArray[Any], signs: NDArray[Any]) -> None:
+        fold(value, lambda w: w[order] * signs)
 
     def _factors(self, model: ir.Model) -> list[ir.Value | None]:
         """The Hadamard factors as initializers that all layers share."""

@@ -28,6 +28,11 @@ class FoldedTensor(ir.LazyTensor):
         return ir.Tensor(np.ascontiguousarray(self.compute(), dtype=np.float32), name=self.name)
 
 
+def dims(tensor: ir.TensorProtocol) -> tuple[int, ...]:
+    """The sizes of a tensor, which are always known."""
+    return tuple(dim for dim in tensor.shape if isinstance(dim, int))
+
+
 def read_float64(tensor: ir.TensorProtocol | None) -> NDArray[np.float64]:
     """The values of a weight; a FoldedTensor's are not rounded to float32 on the way."""
     assert tensor is not None, "a weight without values"
@@ -47,7 +52,7 @@ def fold(
     before = value.const_value
     assert before is not None, f"{value.name} has no values"
     value.const_value = FoldedTensor(
-        lambda: function(read_float64(before)), [int(dim) for dim in before.shape], value.name
+        lambda: function(read_float64(before)), dims(before), value.name
     )
 
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from resq_onnx.families import ModelLayout
 from resq_onnx.passes.modules import module_of, new_initializer
-from resq_onnx.passes.tensors import FoldedTensor, read_float64
+from resq_onnx.passes.tensors import FoldedTensor, dims, read_float64
 
 
 class UntieEmbedding(ir.passes.InPlacePass):
@@ -26,10 +26,8 @@ class UntieEmbedding(ir.passes.InPlacePass):
         shared = model.graph.initializers[f"{self._family.embedding}.weight"]
         tensor = shared.const_value
         assert tensor is not None
-        shape = [int(dim) for dim in tensor.shape]
-        own = new_initializer(
-            model, name, FoldedTensor(lambda: read_float64(tensor), shape, name)
-        )
+        copy = FoldedTensor(lambda: read_float64(tensor), dims(tensor), name)
+        own = new_initializer(model, name, copy)
         for node, index in shared.uses():
             if module_of(node) == self._family.head:
                 node.replace_input_with(index, own)

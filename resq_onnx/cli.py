@@ -20,7 +20,7 @@ from resq_onnx.errors import ResqError
 from resq_onnx.recipe import Format, Method, Recipe, WeightMethod
 
 if TYPE_CHECKING:
-    from resq_onnx.pipeline import Report
+    from resq_onnx.reporting import Report
     from resq_onnx.runtime.session import Decoder
 
 DEFAULTS = Recipe()
@@ -102,14 +102,29 @@ def _recipe_options(command: Any) -> Any:
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("target", metavar="OUT.onnx", type=click.Path(path_type=Path))
 @_recipe_options
-@click.option("--weights", type=click.Choice(get_args(WeightMethod)), default=DEFAULTS.weights,
-              help="How weights are rounded.")
-@click.option("--format", type=click.Choice(get_args(Format)), default=DEFAULTS.format,
-              help="Keep the ai.resq operators, or write plain ONNX with QDQ nodes.")
-@click.option("--projections", type=click.Path(path_type=Path),
-              help="Use this file of `resq-onnx calibrate` instead of calibrating.")
-@click.option("--save-rotated", type=click.Path(path_type=Path), metavar="FILE",
-              help="Also write the folded, not yet quantised float model.")
+@click.option(
+    "--weights",
+    type=click.Choice(get_args(WeightMethod)),
+    default=DEFAULTS.weights,
+    help="How weights are rounded.",
+)
+@click.option(
+    "--format",
+    type=click.Choice(get_args(Format)),
+    default=DEFAULTS.format,
+    help="Keep the ai.resq operators, or write plain ONNX with QDQ nodes.",
+)
+@click.option(
+    "--projections",
+    type=click.Path(path_type=Path),
+    help="Use this file of `resq-onnx calibrate` instead of calibrating.",
+)
+@click.option(
+    "--save-rotated",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Also write the folded, not yet quantised float model.",
+)
 @click.option("--dump-passes", type=click.Path(path_type=Path), metavar="DIR",
               help="Also write the graph after each pass, as text.")  # fmt: skip
 def export(
@@ -181,21 +196,28 @@ def generate(
         ids = tokenizer.encode(prompt)
         out.print(prompt, end="", markup=False, highlight=False, soft_wrap=True)
     decoder = _open(model, threads)
-    tokens = generate_tokens(
-        decoder, ids, max_new_tokens, stop_ids=tokenizer.stop_ids, **sampling
-    )
+    tokens = generate_tokens(decoder, ids, max_new_tokens, stop_ids=tokenizer.stop_ids, **sampling)
     for piece in tokenizer.stream(tokens):
         out.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
     out.print()
 
 
 @main.command(context_settings={"show_default": True})
-@click.argument("models", metavar="OUT.onnx...", nargs=-1, required=True,
-                type=click.Path(path_type=Path))
-@click.option("--text", required=True, type=click.Path(path_type=Path),
-              help="A .txt or .jsonl file the model was not calibrated on.")
-@click.option("--window", type=click.IntRange(min=2), default=512,
-              help="Tokens per window; windows do not overlap.")
+@click.argument(
+    "models", metavar="OUT.onnx...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+@click.option(
+    "--text",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A .txt or .jsonl file the model was not calibrated on.",
+)
+@click.option(
+    "--window",
+    type=click.IntRange(min=2),
+    default=512,
+    help="Tokens per window; windows do not overlap.",
+)
 @click.option("--max-windows", type=click.IntRange(min=1), help="Default: the whole text.")
 @click.option("--token-by-token", is_flag=True, help="Decode with the cache instead of one pass.")
 @click.option("--threads", type=click.IntRange(min=1), help="Default: one per core.")

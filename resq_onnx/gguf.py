@@ -23,10 +23,11 @@ def unpack_gguf(file: Path, folder: Path) -> None:
         from safetensors.torch import save_file
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        where = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
         try:
-            model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
-            tokenizer = AutoTokenizer.from_pretrained(**where)
+            model = AutoModelForCausalLM.from_pretrained(
+                file.parent, gguf_file=file.name, dtype=torch.float32
+            )
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         except (OSError, ValueError, KeyError, IndexError, RuntimeError) as error:
             first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise ResqError(f"{file}: cannot be read as a GGUF model: {first_line}") from error
@@ -35,8 +36,11 @@ def unpack_gguf(file: Path, folder: Path) -> None:
             state.pop("lm_head.weight", None)
         # The config still says the weights are GGUF's; they are plain float32 from here on.
         del model.config.quantization_config
-        save_file({name: tensor.contiguous() for name, tensor in state.items()},
-                  folder / "model.safetensors", metadata={"format": "pt"})
+        save_file(
+            {name: tensor.contiguous() for name, tensor in state.items()},
+            folder / "model.safetensors",
+            metadata={"format": "pt"},
+        )
         model.config.architectures = [type(model).__name__]
         model.config.save_pretrained(folder)
         model.generation_config.save_pretrained(folder)

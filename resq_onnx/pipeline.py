@@ -1,6 +1,6 @@
 """export(): from a model directory to a quantised ONNX file. Start reading here.
 
-    open ─► calibrate ─► trace ─► lift ─► fold ─► float parity ─► quantise ─► write ─► decode parity
+open ─► calibrate ─► trace ─► lift ─► fold ─► float parity ─► quantise ─► write ─► decode parity
 """
 
 from __future__ import annotations
@@ -113,9 +113,7 @@ def export(
 
         # 6. The file as users will run it: cached decode against prefill.
         report.step("Checking cached decode against prefill")
-        decoded = check_decode_parity(
-            Decoder(create_session(staging.model)), calibrated.token_ids
-        )
+        decoded = check_decode_parity(Decoder(create_session(staging.model)), calibrated.token_ids)
 
         # 7. What belongs beside the model; then everything appears at once.
         source.copy_companions(staging.folder)
@@ -205,9 +203,7 @@ def _check_float(
     return agreement
 
 
-def _save(
-    graph: ir.Model, path: Path, progress: Callable[[int, int], None] | None = None
-) -> None:
+def _save(graph: ir.Model, path: Path, progress: Callable[[int, int], None] | None = None) -> None:
     def advance(_tensor: ir.TensorProtocol, info: ir.external_data.CallbackInfo) -> None:
         if progress is not None:
             progress(info.index + 1, info.total)

@@ -95,4 +95,3 @@ def print_inspection(out: Console, inspection: Inspection, as_json: bool) -> Non
 def _print_json(out: Console, content: Any) -> None:
     text = json.dumps(content, indent=2, default=lambda value: str(value))
     out.print(text, markup=False, highlight=False, soft_wrap=True)
-

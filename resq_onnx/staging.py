@@ -59,7 +59,9 @@ def staged(target: str | Path) -> Iterator[Staging]:
     """
     target = Path(target)
     if target.is_dir():
-        raise ResqError(f"{target}: is a directory; name the file to write, e.g. {target}/model.onnx")
+        raise ResqError(
+            f"{target}: is a directory; name the file to write, e.g. {target}/model.onnx"
+        )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -42,7 +43,7 @@ def write_summary(
     """Write resq.json into the staging folder, and return its gist."""
     graph, data = staging.model, staging.folder / f"{staging.target.name}.data"
     sizes = {"graph": graph.stat().st_size, "data": data.stat().st_size if data.exists() else 0}
-    source_bytes = 4 * sum(tensor.length // tensor.dtype.itemsize for tensor in source.weights)
+    source_bytes = 4 * sum(math.prod(tensor.shape) for tensor in source.weights)
     content: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "model": source.config.get("_name_or_path") or Path(source.name).name,

@@ -57,7 +57,7 @@ class _WithCacheAsTensors(nn.Module):
     ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
         from transformers.cache_utils import DynamicCache
 
-        cache = DynamicCache()
+        cache: Any = DynamicCache()
         for layer, (key, value) in enumerate(past):
             cache.update(key, value, layer)
         result = self.traced(
@@ -138,8 +138,8 @@ def _name_inputs_and_outputs(model: ir.Model, layout: ModelLayout) -> None:
         "attention_mask": ("batch", "total"),
         "position_ids": tokens,
         "logits": (*tokens, layout.vocab_size),
-        **{name: ("batch", cache[0], "past", cache[1]) for name in past},
-        **{name: ("batch", cache[0], "present", cache[1]) for name in present},
+        **dict.fromkeys(past, ("batch", cache[0], "past", cache[1])),
+        **dict.fromkeys(present, ("batch", cache[0], "present", cache[1])),
     }
     inputs = ("input_ids", "attention_mask", "position_ids", *past)
     values = [*model.graph.inputs, *model.graph.outputs]
@@ -160,7 +160,7 @@ def _point_to_weights(model: ir.Model, source: ModelSource) -> None:
         if name.endswith("inv_freq"):
             continue
         stored = source.weights[name]
-        expected = tuple(int(dim) for dim in value.shape or ())
+        expected = value.shape.numpy() if value.shape is not None else ()
         if stored.shape != expected:
             raise ResqError(
                 f"{stored.file}: tensor {name} has shape {stored.shape}; config.json asks for "

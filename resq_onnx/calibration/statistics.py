@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 import torch
@@ -16,13 +16,17 @@ from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
-from resq_onnx.moments import Moments
+from resq_onnx.moments import SITES, Moments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Progress = Callable[[int, int], None]
 """Called with the number of sequences done and the number of all."""
+
+BLOCK: Final = 256
+"""Columns multiplied at a time. A second moment is symmetric, so only its blocks on and above the
+diagonal are computed; 192 to 288 were fastest, 1.7 times as fast as the whole of 1536 columns."""
 
 
 def collect_moments(
@@ -64,6 +68,7 @@ def collect_moments(
             moments.tokens += batch.numel()
             if progress is not None:
                 progress(min(start + batch_size, len(sequences)), len(sequences))
+    _complete(moments)
     return moments
 
 
@@ -116,29 +121,36 @@ def _hook(
 
 
 def _add(total: NDArray[np.float64], rows: torch.Tensor, where: str) -> None:
-    """Add rowsᵀ · rows to `total`.
+    """Add rowsᵀ · rows to `total`: its diagonal blocks, and what lies above them.
 
     Args:
         total: (..., features, features).
         rows: (..., tokens, features).
         where: What the rows are, for the message of a refusal.
     """
-    products = _gram(_widen(rows))
-    # A column with an infinite or undefined element has an undefined or infinite sum of squares.
-    if not np.isfinite(np.diagonal(products, axis1=-2, axis2=-1)).all():
-        raise ResqError(
-            f"{where} is infinite or not a number on the calibration text; load the model in a "
-            f"wider type (float32), or check its weights"
-        )
-    total += products
+    sums, rows = torch.from_numpy(total), _widen(rows)
+    for block in _blocks(rows.shape[-1]):
+        products = rows[..., block].mT @ rows[..., block.start :]
+        # A column that holds such an element has such a sum of squares.
+        if not torch.isfinite(products.diagonal(dim1=-2, dim2=-1)).all():
+            raise ResqError(
+                f"{where} is infinite or not a number on the calibration text; load the model "
+                f"in a wider type (float32), or check its weights"
+            )
+        sums[..., block, block.start :] += products.cpu()
 
 
-def _gram(rows: torch.Tensor) -> NDArray[Any]:
-    if rows.device.type != "cpu":
-        return (rows.mT @ rows).cpu().numpy()
-    plain = rows.numpy()
-    # Not torch: numpy sees that both factors are one matrix and computes half of the product.
-    return np.asarray(np.swapaxes(plain, -1, -2) @ plain)
+def _complete(moments: Moments) -> None:
+    """Copy what lies above the diagonal blocks to below them."""
+    for site in SITES:
+        total: NDArray[np.float64] = getattr(moments, site)
+        for block in _blocks(total.shape[-1]):
+            above = total[..., block, block.stop :]
+            total[..., block.stop :, block] = np.swapaxes(above, -1, -2)
+
+
+def _blocks(width: int) -> list[slice]:
+    return [slice(start, min(start + BLOCK, width)) for start in range(0, width, BLOCK)]
 
 
 def _widen(rows: torch.Tensor) -> torch.Tensor:

@@ -113,4 +113,5 @@ def check_decode_parity(decoder: Decoder, token_ids: NDArray[np.int64]) -> Agree
 
 def _log_softmax(logits: Logits) -> Logits:
     shifted = logits - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    normaliser = np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return np.asarray(shifted - normaliser)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -89,7 +88,7 @@ class FakeRows(dict[str, list[str]]):
 
 
 @pytest.fixture
-def requests(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, str | None, str]]]:
+def requests(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None, str]]:
     """Replaces `datasets`; the list holds what was asked of it."""
     asked: list[tuple[str, str | None, str]] = []
 
@@ -100,7 +99,7 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, str | 
         return FakeRows(body=["x"]) if name == "bodies" else FakeRows(text=["a", "b"])
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-    yield asked
+    return asked
 
 
 def test_wikitext_is_the_raw_training_text_of_wikitext_2(
@@ -129,7 +128,7 @@ def test_a_data_set_without_a_text_column_is_refused() -> None:
 
 @pytest.mark.usefixtures("requests")
 def test_a_data_set_out_of_reach_is_one_line_that_says_what_would_do() -> None:
-    with pytest.raises(ResqError, match="no route to host; give a .txt") as refusal:
+    with pytest.raises(ResqError, match=r"no route to host; give a \.txt") as refusal:
         load_text("unreachable")
     assert "\n" not in str(refusal.value)
 
@@ -154,7 +153,8 @@ def test_sequences_are_whole_windows_of_the_text_in_its_order(numbered: str) -> 
 
 def test_the_seed_chooses_the_sequences(numbered: str) -> None:
     def chosen(seed: int) -> list[int]:
-        return calibration_sequences(CharacterTokenizer(), numbered, 4, 5, seed)[:, 0].tolist()
+        sequences = calibration_sequences(CharacterTokenizer(), numbered, 4, 5, seed)
+        return [int(first) for first in sequences[:, 0]]
 
     assert chosen(1) == chosen(1)
     assert chosen(1) != chosen(2)
@@ -173,13 +173,13 @@ def test_the_warning_may_go_elsewhere(numbered: str) -> None:
 
 
 def test_a_text_shorter_than_one_sequence_says_which_length_would_do(numbered: str) -> None:
-    with pytest.raises(ResqError, match="has 100 tokens, .* --sequence-length 100 or less"):
+    with pytest.raises(ResqError, match=r"has 100 tokens, .* --sequence-length 100 or less"):
         calibration_sequences(CharacterTokenizer(), numbered, 1, 101, seed=0)
 
 
 def test_an_empty_text_is_refused_without_advising_length_zero(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("")
-    with pytest.raises(ResqError, match="has 0 tokens.*choose a longer text"):
+    with pytest.raises(ResqError, match=r"has 0 tokens.*choose a longer text"):
         calibration_sequences(CharacterTokenizer(), str(tmp_path / "a.txt"), 1, 1, seed=0)
 
 

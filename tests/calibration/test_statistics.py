@@ -8,9 +8,10 @@ from typing import Final
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from resq_onnx.calibration import collect_moments
+from resq_onnx.calibration import collect_moments, statistics
 from resq_onnx.errors import ResqError
 from resq_onnx.moments import SITES, Moments
 from tests.calibration import tiny
@@ -63,6 +64,23 @@ def test_the_batch_size_does_not_matter() -> None:
     for batch_size in (1, 2, 8):
         found = collect_moments(model, sizes, tokens, batch_size=batch_size)
         assert_close(found, together, SUM_TOLERANCE)
+
+
+@pytest.mark.parametrize("block", [1, 5, 24])
+def test_computing_in_blocks_changes_nothing(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    model, tokens = tiny.tiny_llama(), tiny.sequences(2, 6)
+    whole = collect_moments(model, tiny.layout(model), tokens)
+    monkeypatch.setattr(statistics, "BLOCK", block)
+    found = collect_moments(model, tiny.layout(model), tokens)
+    assert_close(found, whole, SUM_TOLERANCE)
+    for site in SITES:
+        moments = getattr(found, site)
+        assert_symmetric_but_for_rounding(moments)
+
+
+def assert_symmetric_but_for_rounding(moments: NDArray[np.float64]) -> None:
+    difference = np.abs(moments - np.swapaxes(moments, -1, -2)).max()
+    assert difference <= SUM_TOLERANCE * np.abs(moments).max()
 
 
 def test_moments_of_two_texts_add_up() -> None:

@@ -7,8 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config
-from transformers import Qwen2ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from resq_onnx.families import ModelLayout, layout_of
 from resq_onnx.moments import Moments
@@ -50,7 +55,8 @@ def _randomise(model: PreTrainedModel, seed: int) -> PreTrainedModel:
         for name, parameter in model.named_parameters():
             offset = 1.0 if "norm" in name else 0.0
             parameter.copy_(offset + 0.3 * torch.randn(parameter.shape, generator=generator))
-    return model.eval()
+    model.eval()
+    return model
 
 
 def obvious_moments(model: PreTrainedModel, tokens: NDArray[np.int64]) -> Moments:

@@ -8,6 +8,7 @@ masks and positions all give wrong tokens.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,6 +21,9 @@ KV_HEADS = 3
 RECORD = 4
 PEAK = 10.0
 """The logit of the most likely token; all others are 0."""
+
+Signature = dict[str, tuple[int, list[str | int | None] | None]]
+"""Names of inputs or outputs, with element type and shape."""
 
 CACHE_NAMES = [f"{layer}.{part}" for layer in range(LAYERS) for part in ("key", "value")]
 
@@ -65,14 +69,14 @@ def save_toy(
         numpy_helper.from_array(np.array(1, np.int64), "axis_1_scalar"),
         numpy_helper.from_array(np.array([0.0, PEAK], np.float32), "values"),
     ]
-    cache_shape = ["batch", KV_HEADS, "past", record]
-    inputs = {
+    cache_shape: list[str | int | None] = ["batch", KV_HEADS, "past", record]
+    inputs: Signature = {
         "input_ids": (TensorProto.INT64, ["batch", "new"]),
         "attention_mask": (TensorProto.INT64, ["batch", "total"]),
         "position_ids": (TensorProto.INT64, ["batch", "new"]),
         **{f"past_key_values.{name}": (cache_type, cache_shape) for name in CACHE_NAMES},
     }
-    outputs = {
+    outputs: Signature = {
         "logits": (TensorProto.FLOAT, ["batch", "new", VOCABULARY]),
         **{f"present.{name}": (cache_type, None) for name in CACHE_NAMES},
     }
@@ -88,7 +92,7 @@ def save_toy(
     return path
 
 
-def _node(operator: str, inputs: str, output: str, **attributes: int) -> onnx.NodeProto:
+def _node(operator: str, inputs: str, output: str, **attributes: Any) -> onnx.NodeProto:
     return helper.make_node(operator, inputs.split(), [output], **attributes)
 
 
@@ -102,4 +106,5 @@ def expected_tokens(
     """The most likely next token after each of the tokens (B, S)."""
     mask = np.ones_like(ids) if mask is None else mask
     positions = np.maximum(mask.cumsum(axis=1) - 1, 0)
-    return ((ids * mask).cumsum(axis=1) + positions) % VOCABULARY
+    expected: NDArray[np.int64] = ((ids * mask).cumsum(axis=1) + positions) % VOCABULARY
+    return expected
