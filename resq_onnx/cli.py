@@ -232,10 +232,10 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Measure the perplexity of exported models on a text."""
+    from resq_onnx.calibration.corpus import load_text
     from resq_onnx.evaluation.perplexity import PerplexityResult, perplexity
     from resq_onnx.printing import print_perplexities
     from resq_onnx.runtime.tokenizer import Tokenizer
-    from resq_onnx.texts import load_text
 
     document = "\n\n".join(load_text(str(text)))
     results: dict[str, PerplexityResult] = {}

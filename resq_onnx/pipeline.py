@@ -17,6 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import InlinePass
 
+from resq_onnx.calibration.distributed import is_main_process
 from resq_onnx.errors import ResqError
 from resq_onnx.evaluation.parity import Agreement, check_decode_parity, check_float_parity
 from resq_onnx.moments import Moments
@@ -138,8 +139,6 @@ def calibrate(
     Raises:
         ResqError: The input cannot be used, or the output cannot be written.
     """
-    from resq_onnx.calibration import is_main_process
-
     recipe, report = recipe or Recipe(), report or Report()
     with staged(out) as staging, open_model(model) as source:
         report.step("Reading the model")

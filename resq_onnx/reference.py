@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from resq_onnx.calibration import calibration_sequences, collect_shared_moments
+from resq_onnx.calibration.corpus import calibration_sequences
+from resq_onnx.calibration.distributed import collect_shared_moments
 from resq_onnx.errors import ResqError
 from resq_onnx.moments import Moments
 from resq_onnx.quiet import quiet_libraries

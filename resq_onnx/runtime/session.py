@@ -48,8 +48,9 @@ def create_session(
             file.
         optimise: Whether ONNX Runtime may rewrite the graph.
         fold_weights: Whether ONNX Runtime dequantises the weights once, when it opens the
-            file, instead of in each run: several times faster, but the weights then take four
-            bytes each. It concerns weights that functions read, not those of kernels.
+            file, instead of in each run. A token then takes a third to a half of the time, but
+            a weight four bytes (SmolLM2-135M: 900 MB instead of 420). It concerns the weights
+            that functions read, not those of kernels.
 
     Raises:
         ResqError: onnxruntime is not installed, a file is missing or broken, or `kernels` were

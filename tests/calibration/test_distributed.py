@@ -11,8 +11,13 @@ from typing import Final
 import numpy as np
 import pytest
 
-from resq_onnx.calibration import collect_moments, collect_shared_moments, is_main_process
-from resq_onnx.calibration.distributed import Share, share_of_this_process
+from resq_onnx.calibration.distributed import (
+    Share,
+    collect_shared_moments,
+    is_main_process,
+    share_of_this_process,
+)
+from resq_onnx.calibration.statistics import collect_moments
 from resq_onnx.moments import SITES
 from tests.calibration import tiny
 
@@ -27,7 +32,7 @@ SAMPLES: Final = (5, 1)
 WORKER: Final = f"""
 import sys
 import numpy as np
-from resq_onnx.calibration import collect_shared_moments, is_main_process
+from resq_onnx.calibration.distributed import collect_shared_moments, is_main_process
 from resq_onnx.moments import SITES
 from tests.calibration import tiny
 

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from resq_onnx.calibration import collect_moments, statistics
+from resq_onnx.calibration import statistics
+from resq_onnx.calibration.statistics import collect_moments
 from resq_onnx.errors import ResqError
 from resq_onnx.moments import SITES, Moments
 from tests.calibration import tiny

@@ -1,0 +1,124 @@
+"""Reproduce the README's table: perplexity, size and time of every method on one model.
+
+    python scripts/fetch_brown.py build/brown
+    python scripts/quality_table.py build/models/SmolLM2-135M-Instruct.Q4_1.gguf
+
+Calibrates once, exports every row through the command line, and evaluates all files on text that
+was not calibrated on. Files that exist are not made again, so an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+RESQ: Final = [sys.executable, "-m", "resq_onnx.cli"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a name, and the options of its export."""
+
+    label: str
+    file: str
+    options: tuple[str, ...]
+
+
+ROWS: Final = (
+    Row("float32, as traced", "float", ("--method", "none")),
+    Row("float32, rotated (`--save-rotated`)", "rotated", ()),
+    Row("`resq` (default)", "resq", ()),
+    Row("`resq --down-high 0`, as in the paper", "paper", ("--down-high", "0")),
+    Row("`outlier`", "outlier", ("--method", "outlier")),
+    Row("`quarot`", "quarot", ("--method", "quarot")),
+    Row("`rtn`, GPTQ weights", "rtn-gptq", ("--method", "rtn")),
+    Row("`rtn --weights rtn`", "rtn", ("--method", "rtn", "--weights", "rtn")),
+)
+
+
+def run(arguments: list[str]) -> tuple[str, float]:
+    """Run a resq-onnx command; returns what it printed, and its seconds."""
+    began = time.monotonic()
+    done = subprocess.run([*RESQ, *arguments], check=True, stdout=subprocess.PIPE, text=True)
+    return done.stdout, time.monotonic() - began
+
+
+def export_all(model: Path, folder: Path, calibration: Path, samples: int) -> None:
+    """Write what is missing of every row's file, and how long each took."""
+    projections = folder / "projections.safetensors"
+    times = folder / "seconds.json"
+    seconds = json.loads(times.read_text()) if times.exists() else {}
+    shared = ["--calibration", str(calibration), "--samples", str(samples)]
+    if not projections.exists():
+        _, seconds["calibrate"] = run(["calibrate", str(model), str(projections), *shared])
+    for row in ROWS:
+        target = folder / row.file / "model.onnx"
+        if target.exists() or row.file == "rotated":
+            continue
+        rotated = ["--save-rotated", str(folder / "rotated" / "model.onnx")]
+        extra = rotated if row.file == "resq" else []
+        arguments = ["export", str(model), str(target), "--projections", str(projections)]
+        _, seconds[row.file] = run([*arguments, *shared, *row.options, *extra])
+        times.write_text(json.dumps(seconds, indent=2))
+    copy_tokenizer(folder / "resq", folder / "rotated")
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Put the tokenizer beside the rotated float model, so that it can be evaluated."""
+    (target / "tokenizer.json").write_bytes((source / "tokenizer.json").read_bytes())
+
+
+def evaluate(folder: Path, row: Row, text: Path, windows: int) -> float:
+    """Perplexity of a row's file; kept in a file of its own for the next run."""
+    kept = folder / row.file / f"perplexity-{windows}.json"
+    if not kept.exists():
+        model = str(folder / row.file / "model.onnx")
+        arguments = ["evaluate", model, "--text", str(text), "--max-windows", str(windows)]
+        printed, _ = run([*arguments, "--json"])
+        kept.write_text(printed)
+    (result,) = json.loads(kept.read_text())["models"].values()
+    return float(result["perplexity"])
+
+
+def main() -> None:
+    """Make the files, and print the table as Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--brown", type=Path, default=Path("build/brown"))
+    parser.add_argument("--work", type=Path, default=Path("build/quality"))
+    parser.add_argument("--samples", type=int, default=32)
+    parser.add_argument("--windows", type=int, default=40)
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    export_all(options.model, options.work, options.brown / "calibration.txt", options.samples)
+    seconds = json.loads((options.work / "seconds.json").read_text())
+    print("| export | perplexity | ÷ float | MB | export, s |\n|---|---|---|---|---|")
+    baseline = None
+    for row in ROWS:
+        value = evaluate(options.work, row, options.brown / "held-out.txt", options.windows)
+        baseline = baseline or value
+        files = (options.work / row.file).glob("model.onnx*")
+        size = sum(file.stat().st_size for file in files) / 1e6
+        took = f"{seconds[row.file]:.0f}" if row.file in seconds else ""
+        print(f"| {row.label} | {value:.2f} | {value / baseline:.4f} | {size:.1f} | {took} |")
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+    print(
+        f"\nBrown corpus, held-out documents, {options.windows} windows of 512 tokens; calibrated "
+        f"on {options.samples}×512 tokens of other documents in {seconds['calibrate']:.0f} s, not "
+        f"counted in the last column. Largest memory of a command: {peak:.2f} GB (0.00: nothing "
+        f"was run again). {os.cpu_count()} cores, {platform.machine()}, Python "
+        f"{platform.python_version()}."
+    )
+
+
+if __name__ == "__main__":
+    main()

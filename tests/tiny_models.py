@@ -1,0 +1,149 @@
+"""Tiny random Hugging Face model directories, on which the whole export can run.
+
+Nothing about them is trivial: the norms have gains of their own, every bias is non-zero, kv heads
+are shared, and the tokenizer is a real one, trained on the text of Python's documentation.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+from functools import cache
+from pathlib import Path
+from pydoc_data.topics import topics
+from typing import Any, Final
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from resq_onnx.quiet import quiet_libraries
+
+SIZES: Final[dict[str, Any]] = {
+    "vocab_size": 256,
+    "hidden_size": 64,
+    "intermediate_size": 192,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 256,
+}
+"""Widths of which 1/8 is even, and 192 = 12 · 16: a Hadamard matrix with both factors."""
+
+LLAMA3_ROPE: Final = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+"""Of the eight frequencies of a head of 16, some are kept, some divided, some between."""
+
+KINDS: Final[dict[str, tuple[type[Any], type[Any], dict[str, Any]]]] = {
+    "llama": (LlamaConfig, LlamaForCausalLM, {}),
+    "llama3": (LlamaConfig, LlamaForCausalLM, {"rope_parameters": LLAMA3_ROPE}),
+    "llama_with_biases": (
+        LlamaConfig,
+        LlamaForCausalLM,
+        {"attention_bias": True, "mlp_bias": True},
+    ),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM, {}),
+}
+"""By kind: configuration, model, and what the configuration says beyond `SIZES`."""
+
+SPECIAL_TOKENS: Final = ("<unk>", "<s>", "</s>")
+"""At the ids 0, 1 and 2, where the configurations' bos and eos are."""
+
+CHAT_TEMPLATE: Final = (
+    "{% for message in messages %}<s>{{ message['role'] }}\n{{ message['content'] }}</s>\n"
+    "{% endfor %}{% if add_generation_prompt %}<s>assistant\n{% endif %}"
+)
+
+
+def write_model(
+    folder: Path,
+    kind: str,
+    *,
+    tied: bool,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    **config_overrides: Any,
+) -> PreTrainedModel:
+    """Write config.json, model.safetensors and a tokenizer; returns the model in float32.
+
+    Args:
+        folder: Is made if it is not there.
+        kind: A key of `KINDS`.
+        tied: Whether lm_head shares the embedding's weight.
+        seed: Of the weights.
+        dtype: Of the file; the returned model has the same, rounded values.
+        config_overrides: Replace what `SIZES` and the kind say.
+    """
+    make_config, make_model, special = KINDS[kind]
+    config = make_config(**(SIZES | special | {"tie_word_embeddings": tied} | config_overrides))
+    model: PreTrainedModel = make_model(config)
+    _randomise(model, seed, dtype)
+    # A copy: `to` would also round the frequencies of RoPE, which no file holds.
+    with quiet_libraries():
+        copy.deepcopy(model).to(dtype).save_pretrained(folder)
+    write_tokenizer(folder, config.vocab_size)
+    return model.eval()
+
+
+def write_tokenizer(folder: Path, vocab_size: int) -> None:
+    """Write a byte-level BPE tokenizer of exactly this many tokens, with a chat template."""
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(_trained_tokenizer(vocab_size)),
+        **dict(zip(("unk_token", "bos_token", "eos_token"), SPECIAL_TOKENS, strict=True)),
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(folder)
+
+
+def change_config(folder: Path, **entries: Any) -> None:
+    """Overwrite entries of a written model's config.json."""
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+def _randomise(model: PreTrainedModel, seed: int, dtype: torch.dtype) -> None:
+    """Weights that keep activations near 1; gains around 1, biases around 0, all of them random."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim == 1:
+                parameter.copy_(0.3 * noise + (1.0 if "norm" in name else 0.0))
+            elif "embed" in name:
+                parameter.copy_(0.5 * noise)
+            else:
+                parameter.copy_(noise / parameter.shape[1] ** 0.5)
+            parameter.copy_(parameter.to(dtype))
+
+
+@cache
+def _trained_tokenizer(vocab_size: int) -> str:
+    """The tokenizer as JSON. Its alphabet is that of the text: 256 bytes would leave no room."""
+    tokenizer = Tokenizer(models.BPE(unk_token=SPECIAL_TOKENS[0]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        limit_alphabet=vocab_size // 2,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(itertools.islice(topics.values(), 10), trainer)
+    if tokenizer.get_vocab_size() != vocab_size:
+        raise ValueError(f"{tokenizer.get_vocab_size()} tokens were found, not {vocab_size}")
+    return str(tokenizer.to_str())
