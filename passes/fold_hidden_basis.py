@@ -13,7 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from resq_onnx.families import ModelLayout
-from resq_onnx.passes.modules import find_linear
+from resq_onnx.passes.modules import find_linear, find_weight
 from resq_onnx.passes.tensors import fold
 from resq_onnx.projections import Projections
 
@@ -31,7 +31,7 @@ class FoldHiddenBasis(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:  # noqa: D102
         layout, basis = self._layout, self._basis
-        fold(model.graph.initializers[f"{layout.family.embedding}.weight"], lambda w: w @ basis)
+        fold(find_weight(model, layout.family.embedding), lambda w: w @ basis)
         fold(find_linear(model, layout.family.head).weight, lambda w: w @ basis)
         for layer in range(layout.num_layers):
             for role in READERS:

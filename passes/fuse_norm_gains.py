@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from resq_onnx.families import ModelLayout
-from resq_onnx.passes.modules import find_linear
+from resq_onnx.passes.modules import find_linear, find_weight
 from resq_onnx.passes.tensors import fold, read_float64
 
 READERS = {"attention_norm": ("query", "key", "value"), "mlp_norm": ("gate", "up")}
@@ -34,7 +34,7 @@ class FuseNormGains(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=True)
 
     def _fuse(self, model: ir.Model, norm: str, readers: list[str]) -> None:
-        value = model.graph.initializers[f"{norm}.weight"]
+        value = find_weight(model, norm)
         gain = read_float64(value.const_value)  # (D,): small enough to hold
         for reader in readers:
             fold(find_linear(model, reader).weight, lambda w: w * gain)

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from resq_onnx.families import ModelLayout
 from resq_onnx.functions import RotaryForm, add_call
-from resq_onnx.passes.modules import find_linear, new_initializer, nodes_of, tag
+from resq_onnx.passes.modules import find_linear, find_weight, new_initializer, only_node, tag
 
 
 def rotary_form(layout: ModelLayout, *, rotates_keys: bool) -> RotaryForm:
@@ -61,7 +61,7 @@ class LiftAttention(ir.passes.InPlacePass):
             model,
             rotary_form(layout, rotates_keys=False),
             [joined.outputs[0], *past, inputs["attention_mask"], inputs["position_ids"], *tables],
-            {"scale": _traced_scale(model, module)},
+            {"scale": only_node(model, module, "Attention").attributes.get_float("scale")},
             f"{module}.attention",
             [f"{module}.attention.out", *present],
         )
@@ -73,17 +73,10 @@ class LiftAttention(ir.passes.InPlacePass):
                 value.name, new.shape, graph.outputs[index] = None, value.shape, new
 
 
-def _traced_scale(model: ir.Model, module: str) -> float:
-    cores = [node for node in nodes_of(model, module) if node.op_type == "Attention"]
-    if len(cores) != 1:
-        raise ValueError(f"{module}: traced with {len(cores)} Attention nodes, expected 1")
-    return cores[0].attributes.get_float("scale")
-
-
 def _rotary_tables(model: ir.Model, layout: ModelLayout) -> tuple[ir.Value, ir.Value]:
     """cos and sin of position · frequency for every position of the model."""
     module = layout.family.rotary
-    frequencies = model.graph.initializers[f"{module}.inv_freq"]
+    frequencies = find_weight(model, module, "inv_freq")
     positions = new_initializer(
         model, f"{module}.positions", ir.tensor(np.array(layout.max_positions, np.int64))
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from resq_onnx.families import ModelLayout
-from resq_onnx.passes.modules import nodes_of
+from resq_onnx.passes.modules import only_node
 
 
 class LiftHead(ir.passes.InPlacePass):
@@ -19,10 +19,7 @@ class LiftHead(ir.passes.InPlacePass):
         self._family = layout.family
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:  # noqa: D102
-        lifted = nodes_of(model, self._family.final_norm)
-        (norm,) = [node for node in lifted if node.op_type == "RMSNormalization"]
-        (multiply,) = [
-            node for node in nodes_of(model, self._family.head) if node.op_type == "MatMul"
-        ]
+        norm = only_node(model, self._family.final_norm, "RMSNormalization")
+        multiply = only_node(model, self._family.head, "MatMul")
         multiply.replace_input_with(0, norm.outputs[0])
         return ir.passes.PassResult(model, modified=True)

@@ -16,7 +16,14 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from resq_onnx.families import ModelLayout
-from resq_onnx.passes.modules import Linear, find_linear, make_linear, new_initializer, remove
+from resq_onnx.passes.modules import (
+    Linear,
+    find_linear,
+    make_linear,
+    new_initializer,
+    only_consumer,
+    remove,
+)
 from resq_onnx.passes.tensors import FoldedTensor, dims, read_float64
 
 MERGED = {
@@ -46,7 +53,7 @@ class MergeProjections(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=True)
 
     def _merge(self, model: ir.Model, linears: Sequence[Linear], module: str) -> None:
-        (concat,) = linears[0].result.consumers()
+        concat = only_consumer(linears[0].result, module)
         joined = [linear.result for linear in linears]
         if concat.op_type != "Concat" or list(concat.inputs) != joined:
             raise ValueError(f"{module}: its parts are not joined by one Concat")

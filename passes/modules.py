@@ -47,19 +47,53 @@ def nodes_of(model: ir.Model, module: str) -> list[ir.Node]:
     return [node for node in model.graph if module_of(node) == module]
 
 
+def only_node(model: ir.Model, module: str, op_type: str) -> ir.Node:
+    """The one node of a module, not of its submodules, that has this type.
+
+    Raises:
+        ValueError: The module has none, or several.
+    """
+    found = [node for node in nodes_of(model, module) if node.op_type == op_type]
+    if len(found) != 1:
+        raise ValueError(f"{module}: {len(found)} {op_type} nodes, expected 1")
+    return found[0]
+
+
+def only_consumer(value: ir.Value, module: str) -> ir.Node:
+    """The one node that reads a value.
+
+    Raises:
+        ValueError: None does, or several; names the module for whose sake it was asked.
+    """
+    consumers = value.consumers()
+    if len(consumers) != 1:
+        raise ValueError(f"{module}: {value.name} is read by {len(consumers)} nodes, expected 1")
+    return consumers[0]
+
+
+def find_weight(model: ir.Model, module: str, parameter: str = "weight") -> ir.Value:
+    """The initializer of a module's parameter.
+
+    Raises:
+        ValueError: The graph has none.
+    """
+    name = f"{module}.{parameter}"
+    if name not in model.graph.initializers:
+        raise ValueError(f"{module}: the graph has no initializer {name}")
+    return model.graph.initializers[name]
+
+
 def find_linear(model: ir.Model, module: str) -> Linear:
     """The nodes of a linear layer, found from its weight.
 
     Raises:
         ValueError: The graph has no such layer, or it is not written as expected.
     """
-    weight = model.graph.initializers.get(f"{module}.weight")
-    if weight is None:
-        raise ValueError(f"{module}: the graph has no initializer {module}.weight")
+    weight = find_weight(model, module)
     transposes = [use for use in weight.consumers() if use.op_type == "Transpose"]
     if len(transposes) != 1:
         raise ValueError(f"{module}: its weight is read by {len(transposes)} Transpose nodes")
-    multiply = _only_consumer(transposes[0].outputs[0], module)
+    multiply = only_consumer(transposes[0].outputs[0], module)
     source = multiply.inputs[0]
     if multiply.op_type != "MatMul" or source is None:
         raise ValueError(f"{module}: expected a MatMul, found {multiply.op_type}")
@@ -67,7 +101,10 @@ def find_linear(model: ir.Model, module: str) -> Linear:
     if bias is None:
         nodes: tuple[ir.Node, ...] = (transposes[0], multiply)
     else:
-        nodes = (transposes[0], multiply, _only_consumer(multiply.outputs[0], module))
+        add = only_consumer(multiply.outputs[0], module)
+        if add.op_type != "Add" or bias not in add.inputs:
+            raise ValueError(f"{module}: expected an Add of its bias, found {add.op_type}")
+        nodes = (transposes[0], multiply, add)
     return Linear(module, nodes, source, weight, bias, nodes[-1].outputs[0])
 
 
@@ -126,10 +163,3 @@ def remove(model: ir.Model, nodes: Sequence[ir.Node]) -> None:
     for value in read:
         if value.is_initializer() and not value.uses() and value.name is not None:
             model.graph.initializers.pop(value.name, None)
-
-
-def _only_consumer(value: ir.Value, module: str) -> ir.Node:
-    consumers = value.consumers()
-    if len(consumers) != 1:
-        raise ValueError(f"{module}: {value.name} is read by {len(consumers)} nodes, expected 1")
-    return consumers[0]

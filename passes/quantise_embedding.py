@@ -13,7 +13,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from resq_onnx.families import ModelLayout
-from resq_onnx.passes.modules import find_linear, new_initializer, tag
+from resq_onnx.passes.modules import (
+    find_linear,
+    find_weight,
+    new_initializer,
+    only_consumer,
+    tag,
+)
 from resq_onnx.passes.quantise_linears import replace_linear
 from resq_onnx.passes.replacing import put_in_place_of
 from resq_onnx.passes.tensors import Shared, dims, read_float64
@@ -40,8 +46,8 @@ class QuantiseEmbedding(ir.passes.InPlacePass):
 
     def _quantise_embedding(self, model: ir.Model) -> None:
         module = self._layout.family.embedding
-        weight = model.graph.initializers[f"{module}.weight"]
-        (gather,) = weight.consumers()
+        weight = find_weight(model, module)
+        gather = only_consumer(weight, module)
         ids = gather.inputs[1]
         table, scale = self._tables(model, module, weight)
         sizes = {"flat": -1, "width": self._layout.hidden_size}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from resq_onnx.families import ModelLayout
-from resq_onnx.passes.modules import module_of, new_initializer
+from resq_onnx.passes.modules import find_weight, module_of, new_initializer
 from resq_onnx.passes.tensors import FoldedTensor, dims, read_float64
 
 
@@ -23,7 +23,7 @@ class UntieEmbedding(ir.passes.InPlacePass):
         name = f"{self._family.head}.weight"
         if name in model.graph.initializers:
             return ir.passes.PassResult(model, modified=False)
-        shared = model.graph.initializers[f"{self._family.embedding}.weight"]
+        shared = find_weight(model, self._family.embedding)
         tensor = shared.const_value
         assert tensor is not None
         copy = FoldedTensor(lambda: read_float64(tensor), dims(tensor), name)

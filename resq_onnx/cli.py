@@ -34,10 +34,12 @@ class _Commands(click.Group):
     """Turns exceptions into one line and an exit code."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        verbose = "--verbose" in (kwargs.get("args") or sys.argv[1:])
+        given = kwargs.pop("args", None) or (args[0] if args else None) or sys.argv[1:]
+        words = [word for word in given if word != "--verbose"]  # anywhere on the line
+        verbose = len(words) < len(given)
         signal.signal(signal.SIGTERM, _interrupt)
         try:
-            return super().main(*args, **{**kwargs, "standalone_mode": False})
+            return super().main(words, *args[1:], **{**kwargs, "standalone_mode": False})
         except ResqError as error:
             _fail(str(error), verbose)
         except click.ClickException as error:
@@ -58,7 +60,8 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 def _fail(message: str, verbose: bool) -> None:
     if verbose:
         traceback.print_exc()
-    log.print(f"Error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    line = " ".join(part.strip() for part in message.splitlines())  # some libraries' have several
+    log.print(f"Error: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
     sys.exit(1)
 
 
@@ -67,7 +70,7 @@ def _fail(message: str, verbose: bool) -> None:
 @click.option("--verbose", is_flag=True, help="Show the traceback of an error.")
 def main(verbose: bool) -> None:
     """Quantise language models to 4 bits - weights, activations and KV cache - in ONNX."""
-    del verbose  # read by _Commands, also when a command line cannot be parsed
+    del verbose  # taken off the command line by _Commands, and declared here for --help
 
 
 def _recipe_options(command: Any) -> Any:
@@ -188,6 +191,7 @@ def generate(
     from resq_onnx.runtime.generate import generate as generate_tokens
     from resq_onnx.runtime.tokenizer import Tokenizer
 
+    decoder = _open(model, threads)
     tokenizer = Tokenizer.load(model.parent)
     if chat:
         text = tokenizer.apply_chat_template([{"role": "user", "content": prompt}])
@@ -195,7 +199,6 @@ def generate(
     else:
         ids = tokenizer.encode(prompt)
         out.print(prompt, end="", markup=False, highlight=False, soft_wrap=True)
-    decoder = _open(model, threads)
     tokens = generate_tokens(decoder, ids, max_new_tokens, stop_ids=tokenizer.stop_ids, **sampling)
     for piece in tokenizer.stream(tokens):
         out.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
@@ -240,8 +243,8 @@ def evaluate(
     document = "\n\n".join(load_text(str(text)))
     results: dict[str, PerplexityResult] = {}
     for model in models:
-        ids = Tokenizer.load(model.parent).encode(document, add_special_tokens=False)
         decoder = _open(model, threads)
+        ids = Tokenizer.load(model.parent).encode(document, add_special_tokens=False)
         with _reporting() as report:
             report.step(f"Evaluating {model.name}")
             results[str(model)] = perplexity(

@@ -10,6 +10,9 @@ DOMAIN: Final = "ai.resq"
 MODULE_KEY: Final = "ai.resq.module"
 """Node metadata: full name of the Hugging Face module the node belongs to."""
 
+RECIPE_KEY: Final = "ai.resq.recipe"
+"""Model metadata: the recipe the file was made by, as JSON."""
+
 
 def cache_names(num_layers: int) -> tuple[list[str], list[str]]:
     """Names of the cache's inputs and outputs, keys and values alternating, layer by layer."""

@@ -7,13 +7,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import onnx_ir as ir
 
 from resq_onnx.errors import ResqError
+from resq_onnx.graph import RECIPE_KEY
 
-LAYER = re.compile(r"\.\d+\.")
+LAYER: Final = re.compile(r"\.\d+\.")
+BITS: Final = {"INT4": 4, "INT8": 8}
+"""By element type, the bits of a quantised coefficient."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class TensorGroup:
         count: How many there are.
         dtype: Their element type.
         values: Coefficients in all of them.
+        columns: Size of the last dimension; 1 for a scalar.
         bytes: Bytes in the file.
     """
 
@@ -32,6 +36,24 @@ class TensorGroup:
     count: int
     dtype: str
     values: int
+    columns: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class QuantisedKind:
+    """The quantised matrices of one kind in all layers.
+
+    Attributes:
+        name: The module's name, with `*` for the layer's number.
+        count: How many there are.
+        columns: Columns stored in each number of bits, {bits: columns}.
+        bytes: Bytes in the file, scales included.
+    """
+
+    name: str
+    count: int
+    columns: dict[int, int]
     bytes: int
 
 
@@ -43,19 +65,21 @@ class Inspection:
         graph_bytes: Size of the .onnx file.
         data_bytes: Size of the file with the weights.
         operators: How often each operator occurs in the graph.
-        groups: Tensors, the largest group first.
+        matrices: Quantised matrices, the largest kind first.
+        groups: All tensors, the largest group first.
         layer_weight_bits: Mean bits of a coefficient in the layers' quantised matrices, scales
             not counted; None in a file without any.
         cache_bytes_per_token: Keys and values of all layers.
         cache_bytes_per_token_float16: What they would take in float16; None where the head size
             is not known.
-        recipe: From resq.json, if it lies beside the file.
+        recipe: What the file was made by; None if it does not say.
     """
 
     path: Path
     graph_bytes: int
     data_bytes: int
     operators: dict[str, int]
+    matrices: list[QuantisedKind]
     groups: list[TensorGroup]
     layer_weight_bits: float | None
     cache_bytes_per_token: int
@@ -72,45 +96,71 @@ def inspect_model(path: Path) -> Inspection:
     if not path.is_file():
         raise ResqError(f"{path}: no such file; give the .onnx file that resq-onnx export wrote")
     try:
-        graph = ir.load(path).graph
+        model = ir.load(path)
     except Exception as error:  # protobuf's own, which has no public base class
         raise ResqError(f"{path}: not an ONNX model ({error})") from error
+    graph = model.graph
     operators: dict[str, int] = {}
     for node in graph:
         name = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
         operators[name] = operators.get(name, 0) + 1
     groups = _groups(graph.initializers)
     data = path.with_name(f"{path.name}.data")
-    summary = _read_json(path.parent / "resq.json")
     return Inspection(
         path=path,
         graph_bytes=path.stat().st_size,
         data_bytes=data.stat().st_size if data.is_file() else 0,
         operators=dict(sorted(operators.items(), key=lambda item: -item[1])),
+        matrices=_matrices(groups),
         groups=groups,
         layer_weight_bits=_mean_bits(groups),
         cache_bytes_per_token=_cache_bytes(graph),
         cache_bytes_per_token_float16=_float16_cache_bytes(graph, path.parent),
-        recipe=summary.get("recipe"),
+        recipe=json.loads(model.metadata_props.get(RECIPE_KEY, "null")),
     )
 
 
 def _groups(initializers: Mapping[str, ir.Value]) -> list[TensorGroup]:
-    found: dict[tuple[str, str], list[int]] = {}
+    found: dict[tuple[str, str], list[ir.TensorProtocol]] = {}
     for name, value in initializers.items():
-        tensor = value.const_value
-        if tensor is None:
-            continue
-        total = found.setdefault((LAYER.sub(".*.", name), tensor.dtype.name), [0, 0, 0])
-        total[0] += 1
-        total[1] += tensor.size
-        total[2] += tensor.nbytes
-    groups = [TensorGroup(name, n, dtype, v, b) for (name, dtype), (n, v, b) in found.items()]
+        if value.const_value is not None:
+            key = (LAYER.sub(".*.", name), value.const_value.dtype.name)
+            found.setdefault(key, []).append(value.const_value)
+    groups = [
+        TensorGroup(
+            name=name,
+            count=len(tensors),
+            dtype=dtype,
+            values=sum(tensor.size for tensor in tensors),
+            columns=int(tensors[0].shape.numpy()[-1]) if tensors[0].shape.rank() else 1,
+            bytes=sum(tensor.nbytes for tensor in tensors),
+        )
+        for (name, dtype), tensors in found.items()
+    ]
     return sorted(groups, key=lambda group: -group.bytes)
 
 
+def _matrices(groups: list[TensorGroup]) -> list[QuantisedKind]:
+    """Put the low and the high columns of a matrix, and their scales, together."""
+    parts: dict[str, list[TensorGroup]] = {}
+    for group in groups:
+        module, _, part = group.name.rpartition(".")
+        if part in ("weight_low", "weight_high", "scale_low", "scale_high"):
+            parts.setdefault(module, []).append(group)
+    kinds = [
+        QuantisedKind(
+            name=module,
+            count=found[0].count,
+            columns={BITS[part.dtype]: part.columns for part in found if part.dtype in BITS},
+            bytes=sum(part.bytes for part in found),
+        )
+        for module, found in parts.items()
+    ]
+    return sorted(kinds, key=lambda kind: -kind.bytes)
+
+
 def _mean_bits(groups: list[TensorGroup]) -> float | None:
-    matrices = [g for g in groups if ".*." in g.name and g.dtype in ("INT4", "INT8")]
+    matrices = [g for g in groups if ".*." in g.name and g.dtype in BITS]
     values = sum(group.values for group in matrices)
     return 8 * sum(group.bytes for group in matrices) / values if values else None
 

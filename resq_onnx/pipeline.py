@@ -6,8 +6,10 @@ open ─► calibrate ─► trace ─► lift ─► fold ─► float parity �
 from __future__ import annotations
 
 import gc
+import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,6 +22,7 @@ from onnx_ir.passes.common import InlinePass
 from resq_onnx.calibration.distributed import is_main_process
 from resq_onnx.errors import ResqError
 from resq_onnx.evaluation.parity import Agreement, check_decode_parity, check_float_parity
+from resq_onnx.graph import RECIPE_KEY
 from resq_onnx.moments import Moments
 from resq_onnx.passes import CleanUp, folding, lifting, quantising
 from resq_onnx.projections import Projections, compute_projections
@@ -29,7 +32,7 @@ from resq_onnx.reference import Reference
 from resq_onnx.reporting import Report
 from resq_onnx.runtime.session import Decoder, create_session
 from resq_onnx.source import ModelSource, open_model
-from resq_onnx.staging import Staging, staged
+from resq_onnx.staging import Staging, staged, writing_to
 from resq_onnx.summary import Summary, write_summary
 from resq_onnx.tracing import trace
 
@@ -82,7 +85,11 @@ def export(
     """
     recipe, report = recipe or Recipe(), report or Report()
     passes = _PassRunner(Path(dump_passes) if dump_passes else None)
-    with staged(out) as staging, open_model(model) as source:
+    with (
+        staged(out) as staging,
+        _staged_float(save_rotated, out) as kept,
+        open_model(model) as source,
+    ):
         # 1. Refuse early what cannot work.
         report.step("Reading the model")
         source.check()
@@ -101,7 +108,7 @@ def export(
         if recipe.method != "none":
             passes.run(graph, folding(source.layout, bases))
         report.step("Checking the float graph against PyTorch")
-        rotated = _check_float(graph, calibrated, staging, save_rotated)
+        rotated = _check_float(graph, calibrated, staging, kept)
 
         # 5. Quantise; weights are computed while they are written.
         if recipe.method != "none":
@@ -109,8 +116,10 @@ def export(
         if recipe.format == "qdq":
             passes.run(graph, [InlinePass()])
         passes.run(graph, [CleanUp()])
+        graph.metadata_props[RECIPE_KEY] = json.dumps(recipe.to_json())
         report.step("Quantising and writing")
-        _save(graph, staging.model, report.progress)
+        with writing_to(staging.target):
+            _save(graph, staging.model, report.progress)
 
         # 6. The file as users will run it: cached decode against prefill.
         report.step("Checking cached decode against prefill")
@@ -119,6 +128,9 @@ def export(
         # 7. What belongs beside the model; then everything appears at once.
         source.copy_companions(staging.folder)
         summary = write_summary(staging, source, recipe, {"float": rotated, "decode": decoded})
+        if kept is not None:
+            source.copy_companions(kept.folder)
+            kept.publish()
         staging.publish()
     return summary
 
@@ -185,21 +197,30 @@ def _calibrate(
     return _Calibrated(moments, bases, token_ids, logits)
 
 
+@contextmanager
+def _staged_float(target: str | Path | None, out: str | Path) -> Iterator[Staging | None]:
+    """Stage the float model too, if it is asked for: both appear in the end, or neither."""
+    if target is None:
+        yield None
+        return
+    if Path(target).absolute() == Path(out).absolute():
+        raise ResqError(f"{target}: is to hold both models; name another file for --save-rotated")
+    with staged(target) as staging:
+        yield staging
+
+
 def _check_float(
-    graph: ir.Model, calibrated: _Calibrated, staging: Staging, keep: str | Path | None
+    graph: ir.Model, calibrated: _Calibrated, staging: Staging, kept: Staging | None
 ) -> Agreement:
-    """Write the float model, compare its logits with PyTorch's, and keep it if asked to."""
+    """Write the float model, to where it is kept or for the moment, and compare its logits."""
     with tempfile.TemporaryDirectory(dir=staging.folder) as scratch:
-        target = Path(keep) if keep is not None else Path(scratch) / "float.onnx"
-        with staged(target) as rotated:
-            _save(graph, rotated.model)
-            session = create_session(rotated.model)
-            found, _ = Decoder(session).run(calibrated.token_ids)
-            agreement = check_float_parity(calibrated.logits, found, calibrated.token_ids)
-            del session
-            if keep is not None:
-                rotated.publish()
-    return agreement
+        target, path = staging.target, Path(scratch) / "float.onnx"
+        if kept is not None:
+            target, path = kept.target, kept.model
+        with writing_to(target):
+            _save(graph, path)
+        found, _ = Decoder(create_session(path)).run(calibrated.token_ids)
+        return check_float_parity(calibrated.logits, found, calibrated.token_ids)
 
 
 def _save(graph: ir.Model, path: Path, progress: Callable[[int, int], None] | None = None) -> None:
@@ -224,12 +245,14 @@ class _PassRunner:
         self._folder = folder
         self._count = 0
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+            with writing_to(folder):
+                folder.mkdir(parents=True, exist_ok=True)
 
     def run(self, graph: ir.Model, passes: list[ir.passes.PassBase]) -> None:
         for one in passes:
             one(graph)
             self._count += 1
             if self._folder is not None:
-                name = f"{self._count:02}_{type(one).__name__}.txt"
-                (self._folder / name).write_text(str(graph.graph))
+                file = self._folder / f"{self._count:02}_{type(one).__name__}.txt"
+                with writing_to(file):
+                    file.write_text(str(graph.graph))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -19,21 +19,17 @@ if TYPE_CHECKING:
 def print_summary(out: Console, summary: Summary) -> None:
     """What an export wrote, how large, how good, and how to run it."""
     megabytes, ratio = summary.model_bytes / 1e6, summary.source_bytes / summary.model_bytes
-    table = Table.grid(padding=(0, 2))
-    table.add_row("Wrote", f"{summary.path} + {summary.path.name}.data")
-    table.add_row("Size", f"{megabytes:.1f} MB, {ratio:.1f} times less than in float32")
-    decode = summary.parity["decode"]
-    table.add_row(
-        "Float graph",
-        f"logits within {summary.parity['float'].relative_error:.1e} of PyTorch's",
-    )
-    table.add_row(
-        "Cached decode",
-        f"perplexity {decode.perplexity_ratio:.4f} times that of one pass, "
+    rotated, decode = summary.parity["float"], summary.parity["decode"]
+    rows = {
+        "Wrote": f"{summary.path} + {summary.path.name}.data",
+        "Size": f"{megabytes:.1f} MB, {ratio:.1f} times less than in float32",
+        "Float graph": f"logits within {rotated.relative_error:.1e} of PyTorch's",
+        "Cached decode": f"perplexity {decode.perplexity_ratio:.4f} times that of one pass, "
         f"top-1 agreement {decode.top1_agreement:.1%}",
-    )
-    table.add_row("Run it", f'resq-onnx generate {summary.path} --prompt "Once upon a time"')
-    out.print(table, soft_wrap=True)
+        "Run it": f'resq-onnx generate {summary.path} --prompt "Once upon a time"',
+    }
+    for name, value in rows.items():  # whole lines, to be copied from
+        out.print(f"{name:<15}{value}", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_perplexities(
@@ -83,13 +79,24 @@ def print_inspection(out: Console, inspection: Inspection, as_json: bool) -> Non
     out.print(cache, highlight=False)
     nodes = ", ".join(f"{count} {name}" for name, count in inspection.operators.items())
     out.print(f"nodes: {nodes}", highlight=False)
+    if inspection.matrices:
+        out.print(_matrix_table(inspection))
+
+
+def _matrix_table(inspection: Inspection) -> Table:
+    """How the columns of every kind of matrix are stored; last, everything else."""
     table = Table()
-    for column in ("tensors", "count", "type", "values", "MB"):
-        table.add_column(column, justify="left" if column in ("tensors", "type") else "right")
-    for group in inspection.groups:
-        table.add_row(group.name, str(group.count), group.dtype, f"{group.values:,}",
-                      f"{group.bytes / 1e6:.3f}")  # fmt: skip
-    out.print(table)
+    for column in ("matrix", "count", "columns", "MB"):
+        justify: Literal["left", "right"] = "right" if column in ("count", "MB") else "left"
+        table.add_column(column, justify=justify, overflow="fold")
+    for kind in inspection.matrices:
+        columns = " + ".join(f"{n} in {bits} bits" for bits, n in sorted(kind.columns.items()))
+        name = kind.name.rpartition("*.")[2]
+        table.add_row(name, str(kind.count), columns, f"{kind.bytes / 1e6:.1f}")
+    matrices = sum(kind.bytes for kind in inspection.matrices)
+    rest = sum(group.bytes for group in inspection.groups) - matrices
+    table.add_row("everything else", "", "in float", f"{rest / 1e6:.1f}")
+    return table
 
 
 def _print_json(out: Console, content: Any) -> None:

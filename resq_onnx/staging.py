@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,18 +35,22 @@ class Staging:
         """Move everything into place, the model itself last; returns the final paths.
 
         Raises:
-            ResqError: A file cannot be moved.
+            ResqError: A file cannot be moved; those that it was to replace are back then.
         """
         staged = sorted(self.folder.iterdir(), key=lambda path: (path == self.model, path.name))
-        published = []
-        for path in staged:
-            final = self.target.parent / path.name
-            try:
-                os.replace(path, final)
-            except OSError as error:
-                raise _cannot_write(final, error) from error
-            published.append(final)
-        return published
+        finals = [self.target.parent / path.name for path in staged]
+        replaced = Path(tempfile.mkdtemp(dir=self.folder))
+        try:
+            for path, final in zip(staged, finals, strict=True):
+                with writing_to(final):
+                    if final.is_file():
+                        os.replace(final, replaced / final.name)
+                    os.replace(path, final)
+        except BaseException:  # Ctrl-C too: a model must not be left with another one's data
+            for path, final in zip(staged, finals, strict=True):
+                _take_back(path, final, replaced / final.name)
+            raise
+        return finals
 
 
 @contextmanager
@@ -62,22 +66,41 @@ def staged(target: str | Path) -> Iterator[Staging]:
         raise ResqError(
             f"{target}: is a directory; name the file to write, e.g. {target}/model.onnx"
         )
+    new_folders = [folder for folder in target.parents if not folder.exists()]
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise _cannot_write(target, error) from error
-    try:
-        yield Staging(folder, target)
-    except OSError as error:
-        raise _cannot_write(target, error) from error
+        with writing_to(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+            try:
+                yield Staging(folder, target)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        for folder in new_folders:  # the innermost first
+            with suppress(OSError):
+                folder.rmdir()  # refuses, as it should, where something was published
 
 
-def _cannot_write(path: Path, error: OSError) -> ResqError:
-    reason = error.strerror or str(error)
-    return ResqError(
-        f"{path}: cannot be written: {reason}; choose another place or make room, "
-        "nothing was changed"
-    )
+@contextmanager
+def writing_to(path: Path) -> Iterator[None]:
+    """Say which file it was that could not be written.
+
+    Raises:
+        ResqError: In place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ResqError(
+            f"{path}: cannot be written: {error.strerror or error}; choose another place or "
+            "make room, nothing was changed"
+        ) from error
+
+
+def _take_back(staged: Path, final: Path, old: Path) -> None:
+    """Undo what was done of moving `staged` to `final`, and before that `final` to `old`."""
+    with suppress(OSError):
+        if not staged.exists():
+            os.replace(final, staged)
+        if old.exists():
+            os.replace(old, final)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-RESQ: Final = [sys.executable, "-m", "resq_onnx.cli"]
+RESQ: Final = [sys.executable, "-m", "resq_onnx"]
 
 
 @dataclass(frozen=True)

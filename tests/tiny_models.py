@@ -91,13 +91,14 @@ def write_model(
     """
     make_config, make_model, special = KINDS[kind]
     config = make_config(**(SIZES | special | {"tie_word_embeddings": tied} | config_overrides))
-    model: PreTrainedModel = make_model(config)
+    model: PreTrainedModel = make_model(config).eval()
     _randomise(model, seed, dtype)
     # A copy: `to` would also round the frequencies of RoPE, which no file holds.
     with quiet_libraries():
-        copy.deepcopy(model).to(dtype).save_pretrained(folder)
+        stored: Any = copy.deepcopy(model)
+        stored.to(dtype).save_pretrained(folder)
     write_tokenizer(folder, config.vocab_size)
-    return model.eval()
+    return model
 
 
 def write_tokenizer(folder: Path, vocab_size: int) -> None:

@@ -1,0 +1,235 @@
+"""Tiny models taken through the passes one by one, and what to compare each graph with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from resq_onnx.calibration.statistics import collect_moments
+from resq_onnx.evaluation.parity import decode_logits
+from resq_onnx.families import ModelLayout
+from resq_onnx.graph import cache_names
+from resq_onnx.moments import Moments
+from resq_onnx.passes import CleanUp, folding, lifting, quantising
+from resq_onnx.passes.tensors import read_float64
+from resq_onnx.projections import Projections, compute_projections
+from resq_onnx.recipe import Recipe
+from resq_onnx.runtime import Decoder
+from resq_onnx.source import ModelSource
+from resq_onnx.tracing import TRACED_BATCH, TRACED_PAST, TRACED_TOKENS, trace
+from tests import tiny_models
+from tests.functions.engines import assert_close
+
+Array = NDArray[Any]
+
+CASES: Final[dict[str, tuple[str, bool]]] = {
+    "llama tied": ("llama", True),
+    "llama untied with biases": ("llama_with_biases", False),
+    "qwen2 tied": ("qwen2", True),
+    "qwen2 untied": ("qwen2", False),
+}
+"""By name, a kind of `tiny_models.KINDS` and whether its embedding is tied."""
+
+FLOAT_TOLERANCE: Final = 1e-5
+"""Of the largest logit or cached number: two layers of float32 sums in another order come out
+some 1e-6 apart, and a gain, sign or rotation in the wrong place more than 1e-2."""
+
+FOLD_TOLERANCE: Final = 1e-12
+"""Of the largest weight: folds are computed in float64, as in the tests."""
+
+SWEEP: Final = ir.passes.Sequential
+"""The type of the pass that ends the lifting."""
+
+
+@dataclass
+class Case:
+    """A tiny model, its bases, and its graph after every pass of an export."""
+
+    source: ModelSource
+    model: PreTrainedModel
+    recipe: Recipe = field(default_factory=Recipe)
+
+    @property
+    def layout(self) -> ModelLayout:
+        return self.source.layout
+
+    @cached_property
+    def traced(self) -> ir.Model:
+        return trace(self.source)
+
+    @cached_property
+    def moments(self) -> Moments:
+        return collect_moments(self.model, self.layout, random_tokens(4, 32, seed=1))
+
+    @cached_property
+    def projections(self) -> Projections:
+        return self.projections_of(self.recipe)
+
+    def projections_of(self, recipe: Recipe) -> Projections:
+        return compute_projections(recipe, self.layout, self.moments)
+
+    def passes(self) -> list[ir.passes.PassBase]:
+        return [
+            *lifting(self.layout),
+            *folding(self.layout, self.projections),
+            *quantising(self.layout, self.recipe, self.projections, self.moments),
+            CleanUp(),
+        ]
+
+    @cached_property
+    def _stages(self) -> dict[type, tuple[ir.Model, ir.Model]]:
+        stages, graph = {}, self.traced.clone()
+        for one in self.passes():
+            before = graph.clone()
+            one(graph)
+            stages[type(one)] = (before, graph.clone())
+        return stages
+
+    def before(self, one: type) -> ir.Model:
+        """A copy of the graph as the pass of this type finds it."""
+        return self._stages[one][0].clone()
+
+    def after(self, one: type) -> ir.Model:
+        """A copy of the graph as the pass of this type leaves it."""
+        return self._stages[one][1].clone()
+
+    @property
+    def lifted(self) -> ir.Model:
+        return self.after(SWEEP)
+
+    @cached_property
+    def token_ids(self) -> NDArray[np.int64]:
+        return random_tokens(TRACED_BATCH, TRACED_PAST + TRACED_TOKENS)
+
+    @cached_property
+    def logits(self) -> Array:
+        """PyTorch's logits of `token_ids` in one pass."""
+        return self.run_torch(input_ids=self.token_ids)[0]
+
+    def run_torch(self, **inputs: Array) -> tuple[Array, list[Array]]:
+        """PyTorch's logits, and its cache: key and value of layer 0, of layer 1, ..."""
+        with torch.inference_mode():
+            arguments = {name: torch.from_numpy(array) for name, array in inputs.items()}
+            result = self.model(**arguments, use_cache=True)
+        layers = result.past_key_values.layers
+        return result.logits.numpy(), [
+            tensor.numpy() for layer in layers for tensor in (layer.keys, layer.values)
+        ]
+
+    def stored(self, caches: list[Array], *, keys: bool, values: bool) -> list[Array]:
+        """PyTorch's cache in the bases in which a graph keeps it."""
+        bases = [
+            (self.projections.key if keys else None, self.projections.value if values else None)
+            for _ in range(self.layout.num_layers)
+        ]
+        flat = [basis for pair in bases for basis in pair]
+        return [
+            cache if basis is None else (cache @ basis[index // 2]).astype(np.float32)
+            for index, (cache, basis) in enumerate(zip(caches, flat, strict=True))
+        ]
+
+
+def make_case(name: str, folder: Path) -> Case:
+    """Write the model of a key of `CASES`."""
+    kind, tied = CASES[name]
+    model = tiny_models.write_model(folder, kind, tied=tied)
+    return Case(ModelSource(folder, name), model)
+
+
+def random_tokens(batch: int, length: int, seed: int = 0) -> NDArray[np.int64]:
+    vocabulary = tiny_models.SIZES["vocab_size"]
+    return np.random.default_rng(seed).integers(0, vocabulary, (batch, length))
+
+
+def session_of(model: ir.Model) -> ort.InferenceSession:
+    """The graph in ONNX Runtime, with the weights it only points to."""
+    copy = model.clone()
+    for value in copy.graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = ir.tensor(value.const_value.numpy(), name=value.name)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return ort.InferenceSession(
+        ir.to_proto(copy).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def decoder_of(model: ir.Model) -> Decoder:
+    return Decoder(session_of(model))
+
+
+def assert_same_function(
+    case: Case,
+    model: ir.Model,
+    *,
+    keys: bool = False,
+    values: bool = False,
+    any_size: bool = True,
+) -> None:
+    """The graph computes what PyTorch computes, from a filled cache and from an empty one.
+
+    Args:
+        case: The model in PyTorch.
+        model: The graph.
+        keys: Whether the graph keeps its keys in the bases U_C.
+        values: Whether it keeps its values in the bases U_B.
+        any_size: Whether it runs on other sizes than those it was traced with.
+    """
+    past = case.token_ids[:, :TRACED_PAST]
+    feeds: dict[str, Array] = {
+        "input_ids": case.token_ids[:, TRACED_PAST:],
+        "attention_mask": np.ones_like(case.token_ids),
+        "position_ids": np.tile(np.arange(TRACED_PAST, case.token_ids.shape[1]), (len(past), 1)),
+    }
+    names = cache_names(case.layout.num_layers)
+    _, caches = case.run_torch(input_ids=past)
+    feeds |= dict(zip(names[0], case.stored(caches, keys=keys, values=values), strict=True))
+    logits, *presents = session_of(model).run(["logits", *names[1]], feeds)
+    _, expected = case.run_torch(input_ids=case.token_ids)
+    assert_close(logits, case.logits[:, TRACED_PAST:], FLOAT_TOLERANCE)
+    expected = case.stored(expected, keys=keys, values=values)
+    for found, wanted in zip(presents, expected, strict=True):
+        assert_close(found, wanted, FLOAT_TOLERANCE)
+    if any_size:
+        decoder = decoder_of(model)
+        assert_close(decoder.run(case.token_ids)[0], case.logits, FLOAT_TOLERANCE)
+        assert_close(decode_logits(decoder, case.token_ids), case.logits, FLOAT_TOLERANCE)
+
+
+def weights_of(model: ir.Model) -> dict[str, Array]:
+    """Every initializer by name, float ones in float64."""
+    return {
+        name: read_float64(value.const_value) for name, value in model.graph.initializers.items()
+    }
+
+
+def changed(before: Mapping[str, Array], after: Mapping[str, Array]) -> set[str]:
+    """Names of the weights of which one side has none, or another one."""
+    return {
+        name
+        for name in before.keys() | after.keys()
+        if name not in before
+        or name not in after
+        or not np.array_equal(before[name], after[name])
+    }
+
+
+def assert_weights(found: Mapping[str, Array], expected: Mapping[str, Array]) -> None:
+    """Equal to float64 precision, for every expected one."""
+    for name, wanted in expected.items():
+        assert_close(found[name], wanted, FOLD_TOLERANCE)
+
+
+def ops_of(model: ir.Model) -> list[str]:
+    return [node.op_type for node in model.graph]

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import resq_onnx
+from resq_onnx import cli
+from resq_onnx.recipe import Recipe
+from tests.command_line import error_line, run, run_process, run_successfully
+
+HEAVY = ("torch", "transformers", "onnxruntime", "onnxscript", "onnx", "datasets", "numpy")
+"""What nobody should wait for who only asks for help."""
+
+SECONDS_FOR_HELP = 5.0
+"""Importing torch and transformers takes as long on a slow machine; --help a tenth of this."""
+
+CALIBRATION_OPTIONS = (
+    "--method",
+    "--calibration",
+    "--samples",
+    "--sequence-length",
+    "--high-fraction",
+    "--down-high",
+    "--low-bits",
+    "--high-bits",
+    "--seed",
+)
+
+OPTIONS = {
+    "export": (
+        *CALIBRATION_OPTIONS,
+        "--weights",
+        "--format",
+        "--projections",
+        "--save-rotated",
+        "--dump-passes",
+    ),
+    "calibrate": CALIBRATION_OPTIONS,
+    "generate": ("--prompt", "--chat", "--max-new-tokens", "--temperature", "--top-p", "--seed"),
+    "evaluate": ("--text", "--window", "--max-windows", "--token-by-token", "--json"),
+    "inspect": ("--json",),
+}
+
+
+@pytest.mark.parametrize("command", ["", *OPTIONS])
+def test_help_imports_nothing_heavy(command: str) -> None:
+    code = (
+        "import sys\n"
+        "from resq_onnx.cli import main\n"
+        "main(sys.argv[1:], prog_name='resq-onnx')\n"
+        f"print('imported:', *[name for name in {HEAVY} if name in sys.modules])"
+    )
+    start = time.monotonic()
+    result = subprocess.run(
+        [sys.executable, "-c", code, *command.split(), "--help"], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Usage: resq-onnx" in result.stdout
+    assert result.stdout.splitlines()[-1] == "imported:"
+    assert time.monotonic() - start < SECONDS_FOR_HELP
+
+
+def test_help_lists_the_commands() -> None:
+    listed = run_successfully("--help").stdout
+    assert [command for command in OPTIONS if f"  {command} " not in listed] == []
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_help_of_a_command_lists_its_options(command: str) -> None:
+    words = run_successfully(command, "--help").stdout.replace(",", " ").split()
+    assert [option for option in OPTIONS[command] if option not in words] == []
+
+
+@pytest.mark.parametrize("command", ["export", "calibrate"])
+def test_the_options_of_a_recipe_default_to_those_of_a_recipe(command: str) -> None:
+    defaults = {option.name: option.default for option in cli.main.commands[command].params}
+    recipe = Recipe().to_json()
+    shared = recipe.keys() & defaults.keys()
+    assert {name: defaults[name] for name in shared} == {name: recipe[name] for name in shared}
+    if command == "export":
+        assert shared == recipe.keys()
+
+
+def test_the_command_line_tells_the_version() -> None:
+    assert resq_onnx.__version__ in run_successfully("--version").stdout
+
+
+def test_the_module_is_the_command_line_too() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "resq_onnx", "--version"], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert resq_onnx.__version__ in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["export"], "Missing argument 'MODEL'"),
+        (["export", "model"], "Missing argument 'OUT.onnx'"),
+        (["exprot"], "No such command 'exprot'"),
+        (["export", "model", "out.onnx", "--smaples", "3"], "--smaples"),
+        (["export", "model", "out.onnx", "--method", "qarot"], "'quarot'"),
+        (["export", "model", "out.onnx", "--weights", "awq"], "'gptq', 'rtn'"),
+        (["export", "model", "out.onnx", "--format", "gguf"], "'custom', 'qdq'"),
+        (["export", "model", "out.onnx", "--samples", "many"], "'many' is not a valid integer"),
+        (["generate", "out.onnx"], "Missing option '--prompt'"),
+        (["generate", "out.onnx", "--prompt", "a", "--max-new-tokens", "0"], "max-new-tokens"),
+        (["generate", "out.onnx", "--prompt", "a", "--temperature", "-1"], "temperature"),
+        (["generate", "out.onnx", "--prompt", "a", "--top-p", "1.5"], "top-p"),
+        (["evaluate", "out.onnx"], "Missing option '--text'"),
+        (["evaluate", "--text", "a.txt"], "Missing argument 'OUT.onnx...'"),
+        (["evaluate", "out.onnx", "--text", "a.txt", "--window", "1"], "--window"),
+    ],
+)
+def test_a_command_line_that_cannot_be_parsed_ends_with_2(arguments: list[str], words: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert words in error_line(result.stderr)
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--high-fraction", "2", "high_fraction is 2.0"),
+        ("--down-high", "-0.5", "down_high is -0.5"),
+        ("--samples", "0", "samples is 0"),
+        ("--sequence-length", "-8", "sequence_length is -8"),
+        ("--low-bits", "3", "low_bits is 3; it must be one of 4, 8"),
+        ("--high-bits", "16", "high_bits is 16; it must be one of 8"),
+    ],
+)
+@pytest.mark.parametrize("command", ["export", "calibrate"])
+def test_a_number_out_of_its_range_is_named(
+    command: str, option: str, value: str, words: str
+) -> None:
+    result = run(command, "model", "out.onnx", option, value)
+    assert result.exit_code == 1
+    assert words in error_line(result.stderr)
+
+
+def test_verbose_shows_where_an_error_came_from() -> None:
+    result = run("--verbose", "export", "model", "out.onnx", "--samples", "0")
+    assert result.exit_code == 1
+    lines = result.stderr.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[-1].startswith("Error: samples is 0")
+
+
+def test_a_defect_of_the_program_is_one_line_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_path: object) -> None:
+        raise ZeroDivisionError("two\nlines")
+
+    monkeypatch.setattr("resq_onnx.inspection.inspect_model", broken)
+    result = run("inspect", "out.onnx")
+    assert result.exit_code == 1
+    line = error_line(result.stderr)
+    assert line == "Error: unexpected ZeroDivisionError: two lines (--verbose shows where)"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_command_ends_with_130(number: signal.Signals) -> None:
+    raise_it = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "import resq_onnx.inspection\n"
+        f"resq_onnx.inspection.inspect_model = lambda _: signal.raise_signal({int(number)})"
+    )
+    result = run_process("inspect", "out.onnx", before=raise_it)
+    assert result.returncode == cli.INTERRUPTED == 130
+    assert error_line(result.stderr).startswith("Interrupted")
