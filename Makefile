@@ -5,7 +5,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-PROMPT ?= What is the capital of France?
+PROMPT ?= Tell me about the sea.
 PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -27,7 +27,7 @@ help:
 demo: $(VENV)/installed-demo $(MODEL)
 	mkdir -p $(dir $(EXPORTED))
 	$(BIN)/resq-onnx export $(MODEL) $(EXPORTED)
-	$(BIN)/resq-onnx generate $(EXPORTED) --prompt "$(PROMPT)" --max-new-tokens 40
+	$(BIN)/resq-onnx generate $(EXPORTED) --chat --prompt "$(PROMPT)" --max-new-tokens 60
 	$(BIN)/resq-onnx inspect $(EXPORTED)
 
 # Warnings are errors by pyproject.toml; `-W error` here would undo the exceptions listed there.

@@ -6,6 +6,8 @@ imports and initializers go; every value has a name.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import onnx_ir as ir
 from onnx_ir.passes import common
 
@@ -25,5 +27,17 @@ class CleanUp(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:  # noqa: D102
         common.ClearMetadataAndDocStringPass()(model)
         sweep()(model)
+        for value in _values(model):
+            value.metadata_props.clear()
+            value.doc_string = None
         common.NameFixPass()(model)
         return ir.passes.PassResult(model, modified=True)
+
+
+def _values(model: ir.Model) -> Iterator[ir.Value]:
+    """Every value of the graph and of its functions; onnx_ir's pass clears only nodes."""
+    for graph in (model.graph, *model.functions.values()):
+        yield from graph.inputs
+        for node in graph:
+            yield from node.outputs
+    yield from model.graph.initializers.values()

@@ -141,13 +141,14 @@ def export(
     """Quantise MODEL, a Hugging Face directory or a .gguf file, and write OUT.onnx."""
     from resq_onnx.printing import print_summary
 
+    asked = Recipe(**recipe)  # before the imports that take seconds
     with _reporting() as report:
         from resq_onnx import pipeline
 
         summary = pipeline.export(
             model,
             target,
-            Recipe(**recipe),
+            asked,
             projections=projections,
             save_rotated=save_rotated,
             dump_passes=dump_passes,
@@ -165,14 +166,18 @@ def calibrate(model: Path, target: Path, **recipe: Any) -> None:
 
     Runs data-parallel under torchrun.
     """
+    asked = Recipe(**recipe)
     with _reporting() as report:
         from resq_onnx import pipeline
 
-        written = pipeline.calibrate(model, target, Recipe(**recipe), report)
+        written = pipeline.calibrate(model, target, asked, report)
     if written is not None:
         size = written.stat().st_size / 1e6
-        out.print(f"Wrote {written} ({size:.1f} MB)")
-        out.print(f"Use it: resq-onnx export {model} OUT.onnx --projections {written}")
+        lines = (
+            f"Wrote {written} ({size:.1f} MB)",
+            f"Use it: resq-onnx export {model} OUT.onnx --projections {written}",
+        )
+        out.print(*lines, sep="\n", markup=False, highlight=False, soft_wrap=True)
 
 
 @main.command(context_settings={"show_default": True})

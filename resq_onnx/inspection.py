@@ -91,7 +91,7 @@ def inspect_model(path: Path) -> Inspection:
     """Read an exported file.
 
     Raises:
-        ResqError: It cannot be read as an ONNX model.
+        ResqError: It cannot be read as an ONNX model, or its data is missing or cut off.
     """
     if not path.is_file():
         raise ResqError(f"{path}: no such file; give the .onnx file that resq-onnx export wrote")
@@ -100,6 +100,9 @@ def inspect_model(path: Path) -> Inspection:
     except Exception as error:  # protobuf's own, which has no public base class
         raise ResqError(f"{path}: not an ONNX model ({error})") from error
     graph = model.graph
+    if not graph.outputs:  # an empty file is a valid protobuf message
+        raise ResqError(f"{path}: not an ONNX model (it has no outputs); export it again")
+    _check_data(graph.initializers)
     operators: dict[str, int] = {}
     for node in graph:
         name = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
@@ -118,6 +121,22 @@ def inspect_model(path: Path) -> Inspection:
         cache_bytes_per_token_float16=_float16_cache_bytes(graph, path.parent),
         recipe=json.loads(model.metadata_props.get(RECIPE_KEY, "null")),
     )
+
+
+def _check_data(initializers: Mapping[str, ir.Value]) -> None:
+    """Refuse tensors that lie outside of their file."""
+    for name, value in initializers.items():
+        tensor = value.const_value
+        if not isinstance(tensor, ir.ExternalTensor):
+            continue
+        file = Path(tensor.path)
+        size = file.stat().st_size if file.is_file() else None
+        end = (tensor.offset or 0) + (tensor.length or tensor.nbytes)
+        if size is None or end > size:
+            found = "does not exist" if size is None else f"has {size} bytes"
+            raise ResqError(
+                f"{file}: tensor {name} ends at byte {end} and the file {found}; export it again"
+            )
 
 
 def _groups(initializers: Mapping[str, ir.Value]) -> list[TensorGroup]:
@@ -151,12 +170,22 @@ def _matrices(groups: list[TensorGroup]) -> list[QuantisedKind]:
         QuantisedKind(
             name=module,
             count=found[0].count,
-            columns={BITS[part.dtype]: part.columns for part in found if part.dtype in BITS},
+            columns=_columns(found),
             bytes=sum(part.bytes for part in found),
         )
         for module, found in parts.items()
     ]
     return sorted(kinds, key=lambda kind: -kind.bytes)
+
+
+def _columns(parts: list[TensorGroup]) -> dict[int, int]:
+    """Columns by bits; both parts may have the same number of bits."""
+    columns: dict[int, int] = {}
+    for part in parts:
+        if part.dtype in BITS:
+            bits = BITS[part.dtype]
+            columns[bits] = columns.get(bits, 0) + part.columns
+    return columns
 
 
 def _mean_bits(groups: list[TensorGroup]) -> float | None:

@@ -28,8 +28,8 @@ def print_summary(out: Console, summary: Summary) -> None:
         f"top-1 agreement {decode.top1_agreement:.1%}",
         "Run it": f'resq-onnx generate {summary.path} --prompt "Once upon a time"',
     }
-    for name, value in rows.items():  # whole lines, to be copied from
-        out.print(f"{name:<15}{value}", markup=False, highlight=False, soft_wrap=True)
+    for name, value in rows.items():
+        _print_line(out, f"{name:<15}{value}")
 
 
 def print_perplexities(
@@ -65,20 +65,20 @@ def print_inspection(out: Console, inspection: Inspection, as_json: bool) -> Non
         _print_json(out, dataclasses.asdict(inspection))
         return
     total = (inspection.graph_bytes + inspection.data_bytes) / 1e6
-    out.print(f"{inspection.path}: {total:.1f} MB", highlight=False)
+    _print_line(out, f"{inspection.path}: {total:.1f} MB")
     if inspection.recipe:
-        out.print("recipe: " + ", ".join(f"{k} {v}" for k, v in inspection.recipe.items()),
-                  highlight=False)  # fmt: skip
+        recipe = ", ".join(f"{name} {value}" for name, value in inspection.recipe.items())
+        _print_line(out, f"recipe: {recipe}")
     if inspection.layer_weight_bits is not None:
-        out.print(f"layer weights: {inspection.layer_weight_bits:.3f} bits on average, "
-                  "scales not counted", highlight=False)  # fmt: skip
+        bits = f"{inspection.layer_weight_bits:.3f} bits on average"
+        _print_line(out, f"layer weights: {bits}, scales not counted")
     cache = f"cache: {inspection.cache_bytes_per_token} bytes per token"
     float16 = inspection.cache_bytes_per_token_float16
     if float16:
         cache += f" (float16: {float16}, {float16 / inspection.cache_bytes_per_token:.2f} times)"
-    out.print(cache, highlight=False)
+    _print_line(out, cache)
     nodes = ", ".join(f"{count} {name}" for name, count in inspection.operators.items())
-    out.print(f"nodes: {nodes}", highlight=False)
+    _print_line(out, f"nodes: {nodes}")
     if inspection.matrices:
         out.print(_matrix_table(inspection))
 
@@ -101,4 +101,9 @@ def _matrix_table(inspection: Inspection) -> Table:
 
 def _print_json(out: Console, content: Any) -> None:
     text = json.dumps(content, indent=2, default=lambda value: str(value))
+    _print_line(out, text)
+
+
+def _print_line(out: Console, text: str) -> None:
+    """Print as it is: lines stay whole, for copying, and brackets in a path are no markup."""
     out.print(text, markup=False, highlight=False, soft_wrap=True)

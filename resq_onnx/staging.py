@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -62,20 +63,21 @@ def staged(target: str | Path) -> Iterator[Staging]:
             disk, a quota): the target is then untouched.
     """
     target = Path(target)
-    if target.is_dir():
-        raise ResqError(
-            f"{target}: is a directory; name the file to write, e.g. {target}/model.onnx"
-        )
-    new_folders = [folder for folder in target.parents if not folder.exists()]
+    with writing_to(target):
+        if target.is_dir():
+            raise ResqError(
+                f"{target}: is a directory; name the file to write, e.g. {target}/model.onnx"
+            )
+        new_folders = [folder for folder in target.parents if not folder.exists()]
+    # Named before it is made: Ctrl-C between the two must not leave it behind.
+    staging = Staging(target.parent / f".{target.name}.{secrets.token_hex(8)}", target)
     try:
         with writing_to(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-            try:
-                yield Staging(folder, target)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
+            staging.folder.mkdir(mode=0o700)
+            yield staging
     finally:
+        shutil.rmtree(staging.folder, ignore_errors=True)
         for folder in new_folders:  # the innermost first
             with suppress(OSError):
                 folder.rmdir()  # refuses, as it should, where something was published
@@ -91,9 +93,11 @@ def writing_to(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        # A write that stops half way, as on a full disk, has no error number in numpy.
+        reason = error.strerror or f"no room for all of it ({error})"
         raise ResqError(
-            f"{path}: cannot be written: {error.strerror or error}; choose another place or "
-            "make room, nothing was changed"
+            f"{path}: cannot be written: {reason}; choose another place or make room, "
+            "nothing was changed"
         ) from error
 
 

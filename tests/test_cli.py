@@ -147,7 +147,7 @@ def test_a_number_out_of_its_range_is_named(
 def test_verbose_shows_where_an_error_came_from() -> None:
     result = run("--verbose", "export", "model", "out.onnx", "--samples", "0")
     assert result.exit_code == 1
-    lines = result.stderr.splitlines()
+    lines = result.stderr.strip().splitlines()
     assert lines[0] == "Traceback (most recent call last):"
     assert lines[-1].startswith("Error: samples is 0")
 

@@ -5,9 +5,8 @@ Second moments are sums over tokens, so the processes' sums only have to be adde
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,10 +56,11 @@ def collect_shared_moments(
     sequences.
     """
     share = share_of_this_process()
-    with _process_group(share):
-        moments = collect_moments(model, layout, share.of(sequences), progress, batch_size)
-        if share.size > 1:
-            add_up(moments)
+    if share.size > 1:
+        _connect()
+    moments = collect_moments(model, layout, share.of(sequences), progress, batch_size)
+    if share.size > 1:
+        add_up(moments)
     return moments
 
 
@@ -74,15 +74,18 @@ def add_up(moments: Moments) -> None:
     moments.tokens = int(tokens)
 
 
-@contextmanager
-def _process_group(share: Share) -> Iterator[None]:
-    """Connect the processes, unless there is one only or they are connected already."""
-    if share.size == 1 or dist.is_initialized():
-        yield
-        return
-    # gloo: the sums lie in main memory, wherever the model runs.
-    dist.init_process_group("gloo")
-    try:
-        yield
-    finally:
+def _connect() -> None:
+    """Connect the processes, once and for as long as this one lives.
+
+    torchrun's store keeps the addresses of a group that was destroyed. A process that connects
+    again before the others have may read an old one, and its connection is refused.
+    """
+    if not dist.is_initialized():
+        # gloo: the sums lie in main memory, wherever the model runs.
+        dist.init_process_group("gloo")
+        atexit.register(_disconnect)
+
+
+def _disconnect() -> None:
+    if dist.is_initialized():
         dist.destroy_process_group()

@@ -78,21 +78,25 @@ class Case:
     def projections_of(self, recipe: Recipe) -> Projections:
         return compute_projections(recipe, self.layout, self.moments)
 
+    def folding(self, projections: Projections) -> list[ir.passes.PassBase]:
+        return folding(self.layout, projections)
+
     def passes(self) -> list[ir.passes.PassBase]:
         return [
             *lifting(self.layout),
-            *folding(self.layout, self.projections),
+            *self.folding(self.projections),
             *quantising(self.layout, self.recipe, self.projections, self.moments),
             CleanUp(),
         ]
 
     @cached_property
     def _stages(self) -> dict[type, tuple[ir.Model, ir.Model]]:
-        stages, graph = {}, self.traced.clone()
+        stages, before = {}, self.traced
         for one in self.passes():
-            before = graph.clone()
-            one(graph)
-            stages[type(one)] = (before, graph.clone())
+            after = before.clone()
+            one(after)
+            stages[type(one)] = (before, after)
+            before = after
         return stages
 
     def before(self, one: type) -> ir.Model:
@@ -112,9 +116,18 @@ class Case:
         return random_tokens(TRACED_BATCH, TRACED_PAST + TRACED_TOKENS)
 
     @cached_property
+    def whole(self) -> tuple[Array, list[Array]]:
+        """PyTorch's logits and cache of `token_ids` in one pass."""
+        return self.run_torch(input_ids=self.token_ids)
+
+    @cached_property
+    def past(self) -> list[Array]:
+        """PyTorch's cache of the first of `token_ids`, as many as were cached at tracing."""
+        return self.run_torch(input_ids=self.token_ids[:, :TRACED_PAST])[1]
+
+    @property
     def logits(self) -> Array:
-        """PyTorch's logits of `token_ids` in one pass."""
-        return self.run_torch(input_ids=self.token_ids)[0]
+        return self.whole[0]
 
     def run_torch(self, **inputs: Array) -> tuple[Array, list[Array]]:
         """PyTorch's logits, and its cache: key and value of layer 0, of layer 1, ..."""
@@ -156,7 +169,8 @@ def session_of(model: ir.Model) -> ort.InferenceSession:
     copy = model.clone()
     for value in copy.graph.initializers.values():
         if isinstance(value.const_value, ir.ExternalTensor):
-            value.const_value = ir.tensor(value.const_value.numpy(), name=value.name)
+            copied = read_float64(value.const_value).astype(np.float32)
+            value.const_value = ir.tensor(copied, name=value.name)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
@@ -186,23 +200,24 @@ def assert_same_function(
         values: Whether it keeps its values in the bases U_B.
         any_size: Whether it runs on other sizes than those it was traced with.
     """
-    past = case.token_ids[:, :TRACED_PAST]
+    positions = np.arange(case.token_ids.shape[1])[TRACED_PAST:]
     feeds: dict[str, Array] = {
         "input_ids": case.token_ids[:, TRACED_PAST:],
         "attention_mask": np.ones_like(case.token_ids),
-        "position_ids": np.tile(np.arange(TRACED_PAST, case.token_ids.shape[1]), (len(past), 1)),
+        "position_ids": np.stack([positions] * TRACED_BATCH),
     }
     names = cache_names(case.layout.num_layers)
-    _, caches = case.run_torch(input_ids=past)
-    feeds |= dict(zip(names[0], case.stored(caches, keys=keys, values=values), strict=True))
-    logits, *presents = session_of(model).run(["logits", *names[1]], feeds)
-    _, expected = case.run_torch(input_ids=case.token_ids)
+    past, expected = (
+        case.stored(cache, keys=keys, values=values) for cache in (case.past, case.whole[1])
+    )
+    session = session_of(model)
+    feeds |= dict(zip(names[0], past, strict=True))
+    logits, *presents = session.run(["logits", *names[1]], feeds)
     assert_close(logits, case.logits[:, TRACED_PAST:], FLOAT_TOLERANCE)
-    expected = case.stored(expected, keys=keys, values=values)
     for found, wanted in zip(presents, expected, strict=True):
         assert_close(found, wanted, FLOAT_TOLERANCE)
     if any_size:
-        decoder = decoder_of(model)
+        decoder = Decoder(session)
         assert_close(decoder.run(case.token_ids)[0], case.logits, FLOAT_TOLERANCE)
         assert_close(decode_logits(decoder, case.token_ids), case.logits, FLOAT_TOLERANCE)
 
@@ -219,9 +234,7 @@ def changed(before: Mapping[str, Array], after: Mapping[str, Array]) -> set[str]
     return {
         name
         for name in before.keys() | after.keys()
-        if name not in before
-        or name not in after
-        or not np.array_equal(before[name], after[name])
+        if name not in before or name not in after or not np.array_equal(before[name], after[name])
     }
 
 

@@ -1,0 +1,399 @@
+"""The whole line on tiny random models: from a model directory to text out of a session."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+import resq_onnx
+from resq_onnx.evaluation.parity import DECODE_TOLERANCE, FLOAT_TOLERANCE, compare, decode_logits
+from resq_onnx.evaluation.perplexity import negative_log_likelihood
+from resq_onnx.inspection import Inspection, inspect_model
+from resq_onnx.recipe import Recipe
+from resq_onnx.runtime import Decoder, Tokenizer, create_session
+from tests.command_line import QUICK, contents, run_process, run_successfully
+from tests.tiny_models import SIZES, write_model
+
+KINDS: Final = {"llama": True, "qwen2": False}
+"""By kind, whether the embedding is tied: between them with and without biases, tied and not."""
+
+TEXT: Final = "A compound statement contains other statements; they affect their execution. " * 8
+
+WINDOW: Final = 32
+
+PERPLEXITY_TOLERANCE: Final = 1e-4
+"""Relative: rotating a model changes its perplexity by less than 0.01 %."""
+
+COMPANIONS: Final = {
+    "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+    "resq.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
+
+BLOCK_TORCH: Final = "import sys\n" + "\n".join(
+    f"sys.modules['{name}'] = None"
+    for name in ("torch", "transformers", "onnxscript", "accelerate", "datasets", "gguf")
+)
+"""Code that makes the packages of the `export` extra impossible to import."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """A tiny model, as it was and as it came out."""
+
+    original: PreTrainedModel
+    model: Path
+    out: Path
+    rotated: Path
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """Exported by the command line, together with the float model."""
+    folder = tmp_path_factory.mktemp(request.param)
+    original = write_model(folder / "model", request.param, tied=KINDS[request.param])
+    found = Exported(
+        original, folder / "model", folder / "out" / "a.onnx", folder / "out" / "b.onnx"
+    )
+    run_successfully("export", found.model, found.out, *QUICK, "--save-rotated", found.rotated)
+    return found
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of one layer, on which different recipes are tried."""
+    folder = tmp_path_factory.mktemp("small") / "model"
+    write_model(folder, "llama", tied=True, num_hidden_layers=1)
+    return folder
+
+
+Export = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def export_small(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """Exports the small model with options, each into a folder of its own."""
+
+    def export(*options: object) -> Path:
+        out = tmp_path_factory.mktemp("out") / "model.onnx"
+        run_successfully("export", small, out, *QUICK, *options)
+        return out
+
+    return export
+
+
+@pytest.fixture(scope="module")
+def plain(export_small: Export) -> Path:
+    """The small model by the default recipe."""
+    return export_small()
+
+
+def token_ids(folder: Path, windows: int = 4) -> NDArray[np.int64]:
+    """The beginning of TEXT, (windows, WINDOW)."""
+    ids = Tokenizer.load(folder).encode(TEXT, add_special_tokens=False)
+    return np.array(ids[: windows * WINDOW]).reshape(windows, WINDOW)
+
+
+def torch_logits(model: PreTrainedModel, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    with torch.no_grad():
+        logits: NDArray[np.float32] = model(input_ids=torch.from_numpy(ids)).logits.numpy()
+    return logits
+
+
+def prefill(path: Path, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    return Decoder(create_session(path)).run(ids)[0]
+
+
+# The exported file
+
+
+def test_beside_the_model_lies_what_one_needs_to_run_it(exported: Exported) -> None:
+    models = {
+        f"{path.name}{end}" for path in (exported.out, exported.rotated) for end in ("", ".data")
+    }
+    assert {path.name for path in exported.out.parent.iterdir()} == COMPANIONS | models
+    for name in COMPANIONS - {"resq.json"}:
+        assert (exported.out.parent / name).read_bytes() == (exported.model / name).read_bytes()
+
+
+def test_resq_json_says_what_was_done(exported: Exported) -> None:
+    said = json.loads((exported.out.parent / "resq.json").read_text())
+    assert said["recipe"] == Recipe(samples=4, sequence_length=64).to_json()
+    assert said["model"] == exported.model.name
+    assert said["versions"]["resq-onnx"] == resq_onnx.__version__
+    assert said["versions"]["torch"] == torch.__version__
+    assert said["parity"]["float"]["relative_error"] < FLOAT_TOLERANCE
+    assert abs(said["parity"]["decode"]["perplexity_ratio"] - 1) < DECODE_TOLERANCE
+    data = exported.out.with_name("a.onnx.data")
+    assert said["bytes"]["graph"] == exported.out.stat().st_size
+    assert said["bytes"]["data"] == data.stat().st_size
+    assert said["bytes"]["total"] == said["bytes"]["graph"] + said["bytes"]["data"]
+    tensors = {id(p): p.numel() for p in exported.original.parameters()}
+    assert said["bytes"]["source_float32"] == 4 * sum(tensors.values())
+
+
+def test_no_file_names_the_machine_it_was_made_on(exported: Exported) -> None:
+    for name, content in contents(exported.out.parent).items():
+        assert str(exported.model.parent).encode() not in content, name
+        assert str(Path(resq_onnx.__file__).parent).encode() not in content, name
+
+
+def test_a_plain_session_runs_the_file_with_its_packed_cache(exported: Exported) -> None:
+    """Neither a library of ours nor an option: prefill, then one token with the cache."""
+    onnx.checker.check_model(exported.out)
+    session = onnxruntime.InferenceSession(exported.out, providers=["CPUExecutionProvider"])
+    kinds = {entry.name: entry.type for entry in session.get_inputs()}
+    heads, head_dim = SIZES["num_key_value_heads"], SIZES["head_dim"]
+    record = (head_dim - 2) // 2 + 2 + 6  # low values, high values, scales and zero points
+    empty = np.zeros((1, heads, 0, record), np.uint8)
+    caches = {name: empty for name in kinds if name.startswith("past_key_values")}
+    assert {kinds[name] for name in caches} == {"tensor(uint8)"}
+    assert len(caches) == 2 * SIZES["num_hidden_layers"]
+
+    ids = token_ids(exported.out.parent)[:1]
+    names = ["logits", *(name.replace("past_key_values", "present") for name in caches)]
+    _, *presents = session.run(names, feeds(ids[:, :-1], 0) | caches)
+    caches = dict(zip(caches, presents, strict=True))
+    logits, *_ = session.run(names, feeds(ids[:, -1:], WINDOW - 1) | caches)
+
+    last = prefill(exported.out, ids)[:, -1:]
+    assert compare(last, logits, ids[:, -1:]).relative_error < FLOAT_TOLERANCE
+
+
+def feeds(ids: NDArray[np.int64], past: int) -> dict[str, NDArray[Any]]:
+    total = past + ids.shape[1]
+    return {
+        "input_ids": ids,
+        "attention_mask": np.ones((1, total), np.int64),
+        "position_ids": np.arange(past, total)[None],
+    }
+
+
+def test_cached_decode_agrees_with_prefill(exported: Exported) -> None:
+    ids = token_ids(exported.out.parent)
+    decoder = Decoder(create_session(exported.out))
+    agreement = compare(decoder.run(ids)[0], decode_logits(decoder, ids), ids)
+    assert abs(agreement.perplexity_ratio - 1) < DECODE_TOLERANCE
+    assert agreement.top1_agreement > 0.95  # a flip of an integer can decide a near tie
+
+
+def test_the_quantised_model_is_near_the_original(exported: Exported) -> None:
+    ids = token_ids(exported.out.parent)
+    expected = torch_logits(exported.original, ids)
+    found = prefill(exported.out, ids)
+    correlation = np.corrcoef(expected.ravel(), found.ravel())[0, 1]
+    assert correlation > 0.9  # random weights have no redundancy; a wrong fold gives about 0
+    assert not np.array_equal(expected, found)
+
+
+def test_the_rotated_model_has_the_logits_of_the_original(exported: Exported) -> None:
+    ids = token_ids(exported.out.parent)
+    expected = torch_logits(exported.original, ids)
+    assert compare(expected, prefill(exported.rotated, ids), ids).relative_error < FLOAT_TOLERANCE
+
+
+# The commands on it
+
+
+def test_generate_continues_a_text_greedily(exported: Exported) -> None:
+    printed = run_successfully(
+        "generate", exported.out, "--prompt", "A compound", "--max-new-tokens", "6"
+    ).stdout
+    tokenizer = Tokenizer.load(exported.out.parent)
+    ids = tokenizer.encode("A compound")
+    decoder = Decoder(create_session(exported.out))
+    new: list[int] = []
+    while len(new) < 6:  # without a cache: the slow and obvious way
+        token = int(decoder.run(np.array([ids + new]))[0][0, -1].argmax())
+        if token in tokenizer.stop_ids:
+            break
+        new.append(token)
+    assert printed == "A compound" + "".join(tokenizer.stream(new)) + "\n"
+
+
+def test_generate_answers_by_the_chat_template(exported: Exported) -> None:
+    asked = ("generate", exported.out, "--prompt", "Why?", "--max-new-tokens", "6")
+    answer = run_successfully(*asked, "--chat").stdout
+    assert "Why?" not in answer
+    assert answer != run_successfully(*asked).stdout
+
+
+def test_the_same_seed_draws_the_same_text(exported: Exported) -> None:
+    asked = ("generate", exported.out, "--prompt", "A", "--temperature", "2", "--seed")
+    texts = [run_successfully(*asked, seed).stdout for seed in (1, 1, 2)]
+    assert texts[0] == texts[1]
+    assert texts[0] != texts[2]
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT)
+    return path
+
+
+def test_evaluate_finds_the_original_perplexity_in_the_rotated_model(
+    exported: Exported, text: Path
+) -> None:
+    printed = run_successfully(
+        *("evaluate", exported.rotated, exported.out, "--text", text, "--json"),
+        *("--window", WINDOW, "--max-windows", 4),
+    ).stdout
+    found = {name: row["perplexity"] for name, row in json.loads(printed)["models"].items()}
+    ids = token_ids(exported.out.parent)
+    logits = torch_logits(exported.original, ids)
+    loss = sum(
+        negative_log_likelihood(rows[:-1], targets[1:])
+        for rows, targets in zip(logits, ids, strict=True)
+    )
+    original = np.exp(loss / ids[:, 1:].size)
+    assert found[str(exported.rotated)] == pytest.approx(original, rel=PERPLEXITY_TOLERANCE)
+    assert found[str(exported.out)] != pytest.approx(original, rel=PERPLEXITY_TOLERANCE)
+
+
+def test_evaluate_finds_the_same_perplexity_token_by_token(exported: Exported, text: Path) -> None:
+    asked = ("evaluate", exported.out, "--text", text, "--json", "--window", WINDOW)
+    ways = [
+        json.loads(run_successfully(*asked, "--max-windows", 2, *more).stdout)
+        for more in ([], ["--token-by-token"])
+    ]
+    assert [way["way"] for way in ways] == ["one pass", "token by token"]
+    one_pass, token_by_token = (way["models"][str(exported.out)] for way in ways)
+    assert token_by_token["tokens"] == one_pass["tokens"] == 2 * (WINDOW - 1)
+    assert token_by_token["perplexity"] == pytest.approx(
+        one_pass["perplexity"], rel=DECODE_TOLERANCE
+    )
+
+
+def test_running_a_model_needs_nothing_of_the_export_extra(exported: Exported, text: Path) -> None:
+    for command in (
+        ["generate", exported.out, "--prompt", "A", "--max-new-tokens", "2"],
+        ["evaluate", exported.out, "--text", text, "--window", WINDOW],
+        ["inspect", exported.out],
+    ):
+        result = run_process(*command, before=BLOCK_TORCH)
+        assert result.returncode == 0, result.stderr
+
+
+# Recipes
+
+
+def test_the_same_recipe_gives_the_same_bytes(small: Path, plain: Path, tmp_path: Path) -> None:
+    """Once by the command line, once by the Python API."""
+    out = tmp_path / "model.onnx"
+    summary = resq_onnx.export(small, out, Recipe(samples=4, sequence_length=64))
+    assert contents(out.parent) == contents(plain.parent)
+    assert summary.path == out
+    assert summary.model_bytes == sum(
+        path.stat().st_size for path in (out, out.with_name("model.onnx.data"))
+    )
+
+
+@pytest.fixture(scope="module")
+def projections(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("projections") / "projections.safetensors"
+    printed = run_successfully("calibrate", small, file, *QUICK).stdout
+    assert f"--projections {file}" in printed
+    return file
+
+
+def test_saved_projections_give_the_model_of_a_direct_export(
+    plain: Path, export_small: Export, projections: Path, tmp_path: Path
+) -> None:
+    dumps = tmp_path / "dumps"
+    out = export_small("--projections", projections, "--dump-passes", dumps)
+    assert contents(out.parent) == contents(plain.parent)
+    names = sorted(path.name for path in dumps.iterdir())
+    assert [name[:2] for name in names] == [f"{i:02}" for i in range(1, len(names) + 1)]
+    assert names[0] == "01_LiftNorms.txt"
+    assert names[-1].endswith("_CleanUp.txt")
+    assert "MixedPrecisionMatMul" in (dumps / names[-1]).read_text()
+
+
+def test_plain_onnx_speaks_the_same_text(
+    plain: Path, export_small: Export, projections: Path
+) -> None:
+    inlined = export_small("--projections", projections, "--format", "qdq")
+    model = onnx.load(inlined, load_external_data=False)
+    onnx.checker.check_model(inlined)
+    assert len(model.functions) == 0
+    assert {entry.domain for entry in model.opset_import} == {""}
+    assert {node.domain for node in model.graph.node} == {""}
+    operators = {node.op_type for node in model.graph.node}
+    assert operators >= {"QuantizeLinear", "DequantizeLinear"}
+
+    texts = [
+        run_successfully("generate", path, "--prompt", "A compound", "--max-new-tokens", 24).stdout
+        for path in (plain, inlined)
+    ]
+    assert texts[0] == texts[1]
+    ids = token_ids(plain.parent)
+    assert compare(prefill(plain, ids), prefill(inlined, ids), ids).top1_agreement > 0.95
+
+
+LOW_RECORD: Final = SIZES["head_dim"] // 2 + 6
+MIXED_RECORD: Final = LOW_RECORD + 1
+"""Bytes of a cache record without a high part, and with one of two values."""
+
+RECIPES: Final = {
+    # options: bytes of a cache record, columns by bits of q/k/v, and of down
+    ("--method", "quarot"): (LOW_RECORD, {4: 64}, {4: 192}),
+    ("--method", "rtn", "--weights", "rtn"): (LOW_RECORD, {4: 64}, {4: 192}),
+    ("--method", "outlier", "--down-high", "0"): (MIXED_RECORD, {4: 56, 8: 8}, {4: 192}),
+    ("--high-fraction", "0", "--seed", "3"): (LOW_RECORD, {4: 64}, {4: 168, 8: 24}),
+    ("--weights", "rtn"): (MIXED_RECORD, {4: 56, 8: 8}, {4: 168, 8: 24}),
+}
+
+
+@pytest.mark.parametrize("options", RECIPES, ids=" ".join)
+def test_a_recipe_decides_what_is_stored_in_how_many_bits(
+    export_small: Export, plain: Path, options: tuple[str, ...]
+) -> None:
+    out = export_small(*options)  # parity of decode and prefill is checked by the export itself
+    found = inspect_model(out)
+    record, hidden, down = RECIPES[options]
+    assert found.cache_bytes_per_token == 2 * SIZES["num_key_value_heads"] * record
+    assert columns_of(found, "qkv_proj") == hidden
+    assert columns_of(found, "down_proj") == down
+    logits = prefill(out, token_ids(out.parent))
+    assert np.isfinite(logits).all()
+    assert not np.array_equal(logits, prefill(plain, token_ids(out.parent)))
+
+
+def columns_of(inspection: Inspection, module: str) -> dict[int, int]:
+    (kind,) = (kind for kind in inspection.matrices if kind.name.endswith(module))
+    return kind.columns
+
+
+def test_eight_bits_are_nearer_to_the_original_than_four(
+    small: Path, plain: Path, export_small: Export
+) -> None:
+    floats = export_small("--method", "none")
+    eight = export_small("--low-bits", "8")
+    ids = token_ids(plain.parent)
+    expected = prefill(floats, ids)
+    errors = [compare(expected, prefill(path, ids), ids).kl_divergence for path in (plain, eight)]
+    assert errors[1] < errors[0] / 10
+    assert "INT4" not in {group.dtype for group in inspect_model(eight).groups}
+
+
+def test_without_a_method_the_float_model_is_written(export_small: Export, tmp_path: Path) -> None:
+    original = write_model(tmp_path / "model", "llama", tied=True, num_hidden_layers=1)
+    out = export_small("--method", "none")
+    ids = token_ids(out.parent)
+    assert compare(torch_logits(original, ids), prefill(out, ids), ids).relative_error < 1e-5
+    assert {group.dtype for group in inspect_model(out).groups} <= {"FLOAT", "INT64"}

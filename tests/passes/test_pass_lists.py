@@ -1,0 +1,56 @@
+"""The lists of passes: complete, in the order of the README, and each leaves a valid graph."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+import resq_onnx.passes
+from resq_onnx.graph import MODULE_KEY
+from tests.passes.cases import SWEEP, Case
+
+FOLDER = Path(resq_onnx.passes.__file__).parent
+
+
+def file_of(one: ir.passes.PassBase) -> str:
+    return f"{type(one).__module__.rpartition('.')[2]}.py"
+
+
+def test_the_readme_lists_every_pass_in_the_order_in_which_it_runs(llama: Case) -> None:
+    rows = re.findall(r"^\| `(\w+\.py)` \|", (FOLDER / "README.md").read_text(), re.MULTILINE)
+    assert rows == [file_of(one) for one in llama.passes() if type(one) is not SWEEP]
+
+
+def test_every_pass_has_a_test_file() -> None:
+    tests = Path(__file__).parent
+    files = {path.name for path in FOLDER.glob("*.py")} - {"__init__.py"}
+    assert not {name for name in files if not (tests / f"test_{name}").is_file()}
+
+
+def test_every_pass_leaves_a_graph_in_order_whose_nodes_are_tagged(case: Case) -> None:
+    for one in case.passes()[:-1]:
+        graph = case.after(type(one)).graph
+        made = set(graph.inputs) | set(graph.initializers.values())
+        for node in graph:
+            assert MODULE_KEY in node.metadata_props, (type(one), node)
+            assert {value for value in node.inputs if value is not None} <= made, (type(one), node)
+            made |= set(node.outputs)
+        assert set(graph.outputs) <= made
+
+
+def test_every_function_a_node_calls_is_in_the_model(case: Case) -> None:
+    for one in case.passes():
+        model = case.after(type(one))
+        ours = {node.op_identifier() for node in model.graph if node.domain == "ai.resq"}
+        assert ours <= set(model.functions)
+
+
+def test_the_checker_accepts_the_float_and_the_quantised_graph(biased: Case) -> None:
+    for graph in (biased.lifted, biased.after(resq_onnx.passes.CleanUp)):
+        for value in graph.graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value = ir.tensor(value.const_value.numpy().copy(), name=value.name)
+        onnx.checker.check_model(ir.to_proto(graph))
