@@ -36,7 +36,8 @@ class CleanUp(ir.passes.InPlacePass):
 
 def _values(model: ir.Model) -> Iterator[ir.Value]:
     """Every value of the graph and of its functions; onnx_ir's pass clears only nodes."""
-    for graph in (model.graph, *model.functions.values()):
+    graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for graph in graphs:
         yield from graph.inputs
         for node in graph:
             yield from node.outputs

@@ -69,12 +69,6 @@ def export_all(model: Path, folder: Path, calibration: Path, samples: int) -> No
         arguments = ["export", str(model), str(target), "--projections", str(projections)]
         _, seconds[row.file] = run([*arguments, *shared, *row.options, *extra])
         times.write_text(json.dumps(seconds, indent=2))
-    copy_tokenizer(folder / "resq", folder / "rotated")
-
-
-def copy_tokenizer(source: Path, target: Path) -> None:
-    """Put the tokenizer beside the rotated float model, so that it can be evaluated."""
-    (target / "tokenizer.json").write_bytes((source / "tokenizer.json").read_bytes())
 
 
 def evaluate(folder: Path, row: Row, text: Path, windows: int) -> float:
@@ -96,7 +90,7 @@ def main() -> None:
     parser.add_argument("--brown", type=Path, default=Path("build/brown"))
     parser.add_argument("--work", type=Path, default=Path("build/quality"))
     parser.add_argument("--samples", type=int, default=32)
-    parser.add_argument("--windows", type=int, default=40)
+    parser.add_argument("--windows", type=int, default=20)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     export_all(options.model, options.work, options.brown / "calibration.txt", options.samples)

@@ -34,7 +34,10 @@ from tests.tiny_models import change_config, write_model
 OLD_EXPORT: Final = {"out.onnx": b"graph", "out.onnx.data": b"data", "tokenizer.json": b"old"}
 """What is in the output folder before; only its bytes matter."""
 
-SMALL_FILE: Final = 100_000
+FAST: Final = ("--method", "rtn", "--weights", "rtn")
+"""A recipe without a calibration, for exports that fail after it."""
+
+SMALL_FILE: Final = 60_000
 """Bytes: less than the tiny model's weights, in float32 as well as quantised, and more than its
 graph and everything before it."""
 
@@ -367,7 +370,7 @@ def test_a_disk_that_is_full_after_a_step(
     original = getattr(pipeline, step)
     monkeypatch.setattr(pipeline, step, limited)
     try:
-        line = refusal(out, model, *QUICK)
+        line = refusal(out, model, *FAST)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert f"{out}: cannot be written: no room for all of it" in line
@@ -383,7 +386,7 @@ def test_a_full_disk_for_the_last_files(
 
     original = shutil.copyfile
     monkeypatch.setattr("resq_onnx.source.shutil.copyfile", copyfile)
-    line = refusal(out, model, *QUICK)
+    line = refusal(out, model, *FAST)
     assert f"{out}: cannot be written: No space left on device" in line
 
 
@@ -392,7 +395,7 @@ def test_a_file_that_cannot_be_replaced_leaves_the_others_as_they_were(
 ) -> None:
     obstacle = out.parent / "resq.json"
     obstacle.mkdir()
-    result = run("export", model, out, *QUICK)
+    result = run("export", model, out, *FAST)
     assert result.exit_code == 1
     assert f"{obstacle}: cannot be written: " in error_line(result.stderr)
     obstacle.rmdir()
@@ -406,7 +409,7 @@ def test_a_float_graph_that_is_not_the_model(
         return [one for one in folding(*arguments) if not isinstance(one, FuseNormGains)]
 
     monkeypatch.setattr(pipeline, "folding", without_gains)
-    line = refusal(out, model, *QUICK, "--save-rotated", out.with_name("rotated.onnx"))
+    line = refusal(out, model, *FAST, "--save-rotated", out.with_name("rotated.onnx"))
     assert "parity: the logits of the rotated float graph differ from PyTorch's" in line
 
 
@@ -421,7 +424,7 @@ def test_a_cached_decode_that_does_not_agree_with_prefill(
 
     original = parity.decode_logits
     monkeypatch.setattr(parity, "decode_logits", with_a_lost_token)
-    line = refusal(out, model, *QUICK, "--save-rotated", out.with_name("rotated.onnx"))
+    line = refusal(out, model, *FAST, "--save-rotated", out.with_name("rotated.onnx"))
     assert "parity: token by token, the perplexity is " in line
 
 
@@ -434,7 +437,7 @@ def test_an_export_that_is_interrupted(
     model: Path, out: Path, number: signal.Signals, step: str
 ) -> None:
     command = program(
-        *("export", model, out, *QUICK),
+        *("export", model, out, *FAST),
         # A shell that starts a job in the background has it ignore Ctrl-C.
         before="import signal; signal.signal(signal.SIGINT, signal.default_int_handler)",
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import os
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from transformers import PreTrainedModel
 from resq_onnx.calibration.statistics import Progress, collect_moments
 from resq_onnx.families import ModelLayout
 from resq_onnx.moments import SITES, Moments
+
+LOOPBACK: Final = "lo"
+"""The network interface that reaches the processes of this machine only."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,9 @@ def _connect() -> None:
     again before the others have may read an old one, and its connection is refused.
     """
     if not dist.is_initialized():
+        if os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE"):
+            # One machine: its own name may stand for an address that leads nowhere.
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
         # gloo: the sums lie in main memory, wherever the model runs.
         dist.init_process_group("gloo")
         atexit.register(_disconnect)

@@ -57,7 +57,7 @@ class Case:
 
     source: ModelSource
     model: PreTrainedModel
-    recipe: Recipe = field(default_factory=Recipe)
+    recipe: Recipe = field(default_factory=lambda: Recipe(weights="rtn"))
 
     @property
     def layout(self) -> ModelLayout:
@@ -100,16 +100,17 @@ class Case:
         return stages
 
     def before(self, one: type) -> ir.Model:
-        """A copy of the graph as the pass of this type finds it."""
+        """The graph as the pass of this type finds it: a copy, to be changed."""
         return self._stages[one][0].clone()
 
     def after(self, one: type) -> ir.Model:
-        """A copy of the graph as the pass of this type leaves it."""
-        return self._stages[one][1].clone()
+        """The graph as the pass of this type leaves it: shared by all tests, not to be changed."""
+        return self._stages[one][1]
 
     @property
     def lifted(self) -> ir.Model:
-        return self.after(SWEEP)
+        """The graph that the folding starts from: a copy, to be changed."""
+        return self.after(SWEEP).clone()
 
     @cached_property
     def token_ids(self) -> NDArray[np.int64]:
@@ -166,17 +167,24 @@ def random_tokens(batch: int, length: int, seed: int = 0) -> NDArray[np.int64]:
 
 def session_of(model: ir.Model) -> ort.InferenceSession:
     """The graph in ONNX Runtime, with the weights it only points to."""
-    copy = model.clone()
-    for value in copy.graph.initializers.values():
-        if isinstance(value.const_value, ir.ExternalTensor):
-            copied = read_float64(value.const_value).astype(np.float32)
-            value.const_value = ir.tensor(copied, name=value.name)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     return ort.InferenceSession(
-        ir.to_proto(copy).SerializeToString(), options, providers=["CPUExecutionProvider"]
+        ir.to_proto(with_weights_inside(model)).SerializeToString(),
+        options,
+        providers=["CPUExecutionProvider"],
     )
+
+
+def with_weights_inside(model: ir.Model) -> ir.Model:
+    """A copy that holds the weights that a traced graph only points to."""
+    copy = model.clone()
+    for value in copy.graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            values = read_float64(value.const_value).astype(np.float32)
+            value.const_value = ir.tensor(values, name=value.name)
+    return copy
 
 
 def decoder_of(model: ir.Model) -> Decoder:
@@ -224,9 +232,12 @@ def assert_same_function(
 
 def weights_of(model: ir.Model) -> dict[str, Array]:
     """Every initializer by name, float ones in float64."""
-    return {
-        name: read_float64(value.const_value) for name, value in model.graph.initializers.items()
-    }
+    return {name: weight_of(model, name) for name in model.graph.initializers}
+
+
+def weight_of(model: ir.Model, name: str) -> Array:
+    """One initializer, in float64."""
+    return read_float64(model.graph.initializers[name].const_value)
 
 
 def changed(before: Mapping[str, Array], after: Mapping[str, Array]) -> set[str]:

@@ -12,8 +12,8 @@ import pytest
 from resq_onnx.functions import RecordLayout
 from resq_onnx.graph import cache_names
 from resq_onnx.passes.lift_attention import LiftAttention
-from resq_onnx.passes.merge_projections import MergeProjections
 from resq_onnx.passes.quantise_cache import QuantiseCache
+from resq_onnx.passes.quantise_linears import QuantiseLinears
 from resq_onnx.passes.replacing import find_attention
 from tests.functions import oracle
 from tests.functions.engines import assert_close
@@ -109,7 +109,7 @@ def test_without_rotated_keys_there_is_no_basis(llama: Case) -> None:
 
 def test_no_other_weight_changes(llama: Case) -> None:
     bases = {f"model.layers.{i}.self_attn.key_projection" for i in range(2)}
-    graph = llama.after(MergeProjections)
+    graph = llama.before(QuantiseLinears)
     folded = weights_of(graph)
     QuantiseCache(llama.layout, llama.projections)(graph)
     assert changed(folded, weights_of(graph)) == bases

@@ -7,12 +7,12 @@ import onnx_ir as ir
 import pytest
 
 from resq_onnx.passes import CleanUp
-from resq_onnx.passes.merge_projections import MergeProjections
 from resq_onnx.passes.modules import nodes_of, only_node
 from resq_onnx.passes.quantise_embedding import QuantiseEmbedding
+from resq_onnx.passes.quantise_linears import QuantiseLinears
 from resq_onnx.passes.untie_embedding import UntieEmbedding
 from tests.functions.engines import assert_close
-from tests.passes.cases import Case, decoder_of, ops_of, weights_of
+from tests.passes.cases import Case, decoder_of, ops_of, weight_of
 
 TABLES = {"model.embed_tokens": "embedding", "lm_head": "head"}
 
@@ -25,16 +25,18 @@ LOGIT_TOLERANCE = 0.03
 
 def alone(case: Case) -> ir.Model:
     """The folded float graph with nothing else quantised."""
-    graph = case.after(MergeProjections)
+    graph = case.before(QuantiseLinears)
     QuantiseEmbedding(case.layout)(graph)
     return graph
 
 
 @pytest.mark.parametrize("module", TABLES)
 def test_the_integers_stand_for_the_folded_rows(case: Case, module: str) -> None:
-    before = weights_of(case.before(QuantiseEmbedding))[f"{module}.weight"]
-    tables = weights_of(case.after(QuantiseEmbedding))
-    rows, scales = tables[f"{module}.weight_high"], tables[f"{module}.scale_high"]
+    before = weight_of(case.before(QuantiseEmbedding), f"{module}.weight")
+    rows, scales = (
+        weight_of(case.after(QuantiseEmbedding), f"{module}.{name}")
+        for name in ("weight_high", "scale_high")
+    )
     inside = np.abs(rows) < 127  # what lies outside the range was clipped
     error = np.abs(rows * scales[:, None] - before)
     assert (error <= HALF_A_STEP * scales[:, None])[inside].all()

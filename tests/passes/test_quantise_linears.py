@@ -16,6 +16,7 @@ from resq_onnx.passes import quantise_linears, quantising
 from resq_onnx.passes.clean_up import sweep
 from resq_onnx.passes.lift_norms import LiftNorms
 from resq_onnx.passes.modules import find_linear, make_linear, module_of, new_initializer, only_node
+from resq_onnx.passes.quantise_cache import QuantiseCache
 from resq_onnx.passes.quantise_linears import QuantiseLinears, replace_linear
 from resq_onnx.passes.rotate_down import RotateDown
 from resq_onnx.recipe import BitSplit, Recipe
@@ -147,7 +148,7 @@ def test_a_layer_reads_the_residual_stream_and_adds_to_it(case: Case) -> None:
 
 
 def test_no_float_product_is_left_but_the_head(case: Case) -> None:
-    graph = case.after(QuantiseLinears)
+    graph = case.before(QuantiseCache)
     sweep()(graph)
     assert ops_of(graph).count("MatMul") == 1
     assert ops_of(graph).count("RMSNormalization") == 1
@@ -177,7 +178,7 @@ def test_a_quantised_layer_is_six_nodes(case: Case) -> None:
 
 def test_rounded_weights_are_those_of_the_folded_columns_in_order(case: Case) -> None:
     before = weights_of(case.before(QuantiseLinears))
-    graph = with_weights(case, weights="rtn")
+    graph = case.after(QuantiseLinears)
     for layer, role in sites(case):
         module = f"model.layers.{layer}.{role}"
         weight = columns_of(case, role, before[f"{module}.weight"])
@@ -189,7 +190,7 @@ def test_rounded_weights_are_those_of_the_folded_columns_in_order(case: Case) ->
 
 def test_dequantised_weights_are_near_the_float_ones(biased: Case) -> None:
     before = weights_of(biased.before(QuantiseLinears))
-    graph = with_weights(biased, weights="rtn")
+    graph = biased.after(QuantiseLinears)
     for layer, role in sites(biased):
         module, low = f"model.layers.{layer}.{role}", split_of(biased, role).low
         weight = columns_of(biased, role, before[f"{module}.weight"])
@@ -200,7 +201,8 @@ def test_dequantised_weights_are_near_the_float_ones(biased: Case) -> None:
 
 
 def test_gptq_is_given_the_hessian_in_the_basis_of_the_columns(biased: Case) -> None:
-    before, graph = weights_of(biased.before(QuantiseLinears)), with_weights(biased)
+    before = weights_of(biased.before(QuantiseLinears))
+    graph = with_weights(biased, weights="gptq")
     for layer, role in sites(biased):
         module, split = f"model.layers.{layer}.{role}", split_of(biased, role)
         weight = columns_of(biased, role, before[f"{module}.weight"])
@@ -250,7 +252,7 @@ def test_each_matrix_is_quantised_once_while_a_file_is_written(
         return gptq(weight, hessian, split)
 
     monkeypatch.setattr(quantise_linears, "gptq", counting)
-    graph = with_weights(llama)
+    graph = with_weights(llama, weights="gptq")
     assert not shapes  # nothing is computed while the pass runs
     ir.save(graph, tmp_path / "model.onnx", external_data="model.onnx.data")
     assert len(shapes) == len(sites(llama))
@@ -258,7 +260,8 @@ def test_each_matrix_is_quantised_once_while_a_file_is_written(
 
 def test_gptq_without_moments_is_an_error_of_the_caller(llama: Case) -> None:
     graph = llama.before(QuantiseLinears)
-    QuantiseLinears(llama.layout, llama.recipe, llama.projections, None)(graph)
+    recipe = replace(llama.recipe, weights="gptq")
+    QuantiseLinears(llama.layout, recipe, llama.projections, None)(graph)
     with pytest.raises(AssertionError, match="second moments"):
         quantised(graph, "model.layers.0.mlp.down_proj")
 

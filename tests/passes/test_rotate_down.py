@@ -14,7 +14,6 @@ from resq_onnx.recipe import Recipe
 from tests.functions.engines import assert_close
 from tests.passes.cases import FLOAT_TOLERANCE as TOLERANCE
 from tests.passes.cases import (
-    SWEEP,
     Case,
     assert_same_function,
     assert_weights,
@@ -87,7 +86,7 @@ RECIPES = {
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_every_method_folds_without_changing_the_function(biased: Case, recipe: Recipe) -> None:
-    graph = biased.after(SWEEP)
+    graph = biased.lifted
     for one in folding(biased.layout, biased.projections_of(recipe)):
         one(graph)
     logits, _ = decoder_of(graph).run(biased.token_ids)
