@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import onnx_ir as ir
@@ -27,6 +27,9 @@ DTYPES: Final = {
 
 MAX_HEADER_BYTES: Final = 100_000_000
 """The limit the safetensors format itself sets on its header."""
+
+MALFORMED: Final = (ValueError, KeyError, TypeError, AttributeError)
+"""What reading JSON, or a place in it, raises where it is not as the format says."""
 
 
 @dataclass(frozen=True)
@@ -103,11 +106,7 @@ class SafetensorsStore:
 def _weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
-            raise ResqError(f"{folder}: {', '.join(missing)} named by {index.name} is missing")
-        return [folder / name for name in names]
+        return _files_of_index(index)
     files = sorted(folder.glob("*.safetensors"))
     if files:
         return files
@@ -120,6 +119,18 @@ def _weight_files(folder: Path) -> list[Path]:
     raise ResqError(f"{folder}: no .safetensors file; a model directory must hold its weights")
 
 
+def _files_of_index(index: Path) -> list[Path]:
+    try:
+        names = json.loads(index.read_text())["weight_map"].values()
+        files = {index.parent / name for name in names}
+    except MALFORMED:
+        raise ResqError(f"{index}: not a valid index of weights; download it again") from None
+    missing = sorted(file.name for file in files if not file.is_file())
+    if missing:
+        raise ResqError(f"{index.parent}: {', '.join(missing)} named by {index.name} is missing")
+    return sorted(files)
+
+
 def _read_header(file: Path) -> Iterator[StoredTensor]:
     """Parse a header: its length (uint64, little endian), JSON, then the tensors' bytes."""
     size = os.path.getsize(file)
@@ -130,32 +141,36 @@ def _read_header(file: Path) -> Iterator[StoredTensor]:
             if length > min(MAX_HEADER_BYTES, size - 8):
                 raise ResqError(f"{damaged} (its header is cut off); download it again")
             header = json.loads(stream.read(length))
-    except (struct.error, UnicodeDecodeError, json.JSONDecodeError):
+        entries = {k: _entry(v) for k, v in header.items() if k != "__metadata__"}
+    except (struct.error, *MALFORMED):
         raise ResqError(f"{damaged} (its header cannot be read); download it again") from None
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        begin, end = entry["data_offsets"]
-        if 8 + length + end > size:
+    data = 8 + length
+    for name, (kind, shape, begin, end) in entries.items():
+        if data + end > size:
             raise ResqError(
-                f"{damaged}: tensor {name} ends at byte {8 + length + end} and the file has "
-                f"{size}; download it again"
+                f"{damaged}: tensor {name} ends at byte {data + end} and the file has {size}; "
+                "download it again"
             )
-        yield _stored_tensor(file, name, entry, 8 + length + begin, end - begin)
+        yield _stored_tensor(file, name, kind, shape, data + begin, end - begin)
+
+
+def _entry(entry: Any) -> tuple[str, tuple[int, ...], int, int]:
+    """Type, shape, begin and end of one tensor of a header; raises one of `MALFORMED`."""
+    begin, end = entry["data_offsets"]
+    shape = tuple(int(dim) for dim in entry["shape"])
+    if min(begin, end - begin, *shape) < 0:
+        raise ValueError("a negative offset or size")
+    return str(entry["dtype"]), shape, begin, end
 
 
 def _stored_tensor(
-    file: Path, name: str, entry: dict[str, object], offset: int, length: int
+    file: Path, name: str, kind: str, shape: tuple[int, ...], offset: int, length: int
 ) -> StoredTensor:
-    kind = str(entry["dtype"])
     if kind not in DTYPES:
         raise ResqError(
             f"{file}: tensor {name} has type {kind}; supported: {', '.join(DTYPES)} "
             "(an already quantised checkpoint cannot be quantised again)"
         )
-    dims = entry["shape"]
-    assert isinstance(dims, list)
-    shape = tuple(int(dim) for dim in dims)
     dtype = DTYPES[kind]
     if math.prod(shape) * dtype.itemsize != length:
         raise ResqError(f"{file}: tensor {name} has {length} bytes, not those of {shape} {kind}")

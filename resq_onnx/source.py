@@ -83,9 +83,16 @@ class ModelSource:
         """Refuse early what cannot be exported.
 
         Raises:
-            ResqError: Unsupported architecture, damaged files, or weights that are not finite.
+            ResqError: Unsupported architecture, damaged files, a weight that is missing or has
+                another shape than config.json asks for, or weights that are not finite.
         """
-        _ = self.layout
+        for name, shape in _expected_shapes(self.layout):
+            stored = self.weights[name]
+            if stored.shape != shape:
+                raise ResqError(
+                    f"{stored.file}: tensor {name} has shape {stored.shape}; config.json asks "
+                    f"for {shape}"
+                )
         self.weights.check_finite()
 
     def copy_companions(self, target: Path) -> list[str]:
@@ -94,6 +101,30 @@ class ModelSource:
         for name in present:
             shutil.copyfile(self.folder / name, target / name)
         return present
+
+
+def _expected_shapes(layout: ModelLayout) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of the weights that every family has."""
+    family, hidden = layout.family, layout.hidden_size
+    heads, kv_heads = (n * layout.head_dim for n in (layout.num_heads, layout.num_kv_heads))
+    yield f"{family.embedding}.weight", (layout.vocab_size, hidden)
+    yield f"{family.final_norm}.weight", (hidden,)
+    if not layout.tied:
+        yield f"{family.head}.weight", (layout.vocab_size, hidden)
+    shapes = {
+        "attention_norm": (hidden,),
+        "query": (heads, hidden),
+        "key": (kv_heads, hidden),
+        "value": (kv_heads, hidden),
+        "attention_out": (hidden, heads),
+        "mlp_norm": (hidden,),
+        "gate": (layout.intermediate_size, hidden),
+        "up": (layout.intermediate_size, hidden),
+        "down": (hidden, layout.intermediate_size),
+    }
+    for layer in range(layout.num_layers):
+        for role, shape in shapes.items():
+            yield f"{layout.module(layer, role)}.weight", shape
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from tests.tiny_models import change_config, write_model
 OLD_EXPORT: Final = {"out.onnx": b"graph", "out.onnx.data": b"data", "tokenizer.json": b"old"}
 """What is in the output folder before; only its bytes matter."""
 
-FAST: Final = ("--method", "rtn", "--weights", "rtn")
+FAST: Final = ("--method", "quarot", "--weights", "rtn")
 """A recipe without a calibration, for exports that fail after it."""
 
 SMALL_FILE: Final = 60_000
@@ -131,8 +131,14 @@ def test_a_shard_that_is_missing(damaged: Path, out: Path) -> None:
 
 def test_a_tensor_that_is_missing(damaged: Path, out: Path) -> None:
     change_config(damaged, num_hidden_layers=2)
-    line = refusal(out, damaged, *QUICK)
+    line = refusal(out, damaged)
     assert f"{damaged}: the safetensors files have no tensor model.layers.1." in line
+
+
+def test_a_tensor_of_another_shape(damaged: Path, out: Path) -> None:
+    change_config(damaged, intermediate_size=128)
+    line = refusal(out, damaged)
+    assert "model.layers.0.mlp.gate_proj.weight has shape (192, 64); config.json asks for" in line
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf], ids=["nan", "inf"])
@@ -200,9 +206,9 @@ def test_a_model_without_a_tokenizer(damaged: Path, out: Path) -> None:
     ],
 )
 def test_a_width_that_cannot_be_split_says_which_fractions_would_do(
-    damaged: Path, out: Path, sizes: dict[str, int], option: str, site: str, remedies: str
+    damaged: Path, out: Path, sizes: dict[str, Any], option: str, site: str, remedies: str
 ) -> None:
-    change_config(damaged, **sizes)  # refused before anyone looks at the weights' shapes
+    write_model(damaged, "llama", tied=True, num_hidden_layers=1, **sizes)
     line = refusal(out, damaged)
     assert f"{option} 0.125 of {site}" in line
     assert remedies in line.split("these fractions would do: ")[1]

@@ -39,7 +39,7 @@ SIZES: Final[dict[str, Any]] = {
 }
 """Widths of which 1/8 is even, and 192 = 12 · 16: a Hadamard matrix with both factors."""
 
-LLAMA3_ROPE: Final = {
+LLAMA3_ROPE: Final[dict[str, Any]] = {
     "rope_type": "llama3",
     "rope_theta": 500.0,
     "factor": 4.0,

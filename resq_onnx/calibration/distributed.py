@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import socket
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,7 +22,7 @@ from resq_onnx.families import ModelLayout
 from resq_onnx.moments import SITES, Moments
 
 LOOPBACK: Final = "lo"
-"""The network interface that reaches the processes of this machine only."""
+"""Linux's network interface that reaches the processes of this machine only."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,10 @@ def _connect() -> None:
     again before the others have may read an old one, and its connection is refused.
     """
     if not dist.is_initialized():
-        if os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE"):
-            # One machine: its own name may stand for an address that leads nowhere.
+        interfaces = [name for _, name in socket.if_nameindex()]
+        one_machine = os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE")
+        if one_machine and LOOPBACK in interfaces:
+            # The machine's own name may stand for an address that leads nowhere.
             os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
         # gloo: the sums lie in main memory, wherever the model runs.
         dist.init_process_group("gloo")

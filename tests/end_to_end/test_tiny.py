@@ -356,7 +356,7 @@ MIXED_RECORD: Final = (SIZES["head_dim"] - 2) // 2 + 2 + 6
 """Bytes of a cache record without a high part, and with one of two values: three bytes of scale
 and zero point for each part there is."""
 
-RECIPES: Final = {
+RECIPES: Final[dict[tuple[str, ...], tuple[int, dict[int, int], dict[int, int]]]] = {
     # options: bytes of a cache record, columns by bits of q/k/v, and of down
     ("--method", "quarot", "--seed", "3"): (LOW_RECORD, {4: 64}, {4: 192}),
     ("--method", "rtn", "--weights", "rtn"): (LOW_RECORD, {4: 64}, {4: 192}),

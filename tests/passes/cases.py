@@ -170,11 +170,8 @@ def session_of(model: ir.Model) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    return ort.InferenceSession(
-        ir.to_proto(with_weights_inside(model)).SerializeToString(),
-        options,
-        providers=["CPUExecutionProvider"],
-    )
+    content = ir.to_proto(with_weights_inside(model)).SerializeToString()
+    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def with_weights_inside(model: ir.Model) -> ir.Model:

@@ -231,15 +231,24 @@ def test_the_file_holds_the_types_and_shapes_that_the_operator_reads(llama: Case
             assert list(tensor.shape) == list(tensor.numpy().shape) == shape
 
 
-@pytest.mark.parametrize("method", ["resq", "rtn"])
-def test_in_eight_bits_the_whole_graph_is_near_the_float_one(case: Case, method: Any) -> None:
-    graph = case.lifted
-    recipe = Recipe(method=method, low_bits=8, weights="rtn")
+def assert_near_in_eight_bits(case: Case, **choices: Any) -> None:
+    graph, recipe = case.lifted, Recipe(low_bits=8, weights="rtn", **choices)
     bases = case.projections_of(recipe)
     for one in [*case.folding(bases), *quantising(case.layout, recipe, bases, None)]:
         one(graph)
     logits, _ = decoder_of(graph).run(case.token_ids)
     assert_close(logits, case.logits, EIGHT_BIT_TOLERANCE)
+
+
+def test_in_eight_bits_the_whole_graph_is_near_the_float_one(case: Case) -> None:
+    assert_near_in_eight_bits(case)
+
+
+@pytest.mark.parametrize(
+    "choices", [{"method": "rtn"}, {"method": "outlier"}, {"method": "quarot"}, {"down_high": 0.0}]
+)
+def test_so_it_is_by_every_method(biased: Case, choices: dict[str, Any]) -> None:
+    assert_near_in_eight_bits(biased, **choices)
 
 
 def test_each_matrix_is_quantised_once_while_a_file_is_written(

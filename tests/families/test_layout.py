@@ -1,0 +1,175 @@
+"""Sizes and names from a config.json, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from resq_onnx.errors import ResqError
+from resq_onnx.families import FAMILIES, layout_of
+from resq_onnx.source import ModelSource
+from tests import tiny_models
+
+CONFIG: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 8,
+    "intermediate_size": 160,
+    "vocab_size": 100,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-6,
+}
+
+
+def refusal(**changes: Any) -> str:
+    with pytest.raises(ResqError) as error:
+        layout_of(CONFIG | changes, "some/model")
+    assert str(error.value).startswith("some/model: ")
+    return str(error.value)
+
+
+def test_what_a_config_leaves_out_follows_from_the_rest() -> None:
+    layout = layout_of(CONFIG, "some/model")
+    assert layout.num_kv_heads == 8
+    assert layout.head_dim == 8
+    assert layout.heads_per_kv_head == 1
+    assert layout.norm_epsilon == 1e-6
+    assert not layout.tied
+
+
+@pytest.mark.parametrize("empty", [{"num_key_value_heads": None, "head_dim": None}, {}])
+def test_what_a_config_leaves_empty_counts_as_left_out(empty: dict[str, Any]) -> None:
+    assert layout_of(CONFIG | empty, "some/model") == layout_of(CONFIG, "some/model")
+
+
+def test_what_a_config_says_is_taken() -> None:
+    said = {"num_key_value_heads": 2, "head_dim": 32, "tie_word_embeddings": True}
+    layout = layout_of(CONFIG | said, "some/model")
+    assert (layout.num_kv_heads, layout.head_dim, layout.heads_per_kv_head) == (2, 32, 4)
+    assert layout.tied
+    assert layout.num_layers == 3
+
+
+def test_a_module_is_named_by_layer_and_role() -> None:
+    layout = layout_of(CONFIG, "some/model")
+    assert layout.module(2, "query") == "model.layers.2.self_attn.q_proj"
+    assert layout.module(0, "mlp_norm") == "model.layers.0.post_attention_layernorm"
+
+
+@pytest.mark.parametrize("kind", tiny_models.KINDS)
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_config_that_transformers_wrote_gives_the_sizes_of_the_model(
+    tmp_path: Path, kind: str, tied: bool
+) -> None:
+    model = tiny_models.write_model(tmp_path, kind, tied=tied)
+    layout, weights = ModelSource(tmp_path, kind).layout, dict(model.named_parameters())
+    assert layout.tied == tied
+    sizes = {
+        f"{layout.family.embedding}.weight": (layout.vocab_size, layout.hidden_size),
+        layout.module(1, "query") + ".weight": (
+            layout.num_heads * layout.head_dim,
+            layout.hidden_size,
+        ),
+        layout.module(1, "value") + ".weight": (
+            layout.num_kv_heads * layout.head_dim,
+            layout.hidden_size,
+        ),
+        layout.module(1, "up") + ".weight": (layout.intermediate_size, layout.hidden_size),
+    }
+    for name, shape in sizes.items():
+        assert tuple(weights[name].shape) == shape
+    assert layout.max_positions == tiny_models.SIZES["max_position_embeddings"]
+    assert layout.norm_epsilon == model.config.rms_norm_eps
+    assert layout.num_layers == model.config.num_hidden_layers
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_every_module_that_a_family_names_is_in_its_model(architecture: str) -> None:
+    kind = {"LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2"}[architecture]
+    make_config, _, special = tiny_models.KINDS[kind]
+    config = make_config(**tiny_models.SIZES | special)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    assert type(model).__name__ == architecture
+    names = {name for name, _ in model.named_modules()}
+    layout = layout_of(config.to_dict() | {"architectures": [architecture]}, "tiny")
+    roles = ("attention", "query", "key", "value", "attention_out", "gate", "up", "down")
+    modules = {layout.module(1, role) for role in (*roles, "attention_norm", "mlp_norm")}
+    family = layout.family
+    assert modules | {family.embedding, family.final_norm, family.head, family.rotary} <= names
+
+
+def test_an_unknown_architecture_is_told_the_known_ones() -> None:
+    line = refusal(architectures=["GPT2LMHeadModel"])
+    assert "architecture GPT2LMHeadModel is not supported" in line
+    assert "LlamaForCausalLM, Qwen2ForCausalLM" in line
+
+
+@pytest.mark.parametrize("named", [None, []])
+def test_a_config_without_an_architecture_is_refused(named: list[str] | None) -> None:
+    assert "(none named)" in refusal(architectures=named)
+
+
+def test_the_first_architecture_that_is_known_is_taken() -> None:
+    layout = layout_of(CONFIG | {"architectures": ["Other", "Qwen2ForCausalLM"]}, "some/model")
+    assert layout.family.name == "Qwen2"
+
+
+@pytest.mark.parametrize("name", sorted(CONFIG.keys() - {"architectures"}))
+def test_a_size_that_is_missing_is_named(name: str) -> None:
+    with pytest.raises(ResqError, match=f"some/model: config.json has no {name}"):
+        layout_of({key: value for key, value in CONFIG.items() if key != name}, "some/model")
+
+
+@pytest.mark.parametrize("name", sorted(CONFIG.keys() - {"architectures", "rms_norm_eps"}))
+@pytest.mark.parametrize("value", [None, "many", [4], 0, -2])
+def test_a_size_that_is_no_positive_number_is_named(name: str, value: object) -> None:
+    line = refusal(**{name: value})
+    assert name in line
+    assert repr(value) in line
+
+
+def test_heads_that_cannot_share_evenly_are_refused() -> None:
+    line = refusal(num_key_value_heads=3)
+    assert "8 attention heads cannot share 3 key/value heads evenly" in line
+
+
+def test_another_activation_is_refused_with_those_that_are_known() -> None:
+    line = refusal(hidden_act="gelu")
+    assert "hidden_act 'gelu' is not supported for Llama; supported: silu, swish" in line
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
+        {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
+        {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4}},
+    ],
+)
+def test_another_rope_scaling_is_refused_with_those_that_are_known(rope: dict[str, Any]) -> None:
+    line = refusal(**rope)
+    assert "RoPE scaling 'dynamic' is not supported" in line
+    assert "default, linear, llama3" in line
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_scaling": None},
+        {"rope_scaling": {"type": "linear", "factor": 2.0}},
+        {"rope_parameters": {"rope_type": "llama3"}},
+        {"rope_parameters": {"rope_theta": 1e4}},
+    ],
+)
+def test_a_known_rope_scaling_is_accepted_in_every_spelling(rope: dict[str, Any]) -> None:
+    assert layout_of(CONFIG | rope, "some/model").num_layers == 3
+
+
+def test_sliding_windows_are_refused() -> None:
+    assert "sliding-window attention" in refusal(use_sliding_window=True)

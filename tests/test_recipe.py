@@ -1,0 +1,136 @@
+"""What a user may choose, and how a width is divided by it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resq_onnx.errors import ResqError
+from resq_onnx.recipe import BitSplit, Recipe
+
+BAD_CHOICES: list[tuple[str, Any, str]] = [
+    ("method", "gptq", "resq, quarot, outlier, rtn, none"),
+    ("weights", "resq", "gptq, rtn"),
+    ("format", "onnx", "custom, qdq"),
+    ("low_bits", 3, "4, 8"),
+    ("high_bits", 16, "8"),
+    ("high_fraction", -0.1, "at least 0 and less than 1"),
+    ("high_fraction", 1.0, "at least 0 and less than 1"),
+    ("high_fraction", float("nan"), "at least 0 and less than 1"),
+    ("down_high", 1.5, "at least 0 and less than 1"),
+    ("samples", 0, "at least 1"),
+    ("sequence_length", -1, "at least 1"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "remedy"), BAD_CHOICES)
+def test_a_choice_that_is_none_is_refused_with_those_that_are(
+    name: str, value: object, remedy: str
+) -> None:
+    with pytest.raises(ResqError) as error:
+        Recipe(**{name: value})  # type: ignore[arg-type]
+    assert str(error.value).startswith(f"{name} is {value!r}; it must be ")
+    assert remedy in str(error.value)
+
+
+def test_every_default_is_allowed_and_survives_json() -> None:
+    recipe = Recipe(method="outlier", high_fraction=0.25, seed=-3, format="qdq")
+    assert Recipe(**recipe.to_json()) == recipe
+    assert Recipe().to_json().keys() == {field.name for field in dataclasses.fields(Recipe)}
+
+
+@pytest.mark.parametrize(
+    ("method", "weights", "high_part", "calibration"),
+    [
+        ("resq", "gptq", True, True),
+        ("resq", "rtn", True, True),
+        ("outlier", "rtn", True, True),
+        ("quarot", "gptq", False, True),
+        ("quarot", "rtn", False, False),
+        ("rtn", "gptq", False, True),
+        ("rtn", "rtn", False, False),
+        ("none", "gptq", False, False),
+    ],
+)
+def test_the_method_decides_on_the_high_part_and_on_calibration(
+    method: Any, weights: Any, high_part: bool, calibration: bool
+) -> None:
+    recipe = Recipe(method=method, weights=weights)
+    assert recipe.has_high_part == high_part
+    assert recipe.needs_calibration == calibration
+    assert (recipe.split(64, "the width").high > 0) == high_part
+
+
+def test_an_eighth_of_a_width_is_its_high_part() -> None:
+    split = Recipe().split(576, "the hidden size")
+    assert split == BitSplit(504, 72, 4, 8)
+    assert split.width == 576
+    assert split.mean_bits == 4.5
+
+
+def test_down_proj_has_a_fraction_of_its_own() -> None:
+    recipe = Recipe(high_fraction=0.25, down_high=0.0)
+    assert recipe.down_split(192) == BitSplit(192, 0)
+    assert recipe.split(64, "the width") == BitSplit(48, 16)
+    assert Recipe(down_high=0.5).down_split(192) == BitSplit(96, 96)
+
+
+def test_bits_pass_on_to_the_split() -> None:
+    assert Recipe(low_bits=8).split(64, "the width") == BitSplit(56, 8, 8, 8)
+    assert Recipe(low_bits=8, method="rtn").split(64, "the width") == BitSplit(64, 0, 8, 8)
+
+
+@pytest.mark.parametrize("width", [63, 65, 7])
+def test_an_odd_width_is_undivided_without_a_high_part_and_refused_with_one(width: int) -> None:
+    assert Recipe(high_fraction=0.0).split(width, "the width") == BitSplit(width, 0)
+    with pytest.raises(ResqError, match="only 0, because the size is odd"):
+        Recipe().split(width, "the width")
+
+
+def test_a_refusal_says_what_where_and_which_fractions_would_do() -> None:
+    with pytest.raises(ResqError) as error:
+        Recipe().split(36, "the head size")
+    assert str(error.value) == (
+        "--high-fraction 0.125 of the head size 36 is 4.5 coefficients, and both parts must be "
+        "whole even numbers; these fractions would do: 1/2 (0.5), 1/3 (0.333333), 1/6 (0.166667), "
+        "1/9 (0.111111), 1/18 (0.0555556), 0"
+    ).replace("1/2 (0.5), ", "1/2 (0.5), " if 36 // 2 % 2 == 0 else "")
+    with pytest.raises(ResqError, match="--down-high 0.125 of the intermediate size 36"):
+        Recipe().down_split(36)
+
+
+@given(st.integers(1, 30_000), st.sampled_from([1 / 8, 1 / 16, 1 / 4, 1 / 3, 0.1, 0.3]))
+def test_both_parts_are_even_or_every_fraction_that_is_named_would_do(
+    width: int, fraction: float
+) -> None:
+    recipe = Recipe(high_fraction=fraction)
+    try:
+        split = recipe.split(width, "the width")
+    except ResqError as error:
+        named = [float(number) for number in re.findall(r"\((0\.\d+)\)", str(error))]
+        for other in named:
+            split = Recipe(high_fraction=other).split(width, "the width")
+            assert split.high > 0
+            assert_even(split, width)
+        return
+    assert_even(split, width)
+
+
+def assert_even(split: BitSplit, width: int) -> None:
+    assert split.width == width
+    assert split.low % 2 == 0
+    assert split.high % 2 == 0
+
+
+@given(st.integers(2, 30_000), st.integers(2, 32))
+def test_a_fraction_may_be_given_in_six_digits(width: int, denominator: int) -> None:
+    width *= 2 * denominator
+    exact = Recipe(high_fraction=1 / denominator).split(width, "the width")
+    rounded = Recipe(high_fraction=float(f"{1 / denominator:.6g}")).split(width, "the width")
+    assert rounded == exact
+    assert exact.high == width // denominator
