@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
@@ -18,6 +17,10 @@ LOW_BITS: Final = (4, 8)
 
 HIGH_BITS: Final = (8,)
 """Widths the high part may have."""
+
+ROUNDING: Final = 0.05
+"""Coefficients by which a fraction of a width may miss a whole number: who is told that 1/3
+would do gives 0.333333, and six digits of 100,000 coefficients are right to a twentieth."""
 
 METHODS_WITHOUT_HIGH_PART: Final = ("quarot", "rtn", "none")
 """Baselines that quantise every coefficient alike."""
@@ -148,7 +151,7 @@ class Recipe:
 
 
 def _is_even(value: float) -> bool:
-    return math.isclose(value, round(value), abs_tol=1e-6) and round(value) % 2 == 0
+    return abs(value - round(value)) < ROUNDING and round(value) % 2 == 0
 
 
 def _fractions_that_divide(width: int) -> str:

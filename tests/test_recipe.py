@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resq_onnx.errors import ResqError
@@ -99,12 +99,13 @@ def test_a_refusal_says_what_where_and_which_fractions_would_do() -> None:
         "--high-fraction 0.125 of the head size 36 is 4.5 coefficients, and both parts must be "
         "whole even numbers; these fractions would do: 1/2 (0.5), 1/3 (0.333333), 1/6 (0.166667), "
         "1/9 (0.111111), 1/18 (0.0555556), 0"
-    ).replace("1/2 (0.5), ", "1/2 (0.5), " if 36 // 2 % 2 == 0 else "")
-    with pytest.raises(ResqError, match="--down-high 0.125 of the intermediate size 36"):
+    )
+    with pytest.raises(ResqError, match=r"--down-high 0\.125 of the intermediate size 36"):
         Recipe().down_split(36)
 
 
-@given(st.integers(1, 30_000), st.sampled_from([1 / 8, 1 / 16, 1 / 4, 1 / 3, 0.1, 0.3]))
+@settings(deadline=None)  # a busy machine is no failure
+@given(st.integers(1, 60_000), st.sampled_from([1 / 8, 1 / 16, 1 / 4, 1 / 3, 0.1, 0.3]))
 def test_both_parts_are_even_or_every_fraction_that_is_named_would_do(
     width: int, fraction: float
 ) -> None:
@@ -127,9 +128,10 @@ def assert_even(split: BitSplit, width: int) -> None:
     assert split.high % 2 == 0
 
 
-@given(st.integers(2, 30_000), st.integers(2, 32))
-def test_a_fraction_may_be_given_in_six_digits(width: int, denominator: int) -> None:
-    width *= 2 * denominator
+@settings(deadline=None)
+@given(st.integers(1, 900), st.integers(2, 32))
+def test_a_fraction_may_be_given_in_six_digits(evens: int, denominator: int) -> None:
+    width = evens * 2 * denominator
     exact = Recipe(high_fraction=1 / denominator).split(width, "the width")
     rounded = Recipe(high_fraction=float(f"{1 / denominator:.6g}")).split(width, "the width")
     assert rounded == exact

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from resq_onnx.errors import ResqError
 from resq_onnx.families.records import FAMILIES, Family
+
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -56,24 +58,24 @@ def layout_of(config: Mapping[str, Any], where: str) -> ModelLayout:
             size is missing or inconsistent.
     """
     family = _family_of(config, where)
-    try:
-        heads = int(config["num_attention_heads"])
-        hidden = int(config["hidden_size"])
-        layout = ModelLayout(
-            family=family,
-            num_layers=int(config["num_hidden_layers"]),
-            hidden_size=hidden,
-            num_heads=heads,
-            num_kv_heads=int(config.get("num_key_value_heads") or heads),
-            head_dim=int(config.get("head_dim") or hidden // heads),
-            intermediate_size=int(config["intermediate_size"]),
-            vocab_size=int(config["vocab_size"]),
-            max_positions=int(config["max_position_embeddings"]),
-            norm_epsilon=float(config["rms_norm_eps"]),
-            tied=bool(config.get("tie_word_embeddings", False)),
-        )
-    except KeyError as missing:
-        raise ResqError(f"{where}: config.json has no {missing.args[0]}") from None
+
+    def size(name: str, default: int | None = None) -> int:
+        return _positive(int, config, name, where, default)
+
+    heads, hidden = size("num_attention_heads"), size("hidden_size")
+    layout = ModelLayout(
+        family=family,
+        num_layers=size("num_hidden_layers"),
+        hidden_size=hidden,
+        num_heads=heads,
+        num_kv_heads=size("num_key_value_heads", heads),
+        head_dim=size("head_dim", hidden // heads),
+        intermediate_size=size("intermediate_size"),
+        vocab_size=size("vocab_size"),
+        max_positions=size("max_position_embeddings"),
+        norm_epsilon=_positive(float, config, "rms_norm_eps", where),
+        tied=bool(config.get("tie_word_embeddings", False)),
+    )
     if layout.num_heads % layout.num_kv_heads:
         raise ResqError(
             f"{where}: {layout.num_heads} attention heads cannot share "
@@ -81,6 +83,24 @@ def layout_of(config: Mapping[str, Any], where: str) -> ModelLayout:
         )
     _check_supported(config, family, where)
     return layout
+
+
+def _positive(
+    kind: type[Number],
+    config: Mapping[str, Any],
+    name: str,
+    where: str,
+    default: Number | None = None,
+) -> Number:
+    """A number of config.json above 0; null counts as left out where there is a default."""
+    if name not in config and default is None:
+        raise ResqError(f"{where}: config.json has no {name}")
+    value = config.get(name)
+    if value is None and default is not None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, kind) or not value > 0:
+        raise ResqError(f"{where}: config.json says {name} is {value!r}; it must be above 0")
+    return value
 
 
 def _family_of(config: Mapping[str, Any], where: str) -> Family:
