@@ -1,4 +1,4 @@
-"""Reproduce the README's table: perplexity, size and time of every method on one model.
+"""Reproduce the README's table: perplexity and size of every method on one model.
 
     python scripts/fetch_brown.py build/brown
     python scripts/quality_table.py build/models/SmolLM2-135M-Instruct.Q4_1.gguf
@@ -10,13 +10,10 @@ was not calibrated on. Files that exist are not made again, so an interrupted ru
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
-import os
-import platform
-import resource
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -45,21 +42,18 @@ ROWS: Final = (
 )
 
 
-def run(arguments: list[str]) -> tuple[str, float]:
-    """Run a resq-onnx command; returns what it printed, and its seconds."""
-    began = time.monotonic()
+def run(arguments: list[str]) -> str:
+    """Run a resq-onnx command; returns what it printed."""
     done = subprocess.run([*RESQ, *arguments], check=True, stdout=subprocess.PIPE, text=True)
-    return done.stdout, time.monotonic() - began
+    return done.stdout
 
 
 def export_all(model: Path, folder: Path, calibration: Path, samples: int) -> None:
-    """Write what is missing of every row's file, and how long each took."""
+    """Write what is missing of every row's file."""
     projections = folder / "projections.safetensors"
-    times = folder / "seconds.json"
-    seconds = json.loads(times.read_text()) if times.exists() else {}
     shared = ["--calibration", str(calibration), "--samples", str(samples)]
     if not projections.exists():
-        _, seconds["calibrate"] = run(["calibrate", str(model), str(projections), *shared])
+        run(["calibrate", str(model), str(projections), *shared])
     for row in ROWS:
         target = folder / row.file / "model.onnx"
         if target.exists() or row.file == "rotated":
@@ -67,8 +61,7 @@ def export_all(model: Path, folder: Path, calibration: Path, samples: int) -> No
         rotated = ["--save-rotated", str(folder / "rotated" / "model.onnx")]
         extra = rotated if row.file == "resq" else []
         arguments = ["export", str(model), str(target), "--projections", str(projections)]
-        _, seconds[row.file] = run([*arguments, *shared, *row.options, *extra])
-        times.write_text(json.dumps(seconds, indent=2))
+        run([*arguments, *shared, *row.options, *extra])
 
 
 def evaluate(folder: Path, row: Row, text: Path, windows: int) -> float:
@@ -77,8 +70,7 @@ def evaluate(folder: Path, row: Row, text: Path, windows: int) -> float:
     if not kept.exists():
         model = str(folder / row.file / "model.onnx")
         arguments = ["evaluate", model, "--text", str(text), "--max-windows", str(windows)]
-        printed, _ = run([*arguments, "--json"])
-        kept.write_text(printed)
+        kept.write_text(run([*arguments, "--json"]))
     (result,) = json.loads(kept.read_text())["models"].values()
     return float(result["perplexity"])
 
@@ -94,24 +86,24 @@ def main() -> None:
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     export_all(options.model, options.work, options.brown / "calibration.txt", options.samples)
-    seconds = json.loads((options.work / "seconds.json").read_text())
-    print("| export | perplexity | ÷ float | MB | export, s |\n|---|---|---|---|---|")
+    print("| export | perplexity | ÷ float | MB |\n|---|---|---|---|")
     baseline = None
     for row in ROWS:
         value = evaluate(options.work, row, options.brown / "held-out.txt", options.windows)
         baseline = baseline or value
         files = (options.work / row.file).glob("model.onnx*")
         size = sum(file.stat().st_size for file in files) / 1e6
-        took = f"{seconds[row.file]:.0f}" if row.file in seconds else ""
-        print(f"| {row.label} | {value:.2f} | {value / baseline:.4f} | {size:.1f} | {took} |")
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+        print(f"| {row.label} | {value:.3f} | {value / baseline:.4f} | {size:.1f} |")
     print(
-        f"\nBrown corpus, held-out documents, {options.windows} windows of 512 tokens; calibrated "
-        f"on {options.samples}×512 tokens of other documents in {seconds['calibrate']:.0f} s, not "
-        f"counted in the last column. Largest memory of a command: {peak:.2f} GB (0.00: nothing "
-        f"was run again). {os.cpu_count()} cores, {platform.machine()}, Python "
-        f"{platform.python_version()}."
+        f"\nBrown corpus, {options.windows} windows of 512 tokens of held-out documents; calibrated "
+        f"on {options.samples}×512 tokens of the others. {version('onnxruntime')}, "
+        f"{version('torch')}, {version('transformers')}."
     )
+
+
+def version(package: str) -> str:
+    """Name and version of an installed package."""
+    return f"{package} {importlib.metadata.version(package)}"
 
 
 if __name__ == "__main__":

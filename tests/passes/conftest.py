@@ -1,13 +1,32 @@
-"""Each tiny model is written and traced once, however many tests look at it."""
+"""Each tiny model, and each function of ai.resq, is traced once, however many tests look at it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 
+import onnx
+import onnx_ir as ir
 import pytest
 
+from resq_onnx.functions import Form
 from tests.passes.cases import CASES, Case, make_case
+
+TRACE = Form.function
+
+
+@cache
+def traced_function(form: Form) -> onnx.FunctionProto:
+    return ir.serde.serialize_function(TRACE(form))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _functions_are_traced_once() -> Iterator[None]:
+    """A third of the time of these tests would otherwise go into tracing equal functions."""
+    with pytest.MonkeyPatch.context() as patch:
+        copy = ir.serde.deserialize_function
+        patch.setattr(Form, "function", lambda form: copy(traced_function(form)))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ HALF_A_STEP = 0.5 + 1e-5
 """Of a row's scale: nearest rounding in float64, and a scale and product in float32."""
 
 LOGIT_TOLERANCE = 0.03
-"""Of the largest logit, with embedding and lm_head alone in 8 bits; measured below 0.01."""
+"""Of the largest logit, with embedding and lm_head alone in 8 bits; found are 0.009 to 0.015."""
 
 
 def alone(case: Case) -> ir.Model:
