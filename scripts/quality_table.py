@@ -95,8 +95,8 @@ def main() -> None:
         size = sum(file.stat().st_size for file in files) / 1e6
         print(f"| {row.label} | {value:.3f} | {value / baseline:.4f} | {size:.1f} |")
     print(
-        f"\nBrown corpus, {options.windows} windows of 512 tokens of held-out documents; calibrated "
-        f"on {options.samples}×512 tokens of the others. {version('onnxruntime')}, "
+        f"\nBrown corpus, {options.windows} windows of 512 tokens of held-out documents; "
+        f"calibrated on {options.samples}×512 tokens of the others. {version('onnxruntime')}, "
         f"{version('torch')}, {version('transformers')}."
     )
 
