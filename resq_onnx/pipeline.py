@@ -123,7 +123,9 @@ def export(
 
         # 6. The file as users will run it: cached decode against prefill.
         report.step("Checking cached decode against prefill")
-        decoded = check_decode_parity(Decoder(create_session(staging.model)), calibrated.token_ids)
+        decoder = Decoder(create_session(staging.model))
+        decoded = check_decode_parity(decoder, calibrated.token_ids, calibrated.logits)
+        del decoder
 
         # 7. What belongs beside the model; then everything appears at once.
         source.copy_companions(staging.folder)

@@ -432,7 +432,7 @@ def test_a_cached_decode_that_does_not_agree_with_prefill(
     original = parity.decode_logits
     monkeypatch.setattr(parity, "decode_logits", with_a_lost_token)
     line = refusal(out, model, *FAST, "--save-rotated", out.with_name("rotated.onnx"))
-    assert "parity: token by token, the perplexity is " in line
+    assert "parity: token by token, " in line
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def create_session(
         raise ResqError(f"{path}: no such file; give the .onnx file that resq-onnx export wrote")
     levels = onnxruntime.GraphOptimizationLevel
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only: what it warns of, nobody can put right
+    options.log_severity_level = 4  # fatal only: errors arrive as exceptions
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
     if threads is not None:
         options.intra_op_num_threads = threads

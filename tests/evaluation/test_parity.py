@@ -171,3 +171,30 @@ def test_the_decode_gate_looks_at_the_perplexity(scale: float, passes: bool) -> 
 def test_the_decode_gate_is_closed_to_what_is_no_number() -> None:
     with pytest.raises(ResqError, match="parity: token by token, the perplexity is nan"):
         check_decode_parity(cast(Decoder, Forgetful(np.nan)), np.full((1, 4), 3, np.int64))
+
+
+class Elsewhere:
+    """A decoder that, from a cache, likes token 7 better, and token 3 as much as before."""
+
+    def run(
+        self, ids: NDArray[np.int64], state: int | None = None
+    ) -> tuple[NDArray[np.float32], int]:
+        """All ten tokens are equally likely in one pass."""
+        logits = np.zeros((*ids.shape, 10), np.float32)
+        if state is not None:
+            logits[..., 7] = 2.0
+            logits[..., 3] = np.log((8 + np.exp(2.0)) / 9)  # a tenth of all, as before
+        return logits, (state or 0) + ids.shape[1]
+
+
+def test_the_decode_gate_looks_at_more_than_the_perplexity() -> None:
+    decoder = cast(Decoder, Elsewhere())
+    ids = np.full((2, 6), 3, np.int64)
+    exact = np.zeros((2, 6, 10), np.float32)
+    assert abs(check_decode_parity(decoder, ids).perplexity_ratio - 1) < LAST_DIGITS
+    with pytest.raises(ResqError, match=r"nats away from one pass, and one pass 0\.000 from"):
+        check_decode_parity(decoder, ids, exact)
+    # Where quantisation itself is further away, so may be decode.
+    crude = exact.copy()
+    crude[..., 5] = 4.0
+    assert check_decode_parity(decoder, ids, crude).kl_divergence > 0.2

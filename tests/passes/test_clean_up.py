@@ -76,6 +76,17 @@ def test_all_names_are_there_and_differ(saved: Path) -> None:
     assert len(set(names)) == len(names)
 
 
+def test_what_has_no_name_or_anothers_gets_one_of_its_own(llama: Case) -> None:
+    graph = llama.before(CleanUp)
+    first, second, third, *_ = graph.graph
+    first.name = first.outputs[0].name = None
+    third.name = second.name
+    CleanUp()(graph)
+    assert first.name
+    assert first.outputs[0].name
+    assert third.name != second.name
+
+
 def test_the_same_numbers_come_out(llama: Case) -> None:
     before, after = (
         decoder_of(graph).run(llama.token_ids)

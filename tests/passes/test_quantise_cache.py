@@ -77,13 +77,17 @@ def test_in_eight_bits_the_logits_are_near_the_float_ones(case: Case) -> None:
 
 
 def test_the_node_says_how_its_heads_are_split(llama: Case) -> None:
-    graph = llama.after(QuantiseCache)
-    before = find_attention(llama.before(QuantiseCache), "model.layers.1.self_attn")
-    node = find_attention(graph, "model.layers.1.self_attn")
+    node = find_attention(llama.after(QuantiseCache), "model.layers.1.self_attn")
     assert node.op_type == "MixedPrecisionAttention"
     assert node.attributes.get_int("high_rank") == llama.projections.head_split.high
     assert node.attributes.get_int("low_bits") == 4
-    assert node.attributes.get_float("scale") == before.attributes.get_float("scale")
+
+
+def test_a_scale_of_its_own_stays(llama: Case) -> None:
+    graph, module = llama.before(QuantiseCache), "model.layers.0.self_attn"
+    find_attention(graph, module).attributes.add(ir.AttrFloat32("scale", 0.125))
+    QuantiseCache(llama.layout, llama.projections)(graph)
+    assert find_attention(graph, module).attributes.get_float("scale") == 0.125
 
 
 def test_the_bases_of_the_keys_are_stored_in_sixteen_bits_behind_a_cast(llama: Case) -> None:

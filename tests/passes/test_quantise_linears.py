@@ -28,9 +28,9 @@ from tests.passes.cases import Case, decoder_of, ops_of, weights_of
 
 Array = NDArray[Any]
 
-EIGHT_BIT_TOLERANCE = 0.05
+EIGHT_BIT_TOLERANCE = 0.07
 """Of the largest logit, with 8 bits everywhere: steps of 1/255 of a row's range, through two
-layers, give some 0.02; a part, scale or residual in the wrong place gives more than 0.3."""
+layers, give 0.017 to 0.035; scales a tenth too large 0.15, columns in another order 1.1."""
 
 FOUR_BIT_ERROR = 0.12
 """Norm of the error of a weight over its norm: these Gaussian rows lose 0.09 to 0.105."""
@@ -329,6 +329,17 @@ def test_an_add_behind_a_result_that_others_read_stays() -> None:
     node = quantise_small(model)
     assert node.inputs[6] is None
     assert ops_of(model) == ["MixedPrecisionMatMul", "Add", "Neg", "Mul"]
+
+
+def test_an_add_behind_a_result_of_the_graph_stays() -> None:
+    model = small_graph(lambda y, x: [ir.node("Add", [y, x])])
+    result = find_linear(model, "layer").result
+    result.type, result.shape = model.graph.inputs[0].type, model.graph.inputs[0].shape
+    model.graph.outputs.append(result)
+    node = quantise_small(model)
+    assert node.inputs[6] is None
+    assert ops_of(model) == ["MixedPrecisionMatMul", "Add"]
+    assert model.graph.outputs[1] is node.outputs[0]
 
 
 def test_a_result_of_the_graph_keeps_its_name_and_takes_no_residual() -> None:
