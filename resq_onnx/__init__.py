@@ -1,35 +1,55 @@
 """Mixed-precision 4/8-bit quantisation of language models, from PyTorch to ONNX.
 
-`export` needs torch and the other packages of the `export` extra; it is imported when it is
-first used, so that `import resq_onnx`, and with it everything that runs a model, needs none.
+What needs other packages is imported when it is first used: `export` needs torch and the rest of
+the `export` extra, `create_session` needs onnxruntime. So `import resq_onnx` is instant, and
+everything that runs a model does without torch.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from resq_onnx.errors import ResqError
 from resq_onnx.recipe import BitSplit, Recipe
 
 if TYPE_CHECKING:
+    from resq_onnx.custom_ops import library_path, register
     from resq_onnx.pipeline import export
+    from resq_onnx.runtime.session import create_session
 
 __version__ = "0.1.0"
 
-__all__ = ["BitSplit", "Recipe", "ResqError", "__version__", "export"]
+__all__ = [
+    "BitSplit",
+    "Recipe",
+    "ResqError",
+    "__version__",
+    "create_session",
+    "export",
+    "library_path",
+    "register",
+]
+
+_LAZY: Final = {
+    "create_session": "resq_onnx.runtime.session",
+    "export": "resq_onnx.pipeline",
+    "library_path": "resq_onnx.custom_ops",
+    "register": "resq_onnx.custom_ops",
+}
+"""By public name, the module that is imported when it is first asked for."""
 
 if not TYPE_CHECKING:  # a type checker would take every name to be an attribute
 
     def __getattr__(name: str) -> Any:
-        if name == "export":
-            return _export()
+        if name in _LAZY:
+            return getattr(_module(_LAZY[name]), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def _export() -> Any:
+def _module(name: str) -> Any:
     try:
-        return importlib.import_module("resq_onnx.pipeline").export
+        return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if (error.name or __name__).split(".")[0] == __name__:
             raise

@@ -30,7 +30,7 @@ from resq_onnx.projections_file import load_calibration, projections_for, save_c
 from resq_onnx.recipe import Recipe
 from resq_onnx.reference import Reference
 from resq_onnx.reporting import Report
-from resq_onnx.runtime.session import Decoder, create_session
+from resq_onnx.runtime.session import Decoder, create_session, kernels_are_built
 from resq_onnx.source import ModelSource, open_model
 from resq_onnx.staging import Staging, staged, writing_to
 from resq_onnx.summary import Summary, write_summary
@@ -123,7 +123,7 @@ def export(
 
         # 6. The file as users will run it: cached decode against prefill.
         report.step("Checking cached decode against prefill")
-        decoder = Decoder(create_session(staging.model))
+        decoder = Decoder(create_session(staging.model, kernels=kernels_are_built()))
         decoded = check_decode_parity(decoder, calibrated.token_ids, calibrated.logits)
         del decoder
 
@@ -221,7 +221,8 @@ def _check_float(
             target, path = kept.target, kept.model
         with writing_to(target):
             _save(graph, path)
-        found, _ = Decoder(create_session(path)).run(calibrated.token_ids)
+        session = create_session(path, kernels=kernels_are_built())
+        found, _ = Decoder(session).run(calibrated.token_ids)
         return check_float_parity(calibrated.logits, found, calibrated.token_ids)
 
 

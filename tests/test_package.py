@@ -23,14 +23,34 @@ MODULES_THAT_RUN_MODELS = (
 
 
 def test_the_public_list_is_this_one() -> None:
-    assert resq_onnx.__all__ == ["BitSplit", "Recipe", "ResqError", "__version__", "export"]
+    assert resq_onnx.__all__ == [
+        "BitSplit",
+        "Recipe",
+        "ResqError",
+        "__version__",
+        "create_session",
+        "export",
+        "library_path",
+        "register",
+    ]
     assert set(resq_onnx.__all__) <= set(dir(resq_onnx))
 
 
-def test_export_is_the_function_of_the_pipeline() -> None:
+def test_public_functions_are_those_of_their_modules() -> None:
     from resq_onnx.pipeline import export
+    from resq_onnx.runtime import create_session
 
     assert resq_onnx.export is export
+    assert resq_onnx.create_session is create_session
+    assert resq_onnx.register is custom_ops.register
+    assert resq_onnx.library_path is custom_ops.library_path
+
+
+def test_importing_the_package_imports_none_of_what_it_runs_on() -> None:
+    code = "import sys, resq_onnx; print({'numpy', 'onnx', 'onnxruntime'} & sys.modules.keys())"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "set()"
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
-from resq_onnx.runtime.session import Decoder
+from resq_onnx.runtime.buffered import BufferedDecoder
 
 
 def generate(
-    decoder: Decoder,
+    decoder: BufferedDecoder,
     prompt_ids: Sequence[int],
     max_new_tokens: int,
     temperature: float = 0.0,
@@ -23,7 +23,8 @@ def generate(
     """Continue a prompt, one token id at a time, as soon as each is known.
 
     Args:
-        decoder: The model.
+        decoder: The model; it forgets what it knew. Its buffer must hold the prompt and all new
+            tokens but the last, which nothing is predicted from.
         prompt_ids: At least one token.
         max_new_tokens: Ends the text if no stop token does.
         temperature: 0 always takes the likeliest token (the first of equals); else logits are
@@ -33,7 +34,7 @@ def generate(
         stop_ids: Tokens that end the text; they are not yielded themselves.
 
     Raises:
-        ResqError: The prompt is empty, or a number is out of its range.
+        ResqError: The prompt is empty, a number is out of its range, or the buffer is too short.
     """
     if not prompt_ids:
         raise ResqError("the prompt has no tokens; give a --prompt to continue")
@@ -41,23 +42,29 @@ def generate(
         raise ResqError(f"temperature is {temperature}; it must be 0 or more")
     if not 0.0 < top_p <= 1.0:
         raise ResqError(f"top-p is {top_p}; it must be more than 0 and at most 1")
+    needed = len(prompt_ids) + max_new_tokens - 1
+    if needed > decoder.max_length:
+        raise ResqError(
+            f"a prompt of {len(prompt_ids)} tokens and {max_new_tokens} new ones need a cache of "
+            f"{needed}, and it holds {decoder.max_length}; make the decoder with "
+            f"max_length={needed} or more"
+        )
     return _tokens(
         decoder, prompt_ids, max_new_tokens, _Sampler(temperature, top_p, seed), stop_ids
     )
 
 
 def _tokens(
-    decoder: Decoder,
+    decoder: BufferedDecoder,
     prompt_ids: Sequence[int],
     max_new_tokens: int,
     sampler: _Sampler,
     stop_ids: Collection[int],
 ) -> Iterator[int]:
+    decoder.reset()
     ids = np.array([prompt_ids], np.int64)  # (1, tokens)
-    state = None
     for _ in range(max_new_tokens):
-        logits, state = decoder.run(ids, state)
-        token = sampler.choose(logits[0, -1])
+        token = sampler.choose(decoder.run(ids)[0])
         if token in stop_ids:
             return
         yield token

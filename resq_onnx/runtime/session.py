@@ -1,41 +1,31 @@
-"""ONNX Runtime sessions, and a decoder with a cache on top of one.
+"""ONNX Runtime sessions, and the plain decoder: a cache that grows by concatenation.
 
-A decoder graph has these inputs and outputs (B sequences, S new tokens, P cached ones):
-
-    input_ids int64 (B, S)                      logits float32 (B, S, vocabulary)
-    attention_mask int64 (B, P + S)             present.{i}.key, present.{i}.value
-    position_ids int64 (B, S)                       as the past, (B, G, P + S, R)
-    past_key_values.{i}.key, past_key_values.{i}.value
-        uint8 (B, G, P, R) packed records, or float (B, G, P, d)
+`signature.py` says what a decoder graph takes and gives.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resq_onnx import custom_ops
 from resq_onnx.errors import ResqError
+from resq_onnx.runtime.signature import read_signature
 
 if TYPE_CHECKING:
     import onnxruntime
-
-CACHE_TYPES: Final[dict[str, type[np.generic]]] = {
-    "tensor(uint8)": np.uint8,
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-}
-"""Element types a cache may have, as ONNX Runtime writes them."""
 
 
 def create_session(
     path: str | Path,
     threads: int | None = None,
-    kernels: bool = False,
+    *,
+    kernels: bool = True,
+    spinning: bool = True,
     optimise: bool = True,
     fold_weights: bool = True,
 ) -> onnxruntime.InferenceSession:
@@ -46,6 +36,8 @@ def create_session(
         threads: Threads of one operator; None leaves it to ONNX Runtime (one per core).
         kernels: Whether the compiled ai.resq operators run, instead of the functions in the
             file.
+        spinning: Whether a thread that waits for its share of an operator stays awake for it.
+            That is faster where the cores are free; where others need them, it takes their time.
         optimise: Whether ONNX Runtime may rewrite the graph.
         fold_weights: Whether ONNX Runtime dequantises the weights once, when it opens the
             file, instead of in each run. A token then takes a third to a half of the time, but
@@ -71,6 +63,8 @@ def create_session(
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
     if threads is not None:
         options.intra_op_num_threads = threads
+    if not spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if fold_weights:
         # ONNX Runtime keeps a DequantizeLinear for its QDQ fusions, which no per-token scale
         # ever matches, unless it is told that there are none; then it is a constant like others.
@@ -85,6 +79,15 @@ def create_session(
             f"{path}: ONNX Runtime {onnxruntime.__version__} cannot open the model: {reason}; "
             f"if the file or its data is damaged, export it again"
         ) from None
+
+
+def kernels_are_built() -> bool:
+    """Whether the library of compiled operators is there: a source tree may lack it."""
+    try:
+        custom_ops.library_path()
+    except ResqError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -106,39 +109,25 @@ class DecoderState:
 
 
 class Decoder:
-    """Runs a decoder graph on new tokens and keeps track of cache, mask and positions.
+    """Runs a decoder graph on new tokens; the state it returns is all it remembers.
+
+    The slow and obvious twin of `BufferedDecoder`: it copies the cache with every call, and
+    gives logits for all new tokens if the graph does.
 
     Attributes:
         session: The ONNX Runtime session.
-        num_layers: Number of layers, by the graph's cache inputs.
+        signature: What its graph takes and gives.
     """
 
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
         """Read the graph's inputs.
 
         Raises:
-            ResqError: The graph is not a decoder as described at the top of this file.
+            ResqError: The graph is not a decoder.
         """
-        inputs = {entry.name: entry for entry in session.get_inputs()}
         self.session = session
-        self.num_layers = sum(name.endswith(".key") for name in inputs)
-        self._past_names = self._names("past_key_values")
-        self._output_names = ["logits", *self._names("present")]
-        self._takes_positions = "position_ids" in inputs
-        outputs = {entry.name for entry in session.get_outputs()}
-        expected = ["input_ids", "attention_mask", *self._past_names]
-        missing = [name for name in expected if name not in inputs]
-        missing += [name for name in self._output_names if name not in outputs]
-        if missing or not self.num_layers:
-            raise ResqError(
-                f"the model is not a decoder with a cache: it has no "
-                f"{', '.join(missing) or 'past_key_values.0.key'}; give a file that "
-                f"resq-onnx export wrote"
-            )
-        self._empty = [_cache_form(inputs[name]) for name in self._past_names]
-
-    def _names(self, prefix: str) -> list[str]:
-        return [f"{prefix}.{i}.{part}" for i in range(self.num_layers) for part in ("key", "value")]
+        self.signature = read_signature(session)
+        self._output_names = ["logits", *self.signature.present]
 
     def run(
         self,
@@ -154,7 +143,8 @@ class Decoder:
             attention_mask: (B, P + S), 0 for padding; None if no new token is padding.
 
         Returns:
-            The logits, (B, S, vocabulary), and the state with the new tokens in it.
+            The logits, (B, S, vocabulary) or of the last token, (B, 1, vocabulary), and the
+            state with the new tokens in it.
 
         Raises:
             ValueError: The mask does not have one column for each token.
@@ -171,29 +161,15 @@ class Decoder:
         feeds: dict[str, NDArray[Any]] = {
             "input_ids": np.asarray(input_ids, np.int64),
             "attention_mask": np.asarray(attention_mask, np.int64),
-            **dict(zip(self._past_names, state.caches, strict=True)),
+            **dict(zip(self.signature.past, state.caches, strict=True)),
         }
-        if self._takes_positions:
+        if self.signature.takes_positions:
             # Padding has no position of its own; any valid one does, for nothing looks at it.
             feeds["position_ids"] = np.maximum(attention_mask.cumsum(axis=1) - 1, 0)[:, -new:]
         logits, *caches = self.session.run(self._output_names, feeds)
         return logits, DecoderState(tuple(caches), feeds["attention_mask"])
 
     def _initial_state(self, batch: int) -> DecoderState:
-        caches = (np.zeros((batch, heads, 0, size), dtype) for heads, size, dtype in self._empty)
+        forms = self.signature.caches
+        caches = (np.zeros((batch, form.heads, 0, form.width), form.dtype) for form in forms)
         return DecoderState(tuple(caches), np.zeros((batch, 0), np.int64))
-
-
-def _cache_form(entry: Any) -> tuple[int, int, type[np.generic]]:
-    """Kv heads, last dimension and element type of one cache input."""
-    shape = entry.shape
-    if len(shape) != 4 or not isinstance(shape[1], int) or not isinstance(shape[3], int):
-        raise ResqError(
-            f"input {entry.name} has shape {shape}; a cache must have four dimensions, and the "
-            f"second (kv heads) and fourth (bytes or values of a record) must be fixed numbers"
-        )
-    if entry.type not in CACHE_TYPES:
-        raise ResqError(
-            f"input {entry.name} is a {entry.type}; a cache must be one of {', '.join(CACHE_TYPES)}"
-        )
-    return shape[1], shape[3], CACHE_TYPES[entry.type]

@@ -23,7 +23,7 @@ from onnx_ir.passes.common import InlinePass
 
 from resq_onnx.evaluation.parity import DECODE_TOLERANCE, FLOAT_TOLERANCE, compare, decode_logits
 from resq_onnx.evaluation.perplexity import negative_log_likelihood
-from resq_onnx.runtime import Decoder, Tokenizer, create_session, generate
+from resq_onnx.runtime import BufferedDecoder, Decoder, Tokenizer, create_session, generate
 from tests.command_line import program, run_successfully
 
 SAMPLES: Final = 8
@@ -107,7 +107,8 @@ def answer_ids(decoder: Decoder, tokenizer: Tokenizer) -> list[int]:
 def answer(decoder: Decoder, tokenizer: Tokenizer) -> list[int]:
     text = tokenizer.apply_chat_template([{"role": "user", "content": QUESTION}])
     ids = tokenizer.encode(text, add_special_tokens=False)
-    return list(generate(decoder, ids, 24, stop_ids=tokenizer.stop_ids))
+    buffered = BufferedDecoder(decoder.session, len(ids) + 24)
+    return list(generate(buffered, ids, 24, stop_ids=tokenizer.stop_ids))
 
 
 def test_the_export_stays_within_memory_and_time(exported: Exported) -> None:

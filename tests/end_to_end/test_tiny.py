@@ -21,7 +21,7 @@ from resq_onnx.evaluation.parity import FLOAT_TOLERANCE, compare, decode_logits
 from resq_onnx.evaluation.perplexity import negative_log_likelihood
 from resq_onnx.inspection import Inspection, inspect_model
 from resq_onnx.recipe import Recipe
-from resq_onnx.runtime import Decoder, Tokenizer, create_session, generate
+from resq_onnx.runtime import BufferedDecoder, Decoder, Tokenizer, create_session, generate
 from tests.command_line import QUICK, contents, run_process, run_successfully
 from tests.tiny_models import SIZES, write_model
 
@@ -237,11 +237,13 @@ def test_generate_continues_a_text_greedily(exported: Exported) -> None:
         "generate", exported.out, "--prompt", "A compound", "--max-new-tokens", "6"
     ).stdout
     tokenizer = Tokenizer.load(exported.out.parent)
-    decoder = Decoder(create_session(exported.out))
+    session = create_session(exported.out)
     ids = tokenizer.encode("A compound")
-    tokens = list(generate(decoder, ids, 6, stop_ids=tokenizer.stop_ids))
+    tokens = list(
+        generate(BufferedDecoder(session, len(ids) + 6), ids, 6, stop_ids=tokenizer.stop_ids)
+    )
     assert printed == "A compound" + tokenizer.decode(tokens) + "\n"
-    assert tokens[0] == decoder.run(np.array([ids]))[0][0, -1].argmax()
+    assert tokens[0] == Decoder(session).run(np.array([ids]))[0][0, -1].argmax()
 
 
 def test_generate_answers_by_the_chat_template(exported: Exported) -> None:

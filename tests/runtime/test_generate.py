@@ -11,13 +11,13 @@ import pytest
 from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
-from resq_onnx.runtime import Decoder, create_session, generate
+from resq_onnx.runtime import BufferedDecoder, create_session, generate
 from tests.runtime import toy
 
 
 @pytest.fixture
-def decoder(tmp_path: Path) -> Decoder:
-    return Decoder(create_session(toy.save_toy(tmp_path / "toy.onnx"), threads=1))
+def decoder(tmp_path: Path) -> BufferedDecoder:
+    return BufferedDecoder(create_session(toy.save_toy(tmp_path / "toy.onnx"), threads=1), 16)
 
 
 def continuation(prompt: list[int], length: int) -> list[int]:
@@ -31,24 +31,29 @@ def continuation(prompt: list[int], length: int) -> list[int]:
 class FixedLogits:
     """Says that these are the logits, whatever the tokens."""
 
+    max_length = 10_000
+
     def __init__(self, probabilities: list[float]) -> None:
         self.logits = np.log(np.array(probabilities, np.float32))
 
-    def run(self, ids: NDArray[np.int64], state: Any = None) -> tuple[NDArray[np.float32], None]:
-        return np.broadcast_to(self.logits, (*ids.shape, len(self.logits))), None
+    def reset(self) -> None:
+        pass
+
+    def run(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        return np.broadcast_to(self.logits, (len(ids), len(self.logits)))
 
 
 def draw(probabilities: list[float], count: int, **options: float) -> list[int]:
-    decoder = cast(Decoder, FixedLogits(probabilities))
+    decoder = cast(BufferedDecoder, FixedLogits(probabilities))
     return list(generate(decoder, [0], count, **cast(Any, options)))
 
 
-def test_greedy_generation_feeds_its_own_tokens_back(decoder: Decoder) -> None:
+def test_greedy_generation_feeds_its_own_tokens_back(decoder: BufferedDecoder) -> None:
     prompt = [3, 1, 4]
     assert list(generate(decoder, prompt, 8)) == continuation(prompt, 8)
 
 
-def test_a_stop_token_ends_the_text_and_is_not_part_of_it(decoder: Decoder) -> None:
+def test_a_stop_token_ends_the_text_and_is_not_part_of_it(decoder: BufferedDecoder) -> None:
     full = continuation([3, 1, 4], 8)
     stop = full[4]
     assert list(generate(decoder, [3, 1, 4], 8, stop_ids={stop})) == full[: full.index(stop)]
@@ -58,15 +63,25 @@ def test_tokens_come_one_by_one() -> None:
     calls: list[int] = []
 
     class Counting(FixedLogits):
-        def run(self, ids: NDArray[np.int64], state: Any = None) -> Any:
+        def run(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
             calls.append(ids.shape[1])
-            return super().run(ids, state)
+            return super().run(ids)
 
-    tokens = generate(cast(Decoder, Counting([0.2, 0.8])), [0, 0, 0], 5)
+    tokens = generate(cast(BufferedDecoder, Counting([0.2, 0.8])), [0, 0, 0], 5)
     assert next(tokens) == 1
     assert calls == [3]
     assert next(tokens) == 1
     assert calls == [3, 1]
+
+
+def test_every_text_begins_anew(decoder: BufferedDecoder) -> None:
+    assert list(generate(decoder, [3, 1, 4], 8)) == list(generate(decoder, [3, 1, 4], 8))
+
+
+def test_a_buffer_that_just_holds_the_text_is_enough(decoder: BufferedDecoder) -> None:
+    assert list(generate(decoder, [3, 1, 4], 14)) == continuation([3, 1, 4], 14)
+    with pytest.raises(ResqError, match=r"need a cache of 17, and it holds 16; .*max_length=17"):
+        generate(decoder, [3, 1, 4], 15)
 
 
 def test_no_new_tokens_means_none() -> None:
@@ -102,7 +117,7 @@ def test_the_seed_decides_the_draws() -> None:
 def test_an_impossible_token_is_never_drawn() -> None:
     decoder = FixedLogits([0.5, 0.5])
     decoder.logits = np.array([1e30, -np.inf, 1e30], np.float32)
-    assert 1 not in list(generate(cast(Decoder, decoder), [0], 100, temperature=1.0))
+    assert 1 not in list(generate(cast(BufferedDecoder, decoder), [0], 100, temperature=1.0))
 
 
 @pytest.mark.parametrize(
@@ -118,4 +133,4 @@ def test_bad_arguments_are_refused_before_the_first_token(
     prompt: list[int], options: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(ResqError, match=reason):
-        generate(cast(Decoder, FixedLogits([1.0])), prompt, 1, **options)
+        generate(cast(BufferedDecoder, FixedLogits([1.0])), prompt, 1, **options)

@@ -12,9 +12,11 @@ import pytest
 from onnx import TensorProto
 from onnx.external_data_helper import set_external_data
 
+import resq_onnx
 from resq_onnx import custom_ops
 from resq_onnx.errors import ResqError
 from resq_onnx.runtime import Decoder, create_session
+from resq_onnx.runtime.session import kernels_are_built
 from tests.runtime import toy
 
 TOKENS = np.array([[3, 1, 4, 1, 5, 9], [2, 7, 1, 8, 2, 8]], np.int64)
@@ -113,7 +115,7 @@ def test_a_cache_of_unknown_width_is_refused(tmp_path: Path) -> None:
 
 def test_a_cache_of_an_unknown_type_is_refused(tmp_path: Path) -> None:
     session = create_session(toy.save_toy(tmp_path / "a.onnx", cache_type=TensorProto.INT64))
-    with pytest.raises(ResqError, match=r"is a tensor\(int64\); a cache must be one of tensor"):
+    with pytest.raises(ResqError, match=r"is a tensor\(int64\); it must be one of tensor"):
         Decoder(session)
 
 
@@ -150,24 +152,38 @@ def test_without_onnxruntime_the_remedy_is_named(
         create_session(toy.save_toy(tmp_path / "toy.onnx"))
 
 
-def test_kernels_are_registered_only_if_asked_for(
+def test_kernels_are_registered_unless_they_are_not_wanted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registered: list[object] = []
     monkeypatch.setattr(custom_ops, "register", registered.append)
     path = toy.save_toy(tmp_path / "toy.onnx")
-    create_session(path)
+    create_session(path, kernels=False)
     assert not registered
-    create_session(path, kernels=True)
+    create_session(path)
     assert len(registered) == 1
 
 
 def test_options_reach_the_session(tmp_path: Path) -> None:
     path = toy.save_toy(tmp_path / "toy.onnx")
-    options = create_session(path, threads=1, fold_weights=True).get_session_options()
+    options = create_session(path, threads=1, spinning=False).get_session_options()
     assert options.intra_op_num_threads == 1
     assert options.get_session_config_entry("session.disable_quant_qdq") == "1"
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
     plain = create_session(path, fold_weights=False, optimise=False).get_session_options()
     assert plain.graph_optimization_level.name == "ORT_DISABLE_ALL"
-    with pytest.raises(Exception, match="disable_quant_qdq"):
-        plain.get_session_config_entry("session.disable_quant_qdq")
+    for entry in ("session.disable_quant_qdq", "session.intra_op.allow_spinning"):
+        with pytest.raises(Exception, match=entry):
+            plain.get_session_config_entry(entry)
+
+
+def test_a_source_tree_that_was_never_built_has_no_kernels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert kernels_are_built()
+    monkeypatch.setattr(resq_onnx, "__path__", [str(tmp_path)])
+    assert not kernels_are_built()
+    path = toy.save_toy(tmp_path / "toy.onnx")
+    with pytest.raises(ResqError, match="package is not installed"):
+        create_session(path)
+    create_session(path, kernels=False)

@@ -29,38 +29,56 @@ CACHE_NAMES = [f"{layer}.{part}" for layer in range(LAYERS) for part in ("key", 
 
 
 def save_toy(
-    path: Path, cache_type: int = TensorProto.UINT8, without: str = "", record: int | str = RECORD
+    path: Path,
+    cache_type: int = TensorProto.UINT8,
+    without: str = "",
+    record: int | str = RECORD,
+    last_only: bool = False,
+    concatenates: bool = False,
 ) -> Path:
-    """Write the toy decoder; `without` names an input or output to leave out."""
+    """Write the toy decoder.
+
+    Args:
+        path: The .onnx file.
+        cache_type: Element type of the cache.
+        without: An input or output to leave out.
+        record: What the graph says the last dimension of the cache is.
+        last_only: Whether it gives the logits of the last token alone.
+        concatenates: Whether new tokens go behind all there is, so that no buffer can be used.
+    """
     nodes = [
         # Every cache gets the new tokens, in all heads and bytes of their records.
         _node("Cast", "input_ids", "ids", to=cache_type),
         _node("Unsqueeze", "ids axes_1_3", "ids4"),
         _node("Expand", "ids4 record_shape", "records"),  # (B, G, S, R)
-        *(
-            _node("Concat", f"past_key_values.{name} records", f"present.{name}", axis=2)
-            for name in CACHE_NAMES
-        ),
+        # Behind the past tokens; whatever a buffer of fixed length holds after them stays.
+        _node("Shape", "attention_mask", "total", start=1, end=2),
+        _node("Shape", "input_ids", "new", start=1, end=2),
+        _node("Sub", "total new", "past"),
+        *(node for name in CACHE_NAMES for node in _write(name, concatenates)),
         # The last byte of the last head of the last layer's value is what is read.
-        _node("Slice", f"present.{CACHE_NAMES[-1]} minus_1 end axis_1", "head"),
+        _node("Slice", f"present.{CACHE_NAMES[-1]} zero total axis_2", "in_use"),
+        _node("Slice", "in_use minus_1 end axis_1", "head"),
         _node("Slice", "head minus_1 end axis_3", "byte"),
         _node("Cast", "byte", "byte_64", to=TensorProto.INT64),
         _node("Squeeze", "byte_64 axes_1_3", "tokens"),  # (B, P + S)
         _node("Mul", "tokens attention_mask", "seen"),
         _node("CumSum", "seen axis_1_scalar", "sums"),
-        _node("Shape", "input_ids", "new", start=1, end=2),
         _node("Neg", "new", "minus_new"),
         _node("Slice", "sums minus_new end axis_1", "new_sums"),  # (B, S)
         _node("Add" if without != "position_ids" else "Max", _position(without), "next"),
         _node("Mod", "next vocabulary", "next_token"),
-        _node("OneHot", "next_token vocabulary values", "logits", axis=-1),
+        _node("Slice", f"next_token {'minus_1' if last_only else 'zero'} end axis_1", "kept_token"),
+        _node("OneHot", "kept_token vocabulary values", "logits", axis=-1),
     ]
     constants = {
         "axes_1_3": [1, 3],
         "record_shape": [1, KV_HEADS, 1, RECORD],
+        "zero": [0],
         "minus_1": [-1],
         "end": [2**62],
         "axis_1": [1],
+        "axis_2": [2],
         "axis_3": [3],
         "vocabulary": [VOCABULARY],
     }
@@ -77,7 +95,7 @@ def save_toy(
         **{f"past_key_values.{name}": (cache_type, cache_shape) for name in CACHE_NAMES},
     }
     outputs: Signature = {
-        "logits": (TensorProto.FLOAT, ["batch", "new", VOCABULARY]),
+        "logits": (TensorProto.FLOAT, ["batch", 1 if last_only else "new", VOCABULARY]),
         **{f"present.{name}": (cache_type, None) for name in CACHE_NAMES},
     }
     graph = helper.make_graph(
@@ -94,6 +112,17 @@ def save_toy(
 
 def _node(operator: str, inputs: str, output: str, **attributes: Any) -> onnx.NodeProto:
     return helper.make_node(operator, inputs.split(), [output], **attributes)
+
+
+def _write(name: str, concatenates: bool) -> list[onnx.NodeProto]:
+    past = f"past_key_values.{name}"
+    if concatenates:
+        return [_node("Concat", f"{past} records", f"present.{name}", axis=2)]
+    return [
+        _node("Slice", f"{past} zero past axis_2", f"before.{name}"),
+        _node("Slice", f"{past} total end axis_2", f"after.{name}"),
+        _node("Concat", f"before.{name} records after.{name}", f"present.{name}", axis=2),
+    ]
 
 
 def _position(without: str) -> str:

@@ -1,0 +1,131 @@
+"""The commands that take an exported model: generate, evaluate and inspect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from resq_onnx.commands.console import out, reporting
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+
+def _session_options(command: Any) -> Any:
+    """The options of everything that runs a model."""
+    options = [
+        click.option("--threads", type=click.IntRange(min=1), help="Default: one per core."),
+        click.option("--no-kernels", is_flag=True,
+                     help="Run the functions in the file instead of the compiled operators."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("model", metavar="OUT.onnx", type=click.Path(path_type=Path))
+@click.option("--prompt", required=True, help="Text to continue, or with --chat a question.")
+@click.option("--chat", is_flag=True, help="Apply the model's chat template to the prompt.")
+@click.option("--max-new-tokens", type=click.IntRange(min=1), default=100)
+@click.option("--temperature", type=click.FloatRange(min=0), default=0.0, help="0 is greedy.")
+@click.option("--top-p", type=click.FloatRange(min=0, max=1, min_open=True), default=1.0)
+@click.option("--seed", type=int, default=0)
+@_session_options
+def generate(
+    model: Path,
+    prompt: str,
+    chat: bool,
+    max_new_tokens: int,
+    threads: int | None,
+    no_kernels: bool,
+    **sampling: Any,
+) -> None:
+    """Continue a text with an exported model, token by token."""
+    from resq_onnx.runtime.buffered import BufferedDecoder
+    from resq_onnx.runtime.generate import generate as generate_tokens
+    from resq_onnx.runtime.tokenizer import Tokenizer
+
+    session = _open(model, threads, no_kernels)
+    tokenizer = Tokenizer.load(model.parent)
+    if chat:
+        text = tokenizer.apply_chat_template([{"role": "user", "content": prompt}])
+        ids = tokenizer.encode(text, add_special_tokens=False)
+    else:
+        ids = tokenizer.encode(prompt)
+    decoder = BufferedDecoder(session, len(ids) + max_new_tokens)
+    tokens = generate_tokens(decoder, ids, max_new_tokens, stop_ids=tokenizer.stop_ids, **sampling)
+    if not chat:
+        out.print(prompt, end="", markup=False, highlight=False, soft_wrap=True)
+    for piece in tokenizer.stream(tokens):
+        out.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
+    out.print()
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument(
+    "models", metavar="OUT.onnx...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+@click.option(
+    "--text",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A .txt or .jsonl file the model was not calibrated on.",
+)
+@click.option(
+    "--window",
+    type=click.IntRange(min=2),
+    default=512,
+    help="Tokens per window; windows do not overlap.",
+)
+@click.option("--max-windows", type=click.IntRange(min=1), help="Default: the whole text.")
+@click.option("--token-by-token", is_flag=True, help="Decode with the cache instead of one pass.")
+@_session_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")  # fmt: skip
+def evaluate(
+    models: tuple[Path, ...],
+    text: Path,
+    window: int,
+    max_windows: int | None,
+    token_by_token: bool,
+    threads: int | None,
+    no_kernels: bool,
+    as_json: bool,
+) -> None:
+    """Measure the perplexity of exported models on a text."""
+    from resq_onnx.calibration.corpus import load_text
+    from resq_onnx.evaluation.perplexity import PerplexityResult, perplexity
+    from resq_onnx.printing import print_perplexities
+    from resq_onnx.runtime.session import Decoder
+    from resq_onnx.runtime.tokenizer import Tokenizer
+
+    document = "\n\n".join(load_text(str(text)))
+    results: dict[str, PerplexityResult] = {}
+    for model in models:
+        decoder = Decoder(_open(model, threads, no_kernels))
+        ids = Tokenizer.load(model.parent).encode(document, add_special_tokens=False)
+        with reporting() as report:
+            report.step(f"Evaluating {model.name}")
+            results[str(model)] = perplexity(
+                decoder, ids, window, max_windows, token_by_token, report.progress
+            )
+    print_perplexities(out, results, window, token_by_token, as_json)
+
+
+@click.command()
+@click.argument("model", metavar="OUT.onnx", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+def inspect(model: Path, as_json: bool) -> None:
+    """Show what is quantised how, sizes, and the cache's bytes per token."""
+    from resq_onnx.inspection import inspect_model
+    from resq_onnx.printing import print_inspection
+
+    print_inspection(out, inspect_model(model), as_json)
+
+
+def _open(model: Path, threads: int | None, no_kernels: bool) -> InferenceSession:
+    from resq_onnx.runtime.session import create_session
+
+    return create_session(model, threads, kernels=not no_kernels)

@@ -1,0 +1,165 @@
+"""A decoder whose cache is one buffer of fixed length, read and written in place.
+
+`Decoder` gets a new cache from every call and gives it back with the next: a copy per token that
+grows with the text. Here each cache is allocated once and bound twice, as past and as present;
+a token then costs what its operators cost, and one rebinding of the attention mask.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resq_onnx.errors import ResqError
+from resq_onnx.runtime.signature import read_signature
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+PREFILL_SLICE: Final = 512
+"""Tokens of a prompt that run together. Memory for activations and logits is that of one slice,
+however long the prompt. Each weight is read once a slice, and at 512 rows that no longer costs
+anything beside the arithmetic. With our kernels, whose results do not depend on the number of
+rows, the logits are those of one pass to the last bit."""
+
+
+class BufferedDecoder:
+    """Runs a decoder graph on the next tokens of a text, or of several of equal length.
+
+    One text at a time and one thread at a time; several decoders may share a session.
+
+    Attributes:
+        session: The ONNX Runtime session.
+        signature: What its graph takes and gives.
+        batch: Number of texts, B.
+        max_length: Tokens that fit.
+        length: Tokens so far, padding included.
+    """
+
+    def __init__(
+        self, session: onnxruntime.InferenceSession, max_length: int, batch: int = 1
+    ) -> None:
+        """Allocate the caches; the operating system fills a page only when it is written to.
+
+        Raises:
+            ResqError: The graph is not a decoder, or does not say how large its vocabulary is.
+        """
+        if max_length < 1 or batch < 1:
+            raise ResqError(f"a buffer of {max_length} tokens for {batch} texts: give 1 or more")
+        self.session = session
+        self.signature = read_signature(session)
+        if self.signature.vocabulary is None:
+            raise ResqError(
+                "output logits has no fixed last dimension; give a file that resq-onnx export wrote"
+            )
+        self.batch = batch
+        self.max_length = max_length
+        self.length = 0
+        self._mask = np.ones((batch, max_length), np.int64)
+        self._seen = np.zeros((batch, 1), np.int64)  # tokens so far that are not padding
+        self._binding: Any = session.io_binding()
+        self._caches = [
+            np.zeros((batch, form.heads, max_length, form.width), form.dtype)
+            for form in self.signature.caches
+        ]
+        names = zip(self.signature.past, self.signature.present, self._caches, strict=True)
+        for past, present, cache in names:
+            self._bind(past, cache)
+            self._bind(present, cache, output=True)
+        self._allocate(1)
+
+    def run(
+        self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64] | None = None
+    ) -> NDArray[Any]:
+        """Run the model on the next tokens; a long prompt runs in slices.
+
+        Args:
+            input_ids: (B, S), S at least 1.
+            attention_mask: Of these tokens, (B, S), 0 for padding; None if none is padding.
+
+        Returns:
+            The logits after the last token, (B, vocabulary): valid until the next call.
+
+        Raises:
+            ValueError: The token ids are not (B, S), or the mask is not of their shape.
+            ResqError: The buffer is too short, or ONNX Runtime refuses the input.
+        """
+        if input_ids.ndim != 2 or len(input_ids) != self.batch or not input_ids.size:
+            raise ValueError(
+                f"input_ids is {input_ids.shape}, it must be ({self.batch}, 1 or more)"
+            )
+        new = input_ids.shape[1]
+        self._check_room(new)
+        if attention_mask is not None and attention_mask.shape != input_ids.shape:
+            raise ValueError(
+                f"attention_mask is {attention_mask.shape}, it must be {input_ids.shape}"
+            )
+        self._mask[:, self.length : self.length + new] = (
+            1 if attention_mask is None else attention_mask
+        )
+        for start in range(0, new, PREFILL_SLICE):
+            self._step(input_ids[:, start : start + PREFILL_SLICE])
+        return self._logits[:, -1]
+
+    def reset(self) -> None:
+        """Forget the text."""
+        self.rewind(0)
+
+    def rewind(self, length: int) -> None:
+        """Forget all but the first `length` tokens.
+
+        Raises:
+            ValueError: There are not as many.
+        """
+        if not 0 <= length <= self.length:
+            raise ValueError(f"cannot rewind to {length} tokens: there are {self.length}")
+        self.length = length
+        self._seen[:] = self._mask[:, :length].sum(axis=1, keepdims=True)
+
+    def _check_room(self, new: int) -> None:
+        if self.length + new > self.max_length:
+            raise ResqError(
+                f"the cache holds {self.max_length} tokens, and there would be "
+                f"{self.length + new}; make the decoder with max_length={self.length + new} or more"
+            )
+
+    def _step(self, ids: NDArray[np.int64]) -> None:
+        """Run the graph once; `_mask` holds these tokens already."""
+        new = ids.shape[1]
+        total = self.length + new
+        if new != self._ids.shape[1]:
+            self._allocate(new)
+        self._ids[:] = ids
+        mask = self._mask[:, self.length : total]
+        # Padding has no position of its own; any valid one does, for nothing looks at it.
+        np.maximum(self._seen + mask.cumsum(axis=1) - 1, 0, out=self._positions)
+        # Of one text, the columns so far are contiguous; of several they are copied.
+        bound_mask = np.ascontiguousarray(self._mask[:, :total])
+        self._bind("attention_mask", bound_mask)
+        try:
+            self.session.run_with_iobinding(self._binding)
+        except Exception as error:  # its exceptions have no common base but this
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ResqError(f"ONNX Runtime cannot run the model: {reason}") from error
+        self._seen += mask.sum(axis=1, keepdims=True)
+        self.length = total
+
+    def _allocate(self, new: int) -> None:
+        """Make and bind what has a row for each of `new` tokens."""
+        signature = self.signature
+        assert signature.vocabulary is not None
+        rows = 1 if signature.last_only else new
+        self._ids = np.zeros((self.batch, new), np.int64)
+        self._positions = np.zeros((self.batch, new), np.int64)
+        self._logits = np.zeros((self.batch, rows, signature.vocabulary), signature.logits_dtype)
+        self._bind("input_ids", self._ids)
+        if signature.takes_positions:
+            self._bind("position_ids", self._positions)
+        self._bind("logits", self._logits, output=True)
+
+    def _bind(self, name: str, array: NDArray[Any], *, output: bool = False) -> None:
+        """Let the graph use an array's own memory, which must stay until the next binding."""
+        bind = self._binding.bind_output if output else self._binding.bind_input
+        bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)

@@ -1,0 +1,120 @@
+"""What a decoder graph takes and gives: the contract between an exported file and a decoder.
+
+B sequences, S new tokens, P cached ones:
+
+    input_ids int64 (B, S)                      logits float (B, S, vocabulary), or (B, 1,
+    attention_mask int64 (B, P + S)                 vocabulary) with `--logits last`
+    position_ids int64 (B, S), or absent        present.{i}.key, present.{i}.value
+    past_key_values.{i}.key, ....value              as the past, (B, G, P + S, R)
+        uint8 (B, G, P, R) packed records, or float (B, G, P, d)
+
+The cache may also be one buffer of fixed length, given as past and taken as present: then P is the
+buffer's length, total = attention_mask.shape[1], and the new tokens go to the last S of the first
+`total` places.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from resq_onnx.errors import ResqError
+from resq_onnx.graph import cache_names
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+TYPES: Final[dict[str, type[np.generic]]] = {
+    "tensor(uint8)": np.uint8,
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+}
+"""Element types a cache or logits may have, as ONNX Runtime writes them."""
+
+
+@dataclass(frozen=True)
+class CacheForm:
+    """One key or value cache, (B, heads, tokens, width).
+
+    Attributes:
+        heads: Kv heads, G.
+        width: Bytes of a record, R, or size of a head, d.
+        dtype: Element type.
+    """
+
+    heads: int
+    width: int
+    dtype: type[np.generic]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Names and forms of a decoder graph's inputs and outputs.
+
+    Attributes:
+        past: Names of the cache inputs: key and value of layer 0, of layer 1, ...
+        present: Names of the cache outputs, in the same order.
+        caches: Their forms, in the same order.
+        takes_positions: Whether there is an input position_ids.
+        last_only: Whether logits are computed for the last new token alone.
+        vocabulary: Logits of a token; None if the graph does not say.
+        logits_dtype: Element type of the logits.
+    """
+
+    past: tuple[str, ...]
+    present: tuple[str, ...]
+    caches: tuple[CacheForm, ...]
+    takes_positions: bool
+    last_only: bool
+    vocabulary: int | None
+    logits_dtype: type[np.generic]
+
+
+def read_signature(session: onnxruntime.InferenceSession) -> Signature:
+    """Read what a session's graph takes and gives.
+
+    Raises:
+        ResqError: The graph is not a decoder as described at the top of this file.
+    """
+    inputs = {entry.name: entry for entry in session.get_inputs()}
+    outputs = {entry.name: entry for entry in session.get_outputs()}
+    past, present = cache_names(sum(name.endswith(".key") for name in inputs))
+    missing = [name for name in ("input_ids", "attention_mask", *past) if name not in inputs]
+    missing += [name for name in ("logits", *present) if name not in outputs]
+    if missing or not past:
+        raise ResqError(
+            f"the model is not a decoder with a cache: it has no "
+            f"{', '.join(missing) or 'past_key_values.0.key'}; give a file that "
+            f"resq-onnx export wrote"
+        )
+    logits = outputs["logits"]
+    shape = [*logits.shape, None, None, None]
+    return Signature(
+        past=tuple(past),
+        present=tuple(present),
+        caches=tuple(_cache_form(inputs[name]) for name in past),
+        takes_positions="position_ids" in inputs,
+        last_only=shape[1] == 1,
+        vocabulary=shape[2] if isinstance(shape[2], int) else None,
+        logits_dtype=_dtype(logits, "output"),
+    )
+
+
+def _cache_form(entry: Any) -> CacheForm:
+    shape = entry.shape
+    if len(shape) != 4 or not isinstance(shape[1], int) or not isinstance(shape[3], int):
+        raise ResqError(
+            f"input {entry.name} has shape {shape}; a cache must have four dimensions, and the "
+            f"second (kv heads) and fourth (bytes or values of a record) must be fixed numbers"
+        )
+    return CacheForm(shape[1], shape[3], _dtype(entry, "input"))
+
+
+def _dtype(entry: Any, kind: str) -> type[np.generic]:
+    if entry.type not in TYPES:
+        raise ResqError(
+            f"{kind} {entry.name} is a {entry.type}; it must be one of {', '.join(TYPES)}"
+        )
+    return TYPES[entry.type]
