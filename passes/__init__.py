@@ -1,7 +1,8 @@
 """Graph rewrites, one a file, and the order in which they run.
 
 `lifting` turns the tracer's nodes into one operator per module, `folding` changes the bases
-without changing the function, `quantising` replaces float operators by ai.resq's.
+without changing the function, `quantising` replaces float operators by ai.resq's. Between these
+two, once the float logits were checked, `KeepLastLogits` drops all but the last if so asked.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from resq_onnx.passes.clean_up import CleanUp, sweep
 from resq_onnx.passes.fold_hidden_basis import FoldHiddenBasis
 from resq_onnx.passes.fold_value_basis import FoldValueBasis
 from resq_onnx.passes.fuse_norm_gains import FuseNormGains
+from resq_onnx.passes.keep_last_logits import KeepLastLogits
 from resq_onnx.passes.lift_attention import LiftAttention
 from resq_onnx.passes.lift_head import LiftHead
 from resq_onnx.passes.lift_mlp import LiftMlp
@@ -28,7 +30,7 @@ from resq_onnx.passes.untie_embedding import UntieEmbedding
 from resq_onnx.projections import Projections
 from resq_onnx.recipe import Recipe
 
-__all__ = ["CleanUp", "folding", "lifting", "quantising"]
+__all__ = ["CleanUp", "KeepLastLogits", "folding", "lifting", "quantising"]
 
 
 def lifting(layout: ModelLayout) -> list[ir.passes.PassBase]:

@@ -24,7 +24,7 @@ from resq_onnx.errors import ResqError
 from resq_onnx.evaluation.parity import Agreement, check_decode_parity, check_float_parity
 from resq_onnx.graph import RECIPE_KEY
 from resq_onnx.moments import Moments
-from resq_onnx.passes import CleanUp, folding, lifting, quantising
+from resq_onnx.passes import CleanUp, KeepLastLogits, folding, lifting, quantising
 from resq_onnx.projections import Projections, compute_projections
 from resq_onnx.projections_file import load_calibration, projections_for, save_calibration
 from resq_onnx.recipe import Recipe
@@ -111,6 +111,8 @@ def export(
         rotated = _check_float(graph, calibrated, staging, kept)
 
         # 5. Quantise; weights are computed while they are written.
+        if recipe.logits == "last":
+            passes.run(graph, [KeepLastLogits(source.layout)])
         if recipe.method != "none":
             passes.run(graph, quantising(source.layout, recipe, bases, calibrated.moments))
         if recipe.format == "qdq":

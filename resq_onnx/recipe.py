@@ -11,6 +11,7 @@ from resq_onnx.errors import ResqError
 Method = Literal["resq", "quarot", "outlier", "rtn", "none"]
 WeightMethod = Literal["gptq", "rtn"]
 Format = Literal["custom", "qdq"]
+Logits = Literal["all", "last"]
 
 LOW_BITS: Final = (4, 8)
 """Widths the low part may have: what ONNX stores without padding as INT4 or INT8."""
@@ -71,6 +72,7 @@ class Recipe:
         sequence_length: Tokens per calibration sequence.
         seed: Seeds the random rotations and the choice of calibration sequences.
         format: `custom` keeps the ai.resq functions, `qdq` inlines them.
+        logits: Positions of which the file computes logits: `all` new tokens, or the `last` one.
     """
 
     method: Method = "resq"
@@ -84,12 +86,14 @@ class Recipe:
     sequence_length: int = 512
     seed: int = 0
     format: Format = "custom"
+    logits: Logits = "all"
 
     def __post_init__(self) -> None:
         choices: list[tuple[str, Any, tuple[Any, ...]]] = [
             ("method", self.method, get_args(Method)),
             ("weights", self.weights, get_args(WeightMethod)),
             ("format", self.format, get_args(Format)),
+            ("logits", self.logits, get_args(Logits)),
             ("low_bits", self.low_bits, LOW_BITS),
             ("high_bits", self.high_bits, HIGH_BITS),
         ]

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import click
 
 from resq_onnx.commands.console import out, reporting
-from resq_onnx.recipe import Format, Method, Recipe, WeightMethod
+from resq_onnx.recipe import Format, Logits, Method, Recipe, WeightMethod
 
 DEFAULTS = Recipe()
 
@@ -56,6 +56,12 @@ def _recipe_options(command: Any) -> Any:
     type=click.Choice(get_args(Format)),
     default=DEFAULTS.format,
     help="Keep the ai.resq operators, or write plain ONNX with QDQ nodes.",
+)
+@click.option(
+    "--logits",
+    type=click.Choice(get_args(Logits)),
+    default=DEFAULTS.logits,
+    help="Compute logits for all tokens of a call, or for the last one, as generation needs.",
 )
 @click.option(
     "--projections",

@@ -57,7 +57,8 @@ def perplexity(
         progress: Called with the number of windows done and of all.
 
     Raises:
-        ResqError: The text or the window has fewer than two tokens.
+        ResqError: The text or the window has fewer than two tokens, or the model computes only
+            the last position's logits and is not to run token by token.
     """
     ids = np.asarray(token_ids, np.int64)
     length = min(window, len(ids))
@@ -68,6 +69,12 @@ def perplexity(
         )
     if max_windows is not None and max_windows < 1:
         raise ResqError(f"the number of windows is {max_windows}; it must be at least 1")
+    if decoder.signature.last_only and not token_by_token:
+        raise ResqError(
+            "the model computes logits for the last token of a call only (it was exported with "
+            "--logits last), and one pass needs those of all; evaluate it with --token-by-token, "
+            "or export it with --logits all"
+        )
     windows = ids[: len(ids) // length * length].reshape(-1, length)[:max_windows]
     measure = _decode if token_by_token else _prefill
     total = 0.0

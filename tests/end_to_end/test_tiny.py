@@ -22,7 +22,7 @@ from resq_onnx.evaluation.perplexity import negative_log_likelihood
 from resq_onnx.inspection import Inspection, inspect_model
 from resq_onnx.recipe import Recipe
 from resq_onnx.runtime import BufferedDecoder, Decoder, Tokenizer, create_session, generate
-from tests.command_line import QUICK, contents, run_process, run_successfully
+from tests.command_line import QUICK, contents, run, run_process, run_successfully
 from tests.tiny_models import SIZES, write_model
 
 KINDS: Final = {"llama": True, "qwen2": False}
@@ -396,6 +396,28 @@ def test_a_recipe_decides_what_is_stored_in_how_many_bits(
 def columns_of(inspection: Inspection, module: str) -> dict[int, int]:
     (kind,) = (kind for kind in inspection.matrices if kind.name.endswith(module))
     return kind.columns
+
+
+def test_with_last_logits_the_same_text_comes_out(
+    plain: Path, export_small: Export, projections: Path, tmp_path: Path
+) -> None:
+    last = export_small("--projections", projections, "--logits", "last")
+    ids = token_ids(plain.parent)
+    np.testing.assert_array_equal(prefill(last, ids), prefill(plain, ids)[:, -1:])
+    texts = [
+        run_successfully("generate", path, "--prompt", "A compound", "--max-new-tokens", 24).stdout
+        for path in (plain, last)
+    ]
+    assert texts[0] == texts[1]
+    assert "logits last" in run_successfully("inspect", last).stdout
+
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT)
+    asked = ("evaluate", last, "--text", text, "--window", WINDOW, "--max-windows", 1)
+    refused = run(*asked)
+    assert refused.exit_code == 1
+    assert "--token-by-token" in refused.stderr
+    run_successfully(*asked, "--token-by-token")
 
 
 def test_eight_bits_are_nearer_to_the_original_than_four(

@@ -18,6 +18,7 @@ from resq_onnx.evaluation.parity import (
     check_float_parity,
     compare,
     decode_logits,
+    prefill_logits,
 )
 from resq_onnx.runtime import Decoder, create_session
 from tests.runtime import toy
@@ -131,6 +132,17 @@ def test_decode_logits_are_those_of_prefill_through_the_cache(decoder: Decoder) 
     np.testing.assert_array_equal(logits, decoder.run(TOKENS)[0])
 
 
+def test_logits_of_one_pass_are_found_prefix_by_prefix_if_the_graph_gives_only_the_last(
+    decoder: Decoder, tmp_path: Path
+) -> None:
+    path = toy.save_toy(tmp_path / "last.onnx", last_only=True)
+    last = Decoder(create_session(path, threads=1))
+    expected = decoder.run(TOKENS)[0]
+    np.testing.assert_array_equal(prefill_logits(decoder, TOKENS), expected)
+    np.testing.assert_array_equal(prefill_logits(last, TOKENS), expected)
+    assert check_decode_parity(last, TOKENS).perplexity_ratio == 1.0
+
+
 def test_the_decode_gate_lets_a_consistent_decoder_pass(decoder: Decoder) -> None:
     agreement = check_decode_parity(decoder, TOKENS)
     assert agreement.perplexity_ratio == 1.0
@@ -138,6 +150,8 @@ def test_the_decode_gate_lets_a_consistent_decoder_pass(decoder: Decoder) -> Non
 
 class Forgetful:
     """A decoder whose logits are scaled when it runs from a cache."""
+
+    signature = toy.SIGNATURE
 
     def __init__(self, scale: float) -> None:
         self.scale = scale
@@ -175,6 +189,8 @@ def test_the_decode_gate_is_closed_to_what_is_no_number() -> None:
 
 class Elsewhere:
     """A decoder that, from a cache, likes token 7 better, and token 3 as much as before."""
+
+    signature = toy.SIGNATURE
 
     def run(
         self, ids: NDArray[np.int64], state: int | None = None

@@ -28,6 +28,8 @@ def decoder(tmp_path: Path) -> Decoder:
 class Uniform:
     """Finds every token equally likely, and remembers what it was given."""
 
+    signature = toy.SIGNATURE
+
     def __init__(self, vocabulary: int) -> None:
         self.vocabulary = vocabulary
         self.seen: list[tuple[int, ...]] = []
@@ -91,6 +93,17 @@ def test_token_by_token_is_the_same_text_with_the_same_perplexity(decoder: Decod
     decode = perplexity(decoder, tokens, window=15, token_by_token=True)
     assert decode.nll == pytest.approx(prefill.nll, rel=FLOAT64_TOLERANCE)
     assert (decode.tokens, decode.windows) == (prefill.tokens, prefill.windows)
+
+
+def test_a_model_that_gives_only_the_last_logits_is_evaluated_token_by_token(
+    decoder: Decoder, tmp_path: Path
+) -> None:
+    path = toy.save_toy(tmp_path / "last.onnx", last_only=True)
+    last, tokens = Decoder(create_session(path, threads=1)), text(20)
+    with pytest.raises(ResqError, match=r"evaluate it with --token-by-token, or export"):
+        perplexity(last, tokens)
+    decode = perplexity(last, tokens, token_by_token=True)
+    assert decode.nll == pytest.approx(perplexity(decoder, tokens).nll, rel=FLOAT64_TOLERANCE)
 
 
 def test_windows_do_not_overlap_and_the_rest_is_left_out() -> None:

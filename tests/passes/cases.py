@@ -20,7 +20,7 @@ from resq_onnx.evaluation.parity import decode_logits
 from resq_onnx.families import ModelLayout
 from resq_onnx.graph import cache_names
 from resq_onnx.moments import Moments
-from resq_onnx.passes import CleanUp, folding, lifting, quantising
+from resq_onnx.passes import CleanUp, KeepLastLogits, folding, lifting, quantising
 from resq_onnx.passes.tensors import read_float64
 from resq_onnx.projections import Projections, compute_projections
 from resq_onnx.recipe import Recipe
@@ -85,6 +85,7 @@ class Case:
         return [
             *lifting(self.layout),
             *self.folding(self.projections),
+            *([KeepLastLogits(self.layout)] if self.recipe.logits == "last" else []),
             *quantising(self.layout, self.recipe, self.projections, self.moments),
             CleanUp(),
         ]

@@ -15,6 +15,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from resq_onnx.runtime import Signature
+
 VOCABULARY = 50
 LAYERS = 2
 KV_HEADS = 3
@@ -22,10 +24,13 @@ RECORD = 4
 PEAK = 10.0
 """The logit of the most likely token; all others are 0."""
 
-Signature = dict[str, tuple[int, list[str | int | None] | None]]
+Values = dict[str, tuple[int, list[str | int | None] | None]]
 """Names of inputs or outputs, with element type and shape."""
 
 CACHE_NAMES = [f"{layer}.{part}" for layer in range(LAYERS) for part in ("key", "value")]
+
+SIGNATURE = Signature((), (), (), True, False, VOCABULARY, np.float32)
+"""Of a double that gives logits for every token; its caches are its own affair."""
 
 
 def save_toy(
@@ -88,13 +93,13 @@ def save_toy(
         numpy_helper.from_array(np.array([0.0, PEAK], np.float32), "values"),
     ]
     cache_shape: list[str | int | None] = ["batch", KV_HEADS, "past", record]
-    inputs: Signature = {
+    inputs: Values = {
         "input_ids": (TensorProto.INT64, ["batch", "new"]),
         "attention_mask": (TensorProto.INT64, ["batch", "total"]),
         "position_ids": (TensorProto.INT64, ["batch", "new"]),
         **{f"past_key_values.{name}": (cache_type, cache_shape) for name in CACHE_NAMES},
     }
-    outputs: Signature = {
+    outputs: Values = {
         "logits": (TensorProto.FLOAT, ["batch", 1 if last_only else "new", VOCABULARY]),
         **{f"present.{name}": (cache_type, None) for name in CACHE_NAMES},
     }
