@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from resq_onnx.evaluation.benchmark import ModelSpeed
+    from resq_onnx.evaluation.machine import Machine
     from resq_onnx.evaluation.perplexity import PerplexityResult
+    from resq_onnx.evaluation.workload import Workload
     from resq_onnx.inspection import Inspection
     from resq_onnx.summary import Summary
 
@@ -57,6 +60,65 @@ def print_perplexities(
             f"{result.tokens}",
         )
     out.print(table)
+
+
+def print_benchmark(
+    out: Console,
+    speeds: Sequence[ModelSpeed],
+    workload: Workload,
+    machine: Machine,
+    as_json: bool,
+) -> None:
+    """A row per model; the first is what the others are compared with."""
+    if as_json:
+        models = [_benchmark_row(speed, speeds[0]) for speed in speeds]
+        asked = {"workload": dataclasses.asdict(workload), "machine": dataclasses.asdict(machine)}
+        _print_json(out, {**asked, "models": models})
+        return
+    sets, kernels = ", ".join(machine.instruction_sets), machine.kernels or "of unknown kind"
+    versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
+    used = f"kernels {kernels}" if workload.kernels else "no kernels"
+    _print_line(out, f"{machine.cpu}, {machine.cores} cores ({sets}); {used}; {versions}")
+    table = Table(title=_benchmark_title(workload, len(speeds[0].prefill)), title_justify="left")
+    columns = ("prefill", "÷ first", "decode", "÷ first", "peak MB", "load s")
+    table.add_column("model", overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for speed in speeds:
+        table.add_row(
+            str(speed.path),
+            f"{speed.median_prefill:.1f}",
+            f"{speed.median_prefill / speeds[0].median_prefill:.2f}",
+            f"{speed.median_decode:.1f}",
+            f"{speed.median_decode / speeds[0].median_decode:.2f}",
+            f"{speed.footprint.peak_bytes / 1e6:.0f}",
+            f"{speed.footprint.load_seconds:.2f}",
+        )
+    out.print(table)
+
+
+def _benchmark_title(workload: Workload, turns: int) -> str:
+    threads = {None: "a thread per core", 1: "1 thread"}.get(
+        workload.threads, f"{workload.threads} threads"
+    )
+    return (
+        f"{workload.prompt_tokens} prompt tokens, {workload.new_tokens} new, {threads}; "
+        f"tokens per second, median of {turns}"
+    )
+
+
+def _benchmark_row(speed: ModelSpeed, first: ModelSpeed) -> dict[str, Any]:
+    """What JSON says of one model: medians, their ratios to the first one's, and all turns."""
+    return {
+        "path": str(speed.path),
+        "prefill_tokens_per_second": speed.median_prefill,
+        "decode_tokens_per_second": speed.median_decode,
+        "prefill_ratio": speed.median_prefill / first.median_prefill,
+        "decode_ratio": speed.median_decode / first.median_decode,
+        "peak_memory_bytes": speed.footprint.peak_bytes,
+        "load_seconds": speed.footprint.load_seconds,
+        "turns": {"prefill": list(speed.prefill), "decode": list(speed.decode)},
+    }
 
 
 def print_inspection(out: Console, inspection: Inspection, as_json: bool) -> None:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +13,7 @@ import resq_onnx
 from resq_onnx import cli
 from resq_onnx.recipe import Recipe
 from tests.command_line import error_line, run, run_process, run_successfully
+from tests.runtime import toy
 
 HEAVY = ("torch", "transformers", "onnxruntime", "onnxscript", "onnx", "datasets", "numpy")
 """What nobody should wait for who only asks for help."""
@@ -59,6 +62,16 @@ OPTIONS = {
         "--json",
         "--threads",
         "--no-kernels",
+    ),
+    "bench": (
+        "--against",
+        "--prompt-tokens",
+        "--new-tokens",
+        "--repeat",
+        "--threads",
+        "--no-kernels",
+        "--no-spinning",
+        "--json",
     ),
     "inspect": ("--json",),
 }
@@ -134,6 +147,9 @@ def test_the_module_is_the_command_line_too() -> None:
         (["evaluate", "out.onnx"], "Missing option '--text'"),
         (["evaluate", "--text", "a.txt"], "Missing argument 'OUT.onnx...'"),
         (["evaluate", "out.onnx", "--text", "a.txt", "--window", "1"], "--window"),
+        (["bench"], "Missing argument 'OUT.onnx'"),
+        (["bench", "out.onnx", "--new-tokens", "0"], "--new-tokens"),
+        (["bench", "out.onnx", "--repeat", "0"], "--repeat"),
     ],
 )
 def test_a_command_line_that_cannot_be_parsed_ends_with_2(arguments: list[str], words: str) -> None:
@@ -161,6 +177,27 @@ def test_a_number_out_of_its_range_is_named(
     result = run(command, "model", "out.onnx", option, value)
     assert result.exit_code == 1
     assert words in error_line(result.stderr)
+
+
+def test_bench_compares_models_as_a_table_and_as_json(tmp_path: Path) -> None:
+    paths = [toy.save_toy(tmp_path / f"{name}.onnx") for name in "ab"]
+    asked = ("bench", paths[0], "--against", paths[1], "--threads", 1, "--repeat", 2)
+    sizes = ("--prompt-tokens", 5, "--new-tokens", 3)
+    printed = run_successfully(*asked, *sizes).stdout
+    assert "5 prompt tokens, 3 new, 1 thread; tokens per second, median of 2" in printed
+    assert "onnxruntime" in printed
+    found = json.loads(run_successfully(*asked, *sizes, "--no-kernels", "--json").stdout)
+    assert found["workload"]["prompt_tokens"] == 5
+    assert found["workload"]["kernels"] is False
+    first, second = found["models"]
+    assert [first["path"], second["path"]] == list(map(str, paths))
+    assert (first["prefill_ratio"], first["decode_ratio"]) == (1.0, 1.0)
+    ratio = second["decode_tokens_per_second"] / first["decode_tokens_per_second"]
+    assert second["decode_ratio"] == pytest.approx(ratio)
+    for model in found["models"]:
+        assert len(model["turns"]["prefill"]) == len(model["turns"]["decode"]) == 2
+        assert model["peak_memory_bytes"] > 0
+        assert model["load_seconds"] > 0
 
 
 def test_verbose_shows_where_an_error_came_from() -> None:

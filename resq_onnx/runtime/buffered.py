@@ -39,9 +39,19 @@ class BufferedDecoder:
     """
 
     def __init__(
-        self, session: onnxruntime.InferenceSession, max_length: int, batch: int = 1
+        self,
+        session: onnxruntime.InferenceSession,
+        max_length: int,
+        batch: int = 1,
+        cache_width: int | None = None,
     ) -> None:
         """Allocate the caches; the operating system fills a page only when it is written to.
+
+        Args:
+            session: The model.
+            max_length: Tokens that shall fit.
+            batch: Number of texts.
+            cache_width: The last dimension of a cache, for a graph that does not say.
 
         Raises:
             ResqError: The graph is not a decoder, or does not say how large its vocabulary is.
@@ -49,7 +59,7 @@ class BufferedDecoder:
         if max_length < 1 or batch < 1:
             raise ResqError(f"a buffer of {max_length} tokens for {batch} texts: give 1 or more")
         self.session = session
-        self.signature = read_signature(session)
+        self.signature = read_signature(session, cache_width)
         if self.signature.vocabulary is None:
             raise ResqError(
                 "output logits has no fixed last dimension; give a file that resq-onnx export wrote"

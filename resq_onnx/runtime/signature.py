@@ -72,8 +72,14 @@ class Signature:
     logits_dtype: type[np.generic]
 
 
-def read_signature(session: onnxruntime.InferenceSession) -> Signature:
+def read_signature(
+    session: onnxruntime.InferenceSession, cache_width: int | None = None
+) -> Signature:
     """Read what a session's graph takes and gives.
+
+    Args:
+        session: With the graph.
+        cache_width: The last dimension of a cache, for a graph that does not say.
 
     Raises:
         ResqError: The graph is not a decoder as described at the top of this file.
@@ -94,7 +100,7 @@ def read_signature(session: onnxruntime.InferenceSession) -> Signature:
     return Signature(
         past=tuple(past),
         present=tuple(present),
-        caches=tuple(_cache_form(inputs[name]) for name in past),
+        caches=tuple(_cache_form(inputs[name], cache_width) for name in past),
         takes_positions="position_ids" in inputs,
         last_only=shape[1] == 1,
         vocabulary=shape[2] if isinstance(shape[2], int) else None,
@@ -102,8 +108,10 @@ def read_signature(session: onnxruntime.InferenceSession) -> Signature:
     )
 
 
-def _cache_form(entry: Any) -> CacheForm:
-    shape = entry.shape
+def _cache_form(entry: Any, width: int | None) -> CacheForm:
+    shape = list(entry.shape)
+    if len(shape) == 4 and width is not None and not isinstance(shape[3], int):
+        shape[3] = width
     if len(shape) != 4 or not isinstance(shape[1], int) or not isinstance(shape[3], int):
         raise ResqError(
             f"input {entry.name} has shape {shape}; a cache must have four dimensions, and the "

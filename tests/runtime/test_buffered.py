@@ -157,8 +157,18 @@ def test_a_graph_that_can_only_concatenate_is_refused(tmp_path: Path) -> None:
     assert decoder.length == 0
 
 
+def test_a_width_that_the_graph_does_not_say_can_be_given(tmp_path: Path) -> None:
+    session = session_of(tmp_path, record="width")
+    with pytest.raises(ResqError, match="a cache must have four dimensions"):
+        BufferedDecoder(session, ROOM)
+    decoder = BufferedDecoder(session, ROOM, batch=2, cache_width=toy.RECORD)
+    np.testing.assert_array_equal(
+        decoder.run(TOKENS).argmax(-1), toy.expected_tokens(TOKENS)[:, -1]
+    )
+
+
 def test_logits_of_unknown_width_are_refused(session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     signature = dataclasses.replace(read_signature(session), vocabulary=None)
-    monkeypatch.setattr(buffered, "read_signature", lambda _session: signature)
+    monkeypatch.setattr(buffered, "read_signature", lambda *_arguments: signature)
     with pytest.raises(ResqError, match="logits has no fixed last dimension"):
         BufferedDecoder(session, ROOM)

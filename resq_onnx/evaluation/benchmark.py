@@ -1,0 +1,120 @@
+"""Speed, memory and load time of models, side by side.
+
+Speed is measured in this process with all models open, in turns (A B A B ...), so that a minute in
+which the machine is slow is every model's; memory and load time in a process of each model's own.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resq_onnx.errors import ResqError
+from resq_onnx.evaluation.fresh_process import Footprint, measure_footprint
+from resq_onnx.evaluation.workload import Timing, Workload, open_decoder, run_once
+from resq_onnx.runtime.buffered import PREFILL_SLICE, BufferedDecoder
+
+PAUSE: Final = 0.05
+"""Seconds between the turns: threads of the session before may spin for a while."""
+
+WARM_UP_TOKENS: Final = 8
+"""New tokens of the run that is not counted."""
+
+
+@dataclass(frozen=True)
+class ModelSpeed:
+    """What was measured of one model.
+
+    Attributes:
+        path: The .onnx file.
+        prefill: Tokens per second of the prompt, one number for each turn.
+        decode: Tokens per second of the continuation, likewise.
+        footprint: Load time and peak memory.
+    """
+
+    path: Path
+    prefill: tuple[float, ...]
+    decode: tuple[float, ...]
+    footprint: Footprint
+
+    @property
+    def median_prefill(self) -> float:
+        """Tokens per second."""
+        return statistics.median(self.prefill)
+
+    @property
+    def median_decode(self) -> float:
+        """Tokens per second."""
+        return statistics.median(self.decode)
+
+
+def benchmark(
+    paths: Sequence[Path],
+    workload: Workload,
+    repeat: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[ModelSpeed]:
+    """Measure models against each other.
+
+    Args:
+        paths: The .onnx files.
+        workload: What each of them does in each turn.
+        repeat: Turns that count; one before them does not.
+        progress: Called with the number of turns and processes done and of all.
+
+    Raises:
+        ResqError: A file is no decoder, or cannot be run on this workload.
+    """
+    if repeat < 1:
+        raise ResqError(f"repeat is {repeat}; it must be at least 1")
+    done, steps = 0, len(paths) * (repeat + 2)
+    timings: list[list[Timing]] = [[] for _ in paths]
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, steps)
+
+    decoders = [open_decoder(path, workload) for path in paths]
+    # The same prompt for all: ids that each vocabulary has.
+    vocabulary = min(decoder.signature.vocabulary or 1 for decoder in decoders)
+    random = np.random.default_rng(0)
+    prompt = random.integers(0, vocabulary, (1, workload.prompt_tokens))
+    for decoder in decoders:
+        _warm_up(decoder, prompt, workload)
+        advance()
+    for _ in range(repeat):
+        for decoder, found in zip(decoders, timings, strict=True):
+            time.sleep(PAUSE)
+            found.append(run_once(decoder, prompt, workload.new_tokens))
+            advance()
+    decoders.clear()  # their memory is wanted elsewhere
+    speeds = []
+    for path, found in zip(paths, timings, strict=True):
+        footprint = measure_footprint(path, workload)
+        speeds.append(_speed(path, found, workload, footprint))
+        advance()
+    return speeds
+
+
+def _warm_up(decoder: BufferedDecoder, prompt: NDArray[np.int64], workload: Workload) -> None:
+    run_once(decoder, prompt[:, :PREFILL_SLICE], min(WARM_UP_TOKENS, workload.new_tokens))
+
+
+def _speed(
+    path: Path, timings: Sequence[Timing], workload: Workload, footprint: Footprint
+) -> ModelSpeed:
+    return ModelSpeed(
+        path,
+        prefill=tuple(workload.prompt_tokens / timing.prefill for timing in timings),
+        decode=tuple(workload.new_tokens / timing.decode for timing in timings),
+        footprint=footprint,
+    )

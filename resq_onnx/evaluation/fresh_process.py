@@ -1,0 +1,93 @@
+"""Load time and peak memory of one model, in a process that does nothing else.
+
+    python -m resq_onnx.evaluation.fresh_process '{"path": ..., "prompt_tokens": ..., ...}'
+
+prints one line of JSON. What was measured in a process that had opened other models, or that had
+imported what makes them, would be theirs as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from resq_onnx.errors import ResqError
+from resq_onnx.evaluation.workload import Workload, decoder_on, run_once
+from resq_onnx.runtime.session import create_session
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a model costs before and beside its speed.
+
+    Attributes:
+        load_seconds: Time of create_session; imports are not in it.
+        peak_bytes: The most memory that was resident at once, of the whole process: Python and
+            its libraries are in it, and the pages of the weights' file that were read.
+    """
+
+    load_seconds: float
+    peak_bytes: int
+
+
+def measure_footprint(path: Path, workload: Workload) -> Footprint:
+    """Run one workload on one model in a process of its own.
+
+    Raises:
+        ResqError: The process fails; says why.
+    """
+    asked = json.dumps({"path": str(path), **dataclasses.asdict(workload)})
+    done = subprocess.run(
+        [sys.executable, "-m", __name__, asked], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
+        raise ResqError(f"{path}: measuring its memory in a process of its own failed: {reason}")
+    return Footprint(**json.loads(done.stdout))
+
+
+def main() -> None:
+    """What the process does: load, one prompt, its continuation, print."""
+    asked = json.loads(sys.argv[1])
+    path, workload = Path(asked.pop("path")), Workload(**asked)
+    import onnxruntime  # noqa: F401 - before the clock starts
+
+    start = time.perf_counter()
+    session = create_session(
+        path, workload.threads, kernels=workload.kernels, spinning=workload.spinning
+    )
+    load_seconds = time.perf_counter() - start
+    decoder = decoder_on(session, path, workload)
+    assert decoder.signature.vocabulary is not None
+    prompt = np.random.default_rng(0).integers(
+        0, decoder.signature.vocabulary, (1, workload.prompt_tokens)
+    )
+    run_once(decoder, prompt, workload.new_tokens)
+    print(json.dumps(dataclasses.asdict(Footprint(load_seconds, peak_bytes()))))
+
+
+def peak_bytes() -> int:
+    """The most memory of this process that was ever resident.
+
+    Linux says it in /proc. What getrusage says there may be the parent's: a process is born with
+    its memory.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    (line,) = (line for line in lines if line.startswith("VmHWM:"))
+    return 1024 * int(line.split()[1])
+
+
+if __name__ == "__main__":
+    main()

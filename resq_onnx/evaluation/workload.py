@@ -1,0 +1,98 @@
+"""What a benchmark asks of a model: one prompt and its greedy continuation, with a clock."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resq_onnx.errors import ResqError
+from resq_onnx.runtime.buffered import BufferedDecoder
+from resq_onnx.runtime.session import create_session
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A prompt and its continuation.
+
+    Attributes:
+        prompt_tokens: Tokens read first.
+        new_tokens: Tokens generated after them.
+        threads: Threads of a session; None leaves it to ONNX Runtime.
+        kernels: Whether the compiled operators run, instead of the functions in the file.
+        spinning: Whether waiting threads stay awake.
+    """
+
+    prompt_tokens: int = 512
+    new_tokens: int = 128
+    threads: int | None = None
+    kernels: bool = True
+    spinning: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("prompt_tokens", "new_tokens"):
+            if getattr(self, name) < 1:
+                raise ResqError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens in the cache at the end."""
+        return self.prompt_tokens + self.new_tokens
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one run.
+
+    Attributes:
+        prefill: From the prompt to the logits after it.
+        decode: All steps; a step is one token through the model, and the choice of the next.
+    """
+
+    prefill: float
+    decode: float
+
+
+def open_decoder(path: Path, workload: Workload) -> BufferedDecoder:
+    """Open a model with room for a workload.
+
+    Raises:
+        ResqError: It cannot be opened, or is no decoder.
+    """
+    session = create_session(
+        path, workload.threads, kernels=workload.kernels, spinning=workload.spinning
+    )
+    return decoder_on(session, path, workload)
+
+
+def decoder_on(session: Any, path: Path, workload: Workload) -> BufferedDecoder:
+    """The same for a session that is open already."""
+    width = _head_size(path.with_name("genai_config.json"))
+    return BufferedDecoder(session, workload.total_tokens, cache_width=width)
+
+
+def _head_size(config: Path) -> int | None:
+    """What onnxruntime-genai's model builder writes here, and not into the graph."""
+    try:
+        size = json.loads(config.read_text())["model"]["decoder"]["head_size"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return size if isinstance(size, int) else None
+
+
+def run_once(decoder: BufferedDecoder, prompt: NDArray[np.int64], new_tokens: int) -> Timing:
+    """Read a prompt, (1, tokens), and continue it greedily, from an empty cache."""
+    decoder.reset()
+    token = np.zeros((1, 1), np.int64)
+    start = time.perf_counter()
+    logits = decoder.run(prompt)
+    middle = time.perf_counter()
+    token[0, 0] = logits[0].argmax()
+    for _ in range(new_tokens):
+        token[0, 0] = decoder.run(token)[0].argmax()
+    return Timing(middle - start, time.perf_counter() - middle)
