@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def print_perplexities(
         table.add_column(column, justify="left" if column == "model" else "right")
     for name, result in results.items():
         table.add_row(
-            name,
+            escape(name),
             f"{result.perplexity:.4f}",
             f"{result.perplexity / first:.4f}",
             f"{result.tokens}",
@@ -86,7 +87,7 @@ def print_benchmark(
         table.add_column(column, justify="right")
     for speed in speeds:
         table.add_row(
-            str(speed.path),
+            escape(str(speed.path)),
             f"{speed.median_prefill:.1f}",
             f"{speed.median_prefill / speeds[0].median_prefill:.2f}",
             f"{speed.median_decode:.1f}",

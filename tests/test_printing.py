@@ -6,10 +6,14 @@ from pathlib import Path
 
 from rich.console import Console
 
+from resq_onnx.evaluation.benchmark import ModelSpeed
+from resq_onnx.evaluation.fresh_process import Footprint
+from resq_onnx.evaluation.machine import Machine
 from resq_onnx.evaluation.parity import Agreement
 from resq_onnx.evaluation.perplexity import PerplexityResult
+from resq_onnx.evaluation.workload import Workload
 from resq_onnx.inspection import Inspection, QuantisedKind, TensorGroup
-from resq_onnx.printing import print_inspection, print_perplexities, print_summary
+from resq_onnx.printing import print_benchmark, print_inspection, print_perplexities, print_summary
 from resq_onnx.summary import Summary
 
 PATH = Path("/a/folder whose name is long/and has [brackets]") / ("deep/" * 20) / "model.onnx"
@@ -19,6 +23,17 @@ RESULTS = {
     "float.onnx": PerplexityResult(perplexity=20.0, nll=3.0, tokens=1022, windows=2),
     "quantised.onnx": PerplexityResult(perplexity=25.0, nll=3.2, tokens=1022, windows=2),
 }
+
+SPEEDS = [
+    ModelSpeed(
+        Path("a[b].onnx"), (100.0, 300.0, 200.0), (9.0, 11.0, 10.0), Footprint(0.25, 180_000_000)
+    ),
+    ModelSpeed(
+        Path("float.onnx"), (50.0, 70.0, 60.0), (5.0, 3.0, 4.0), Footprint(1.5, 849_000_000)
+    ),
+]
+
+MACHINE = Machine("A CPU [of one kind]", 2, ("AVX2",), "avx2", {"onnxruntime": "1.2.3"})
 
 INSPECTION = Inspection(
     path=PATH,
@@ -107,3 +122,43 @@ def test_an_inspection_as_json_can_be_read_back() -> None:
     assert found["cache_bytes_per_token"] == 60
     assert found["matrices"][0]["columns"] == {"4": 168, "8": 24}
     assert found["recipe"] == INSPECTION.recipe
+
+
+def test_a_benchmark_is_a_row_per_model_under_the_machine() -> None:
+    out, text = console()
+    print_benchmark(out, SPEEDS, Workload(512, 128, threads=2), MACHINE, as_json=False)
+    machine, title, *rows = text.getvalue().splitlines()
+    assert machine == "A CPU [of one kind], 2 cores (AVX2); kernels avx2; onnxruntime 1.2.3"
+    assert title.strip() == (
+        "512 prompt tokens, 128 new, 2 threads; tokens per second, median of 3"
+    )
+    cells = [[cell.strip() for cell in row.split("│")[1:-1]] for row in rows if "onnx" in row]
+    assert cells == [
+        ["a[b].onnx", "200.0", "1.00", "10.0", "1.00", "180", "0.25"],
+        ["float.onnx", "60.0", "0.30", "4.0", "0.40", "849", "1.50"],
+    ]
+
+
+def test_a_benchmark_without_kernels_says_so() -> None:
+    out, text = console()
+    print_benchmark(out, SPEEDS, Workload(kernels=False), MACHINE, as_json=False)
+    assert "; no kernels;" in text.getvalue()
+    assert "a thread per core" in text.getvalue()
+
+
+def test_a_benchmark_in_json_has_every_turn_and_the_machine() -> None:
+    out, text = console()
+    print_benchmark(out, SPEEDS, Workload(512, 128), MACHINE, as_json=True)
+    found = json.loads(text.getvalue())
+    assert found["machine"]["instruction_sets"] == ["AVX2"]
+    assert found["workload"]["threads"] is None
+    assert found["models"][1] == {
+        "path": "float.onnx",
+        "prefill_tokens_per_second": 60.0,
+        "decode_tokens_per_second": 4.0,
+        "prefill_ratio": 0.3,
+        "decode_ratio": 0.4,
+        "peak_memory_bytes": 849_000_000,
+        "load_seconds": 1.5,
+        "turns": {"prefill": [50.0, 70.0, 60.0], "decode": [5.0, 3.0, 4.0]},
+    }
