@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -44,3 +46,34 @@ def register(options: ort.SessionOptions) -> None:
         ResqError: The library was not built (see `library_path`).
     """
     options.register_custom_ops_library(str(library_path()))
+
+
+def instruction_set() -> str:
+    """Name of the instruction set whose kernels run: the best of this CPU, or `RESQ_ONNX_ISA`'s.
+
+    Raises:
+        ResqError: The library was not built, or `RESQ_ONNX_ISA` names none that can run here.
+    """
+    name = _text("resq_onnx_isa")
+    if not name:
+        raise ResqError(
+            f"RESQ_ONNX_ISA is {os.environ.get('RESQ_ONNX_ISA')!r}; it must be one of "
+            f"{', '.join(available_instruction_sets())}"
+        )
+    return name
+
+
+def available_instruction_sets() -> tuple[str, ...]:
+    """Names of the instruction sets this CPU can run and the library has kernels for, best first.
+
+    Raises:
+        ResqError: The library was not built.
+    """
+    return tuple(_text("resq_onnx_available_isas").split(","))
+
+
+def _text(function: str) -> str:
+    """What a function of the library returns that takes nothing and returns static text."""
+    call = getattr(ctypes.CDLL(str(library_path())), function)
+    call.restype = ctypes.c_char_p
+    return str(call().decode())

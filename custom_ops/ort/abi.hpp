@@ -13,6 +13,11 @@ namespace resq::ort {
 struct Status;          // OrtStatus; a null pointer means success
 struct SessionOptions;  // OrtSessionOptions
 struct Api;             // OrtApi, read through `function` below
+struct KernelInfo;      // OrtKernelInfo: a node, while its kernel is created
+struct KernelContext;   // OrtKernelContext: a node, while its kernel runs
+struct Value;           // OrtValue
+struct TensorInfo;      // OrtTensorTypeAndShapeInfo
+struct CustomOpDomain;  // OrtCustomOpDomain
 
 // OrtApiBase: the one thing handed to a library when it is registered.
 struct ApiBase {
@@ -22,22 +27,104 @@ struct ApiBase {
     const char* (*GetVersionString)();
 };
 
-// The first API version that holds every slot the operators will need (ONNX Runtime 1.18).
+// The first API version that holds every slot in use (ONNX Runtime 1.18).
 constexpr std::uint32_t kApiVersion = 18;
 
 // The first API version of all: any ONNX Runtime gives this table, and CreateStatus is in it.
 constexpr std::uint32_t kFirstApiVersion = 1;
 
 // OrtErrorCode, the values in use.
-enum class ErrorCode : int { kFail = 1 };
+enum class ErrorCode : int { kFail = 1, kInvalidArgument = 2 };
 
-using CreateStatusFn = Status* (*)(ErrorCode code, const char* message);
-constexpr std::size_t kCreateStatusSlot = 0;
+// ONNXTensorElementDataType, the values in use.
+enum class ElementType : int {
+    kUndefined = 0,  // of an operator's input: any
+    kFloat = 1,
+    kUint8 = 2,
+    kInt8 = 3,
+    kInt64 = 7,
+    kFloat16 = 10,
+    kInt4 = 22,
+};
 
-// The function in a slot of the table.
-template <typename Function>
-Function function(const Api* api, std::size_t slot) {
-    return reinterpret_cast<const Function*>(api)[slot];
+// OrtCustomOpInputOutputCharacteristic, the values in use.
+enum class Characteristic : int { kRequired = 0, kOptional = 1 };
+
+// OrtMemType: where an input has to lie.
+enum class MemoryType : int { kDefault = 0 };
+
+// OrtCustomOp: what an operator is, and how its kernels are made and run.
+struct CustomOp {
+    std::uint32_t version;
+    void* (*CreateKernel)(const CustomOp*, const Api*, const KernelInfo*);
+    const char* (*GetName)(const CustomOp*);
+    const char* (*GetExecutionProviderType)(const CustomOp*);
+    ElementType (*GetInputType)(const CustomOp*, std::size_t index);
+    std::size_t (*GetInputTypeCount)(const CustomOp*);
+    ElementType (*GetOutputType)(const CustomOp*, std::size_t index);
+    std::size_t (*GetOutputTypeCount)(const CustomOp*);
+    void (*KernelCompute)(void* kernel, KernelContext*);
+    void (*KernelDestroy)(void* kernel);
+    Characteristic (*GetInputCharacteristic)(const CustomOp*, std::size_t index);
+    Characteristic (*GetOutputCharacteristic)(const CustomOp*, std::size_t index);
+    MemoryType (*GetInputMemoryType)(const CustomOp*, std::size_t index);
+    int (*GetVariadicInputMinArity)(const CustomOp*);
+    int (*GetVariadicInputHomogeneity)(const CustomOp*);
+    int (*GetVariadicOutputMinArity)(const CustomOp*);
+    int (*GetVariadicOutputHomogeneity)(const CustomOp*);
+    Status* (*CreateKernelV2)(const CustomOp*, const Api*, const KernelInfo*, void** kernel);
+    Status* (*KernelComputeV2)(void* kernel, KernelContext*);
+    Status* (*InferOutputShapeFn)(const CustomOp*, void* context);
+    int (*GetStartVersion)(const CustomOp*);
+    int (*GetEndVersion)(const CustomOp*);
+    std::size_t (*GetMayInplace)(int** inputs, int** outputs);
+    void (*ReleaseMayInplace)(int* inputs, int* outputs);
+    std::size_t (*GetAliasMap)(int** inputs, int** outputs);
+    void (*ReleaseAliasMap)(int* inputs, int* outputs);
+};
+static_assert(sizeof(CustomOp) == 26 * sizeof(void*), "OrtCustomOp of API version 18");
+
+// A function of the table: where it is, and what it takes.
+template <std::size_t kSlotOfFunction, typename Signature>
+struct Slot {
+    static constexpr std::size_t kSlot = kSlotOfFunction;
+    using Function = Signature*;
+};
+
+using CreateStatus = Slot<0, Status*(ErrorCode, const char* message)>;
+using CreateCustomOpDomain = Slot<26, Status*(const char* domain, CustomOpDomain**)>;
+using CustomOpDomainAdd = Slot<27, Status*(CustomOpDomain*, const CustomOp*)>;
+using AddCustomOpDomain = Slot<28, Status*(SessionOptions*, CustomOpDomain*)>;
+using GetTensorMutableData = Slot<51, Status*(Value*, void**)>;
+using GetTensorElementType = Slot<60, Status*(const TensorInfo*, ElementType*)>;
+using GetDimensionsCount = Slot<61, Status*(const TensorInfo*, std::size_t*)>;
+using GetDimensions = Slot<62, Status*(const TensorInfo*, std::int64_t* dims, std::size_t)>;
+using GetTensorTypeAndShape = Slot<65, Status*(const Value*, TensorInfo**)>;
+using KernelInfoGetAttributeFloat = Slot<85, Status*(const KernelInfo*, const char*, float*)>;
+using KernelInfoGetAttributeInt64 =
+    Slot<86, Status*(const KernelInfo*, const char*, std::int64_t*)>;
+using KernelInfoGetAttributeString =
+    Slot<87, Status*(const KernelInfo*, const char*, char*, std::size_t*)>;
+using KernelContextGetInput = Slot<90, Status*(const KernelContext*, std::size_t, const Value**)>;
+using KernelContextGetOutput =
+    Slot<91, Status*(KernelContext*, std::size_t, const std::int64_t* dims, std::size_t, Value**)>;
+using ReleaseStatus = Slot<93, void(Status*)>;
+using ReleaseTensorTypeAndShapeInfo = Slot<99, void(TensorInfo*)>;
+using ReleaseCustomOpDomain = Slot<101, void(CustomOpDomain*)>;
+using KernelInfoGetInputCount = Slot<230, Status*(const KernelInfo*, std::size_t*)>;
+using KernelInfoGetInputName =
+    Slot<232, Status*(const KernelInfo*, std::size_t, char*, std::size_t*)>;
+using KernelInfoGetNodeName = Slot<244, Status*(const KernelInfo*, char*, std::size_t*)>;
+using KernelInfoGetConstantInputTensor =
+    Slot<249, Status*(const KernelInfo*, std::size_t, int* is_constant, const Value**)>;
+using KernelContextParallelFor =
+    Slot<274, Status*(const KernelContext*, void (*task)(void* user, std::size_t index),
+                      std::size_t total, std::size_t batches, void* user)>;
+
+// Looks a function up in the table.
+template <typename SlotOfFunction>
+typename SlotOfFunction::Function function(const Api* api) {
+    return reinterpret_cast<const typename SlotOfFunction::Function*>(api)[SlotOfFunction::kSlot];
 }
 
 }  // namespace resq::ort

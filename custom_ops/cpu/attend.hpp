@@ -1,0 +1,211 @@
+// Softmax attention over the packed cache, chunk by chunk of slots.
+//
+// For a chunk: keys are decoded into a tile, scores = Q · Kᵀ, weights = exp(scores - greatest),
+// values are decoded, result = weights · V. Results of chunks are then merged in order. Each step
+// of a query takes its chunk alone, so neither what is computed beside it nor the thread matters.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+
+#include "functions.hpp"
+#include "gemm.hpp"
+#include "records.hpp"
+#include "resq/kernels.hpp"
+
+namespace resq::RESQ_ISA {
+
+// Score of a slot that is not seen, and greatest score where none is.
+constexpr float kUnseen = -0x1.fffffep+127f;
+
+// A softmax over some slots, as it lies in memory: greatest score, sum of the weights, and the
+// weighted sum of the values (head_dim).
+inline std::int64_t softmax_floats(const Attention& a) { return partial_floats(a); }
+
+// What a block of queries needs: tiles of keys and values, scores, softmaxes of a chunk and of all.
+struct AttendScratch {
+    float *keys, *values, *scores, *chunk, *merged;
+    std::uint8_t* records;
+
+    AttendScratch(const Attention& a, void* memory) {
+        const std::int64_t rows = kQueryTokens * a.heads_per_kv();
+        keys = static_cast<float*>(memory);
+        values = keys + a.head_dim * kChunk;
+        scores = values + kChunk * padded_dim(a) + kLanes;
+        chunk = scores + rows * kChunk;
+        merged = chunk + rows * softmax_floats(a);
+        records = reinterpret_cast<std::uint8_t*>(merged + rows * softmax_floats(a));
+    }
+};
+
+inline std::size_t attend_scratch_bytes(const Attention& a) {
+    const std::int64_t rows = kQueryTokens * a.heads_per_kv();
+    const std::int64_t floats =
+        (a.head_dim + padded_dim(a)) * kChunk + kLanes + rows * (kChunk + 2 * softmax_floats(a));
+    return static_cast<std::size_t>(floats) * sizeof(float) +
+           static_cast<std::size_t>(records_bytes(a.record));
+}
+
+// Adds the softmax over later slots to that over earlier ones. Either may have seen no slot.
+inline void merge(float* merged, const float* later, std::int64_t dim) {
+    if (later[0] == kUnseen) {
+        return;
+    }
+    if (merged[0] == kUnseen) {
+        std::memcpy(merged, later, static_cast<std::size_t>(dim + 2) * sizeof(float));
+        return;
+    }
+    const float top = merged[0] > later[0] ? merged[0] : later[0];
+    const float before = exp(merged[0] - top), after = exp(later[0] - top);
+    merged[0] = top;
+    merged[1] = std::fma(later[1], after, merged[1] * before);
+    for (std::int64_t k = 2; k < dim + 2; k += kLanes) {
+        const std::int64_t left = dim + 2 - k;
+        const F sum = fma(load_first(later + k, left), broadcast(after),
+                          load_first(merged + k, left) * broadcast(before));
+        store_first(merged + k, sum, left);
+    }
+}
+
+template <typename T>
+inline void write_result(const float* merged, std::int64_t dim, T* y) {
+    const F weight = broadcast(merged[0] == kUnseen ? 1.0f : merged[1]);
+    for (std::int64_t k = 0; k < dim; k += kLanes) {
+        const F values = merged[0] == kUnseen ? zero() : load_first(merged + 2 + k, dim - k);
+        store_first(y + k, values / weight, dim - k);
+    }
+}
+
+// Writes y of one query head from the softmax over all chunks; zeros if it saw no slot.
+inline void write_result(const Attention& a, const AttentionCall& call, std::int64_t sequence,
+                         std::int64_t token, std::int64_t head, const float* merged) {
+    const std::int64_t place = ((sequence * call.tokens + token) * a.heads + head) * a.head_dim;
+    if (call.y.type == Float::kSingle) {
+        write_result(merged, a.head_dim, static_cast<float*>(call.y.data) + place);
+    } else {
+        write_result(merged, a.head_dim, static_cast<std::uint16_t*>(call.y.data) + place);
+    }
+}
+
+// Which slots of a chunk a sequence shows.
+struct ChunkMask {
+    float shown[kChunk];  // 1 or 0
+    std::int64_t first_slot, count;
+    bool shows_all;
+};
+
+inline ChunkMask mask_of(const AttentionCall& call, std::int64_t sequence, std::int64_t chunk) {
+    ChunkMask mask;
+    mask.first_slot = chunk * kChunk;
+    const std::int64_t left = call.total - mask.first_slot;
+    mask.count = left < kChunk ? left : kChunk;
+    mask.shows_all = mask.count == kChunk;
+    const std::int64_t* row = call.mask + sequence * call.total + mask.first_slot;
+    for (std::int64_t j = 0; j < kChunk; ++j) {
+        const bool shown = j < mask.count && row[j] != 0;
+        mask.shown[j] = shown ? 1.0f : 0.0f;
+        mask.shows_all = mask.shows_all && shown;
+    }
+    return mask;
+}
+
+// Turns the scores of one query into weights, in place. Writes the greatest score and the sum of
+// the weights, each lane's sum first over the chunk, then all lanes.
+inline void weigh(const Attention& a, const ChunkMask& mask, std::int64_t own_slot, float* scores,
+                  float* softmax) {
+    const std::int64_t last = own_slot - mask.first_slot;  // may lie outside of the chunk
+    const std::int64_t first = a.window > 0 ? last - a.window + 1 : 0;
+    const bool sees_all = mask.shows_all && last >= kChunk - 1 && first <= 0;
+    float seen[kChunk];
+    for (std::int64_t j = 0; j < kChunk && !sees_all; ++j) {
+        seen[j] = j >= first && j <= last ? mask.shown[j] : 0.0f;
+        scores[j] = seen[j] != 0.0f ? scores[j] : kUnseen;
+    }
+    F highest = broadcast(kUnseen);
+    for (std::int64_t j = 0; j < kChunk; j += kLanes) {
+        highest = max(load(scores + j), highest);
+    }
+    const F top = broadcast(greatest(highest));
+    F total = zero();
+    for (std::int64_t j = 0; j < kChunk; j += kLanes) {
+        F weight = exp(load(scores + j) - top);
+        weight = sees_all ? weight : weight * load(seen + j);
+        store(scores + j, weight);
+        total = total + weight;
+    }
+    softmax[0] = greatest(highest);
+    softmax[1] = sum(total);
+}
+
+// The softmaxes of a block's rows over one chunk, to work.chunk.
+inline void attend_chunk(const Attention& a, const AttentionCall& call, const AttentionBlock& block,
+                         std::int64_t chunk, const AttendScratch& work) {
+    const std::int64_t per_token = a.heads_per_kv(), rows = block.tokens * per_token;
+    const std::int64_t d = a.head_dim, floats = softmax_floats(a);
+    const std::int64_t head = block.sequence * a.kv_heads + block.kv_head;
+    const ChunkMask mask = mask_of(call, block.sequence, chunk);
+    const std::int64_t place = (head * call.capacity + mask.first_slot) * a.record.bytes;
+    decode_keys(a.record, call.keys + place, mask.count, work.records, work.keys);
+    const float* queries = call.queries + (head * call.tokens + block.first_token) * per_token * d;
+    gemm({queries, d, 1}, {work.keys, kChunk}, {work.scores, kChunk}, rows, d, kChunk);
+    for (std::int64_t r = 0; r < rows; ++r) {
+        const std::int64_t own = call.total - call.tokens + block.first_token + r / per_token;
+        weigh(a, mask, own, work.scores + r * kChunk, work.chunk + r * floats);
+    }
+    decode_values(a.record, call.values + place, mask.count, padded_dim(a), work.records,
+                  work.values);
+    gemm({work.scores, kChunk, 1}, {work.values, padded_dim(a)}, {work.chunk + 2, floats}, rows,
+         kChunk, d);
+}
+
+// Where the softmaxes of one token's heads over one chunk lie.
+inline float* partial_of(const Attention& a, const AttentionCall& call, std::int64_t sequence,
+                         std::int64_t kv_head, std::int64_t token, std::int64_t chunk) {
+    const std::int64_t place =
+        ((sequence * a.kv_heads + kv_head) * call.tokens + token) * call.chunks() + chunk;
+    return call.partial + place * a.heads_per_kv() * softmax_floats(a);
+}
+
+inline void attend(const Attention& a, const AttentionCall& call, const AttentionBlock& block,
+                   void* scratch) {
+    const AttendScratch work(a, scratch);
+    const std::int64_t per_token = a.heads_per_kv(), rows = block.tokens * per_token;
+    const std::int64_t floats = softmax_floats(a);
+    for (std::int64_t r = 0; r < rows; ++r) {
+        work.merged[r * floats] = kUnseen;
+    }
+    for (std::int64_t chunk = block.first_chunk; chunk < block.last_chunk; ++chunk) {
+        attend_chunk(a, call, block, chunk, work);
+        if (block.is_partial) {
+            for (std::int64_t t = 0; t < block.tokens; ++t) {
+                std::memcpy(partial_of(a, call, block.sequence, block.kv_head,
+                                       block.first_token + t, chunk),
+                            work.chunk + t * per_token * floats,
+                            static_cast<std::size_t>(per_token * floats) * sizeof(float));
+            }
+            continue;
+        }
+        for (std::int64_t r = 0; r < rows; ++r) {
+            merge(work.merged + r * floats, work.chunk + r * floats, a.head_dim);
+        }
+    }
+    for (std::int64_t r = 0; r < rows && !block.is_partial; ++r) {
+        write_result(a, call, block.sequence, block.first_token + r / per_token,
+                     block.kv_head * per_token + r % per_token, work.merged + r * floats);
+    }
+}
+
+inline void combine(const Attention& a, const AttentionCall& call, std::int64_t sequence,
+                    std::int64_t kv_head, std::int64_t token) {
+    const std::int64_t per_token = a.heads_per_kv(), floats = softmax_floats(a);
+    for (std::int64_t i = 0; i < per_token; ++i) {
+        float* merged = partial_of(a, call, sequence, kv_head, token, 0) + i * floats;
+        for (std::int64_t chunk = 1; chunk < call.chunks(); ++chunk) {
+            merge(merged, partial_of(a, call, sequence, kv_head, token, chunk) + i * floats,
+                  a.head_dim);
+        }
+        write_result(a, call, sequence, token, kv_head * per_token + i, merged);
+    }
+}
+
+}  // namespace resq::RESQ_ISA

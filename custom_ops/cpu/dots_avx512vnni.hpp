@@ -1,0 +1,63 @@
+// Integer dot products with AVX-512-VNNI: vpdpbusd adds four products u8 · s8 to an int32, exactly.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "resq/kernels.hpp"
+
+namespace resq::RESQ_ISA {
+
+constexpr int kByteElement = 1;  // bytes of an 8-bit activation in a quantised row
+constexpr int kByteOffset = 0;   // what is subtracted from it
+constexpr int kPanelBlocks = 4;  // blocks of sixteen outputs in a panel
+constexpr int kTileRows = 6;     // 24 sums, four vectors of weights and a row: 29 registers
+// Rows, and blocks of sixteen columns, of a float product whose sums are in registers.
+constexpr int kGemmRows = 6, kGemmBlocks = 4;
+constexpr std::int64_t kFewRows = 4;
+
+#define RESQ_HAS_DOT4
+inline __m256i dot4(__m256i sums, __m256i u8, __m256i s8) {
+    return _mm256_dpbusd_epi32(sums, u8, s8);
+}
+
+template <int kRows>
+inline void dot_bytes(const std::uint8_t* rows, std::size_t stride, const std::uint32_t* panel,
+                      std::int64_t dwords, std::int32_t* sums) {
+    __m512i wide[kRows][kPanelBlocks];
+    for (auto& row : wide) {
+        for (auto& block : row) {
+            block = _mm512_setzero_si512();
+        }
+    }
+    for (std::int64_t d = 0; d < dwords; ++d) {
+        __m512i weights[kPanelBlocks];
+        for (int b = 0; b < kPanelBlocks; ++b) {
+            weights[b] = _mm512_loadu_si512(panel + d * kPanelBlocks * kLanes + b * kLanes);
+        }
+#pragma GCC unroll 6
+        for (int r = 0; r < kRows; ++r) {
+            std::int32_t dword;
+            std::memcpy(&dword, rows + static_cast<std::size_t>(r) * stride + 4 * d, 4);
+            const __m512i x = _mm512_set1_epi32(dword);
+#pragma GCC unroll 4
+            for (int b = 0; b < kPanelBlocks; ++b) {
+                wide[r][b] = _mm512_dpbusd_epi32(wide[r][b], x, weights[b]);
+            }
+        }
+    }
+    for (int r = 0; r < kRows; ++r) {
+        for (int b = 0; b < kPanelBlocks; ++b) {
+            _mm512_storeu_si512(sums + (r * kPanelBlocks + b) * kLanes, wide[r][b]);
+        }
+    }
+}
+
+template <int kRows>
+inline void dot_nibbles(const std::uint8_t* rows, std::size_t stride, const std::uint32_t* panel,
+                        std::int64_t dwords, std::int32_t* sums) {
+    dot_bytes<kRows>(rows, stride, panel, dwords, sums);
+}
+
+}  // namespace resq::RESQ_ISA

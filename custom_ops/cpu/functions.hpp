@@ -1,0 +1,35 @@
+// exp and what is made of it.
+#pragma once
+
+#include "resq/kernels.hpp"
+
+namespace resq::RESQ_ISA {
+
+// e^x for -87 <= x <= 88, to a relative error of 2^-23; beyond, as at the nearer end.
+//
+// x = n ln 2 + r with |r| <= ln 2 / 2, and e^r = 1 + r + r² q(r). q interpolates at Chebyshev's
+// points; its error is 1e-8 of e^r.
+inline F exp(F x) {
+    x = min(max(x, broadcast(-87.0f)), broadcast(88.0f));
+    const F n = round(x * broadcast(0x1.715476p+0f));  // log2(e)
+    F r = fma(n, broadcast(-0x1.62e4p-1f), x);         // ln 2, its first bits
+    r = fma(n, broadcast(-0x1.7f7d1cp-20f), r);        // and the others
+    F q = broadcast(0x1.6d431ap-10f);
+    q = fma(q, r, broadcast(0x1.120b66p-7f));
+    q = fma(q, r, broadcast(0x1.5554eap-5f));
+    q = fma(q, r, broadcast(0x1.5554dcp-3f));
+    q = fma(q, r, broadcast(0.5f));
+    const F fraction = fma(r * r, q, r) + broadcast(1.0f);
+    return fraction * as_float((to_int(n) + broadcast(127)) << 23);
+}
+
+inline float exp(float x) {
+    float lanes[kLanes];
+    store(lanes, exp(broadcast(x)));
+    return lanes[0];
+}
+
+// x / (1 + e^-x)
+inline F silu(F x) { return x * (broadcast(1.0f) / (broadcast(1.0f) + exp(zero() - x))); }
+
+}  // namespace resq::RESQ_ISA

@@ -1,0 +1,153 @@
+// Activations to integers: per row and segment, asymmetric (see matmul.hpp for what a segment is).
+#pragma once
+
+#include <cmath>
+#include <cstring>
+
+#include "resq/kernels.hpp"
+
+namespace resq::RESQ_ISA {
+
+// Smallest normal float32: stands in for the scale 0 of a segment of zeros.
+constexpr float kSmallestScale = 0x1p-126f;
+
+// The first `count` lanes, and zeros.
+template <typename T>
+inline F load_first(const T* p, std::int64_t count) {
+    if (count >= kLanes) {
+        return load(p);
+    }
+    T lanes[kLanes] = {};
+    std::memcpy(lanes, p, static_cast<std::size_t>(count) * sizeof(T));
+    return load(lanes);
+}
+
+template <typename T>
+inline void store_first(T* p, F x, std::int64_t count) {
+    if (count >= kLanes) {
+        return store(p, x);
+    }
+    T lanes[kLanes];
+    store(lanes, x);
+    std::memcpy(p, lanes, static_cast<std::size_t>(count) * sizeof(T));
+}
+
+struct Quantiser {
+    float scale, zero;
+};
+
+// s = (max - min) / levels and z = round(-min / s), with min <= 0 <= max.
+inline Quantiser quantiser_of(float smallest, float largest, float levels) {
+    float scale = (largest - smallest) / levels;
+    scale = scale > kSmallestScale ? scale : kSmallestScale;
+    return {scale, std::nearbyint(-smallest / scale)};
+}
+
+template <typename T>
+inline Quantiser quantiser_of(const T* x, std::int64_t width, float levels) {
+    F smallest = zero(), largest = zero();
+    for (std::int64_t k = 0; k < width; k += kLanes) {
+        const F part = load_first(x + k, width - k);
+        smallest = min(part, smallest);
+        largest = max(part, largest);
+    }
+    return quantiser_of(least(smallest), greatest(largest), levels);
+}
+
+// round(x / s) + z, clipped: sixteen whole numbers.
+inline I quantised(F x, F scale, F zero_point, F levels) {
+    return to_int(min(max(round(x / scale) + zero_point, zero()), levels));
+}
+
+inline std::int64_t padded_width(const Part& part) {
+    return (part.width + kSegmentStep - 1) / kSegmentStep * kSegmentStep;
+}
+
+// Bytes of an integer of an activation, and of a weight in a panel.
+inline std::int64_t element_bytes(const Part& part) { return part.bits == 4 ? 1 : kByteElement; }
+
+inline std::int64_t segment_bytes(const Part& part) {
+    return padded_width(part) * element_bytes(part);
+}
+
+inline std::size_t row_bytes(const MatMul& m) {
+    std::int64_t bytes = kSlack;  // the last segment's vectors may end behind it
+    for (const Part& part : m.parts) {
+        bytes += m.groups * segment_bytes(part);
+    }
+    return static_cast<std::size_t>((bytes + 63) / 64 * 64);
+}
+
+template <typename T>
+inline void quantise_segment(const T* x, const Part& part, std::uint8_t* out, float* scale,
+                             std::int32_t* zero_point) {
+    const float top = part.bits == 4 ? 15.0f : 255.0f;
+    const Quantiser q = quantiser_of(x, part.width, top);
+    const F scales = broadcast(q.scale), zeros = broadcast(q.zero), levels = broadcast(top);
+    const int offset = part.bits == 4 ? 0 : kByteOffset;
+    for (std::int64_t k = 0; k < part.width; k += kLanes) {
+        const I integers =
+            quantised(load_first(x + k, part.width - k), scales, zeros, levels) - broadcast(offset);
+        if (element_bytes(part) == 1) {
+            store_bytes(out + k, integers);
+        } else {
+            store_words(reinterpret_cast<std::uint16_t*>(out) + k, integers);
+        }
+    }
+    *scale = q.scale;
+    *zero_point = static_cast<std::int32_t>(q.zero < top ? q.zero : top) - offset;
+}
+
+// 1 / sqrt(mean(x²) + epsilon). A norm changes what the integers stand for, not the integers.
+template <typename T>
+inline float inverse_rms(const T* x, std::int64_t width, float epsilon) {
+    F squares = zero();
+    for (std::int64_t k = 0; k < width; k += kLanes) {
+        const F part = load_first(x + k, width - k);
+        squares = fma(part, part, squares);
+    }
+    return 1.0f / std::sqrt(sum(squares) / static_cast<float>(width) + epsilon);
+}
+
+template <typename T>
+inline void quantise_row(const MatMul& m, const T* x, std::uint8_t* out, float* scales,
+                         std::int32_t* zeros) {
+    std::int64_t segment = 0, before = 0;
+    for (const Part& part : m.parts) {
+        if (part.width == 0) {
+            continue;
+        }
+        for (std::int64_t g = 0; g < m.groups; ++g, ++segment, out += segment_bytes(part)) {
+            const T* columns = x + g * (m.parts[0].width + m.parts[1].width) + before;
+            quantise_segment(columns, part, out, scales + segment, zeros + segment);
+        }
+        before += part.width;
+    }
+    if (m.normalise) {
+        const float factor = inverse_rms(x, m.columns(), m.epsilon);
+        for (segment = 0; segment < m.segments(); ++segment) {
+            scales[segment] *= factor;
+        }
+    }
+}
+
+template <typename T>
+inline void quantise_range(const MatMul& m, const T* x, const Activations& out, std::int64_t first,
+                           std::int64_t last) {
+    for (std::int64_t row = first; row < last; ++row) {
+        quantise_row(m, x + row * m.columns(),
+                     out.integers + static_cast<std::size_t>(row) * out.row_bytes,
+                     out.scales + row * m.segments(), out.zeros + row * m.segments());
+    }
+}
+
+inline void quantise_rows(const MatMul& m, ConstFloats x, const Activations& out,
+                          std::int64_t first, std::int64_t last) {
+    if (x.type == Float::kSingle) {
+        quantise_range(m, static_cast<const float*>(x.data), out, first, last);
+    } else {
+        quantise_range(m, static_cast<const std::uint16_t*>(x.data), out, first, last);
+    }
+}
+
+}  // namespace resq::RESQ_ISA

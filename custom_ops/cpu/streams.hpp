@@ -1,0 +1,141 @@
+// Few rows: each weight is read once, where it is mapped, and multiplied with all of the rows.
+//
+// The rows are first rearranged so that they lie against the weights as a vector holds them
+// (`prepare_segment`, of each instruction set). Vectors may reach beyond a segment: there the
+// rearranged rows are zero, and behind the last weights a copy with slack is read instead.
+#pragma once
+
+#include <cstring>
+
+#include "outputs.hpp"
+#include "resq/kernels.hpp"
+
+namespace resq::RESQ_ISA {
+
+inline bool can_stream(const MatMul& m) {
+    for (const Part& part : m.parts) {
+        if (part.bits == 4 && part.width % 2 != 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// Bytes of a weight's row, all groups.
+inline std::int64_t weight_row_bytes(const MatMul& m, const Part& part) {
+    return m.groups * part.width * part.bits / 8;
+}
+
+// Bytes of one prepared row.
+inline std::size_t stream_bytes(const MatMul& m) {
+    std::int64_t bytes = 0;
+    for (const Part& part : m.parts) {
+        bytes += part.width > 0 ? m.groups * prepared_bytes(part) : 0;
+    }
+    return static_cast<std::size_t>(bytes);
+}
+
+inline void prepare_stream(const MatMul& m, const Activations& x, std::int64_t first_row,
+                           std::int64_t rows, void* prepared) {
+    auto* out = static_cast<std::uint8_t*>(prepared);
+    for (std::int64_t row = first_row; row < first_row + rows; ++row) {
+        const std::uint8_t* integers = x.integers + static_cast<std::size_t>(row) * x.row_bytes;
+        std::int64_t segment = row * m.segments();
+        for (const Part& part : m.parts) {
+            for (std::int64_t g = 0; g < m.groups && part.width > 0; ++g, ++segment) {
+                prepare_segment(part, integers, x.zeros[segment], out);
+                integers += segment_bytes(part);
+                out += prepared_bytes(part);
+            }
+        }
+    }
+}
+
+// Room for a copy of sixteen rows of both parts.
+inline std::size_t stream_scratch_bytes(const MatMul& m) {
+    std::size_t bytes = 0;
+    for (const Part& part : m.parts) {
+        bytes += static_cast<std::size_t>(kLanes * weight_row_bytes(m, part)) + kSlack;
+    }
+    return bytes;
+}
+
+// Sixteen rows of a part's weights from `output` on, such that reading beyond them is safe.
+inline const std::uint8_t* block_weights(const MatMul& m, const Part& part, std::int64_t output,
+                                         std::uint8_t* scratch) {
+    const std::int64_t bytes = weight_row_bytes(m, part);
+    const std::uint8_t* weights = part.weights + output * bytes;
+    const std::int64_t behind = (m.outputs - output - kLanes) * bytes;
+    if (behind >= static_cast<std::int64_t>(kSlack)) {
+        return weights;
+    }
+    const std::int64_t rows = m.outputs - output < kLanes ? m.outputs - output : kLanes;
+    const auto used = static_cast<std::size_t>(rows * bytes);
+    std::memcpy(scratch, weights, used);
+    std::memset(scratch + used, 0, static_cast<std::size_t>(kLanes * bytes) + kSlack - used);
+    return scratch;
+}
+
+template <int kRows>
+inline void multiply_block(const MatMul& m, const Activations& x, const MatMulOutput& out,
+                           const std::uint8_t* prepared, std::int64_t first_row,
+                           std::int64_t output, std::uint8_t* scratch) {
+    alignas(64) std::int32_t sums[kRows * kLanes];
+    const auto stride = static_cast<std::int64_t>(stream_bytes(m));
+    F floats[kRows][2];
+    std::int64_t segment = first_row * m.segments();
+    for (int p = 0; p < 2; ++p) {
+        const Part& part = m.parts[p];
+        if (part.width == 0) {
+            continue;
+        }
+        const std::int64_t bytes = weight_row_bytes(m, part);
+        const std::uint8_t* weights = block_weights(m, part, output, scratch);
+        scratch += kLanes * bytes + static_cast<std::int64_t>(kSlack);
+        for (std::int64_t g = 0; g < m.groups; ++g, ++segment) {
+            std::int32_t zeros[kRows];
+            for (int r = 0; r < kRows; ++r) {
+                zeros[r] = x.zeros[segment + r * m.segments()];
+            }
+            if (part.bits == 4) {
+                stream_nibbles<kRows>(part, weights, bytes, prepared, stride, zeros, sums);
+            } else {
+                stream_bytes_part<kRows>(part, weights, bytes, prepared, stride, zeros, sums);
+            }
+            for (int r = 0; r < kRows; ++r) {
+                const float scale = x.scales[segment + r * m.segments()];
+                floats[r][p] =
+                    add_segment(g == 0 ? zero() : floats[r][p], load(sums + r * kLanes), scale);
+            }
+            weights += part.width * part.bits / 8;
+            prepared += prepared_bytes(part);
+        }
+    }
+    for (int r = 0; r < kRows; ++r) {
+        write_outputs(m, out, first_row + r, output, floats[r]);
+    }
+}
+
+template <int kRows>
+inline void multiply_blocks(const MatMul& m, const Activations& x, const MatMulOutput& out,
+                            const void* prepared, std::int64_t first_row, std::int64_t rows,
+                            std::int64_t first_block, std::int64_t last_block, void* scratch) {
+    if (rows == kRows) {
+        for (std::int64_t block = first_block; block < last_block; ++block) {
+            multiply_block<kRows>(m, x, out, static_cast<const std::uint8_t*>(prepared), first_row,
+                                  block * kLanes, static_cast<std::uint8_t*>(scratch));
+        }
+    } else if constexpr (kRows > 1) {
+        multiply_blocks<kRows - 1>(m, x, out, prepared, first_row, rows, first_block, last_block,
+                                   scratch);
+    }
+}
+
+inline void multiply_stream(const MatMul& m, const Activations& x, const MatMulOutput& out,
+                            const void* prepared, std::int64_t first_row, std::int64_t rows,
+                            std::int64_t first_block, std::int64_t last_block, void* scratch) {
+    multiply_blocks<kFewRows>(m, x, out, prepared, first_row, rows, first_block, last_block,
+                              scratch);
+}
+
+}  // namespace resq::RESQ_ISA

@@ -1,0 +1,217 @@
+// Streaming weights with AVX2, or with vpdpbusd where dots_*.hpp brings it (RESQ_HAS_DOT4).
+//
+// 4-bit weights: 32 bytes hold 64 of them. With the sign bit flipped a nibble is w + 8, unsigned,
+// and q - z is signed: Σ (w + 8) (q - z) = Σ w (q - z) + 8 Σ (q - z), and the last sum is known.
+//
+// A prepared 4-bit segment: Σ (q - z), then for each 32 bytes of weights the differences that
+// belong to the low nibbles and those that belong to the high ones. A prepared 8-bit segment: with
+// vpdpbusd, for each 32 weights the integers q and as many ones (zeros behind the end), from which
+// the weights' own sum is taken along; without, for each 16 weights the differences as words.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "resq/kernels.hpp"
+
+namespace resq::RESQ_ISA {
+
+constexpr std::int64_t kVector = 32;
+constexpr std::int64_t kHeader = 32;  // room for the sum, and vectors stay aligned to each other
+constexpr int kAtOnce = 4;            // weight rows whose sums are in registers together
+
+#ifdef RESQ_HAS_DOT4
+constexpr std::int64_t kByteStep = 32;  // 8-bit weights of a step
+#else
+constexpr std::int64_t kByteStep = 16;
+// Of Σ ± two products of at most 15 · 15, twice a step: 900 · 36 < 32768.
+constexpr std::int64_t kWidenStreamAfter = 36;
+#endif
+
+inline std::int64_t nibble_steps(const Part& part) {
+    return (part.width / 2 + kVector - 1) / kVector;
+}
+inline std::int64_t byte_steps(const Part& part) {
+    return (part.width + kByteStep - 1) / kByteStep;
+}
+
+inline std::int64_t prepared_bytes(const Part& part) {
+    return part.bits == 4 ? kHeader + nibble_steps(part) * 2 * kVector : byte_steps(part) * 64;
+}
+
+inline void prepare_nibbles(const Part& part, const std::uint8_t* integers, std::int32_t zero_point,
+                            std::uint8_t* out) {
+    std::int32_t total = 0;
+    std::uint8_t* vectors = out + kHeader;
+    std::memset(vectors, 0, static_cast<std::size_t>(nibble_steps(part) * 2 * kVector));
+    for (std::int64_t begin = 0; begin < part.width; begin += 2 * kVector) {
+        const std::int64_t left = (part.width - begin) / 2;
+        const std::int64_t pairs = left < kVector ? left : kVector;
+        for (std::int64_t i = 0; i < pairs; ++i) {
+            const std::int32_t even = integers[begin + 2 * i] - zero_point;
+            const std::int32_t odd = integers[begin + 2 * i + 1] - zero_point;
+            vectors[begin + i] = static_cast<std::uint8_t>(even);
+            vectors[begin + kVector + i] = static_cast<std::uint8_t>(odd);
+            total += even + odd;
+        }
+    }
+    std::memcpy(out, &total, sizeof total);
+}
+
+inline void prepare_segment(const Part& part, const std::uint8_t* integers, std::int32_t zero_point,
+                            std::uint8_t* out) {
+    if (part.bits == 4) {
+        return prepare_nibbles(part, integers, zero_point, out);
+    }
+    std::memset(out, 0, static_cast<std::size_t>(prepared_bytes(part)));
+#ifdef RESQ_HAS_DOT4
+    for (std::int64_t k = 0; k < part.width; ++k) {
+        std::uint8_t* step = out + k / kByteStep * 64;
+        step[k % kByteStep] = integers[k];
+        step[kByteStep + k % kByteStep] = 1;
+    }
+#else
+    const auto* words = reinterpret_cast<const std::uint16_t*>(integers);
+    for (std::int64_t k = 0; k < part.width; ++k) {
+        reinterpret_cast<std::int16_t*>(out + k / kByteStep * 64)[k % kByteStep] =
+            static_cast<std::int16_t>(words[k] - zero_point);
+    }
+#endif
+}
+
+inline __m256i load_vector(const std::uint8_t* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+}
+
+// The sums over the lanes of four vectors.
+inline __m128i reduce(__m256i a, __m256i b, __m256i c, __m256i d) {
+    const __m256i both = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
+    return _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
+}
+
+// Adds the 4-bit products of four weight rows with kRows rows to `sums`, for steps of 32 bytes.
+template <int kRows>
+inline void add_nibbles(const std::uint8_t* weights, std::int64_t stride,
+                        const std::uint8_t* vectors, std::int64_t prepared_stride,
+                        std::int64_t steps, __m256i sums[kAtOnce][kRows]) {
+    const __m256i mask = _mm256_set1_epi8(15), signs = _mm256_set1_epi8(-120);  // 0x88
+    for (std::int64_t step = 0; step < steps; ++step) {
+#pragma GCC unroll 4
+        for (int i = 0; i < kAtOnce; ++i) {
+            const __m256i packed =
+                _mm256_xor_si256(load_vector(weights + i * stride + step * kVector), signs);
+            const __m256i low = _mm256_and_si256(packed, mask);
+            const __m256i high = _mm256_and_si256(_mm256_srli_epi16(packed, 4), mask);
+#pragma GCC unroll 4
+            for (int r = 0; r < kRows; ++r) {
+                const std::uint8_t* x = vectors + r * prepared_stride + step * 2 * kVector;
+#ifdef RESQ_HAS_DOT4
+                sums[i][r] = dot4(sums[i][r], low, load_vector(x));
+                sums[i][r] = dot4(sums[i][r], high, load_vector(x + kVector));
+#else
+                const __m256i products =
+                    _mm256_add_epi16(_mm256_maddubs_epi16(low, load_vector(x)),
+                                     _mm256_maddubs_epi16(high, load_vector(x + kVector)));
+                sums[i][r] = _mm256_add_epi16(sums[i][r], products);
+#endif
+            }
+        }
+    }
+}
+
+template <int kRows>
+inline void stream_nibbles(const Part& part, const std::uint8_t* weights, std::int64_t stride,
+                           const std::uint8_t* prepared, std::int64_t prepared_stride,
+                           const std::int32_t* /*zeros*/, std::int32_t* sums) {
+    const std::uint8_t* vectors = prepared + kHeader;
+    const std::int64_t steps = nibble_steps(part);
+    for (int block = 0; block < kLanes; block += kAtOnce) {
+        const std::uint8_t* rows = weights + block * stride;
+        __m256i wide[kAtOnce][kRows];
+        for (auto& row : wide) {
+            for (auto& one : row) {
+                one = _mm256_setzero_si256();
+            }
+        }
+#ifdef RESQ_HAS_DOT4
+        add_nibbles<kRows>(rows, stride, vectors, prepared_stride, steps, wide);
+#else
+        for (std::int64_t begin = 0; begin < steps; begin += kWidenStreamAfter) {
+            const std::int64_t left = steps - begin;
+            __m256i narrow[kAtOnce][kRows];
+            for (auto& row : narrow) {
+                for (auto& one : row) {
+                    one = _mm256_setzero_si256();
+                }
+            }
+            add_nibbles<kRows>(rows + begin * kVector, stride, vectors + begin * 2 * kVector,
+                               prepared_stride, left < kWidenStreamAfter ? left : kWidenStreamAfter,
+                               narrow);
+            for (int i = 0; i < kAtOnce; ++i) {
+                for (int r = 0; r < kRows; ++r) {
+                    wide[i][r] = _mm256_add_epi32(
+                        wide[i][r], _mm256_madd_epi16(narrow[i][r], _mm256_set1_epi16(1)));
+                }
+            }
+        }
+#endif
+        for (int r = 0; r < kRows; ++r) {
+            std::int32_t total;
+            std::memcpy(&total, prepared + r * prepared_stride, sizeof total);
+            const __m128i four = reduce(wide[0][r], wide[1][r], wide[2][r], wide[3][r]);
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(sums + r * kLanes + block),
+                             _mm_sub_epi32(four, _mm_set1_epi32(8 * total)));
+        }
+    }
+}
+
+template <int kRows>
+inline void stream_bytes_part(const Part& part, const std::uint8_t* weights, std::int64_t stride,
+                              const std::uint8_t* prepared, std::int64_t prepared_stride,
+                              [[maybe_unused]] const std::int32_t* zeros, std::int32_t* sums) {
+    const std::int64_t steps = byte_steps(part);
+    for (int block = 0; block < kLanes; block += kAtOnce) {
+        __m256i wide[kAtOnce][kRows];
+        [[maybe_unused]] __m256i own[kAtOnce];
+        for (int i = 0; i < kAtOnce; ++i) {
+            own[i] = _mm256_setzero_si256();
+            for (auto& one : wide[i]) {
+                one = _mm256_setzero_si256();
+            }
+        }
+        for (std::int64_t step = 0; step < steps; ++step) {
+            const std::uint8_t* x = prepared + step * 64;
+#pragma GCC unroll 4
+            for (int i = 0; i < kAtOnce; ++i) {
+                const std::uint8_t* row = weights + (block + i) * stride + step * kByteStep;
+#ifdef RESQ_HAS_DOT4
+                const __m256i w = load_vector(row);
+                own[i] = dot4(own[i], load_vector(x + kByteStep), w);
+#pragma GCC unroll 4
+                for (int r = 0; r < kRows; ++r) {
+                    wide[i][r] = dot4(wide[i][r], load_vector(x + r * prepared_stride), w);
+                }
+#else
+                const __m256i w =
+                    _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(row)));
+#pragma GCC unroll 4
+                for (int r = 0; r < kRows; ++r) {
+                    wide[i][r] = _mm256_add_epi32(
+                        wide[i][r], _mm256_madd_epi16(w, load_vector(x + r * prepared_stride)));
+                }
+#endif
+            }
+        }
+        for (int r = 0; r < kRows; ++r) {
+            __m128i four = reduce(wide[0][r], wide[1][r], wide[2][r], wide[3][r]);
+#ifdef RESQ_HAS_DOT4
+            const __m128i weights_alone = reduce(own[0], own[1], own[2], own[3]);
+            four = _mm_sub_epi32(four, _mm_mullo_epi32(weights_alone, _mm_set1_epi32(zeros[r])));
+#endif
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(sums + r * kLanes + block), four);
+        }
+    }
+}
+
+}  // namespace resq::RESQ_ISA

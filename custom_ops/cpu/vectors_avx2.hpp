@@ -1,0 +1,146 @@
+// Sixteen lanes as two registers of AVX2, with FMA and F16C: see vectors_scalar.hpp.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace resq::RESQ_ISA {
+
+constexpr int kLanes = 16;
+
+struct F {
+    __m256 a, b;
+};
+struct I {
+    __m256i a, b;
+};
+
+inline F load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+inline F broadcast(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+inline F zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+inline void store(float* p, F x) {
+    _mm256_storeu_ps(p, x.a);
+    _mm256_storeu_ps(p + 8, x.b);
+}
+
+inline F operator+(F x, F y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
+inline F operator-(F x, F y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
+inline F operator*(F x, F y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
+inline F operator/(F x, F y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
+inline F min(F x, F y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
+inline F max(F x, F y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+inline F fma(F x, F y, F z) {
+    return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+}
+inline F round(F x) {
+    constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    return {_mm256_round_ps(x.a, kNearest), _mm256_round_ps(x.b, kNearest)};
+}
+
+inline I load(const std::int32_t* p) {
+    return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
+            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 8))};
+}
+inline I broadcast(std::int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+inline void store(std::int32_t* p, I x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x.a);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), x.b);
+}
+inline I operator+(I x, I y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
+inline I operator-(I x, I y) { return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)}; }
+inline I operator*(I x, I y) {
+    return {_mm256_mullo_epi32(x.a, y.a), _mm256_mullo_epi32(x.b, y.b)};
+}
+inline I operator&(I x, I y) { return {_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)}; }
+inline I operator<<(I x, int n) { return {_mm256_slli_epi32(x.a, n), _mm256_slli_epi32(x.b, n)}; }
+inline I operator>>(I x, int n) { return {_mm256_srli_epi32(x.a, n), _mm256_srli_epi32(x.b, n)}; }
+
+inline F to_float(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+inline I to_int(F x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
+inline F as_float(I x) { return {_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b)}; }
+
+// The low 16 bits of every lane, in order.
+inline __m256i words_of(I x) {
+    const __m256i mask = _mm256_set1_epi32(0xFFFF);
+    const __m256i packed =
+        _mm256_packus_epi32(_mm256_and_si256(x.a, mask), _mm256_and_si256(x.b, mask));
+    return _mm256_permute4x64_epi64(packed, 0xD8);
+}
+inline void store_words(std::uint16_t* p, I x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), words_of(x));
+}
+inline void store_bytes(std::uint8_t* p, I x) {
+    const __m256i words = _mm256_and_si256(words_of(x), _mm256_set1_epi16(0xFF));
+    _mm_storeu_si128(
+        reinterpret_cast<__m128i*>(p),
+        _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
+inline I load_bytes(const std::uint8_t* p) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return {_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))};
+}
+inline I load_nibbles(const std::uint8_t* p) {
+    const __m256i shifts = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
+    const __m256i mask = _mm256_set1_epi32(15);
+    std::int32_t first, second;
+    __builtin_memcpy(&first, p, 4);
+    __builtin_memcpy(&second, p + 4, 4);
+    return {_mm256_and_si256(_mm256_srlv_epi32(_mm256_set1_epi32(first), shifts), mask),
+            _mm256_and_si256(_mm256_srlv_epi32(_mm256_set1_epi32(second), shifts), mask)};
+}
+
+inline F load(const std::uint16_t* half) {
+    const auto* p = reinterpret_cast<const __m128i*>(half);
+    return {_mm256_cvtph_ps(_mm_loadu_si128(p)), _mm256_cvtph_ps(_mm_loadu_si128(p + 1))};
+}
+inline void store(std::uint16_t* half, F x) {
+    auto* p = reinterpret_cast<__m128i*>(half);
+    _mm_storeu_si128(p, _mm256_cvtps_ph(x.a, _MM_FROUND_TO_NEAREST_INT));
+    _mm_storeu_si128(p + 1, _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT));
+}
+
+inline __m128 halves(__m256 x, __m128 (*combine)(__m128, __m128)) {
+    __m128 r = combine(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    r = combine(r, _mm_movehl_ps(r, r));
+    return combine(r, _mm_shuffle_ps(r, r, 1));
+}
+inline float sum(F x) {
+    return _mm_cvtss_f32(
+        halves(_mm256_add_ps(x.a, x.b), [](__m128 a, __m128 b) { return _mm_add_ps(a, b); }));
+}
+inline float least(F x) {
+    return _mm_cvtss_f32(
+        halves(_mm256_min_ps(x.a, x.b), [](__m128 a, __m128 b) { return _mm_min_ps(a, b); }));
+}
+inline float greatest(F x) {
+    return _mm_cvtss_f32(
+        halves(_mm256_max_ps(x.a, x.b), [](__m128 a, __m128 b) { return _mm_max_ps(a, b); }));
+}
+
+inline void transpose_dwords(const void* rows, std::int64_t stride, I columns[4]) {
+    const auto* base = static_cast<const std::uint8_t*>(rows);
+    __m256i out[2][4];
+    for (int half = 0; half < 2; ++half) {
+        __m256i row[4];  // row i and row i + 4, side by side
+        for (int i = 0; i < 4; ++i) {
+            const std::uint8_t* p = base + (8 * half + i) * stride;
+            row[i] = _mm256_inserti128_si256(
+                _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
+                _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 4 * stride)), 1);
+        }
+        const __m256i low01 = _mm256_unpacklo_epi32(row[0], row[1]);
+        const __m256i low23 = _mm256_unpacklo_epi32(row[2], row[3]);
+        const __m256i high01 = _mm256_unpackhi_epi32(row[0], row[1]);
+        const __m256i high23 = _mm256_unpackhi_epi32(row[2], row[3]);
+        out[half][0] = _mm256_unpacklo_epi64(low01, low23);
+        out[half][1] = _mm256_unpackhi_epi64(low01, low23);
+        out[half][2] = _mm256_unpacklo_epi64(high01, high23);
+        out[half][3] = _mm256_unpackhi_epi64(high01, high23);
+    }
+    for (int j = 0; j < 4; ++j) {
+        columns[j] = {out[0][j], out[1][j]};
+    }
+}
+
+}  // namespace resq::RESQ_ISA

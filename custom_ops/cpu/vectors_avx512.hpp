@@ -1,0 +1,108 @@
+// Sixteen lanes as one register of AVX-512: see vectors_scalar.hpp.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace resq::RESQ_ISA {
+
+constexpr int kLanes = 16;
+
+struct F {
+    __m512 v;
+};
+struct I {
+    __m512i v;
+};
+
+inline F load(const float* p) { return {_mm512_loadu_ps(p)}; }
+inline F broadcast(float x) { return {_mm512_set1_ps(x)}; }
+inline F zero() { return {_mm512_setzero_ps()}; }
+inline void store(float* p, F x) { _mm512_storeu_ps(p, x.v); }
+
+inline F operator+(F x, F y) { return {_mm512_add_ps(x.v, y.v)}; }
+inline F operator-(F x, F y) { return {_mm512_sub_ps(x.v, y.v)}; }
+inline F operator*(F x, F y) { return {_mm512_mul_ps(x.v, y.v)}; }
+inline F operator/(F x, F y) { return {_mm512_div_ps(x.v, y.v)}; }
+inline F min(F x, F y) { return {_mm512_min_ps(x.v, y.v)}; }
+inline F max(F x, F y) { return {_mm512_max_ps(x.v, y.v)}; }
+inline F fma(F x, F y, F z) { return {_mm512_fmadd_ps(x.v, y.v, z.v)}; }
+inline F round(F x) {
+    return {_mm512_roundscale_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+
+inline I load(const std::int32_t* p) { return {_mm512_loadu_si512(p)}; }
+inline I broadcast(std::int32_t x) { return {_mm512_set1_epi32(x)}; }
+inline void store(std::int32_t* p, I x) { _mm512_storeu_si512(p, x.v); }
+inline I operator+(I x, I y) { return {_mm512_add_epi32(x.v, y.v)}; }
+inline I operator-(I x, I y) { return {_mm512_sub_epi32(x.v, y.v)}; }
+inline I operator*(I x, I y) { return {_mm512_mullo_epi32(x.v, y.v)}; }
+inline I operator&(I x, I y) { return {_mm512_and_si512(x.v, y.v)}; }
+inline I operator<<(I x, int n) { return {_mm512_slli_epi32(x.v, static_cast<unsigned>(n))}; }
+inline I operator>>(I x, int n) { return {_mm512_srli_epi32(x.v, static_cast<unsigned>(n))}; }
+
+inline F to_float(I x) { return {_mm512_cvtepi32_ps(x.v)}; }
+inline I to_int(F x) { return {_mm512_cvtps_epi32(x.v)}; }
+inline F as_float(I x) { return {_mm512_castsi512_ps(x.v)}; }
+
+inline void store_bytes(std::uint8_t* p, I x) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x.v));
+}
+inline void store_words(std::uint16_t* p, I x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(x.v));
+}
+inline I load_bytes(const std::uint8_t* p) {
+    return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+}
+inline I load_nibbles(const std::uint8_t* p) {
+    const __m512i shifts =
+        _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
+    const __m512i source = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+    long long bytes;
+    __builtin_memcpy(&bytes, p, 8);
+    const __m512i spread = _mm512_permutexvar_epi32(source, _mm512_set1_epi64(bytes));
+    return {_mm512_and_si512(_mm512_srlv_epi32(spread, shifts), _mm512_set1_epi32(15))};
+}
+
+inline F load(const std::uint16_t* half) {
+    return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(half)))};
+}
+inline void store(std::uint16_t* half, F x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(half),
+                        _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
+inline float sum(F x) {
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(x.v), _mm512_extractf32x8_ps(x.v, 1));
+    __m128 r = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    r = _mm_add_ps(r, _mm_movehl_ps(r, r));
+    return _mm_cvtss_f32(_mm_add_ps(r, _mm_shuffle_ps(r, r, 1)));
+}
+inline float least(F x) { return _mm512_reduce_min_ps(x.v); }
+inline float greatest(F x) { return _mm512_reduce_max_ps(x.v); }
+
+inline void transpose_dwords(const void* rows, std::int64_t stride, I columns[4]) {
+    const auto* base = static_cast<const std::uint8_t*>(rows);
+    __m512i row[4];  // rows i, i + 4, i + 8 and i + 12, side by side
+    for (int i = 0; i < 4; ++i) {
+        const auto part = [&](int quarter) {
+            const std::uint8_t* p = base + (4 * quarter + i) * stride;
+            return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+        };
+        __m512i all = _mm512_castsi128_si512(part(0));
+        all = _mm512_inserti32x4(all, part(1), 1);
+        all = _mm512_inserti32x4(all, part(2), 2);
+        row[i] = _mm512_inserti32x4(all, part(3), 3);
+    }
+    const __m512i low01 = _mm512_unpacklo_epi32(row[0], row[1]);
+    const __m512i low23 = _mm512_unpacklo_epi32(row[2], row[3]);
+    const __m512i high01 = _mm512_unpackhi_epi32(row[0], row[1]);
+    const __m512i high23 = _mm512_unpackhi_epi32(row[2], row[3]);
+    columns[0] = {_mm512_unpacklo_epi64(low01, low23)};
+    columns[1] = {_mm512_unpackhi_epi64(low01, low23)};
+    columns[2] = {_mm512_unpacklo_epi64(high01, high23)};
+    columns[3] = {_mm512_unpackhi_epi64(high01, high23)};
+}
+
+}  // namespace resq::RESQ_ISA

@@ -1,0 +1,55 @@
+// MixedPrecisionMatMul: y = (RMS-normalise?) x · Wᵀ + bias + residual, on integers.
+//
+// Columns of X are, group by group, [low | high]; columns of a weight are those of all groups. A
+// segment is the columns of one part and one group: they share one scale and one zero point per
+// row. Segments are numbered low part first, then high part, groups in order.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "resq/tensors.hpp"
+
+namespace resq {
+
+// One part of the columns. Absent where `width` is 0.
+struct Part {
+    int bits = 4;                           // of a weight and of an activation: 4 or 8
+    std::int64_t width = 0;                 // columns of one group
+    const std::uint8_t* weights = nullptr;  // (outputs, groups * width), two's complement
+    const float* scales = nullptr;          // (outputs)
+};
+
+struct MatMul {
+    std::int64_t outputs = 0;
+    std::int64_t groups = 1;
+    Part parts[2];                // low, high
+    bool normalise = false;       // divide x by its root mean square
+    float epsilon = 0.0f;         // added to the mean square
+    const float* bias = nullptr;  // (outputs), or null
+
+    std::int64_t columns() const { return groups * (parts[0].width + parts[1].width); }
+    std::int64_t segments() const {
+        return groups * ((parts[0].width > 0 ? 1 : 0) + (parts[1].width > 0 ? 1 : 0));
+    }
+};
+
+// Quantised rows. `integers` holds a row's segments one after the other, each padded to
+// `kSegmentStep` columns.
+struct Activations {
+    std::uint8_t* integers;  // (rows, row_bytes)
+    float* scales;           // (rows, segments)
+    std::int32_t* zeros;     // (rows, segments)
+    std::size_t row_bytes;
+};
+
+// Columns a dot-product instruction takes at once: a segment is padded to a multiple of it.
+constexpr std::int64_t kSegmentStep = 4;
+
+// The result, and what is added to it.
+struct MatMulOutput {
+    Floats y;              // (rows, outputs)
+    ConstFloats residual;  // (rows, outputs), or null data
+};
+
+}  // namespace resq

@@ -1,0 +1,31 @@
+// What the CPU can do that no compiler's builtin tells everywhere.
+#pragma once
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+
+namespace resq::ort {
+
+inline bool cpu_has_avx2() {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("f16c");
+}
+
+// CPUID leaf 7, subleaf 1, EAX bit 4 (Intel's manual, volume 2A). The registers are those of AVX2.
+inline bool cpu_has_avxvnni() {
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax >> 4 & 1u) != 0;
+}
+
+}  // namespace resq::ort
+
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
+
+namespace resq::ort {
+
+// HWCAP_ASIMDDP of Linux's <asm/hwcap.h>.
+inline bool cpu_has_dotprod() { return (getauxval(AT_HWCAP) >> 20 & 1ul) != 0; }
+
+}  // namespace resq::ort
+#endif

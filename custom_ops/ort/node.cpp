@@ -1,0 +1,189 @@
+// Reading a node through ONNX Runtime's table of functions.
+#include "node.hpp"
+
+namespace resq::ort {
+namespace {
+
+// Throws what a failed call of ONNX Runtime says.
+void check(const Api* api, Status* status, const std::string& what) {
+    if (status != nullptr) {
+        function<ReleaseStatus>(api)(status);
+        throw Refusal{what};
+    }
+}
+
+Tensor tensor_of(const Api* api, const Value* value) {
+    Tensor tensor;
+    TensorInfo* info = nullptr;
+    check(api, function<GetTensorTypeAndShape>(api)(value, &info), "a value is not a tensor");
+    function<GetTensorElementType>(api)(info, &tensor.type);
+    function<GetDimensionsCount>(api)(info, &tensor.rank);
+    const bool fits = tensor.rank <= kMaxRank;
+    if (fits) {
+        function<GetDimensions>(api)(info, tensor.dims.data(), tensor.rank);
+    }
+    function<ReleaseTensorTypeAndShapeInfo>(api)(info);
+    if (!fits) {
+        refuse("a tensor has too many dimensions", static_cast<std::int64_t>(tensor.rank),
+               "at most 8");
+    }
+    check(api, function<GetTensorMutableData>(api)(const_cast<Value*>(value), &tensor.data),
+          "a tensor has no data");
+    return tensor;
+}
+
+std::string shape_text(const std::int64_t* dims, std::size_t rank) {
+    std::string text = "(";
+    for (std::size_t i = 0; i < rank; ++i) {
+        text += (i > 0 ? ", " : "") + (dims[i] < 0 ? "any" : std::to_string(dims[i]));
+    }
+    return text + ")";
+}
+
+}  // namespace
+
+std::int64_t Tensor::elements() const {
+    std::int64_t count = 1;
+    for (std::size_t i = 0; i < rank; ++i) {
+        count *= dims[i];
+    }
+    return count;
+}
+
+std::string Tensor::shape() const { return shape_text(dims.data(), rank); }
+
+void refuse(const std::string& what, const std::string& found, const std::string& expected) {
+    throw Refusal{what + " is " + found + ", expected " + expected};
+}
+
+void refuse(const std::string& what, std::int64_t found, const std::string& expected) {
+    refuse(what, std::to_string(found), expected);
+}
+
+void check_shape(const char* name, const Tensor& tensor, std::initializer_list<std::int64_t> dims) {
+    bool same = tensor.rank == dims.size();
+    for (std::size_t i = 0; same && i < dims.size(); ++i) {
+        const std::int64_t expected = dims.begin()[i];
+        same = expected < 0 || tensor.dims[i] == expected;
+    }
+    if (!same) {
+        refuse("shape of " + std::string(name), tensor.shape(),
+               shape_text(dims.begin(), dims.size()));
+    }
+}
+
+std::string NodeInfo::name() const {
+    char text[256] = "";
+    std::size_t size = sizeof text;
+    if (Status* status = function<KernelInfoGetNodeName>(api_)(info_, text, &size)) {
+        function<ReleaseStatus>(api_)(status);
+        return "of a long name";
+    }
+    return text;
+}
+
+bool NodeInfo::has_input(std::size_t index) const {
+    std::size_t count = 0;
+    check(api_, function<KernelInfoGetInputCount>(api_)(info_, &count), "the node has no inputs");
+    if (index >= count) {
+        return false;
+    }
+    std::size_t size = 0;  // asks for the size, which includes the closing zero
+    if (Status* status = function<KernelInfoGetInputName>(api_)(info_, index, nullptr, &size)) {
+        function<ReleaseStatus>(api_)(status);
+    }
+    return size > 1;
+}
+
+std::int64_t NodeInfo::integer(const char* attribute, std::int64_t otherwise) const {
+    std::int64_t value = otherwise;
+    if (Status* status = function<KernelInfoGetAttributeInt64>(api_)(info_, attribute, &value)) {
+        function<ReleaseStatus>(api_)(status);
+        return otherwise;
+    }
+    return value;
+}
+
+std::int64_t NodeInfo::integer(const char* attribute) const {
+    std::int64_t value = 0;
+    check(api_, function<KernelInfoGetAttributeInt64>(api_)(info_, attribute, &value),
+          "attribute " + std::string(attribute) + " is missing, expected an integer");
+    return value;
+}
+
+float NodeInfo::real(const char* attribute, float otherwise) const {
+    float value = otherwise;
+    if (Status* status = function<KernelInfoGetAttributeFloat>(api_)(info_, attribute, &value)) {
+        function<ReleaseStatus>(api_)(status);
+        return otherwise;
+    }
+    return value;
+}
+
+float NodeInfo::real(const char* attribute) const {
+    float value = 0.0f;
+    check(api_, function<KernelInfoGetAttributeFloat>(api_)(info_, attribute, &value),
+          "attribute " + std::string(attribute) + " is missing, expected a number");
+    return value;
+}
+
+std::string NodeInfo::text(const char* attribute, const std::string& otherwise) const {
+    char value[64] = "";
+    std::size_t size = sizeof value;
+    if (Status* status =
+            function<KernelInfoGetAttributeString>(api_)(info_, attribute, value, &size)) {
+        function<ReleaseStatus>(api_)(status);
+        return size > sizeof value ? "too long" : otherwise;
+    }
+    return value;
+}
+
+Tensor NodeInfo::constant(std::size_t index, const char* input) const {
+    if (!has_input(index)) {
+        return {};
+    }
+    int is_constant = 0;
+    const Value* value = nullptr;
+    check(api_,
+          function<KernelInfoGetConstantInputTensor>(api_)(info_, index, &is_constant, &value),
+          std::string(input) + " cannot be read");
+    if (is_constant == 0 || value == nullptr) {
+        throw Refusal{std::string(input) + " is computed when the model runs, expected a constant"};
+    }
+    return tensor_of(api_, value);
+}
+
+Tensor NodeInfo::required_constant(std::size_t index, const char* input) const {
+    const Tensor tensor = constant(index, input);
+    if (!tensor) {
+        throw Refusal{std::string(input) + " is missing, expected a constant"};
+    }
+    return tensor;
+}
+
+Tensor NodeContext::input(std::size_t index) const {
+    const Value* value = nullptr;
+    check(api_, function<KernelContextGetInput>(api_)(context_, index, &value),
+          "input " + std::to_string(index) + " cannot be read");
+    return value == nullptr ? Tensor{} : tensor_of(api_, value);
+}
+
+void* NodeContext::output(std::size_t index, const std::int64_t* dims, std::size_t rank) const {
+    Value* value = nullptr;
+    check(api_, function<KernelContextGetOutput>(api_)(context_, index, dims, rank, &value),
+          "there is no memory for output " + std::to_string(index) + " of shape " +
+              shape_text(dims, rank));
+    void* data = nullptr;
+    if (value != nullptr) {
+        function<GetTensorMutableData>(api_)(value, &data);
+    }
+    return data;
+}
+
+void NodeContext::parallel_for(std::size_t total, std::size_t batches,
+                               void (*task)(void*, std::size_t), void* user) const {
+    check(api_, function<KernelContextParallelFor>(api_)(context_, task, total, batches, user),
+          "the session's threads refuse work");
+}
+
+}  // namespace resq::ort

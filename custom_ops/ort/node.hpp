@@ -1,0 +1,120 @@
+// A node of the graph as its kernel sees it: attributes and constants when it is created, tensors
+// and threads when it runs. Whatever is not as it should be is thrown as a Refusal.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <new>
+#include <string>
+
+#include "abi.hpp"
+#include "resq/tensors.hpp"
+
+namespace resq::ort {
+
+// Why a node cannot be created or run; becomes an OrtStatus, and a Python exception.
+struct Refusal {
+    std::string reason;
+};
+
+constexpr std::size_t kMaxRank = 8;
+
+// A tensor's data and shape. `data` is null where an optional input is not given.
+struct Tensor {
+    void* data = nullptr;
+    ElementType type = ElementType::kFloat;
+    std::size_t rank = 0;
+    std::array<std::int64_t, kMaxRank> dims{};
+
+    explicit operator bool() const { return data != nullptr || rank > 0; }
+    std::int64_t elements() const;
+    std::string shape() const;  // such as "(2, 5, 64)"
+};
+
+// Says what was found and what was expected.
+[[noreturn]] void refuse(const std::string& what, const std::string& found,
+                         const std::string& expected);
+[[noreturn]] void refuse(const std::string& what, std::int64_t found, const std::string& expected);
+
+// Refuses a tensor whose shape is not this one; -1 stands for any size.
+void check_shape(const char* name, const Tensor& tensor, std::initializer_list<std::int64_t> dims);
+
+// A node while its kernel is created.
+class NodeInfo {
+  public:
+    NodeInfo(const Api* api, const KernelInfo* info) : api_(api), info_(info) {}
+
+    std::string name() const;
+    bool has_input(std::size_t index) const;
+
+    // An attribute, or the default where the node has none.
+    std::int64_t integer(const char* attribute, std::int64_t otherwise) const;
+    std::int64_t integer(const char* attribute) const;
+    float real(const char* attribute, float otherwise) const;
+    float real(const char* attribute) const;
+    std::string text(const char* attribute, const std::string& otherwise) const;
+
+    // A constant of the model; an absent optional input gives an empty tensor.
+    Tensor constant(std::size_t index, const char* input) const;
+    Tensor required_constant(std::size_t index, const char* input) const;
+
+  private:
+    const Api* api_;
+    const KernelInfo* info_;
+};
+
+// A node while it runs.
+class NodeContext {
+  public:
+    NodeContext(const Api* api, KernelContext* context) : api_(api), context_(context) {}
+
+    Tensor input(std::size_t index) const;
+    void* output(std::size_t index, const std::int64_t* dims, std::size_t rank) const;
+
+    // Calls task(i) for all i < total on the session's threads; a thread takes one of `batches`
+    // contiguous ranges at a time.
+    template <typename Task>
+    void parallel_for(std::int64_t total, std::int64_t batches, const Task& task) const {
+        if (batches <= 1 || total <= 1) {
+            for (std::int64_t i = 0; i < total; ++i) {
+                task(i);
+            }
+            return;
+        }
+        struct Shared {
+            const Task& task;
+            std::atomic<bool> failed;
+        } shared{task, false};
+        parallel_for(
+            static_cast<std::size_t>(total), static_cast<std::size_t>(batches),
+            [](void* user, std::size_t index) {
+                auto* all = static_cast<Shared*>(user);
+                try {
+                    all->task(static_cast<std::int64_t>(index));
+                } catch (...) {  // must not leave a thread that is not ours
+                    all->failed = true;
+                }
+            },
+            &shared);
+        if (shared.failed) {
+            throw std::bad_alloc();  // tasks do nothing else that could fail
+        }
+    }
+
+  private:
+    void parallel_for(std::size_t total, std::size_t batches, void (*task)(void*, std::size_t),
+                      void* user) const;
+
+    const Api* api_;
+    KernelContext* context_;
+};
+
+inline Float float_type(const Tensor& tensor) {
+    return tensor.type == ElementType::kFloat16 ? Float::kHalf : Float::kSingle;
+}
+inline ConstFloats const_floats(const Tensor& tensor) { return {tensor.data, float_type(tensor)}; }
+
+}  // namespace resq::ort
