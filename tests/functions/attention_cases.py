@@ -43,7 +43,9 @@ SHAPES: Final = {
 }
 
 
-def parameters(form: RotaryForm, *, exact: bool, seed: int = 0) -> dict[str, Array]:
+def parameters(
+    form: RotaryForm, *, exact: bool, seed: int = 0, positions: int = POSITIONS
+) -> dict[str, Array]:
     """Tables, projection and gains of a node.
 
     Args:
@@ -51,9 +53,10 @@ def parameters(form: RotaryForm, *, exact: bool, seed: int = 0) -> dict[str, Arr
         exact: All numbers are small multiples of 1/4, so that sums come out the same in any
             order and integers can be compared one by one.
         seed: Of the random numbers.
+        positions: Rows of the tables.
     """
     rng = np.random.default_rng(seed)
-    tables = (POSITIONS, form.rotary_dim // 2)
+    tables = (positions, form.rotary_dim // 2)
     arrays: dict[str, Array] = {}
     if exact:
         arrays["cos_cache"], arrays["sin_cache"] = (rng.integers(-4, 5, (2, *tables)) / 4).astype(
