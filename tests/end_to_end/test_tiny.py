@@ -156,6 +156,20 @@ def test_resq_json_says_what_was_done(exported: Exported) -> None:
     assert said["bytes"]["source_float32"] == 4 * sum(tensors.values())
 
 
+def test_a_layer_of_the_file_is_six_nodes(exported: Exported) -> None:
+    """Once a runtime has folded what is constant: the Cast of U_C, the tables of RoPE."""
+    operators, layers = inspect_model(exported.out).operators, SIZES["num_hidden_layers"]
+    ours = {name: count for name, count in operators.items() if name.startswith("ai.resq.")}
+    assert ours == {
+        "ai.resq.MixedPrecisionMatMul": 4 * layers + 1,  # lm_head is one more
+        "ai.resq.MixedPrecisionAttention": layers,
+        "ai.resq.GatedHadamard": layers,
+    }
+    around = {"Gather": 2, "DequantizeLinear": 1, "Shape": 1, "Concat": 1, "Reshape": 2}
+    folded = {"Cast": layers + 1, "Range": 1, "Unsqueeze": 1, "Mul": 1, "Cos": 1, "Sin": 1}
+    assert operators == ours | around | folded
+
+
 def test_no_file_names_the_machine_it_was_made_on(exported: Exported) -> None:
     for name, content in contents(exported.out.parent).items():
         assert str(exported.model.parent).encode() not in content, name
