@@ -216,6 +216,21 @@ def test_cached_decode_agrees_with_prefill(exported: Exported) -> None:
     assert divergence < quantisation_divergence(exported, ids, one_pass)
 
 
+@pytest.mark.parametrize("kernels", [False, True], ids=["functions", "kernels"])
+@pytest.mark.parametrize("file", ["out", "rotated"])
+def test_a_fixed_buffer_gives_what_concatenation_gives(
+    exported: Exported, file: str, kernels: bool
+) -> None:
+    """Packed records and float caches; whole prompts, portions of them, single tokens."""
+    session = create_session(getattr(exported, file), threads=1, kernels=kernels)
+    ids = token_ids(exported.out.parent, windows=2)
+    buffered, plain, state = BufferedDecoder(session, 2 * WINDOW, batch=2), Decoder(session), None
+    for start, end in ((0, 20), (20, 21), (21, 22), (22, 30), (30, 32)):
+        found = buffered.run(ids[:, start:end])
+        logits, state = plain.run(ids[:, start:end], state)
+        np.testing.assert_array_equal(found, logits[:, -1])
+
+
 def quantisation_divergence(
     exported: Exported, ids: NDArray[np.int64], one_pass: NDArray[np.float32]
 ) -> float:
