@@ -1,12 +1,15 @@
 // The kernels for AVX-512-VNNI (with F, BW, DQ and VL).
 #define RESQ_ISA avx512vnni
 
-// Each of these uses what stands above it.
-#include "dots_avx512vnni.hpp"
-#include "resq/kernel_tables.hpp"
-#include "streams_x86.hpp"
-#include "table.hpp"
+// The blocks in this order: each uses what stands above it.
 #include "vectors_avx512.hpp"
+
+#include "dots_avx512vnni.hpp"
+
+#include "streams_x86.hpp"
+
+#include "resq/kernel_tables.hpp"
+#include "table.hpp"
 
 namespace resq {
 

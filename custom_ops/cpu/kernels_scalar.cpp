@@ -1,12 +1,15 @@
 // The kernels for any CPU: slow, and the oracle of the others.
 #define RESQ_ISA scalar
 
-// Each of these uses what stands above it.
-#include "dots_scalar.hpp"
-#include "resq/kernel_tables.hpp"
-#include "streams_scalar.hpp"
-#include "table.hpp"
+// The blocks in this order: each uses what stands above it.
 #include "vectors_scalar.hpp"
+
+#include "dots_scalar.hpp"
+
+#include "streams_scalar.hpp"
+
+#include "resq/kernel_tables.hpp"
+#include "table.hpp"
 
 namespace resq {
 
