@@ -145,15 +145,16 @@ inline void attend_chunk(const Attention& a, const AttentionCall& call, const At
     const std::int64_t head = block.sequence * a.kv_heads + block.kv_head;
     const ChunkMask mask = mask_of(call, block.sequence, chunk);
     const std::int64_t place = (head * call.capacity + mask.first_slot) * a.record.bytes;
-    decode_keys(a.record, call.keys + place, mask.count, work.records, work.keys);
+    const std::int64_t readable = call.batch * a.kv_heads * call.capacity * a.record.bytes - place;
+    decode_keys(a.record, {call.keys + place, mask.count, readable}, work.records, work.keys);
     const float* queries = call.queries + (head * call.tokens + block.first_token) * per_token * d;
     gemm({queries, d, 1}, {work.keys, kChunk}, {work.scores, kChunk}, rows, d, kChunk);
     for (std::int64_t r = 0; r < rows; ++r) {
         const std::int64_t own = call.total - call.tokens + block.first_token + r / per_token;
         weigh(a, mask, own, work.scores + r * kChunk, work.chunk + r * floats);
     }
-    decode_values(a.record, call.values + place, mask.count, padded_dim(a), work.records,
-                  work.values);
+    decode_values(a.record, {call.values + place, mask.count, readable}, padded_dim(a),
+                  work.records, work.values);
     gemm({work.scores, kChunk, 1}, {work.values, padded_dim(a)}, {work.chunk + 2, floats}, rows,
          kChunk, d);
 }

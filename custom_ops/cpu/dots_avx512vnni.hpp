@@ -22,6 +22,11 @@ inline __m256i dot4(__m256i sums, __m256i u8, __m256i s8) {
     return _mm256_dpbusd_epi32(sums, u8, s8);
 }
 
+// Finishes a row's sums before the next row's, else the compiler may run out of registers.
+inline void keep_order(__m512i (&row)[kPanelBlocks]) {
+    asm volatile("" : "+v"(row[0]), "+v"(row[1]), "+v"(row[2]), "+v"(row[3]));
+}
+
 template <int kRows>
 inline void dot_bytes(const std::uint8_t* rows, std::size_t stride, const std::uint32_t* panel,
                       std::int64_t dwords, std::int32_t* sums) {
@@ -45,6 +50,7 @@ inline void dot_bytes(const std::uint8_t* rows, std::size_t stride, const std::u
             for (int b = 0; b < kPanelBlocks; ++b) {
                 wide[r][b] = _mm512_dpbusd_epi32(wide[r][b], x, weights[b]);
             }
+            keep_order(wide[r]);
         }
     }
     for (int r = 0; r < kRows; ++r) {

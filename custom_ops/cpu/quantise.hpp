@@ -11,27 +11,6 @@ namespace resq::RESQ_ISA {
 // Smallest normal float32: stands in for the scale 0 of a segment of zeros.
 constexpr float kSmallestScale = 0x1p-126f;
 
-// The first `count` lanes, and zeros.
-template <typename T>
-inline F load_first(const T* p, std::int64_t count) {
-    if (count >= kLanes) {
-        return load(p);
-    }
-    T lanes[kLanes] = {};
-    std::memcpy(lanes, p, static_cast<std::size_t>(count) * sizeof(T));
-    return load(lanes);
-}
-
-template <typename T>
-inline void store_first(T* p, F x, std::int64_t count) {
-    if (count >= kLanes) {
-        return store(p, x);
-    }
-    T lanes[kLanes];
-    store(lanes, x);
-    std::memcpy(p, lanes, static_cast<std::size_t>(count) * sizeof(T));
-}
-
 struct Quantiser {
     float scale, zero;
 };

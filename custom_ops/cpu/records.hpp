@@ -76,76 +76,103 @@ inline std::int64_t records_bytes(const Record& layout) {
     return kLanes * layout.bytes + static_cast<std::int64_t>(kSlack);
 }
 
-// Copies `count` records, at most sixteen; the others, and what is behind, are zero.
-inline void copy_records(const Record& layout, const std::uint8_t* records, std::int64_t count,
-                         std::uint8_t* copy) {
+// Records in memory: how many hold a token, and how many bytes may be read.
+struct Records {
+    const std::uint8_t* data;
+    std::int64_t count, readable;
+};
+
+// Sixteen records from `slot` on that can be read with what is behind them. Where there are not as
+// many, `copy` is filled with those there are, and zeros.
+inline const std::uint8_t* sixteen_records(const Record& layout, const Records& records,
+                                           std::int64_t slot, std::uint8_t* copy) {
+    const std::int64_t skipped = slot * layout.bytes;
+    const std::int64_t count = records.count > slot ? records.count - slot : 0;
+    if (count >= kLanes && skipped + records_bytes(layout) <= records.readable) {
+        return records.data + skipped;
+    }
     const std::int64_t used = (count < kLanes ? count : kLanes) * layout.bytes;
-    std::memcpy(copy, records, static_cast<std::size_t>(used));
+    if (used > 0) {
+        std::memcpy(copy, records.data + skipped, static_cast<std::size_t>(used));
+    }
     std::memset(copy + used, 0, static_cast<std::size_t>(records_bytes(layout) - used));
+    return copy;
 }
 
-// Values of sixteen records, coefficient by coefficient: out[k * kChunk + slot].
+// Values of one part of sixteen records, coefficient by coefficient: out[k * kChunk + slot].
+template <int kBits>
 inline void decode_columns(const Record& layout, const RecordPart& part,
                            const std::uint8_t* records, float* out) {
+    constexpr int kPerDword = 32 / kBits;
+    const I mask = broadcast((1 << kBits) - 1);
     I dwords[4];
     transpose_dwords(records + part.scale, layout.bytes, dwords);
     const F scale = as_float(dwords[0] << 16);
     const F zeros = to_float((dwords[0] >> 16) & broadcast(255));
     const F shift = zero() - zeros * scale;  // exact: 8 bits times 8 bits
-    const std::int64_t per_dword = 32 / part.bits;
-    for (std::int64_t k = 0; k < part.rank; k += 4 * per_dword) {
-        transpose_dwords(records + part.values + k * part.bits / 8, layout.bytes, dwords);
-        for (std::int64_t i = 0; i < 4 * per_dword && k + i < part.rank; ++i) {
-            const I dword = dwords[i / per_dword] >> static_cast<int>(i % per_dword * part.bits);
-            const F value = to_float(dword & broadcast((1 << part.bits) - 1));
-            store(out + (k + i) * kChunk, fma(value, scale, shift));
+    for (std::int64_t k = 0; k < part.rank; k += 4 * kPerDword) {
+        transpose_dwords(records + part.values + k * kBits / 8, layout.bytes, dwords);
+        for (int j = 0; j < 4 && k + j * kPerDword < part.rank; ++j) {
+            float* columns = out + (k + j * kPerDword) * kChunk;
+            const std::int64_t left = part.rank - k - j * kPerDword;
+            I dword = dwords[j];
+#pragma GCC unroll 8
+            for (int i = 0; i < kPerDword; ++i) {
+                if (i < left) {
+                    store(columns + i * kChunk, fma(to_float(dword & mask), scale, shift));
+                }
+                dword = dword >> kBits;
+            }
         }
     }
 }
 
 // Keys of up to kChunk slots, transposed: tile (head_dim, kChunk).
-inline void decode_keys(const Record& layout, const std::uint8_t* records, std::int64_t count,
-                        std::uint8_t* copy, float* tile) {
+inline void decode_keys(const Record& layout, const Records& records, std::uint8_t* copy,
+                        float* tile) {
     for (std::int64_t slot = 0; slot < kChunk; slot += kLanes) {
-        copy_records(layout, records + slot * layout.bytes, count > slot ? count - slot : 0, copy);
+        const std::uint8_t* sixteen = sixteen_records(layout, records, slot, copy);
         float* out = tile + slot;
         for (const RecordPart& part : layout.parts) {
-            if (part.rank > 0) {
-                decode_columns(layout, part, copy, out);
+            if (part.rank > 0 && part.bits == 4) {
+                decode_columns<4>(layout, part, sixteen, out);
+            } else if (part.rank > 0) {
+                decode_columns<8>(layout, part, sixteen, out);
             }
             out += part.rank * kChunk;
         }
     }
 }
 
-// One record, (head_dim), followed by up to fifteen floats of any value.
-inline void decode_record(const Record& layout, const std::uint8_t* record, float* out) {
-    for (const RecordPart& part : layout.parts) {
-        if (part.rank == 0) {
-            continue;
-        }
-        const float scale = load_bfloat16(record + part.scale);
-        const F scales = broadcast(scale);
-        const F shift = broadcast(-static_cast<float>(record[part.zero]) * scale);
-        const std::uint8_t* values = record + part.values;
-        for (std::int64_t k = 0; k < part.rank; k += kLanes) {
-            const I integers =
-                part.bits == 4 ? load_nibbles(values + k / 2) : load_bytes(values + k);
-            store(out + k, fma(to_float(integers), scales, shift));
-        }
-        out += part.rank;
+// One part of a record, (rank).
+template <int kBits>
+inline void decode_part(const RecordPart& part, const std::uint8_t* record, float* out) {
+    const float scale = load_bfloat16(record + part.scale);
+    const F scales = broadcast(scale);
+    const F shift = broadcast(-static_cast<float>(record[part.zero]) * scale);
+    const std::uint8_t* values = record + part.values;
+    for (std::int64_t k = 0; k < part.rank; k += kLanes) {
+        const I integers = kBits == 4 ? load_nibbles(values + k / 2) : load_bytes(values + k);
+        store_first(out + k, fma(to_float(integers), scales, shift), part.rank - k);
     }
 }
 
-// Values of up to kChunk slots: tile (kChunk, padded_dim); slots beyond `count` are zero.
-inline void decode_values(const Record& layout, const std::uint8_t* records, std::int64_t count,
-                          std::int64_t stride, std::uint8_t* copy, float* tile) {
-    for (std::int64_t slot = 0; slot < kChunk; ++slot) {
-        if (slot % kLanes == 0) {
-            copy_records(layout, records + slot * layout.bytes, count > slot ? count - slot : 0,
-                         copy);
+// Values of up to kChunk slots: tile (kChunk, padded_dim); slots beyond those there are are zero.
+inline void decode_values(const Record& layout, const Records& records, std::int64_t stride,
+                          std::uint8_t* copy, float* tile) {
+    for (std::int64_t slot = 0; slot < kChunk; slot += kLanes) {
+        const std::uint8_t* record = sixteen_records(layout, records, slot, copy);
+        for (std::int64_t i = 0; i < kLanes; ++i, record += layout.bytes) {
+            float* out = tile + (slot + i) * stride;
+            for (const RecordPart& part : layout.parts) {
+                if (part.rank > 0 && part.bits == 4) {
+                    decode_part<4>(part, record, out);
+                } else if (part.rank > 0) {
+                    decode_part<8>(part, record, out);
+                }
+                out += part.rank;
+            }
         }
-        decode_record(layout, copy + slot % kLanes * layout.bytes, tile + slot * stride);
     }
 }
 

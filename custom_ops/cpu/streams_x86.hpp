@@ -90,33 +90,38 @@ inline __m128i reduce(__m256i a, __m256i b, __m256i c, __m256i d) {
     return _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
 }
 
-// Adds the 4-bit products of four weight rows with kRows rows to `sums`, for steps of 32 bytes.
+// Adds the 4-bit products of one weight row with kRows rows to `sums`, for steps of 32 bytes. Low
+// and high nibbles have sums of their own, so that one addition need not wait for the other.
 template <int kRows>
-inline void add_nibbles(const std::uint8_t* weights, std::int64_t stride,
-                        const std::uint8_t* vectors, std::int64_t prepared_stride,
-                        std::int64_t steps, __m256i sums[kAtOnce][kRows]) {
+inline void add_nibbles(const std::uint8_t* weights, const std::uint8_t* vectors,
+                        std::int64_t prepared_stride, std::int64_t steps, __m256i sums[kRows]) {
     const __m256i mask = _mm256_set1_epi8(15), signs = _mm256_set1_epi8(-120);  // 0x88
+    __m256i odd[kRows];
+    for (__m256i& one : odd) {
+        one = _mm256_setzero_si256();
+    }
     for (std::int64_t step = 0; step < steps; ++step) {
+        const __m256i packed = _mm256_xor_si256(load_vector(weights + step * kVector), signs);
+        const __m256i low = _mm256_and_si256(packed, mask);
+        const __m256i high = _mm256_and_si256(_mm256_srli_epi16(packed, 4), mask);
 #pragma GCC unroll 4
-        for (int i = 0; i < kAtOnce; ++i) {
-            const __m256i packed =
-                _mm256_xor_si256(load_vector(weights + i * stride + step * kVector), signs);
-            const __m256i low = _mm256_and_si256(packed, mask);
-            const __m256i high = _mm256_and_si256(_mm256_srli_epi16(packed, 4), mask);
-#pragma GCC unroll 4
-            for (int r = 0; r < kRows; ++r) {
-                const std::uint8_t* x = vectors + r * prepared_stride + step * 2 * kVector;
+        for (int r = 0; r < kRows; ++r) {
+            const std::uint8_t* x = vectors + r * prepared_stride + step * 2 * kVector;
 #ifdef RESQ_HAS_DOT4
-                sums[i][r] = dot4(sums[i][r], low, load_vector(x));
-                sums[i][r] = dot4(sums[i][r], high, load_vector(x + kVector));
+            sums[r] = dot4(sums[r], low, load_vector(x));
+            odd[r] = dot4(odd[r], high, load_vector(x + kVector));
 #else
-                const __m256i products =
-                    _mm256_add_epi16(_mm256_maddubs_epi16(low, load_vector(x)),
-                                     _mm256_maddubs_epi16(high, load_vector(x + kVector)));
-                sums[i][r] = _mm256_add_epi16(sums[i][r], products);
+            sums[r] = _mm256_add_epi16(sums[r], _mm256_maddubs_epi16(low, load_vector(x)));
+            odd[r] = _mm256_add_epi16(odd[r], _mm256_maddubs_epi16(high, load_vector(x + kVector)));
 #endif
-            }
         }
+    }
+    for (int r = 0; r < kRows; ++r) {
+#ifdef RESQ_HAS_DOT4
+        sums[r] = _mm256_add_epi32(sums[r], odd[r]);
+#else
+        sums[r] = _mm256_add_epi16(sums[r], odd[r]);
+#endif
     }
 }
 
@@ -127,35 +132,32 @@ inline void stream_nibbles(const Part& part, const std::uint8_t* weights, std::i
     const std::uint8_t* vectors = prepared + kHeader;
     const std::int64_t steps = nibble_steps(part);
     for (int block = 0; block < kLanes; block += kAtOnce) {
-        const std::uint8_t* rows = weights + block * stride;
         __m256i wide[kAtOnce][kRows];
-        for (auto& row : wide) {
-            for (auto& one : row) {
+#pragma GCC unroll 4
+        for (int i = 0; i < kAtOnce; ++i) {
+            const std::uint8_t* row = weights + (block + i) * stride;
+            for (__m256i& one : wide[i]) {
                 one = _mm256_setzero_si256();
             }
-        }
 #ifdef RESQ_HAS_DOT4
-        add_nibbles<kRows>(rows, stride, vectors, prepared_stride, steps, wide);
+            add_nibbles<kRows>(row, vectors, prepared_stride, steps, wide[i]);
 #else
-        for (std::int64_t begin = 0; begin < steps; begin += kWidenStreamAfter) {
-            const std::int64_t left = steps - begin;
-            __m256i narrow[kAtOnce][kRows];
-            for (auto& row : narrow) {
-                for (auto& one : row) {
+            for (std::int64_t begin = 0; begin < steps; begin += kWidenStreamAfter) {
+                const std::int64_t left = steps - begin;
+                __m256i narrow[kRows];
+                for (__m256i& one : narrow) {
                     one = _mm256_setzero_si256();
                 }
-            }
-            add_nibbles<kRows>(rows + begin * kVector, stride, vectors + begin * 2 * kVector,
-                               prepared_stride, left < kWidenStreamAfter ? left : kWidenStreamAfter,
-                               narrow);
-            for (int i = 0; i < kAtOnce; ++i) {
+                add_nibbles<kRows>(row + begin * kVector, vectors + begin * 2 * kVector,
+                                   prepared_stride,
+                                   left < kWidenStreamAfter ? left : kWidenStreamAfter, narrow);
                 for (int r = 0; r < kRows; ++r) {
                     wide[i][r] = _mm256_add_epi32(
-                        wide[i][r], _mm256_madd_epi16(narrow[i][r], _mm256_set1_epi16(1)));
+                        wide[i][r], _mm256_madd_epi16(narrow[r], _mm256_set1_epi16(1)));
                 }
             }
-        }
 #endif
+        }
         for (int r = 0; r < kRows; ++r) {
             std::int32_t total;
             std::memcpy(&total, prepared + r * prepared_stride, sizeof total);
@@ -174,27 +176,25 @@ inline void stream_bytes_part(const Part& part, const std::uint8_t* weights, std
     for (int block = 0; block < kLanes; block += kAtOnce) {
         __m256i wide[kAtOnce][kRows];
         [[maybe_unused]] __m256i own[kAtOnce];
+#pragma GCC unroll 4
         for (int i = 0; i < kAtOnce; ++i) {
+            const std::uint8_t* row = weights + (block + i) * stride;
             own[i] = _mm256_setzero_si256();
-            for (auto& one : wide[i]) {
+            for (__m256i& one : wide[i]) {
                 one = _mm256_setzero_si256();
             }
-        }
-        for (std::int64_t step = 0; step < steps; ++step) {
-            const std::uint8_t* x = prepared + step * 64;
-#pragma GCC unroll 4
-            for (int i = 0; i < kAtOnce; ++i) {
-                const std::uint8_t* row = weights + (block + i) * stride + step * kByteStep;
+            for (std::int64_t step = 0; step < steps; ++step) {
+                const std::uint8_t* x = prepared + step * 64;
 #ifdef RESQ_HAS_DOT4
-                const __m256i w = load_vector(row);
+                const __m256i w = load_vector(row + step * kByteStep);
                 own[i] = dot4(own[i], load_vector(x + kByteStep), w);
 #pragma GCC unroll 4
                 for (int r = 0; r < kRows; ++r) {
                     wide[i][r] = dot4(wide[i][r], load_vector(x + r * prepared_stride), w);
                 }
 #else
-                const __m256i w =
-                    _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(row)));
+                const __m256i w = _mm256_cvtepi8_epi16(
+                    _mm_loadu_si128(reinterpret_cast<const __m128i*>(row + step * kByteStep)));
 #pragma GCC unroll 4
                 for (int r = 0; r < kRows; ++r) {
                     wide[i][r] = _mm256_add_epi32(

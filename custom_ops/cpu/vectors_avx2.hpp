@@ -143,4 +143,25 @@ inline void transpose_dwords(const void* rows, std::int64_t stride, I columns[4]
     }
 }
 
+// All bits of the lanes below `count`, among lanes `first` to `first + 8`.
+inline __m256i first_lanes(std::int64_t count, int first) {
+    const __m256i lane =
+        _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(first));
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<std::int32_t>(count)), lane);
+}
+inline F load_first(const float* p, std::int64_t count) {
+    return count >= kLanes ? load(p)
+                           : F{_mm256_maskload_ps(p, first_lanes(count, 0)),
+                               _mm256_maskload_ps(p + 8, first_lanes(count, 8))};
+}
+inline void store_first(float* p, F x, std::int64_t count) {
+    if (count >= kLanes) {
+        return store(p, x);
+    }
+    _mm256_maskstore_ps(p, first_lanes(count, 0), x.a);
+    _mm256_maskstore_ps(p + 8, first_lanes(count, 8), x.b);
+}
+
 }  // namespace resq::RESQ_ISA
+
+#include "partial.hpp"

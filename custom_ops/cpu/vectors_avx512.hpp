@@ -105,4 +105,19 @@ inline void transpose_dwords(const void* rows, std::int64_t stride, I columns[4]
     columns[3] = {_mm512_unpackhi_epi64(high01, high23)};
 }
 
+inline __mmask16 first_lanes(std::int64_t count) {
+    return static_cast<__mmask16>((1u << count) - 1u);
+}
+inline F load_first(const float* p, std::int64_t count) {
+    return count >= kLanes ? load(p) : F{_mm512_maskz_loadu_ps(first_lanes(count), p)};
+}
+inline void store_first(float* p, F x, std::int64_t count) {
+    if (count >= kLanes) {
+        return store(p, x);
+    }
+    _mm512_mask_storeu_ps(p, first_lanes(count), x.v);
+}
+
 }  // namespace resq::RESQ_ISA
+
+#include "partial.hpp"

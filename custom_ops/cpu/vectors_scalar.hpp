@@ -179,3 +179,5 @@ inline void transpose_dwords(const void* rows, std::int64_t stride, I columns[4]
 }
 
 }  // namespace resq::RESQ_ISA
+
+#include "partial.hpp"
