@@ -1,0 +1,148 @@
+"""Inputs for MixedPrecisionAttention nodes, and what the oracle makes of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resq_onnx.functions import AttentionForm, RecordLayout
+from tests.custom_ops.kernels import EPSILON, Node
+from tests.functions import attention_cases as cases
+from tests.functions.attention_cases import Shape, counted, read, stored
+from tests.functions.oracle import Attention, put
+
+Array = NDArray[Any]
+
+POSITIONS: Final = 320
+"""Rows of the tables, more than the longest context tried."""
+
+TOLERANCE: Final = 1e-5
+"""Of the largest value that is attended to: float32 scores, softmax and sums of 300 slots against
+float64. Scores reach about 50, where float32 has steps of 4e-6."""
+
+FLIPPED: Final = 500e-6
+"""Share of the cache's bytes that may differ where RoPE, norm and projection are summed in another
+order: a sum that is off by 1e-7 of a part's range moves one in 40,000 of its 8-bit integers."""
+
+
+def form_of(
+    heads: int = 4,
+    shared: int = 2,
+    dim: int = 16,
+    high: int | None = None,
+    low_bits: int = 4,
+    **options: Any,
+) -> AttentionForm:
+    """A form; RoPE turns whole heads and an eighth of a head has 8 bits, unless said otherwise."""
+    layout = RecordLayout(dim, dim // 8 if high is None else high, low_bits)
+    return AttentionForm(
+        num_heads=heads,
+        kv_num_heads=shared,
+        head_dim=dim,
+        layout=layout,
+        **{"rotary_dim": dim, **options},
+    )
+
+
+FORMS: Final = {
+    "plain": form_of(),
+    "not projected": form_of(rotates_keys=False),
+    "partly rotary": form_of(rotary_dim=6),
+    "partly rotary, wide": form_of(dim=80, high=10, rotary_dim=32),
+    "window": form_of(window=3),
+    "window of one": form_of(window=1),
+    "positions not given": form_of(position_ids=False),
+    "every head its own keys": form_of(heads=3, shared=3),
+    "one kv head": form_of(heads=8, shared=1),
+    "three heads for each kv head": form_of(heads=9, shared=3, dim=64),
+    "head of 80": form_of(dim=80, high=10),
+    "head of 128": form_of(heads=2, shared=1, dim=128),
+    "eight bits": form_of(low_bits=8),
+    "eight bits, odd parts": form_of(low_bits=8, high=3),
+    "without high part": form_of(high=0),
+    "high part alone": form_of(high=16),
+    "eight bits without high part": form_of(high=0, low_bits=8),
+    "most of it high": form_of(high=14),
+}
+"""All of them give the same bytes in any order of float sums, if their inputs are exact."""
+
+NORMED: Final = {
+    "q/k norm": form_of(qk_norm=True),
+    "q/k norm, wide": form_of(heads=2, shared=1, dim=128, qk_norm=True),
+    "q/k norm, nothing else": form_of(qk_norm=True, rotates_keys=False, position_ids=False),
+}
+
+
+def node_of(form: AttentionForm, shape: Shape, *, exact: bool = True, seed: int = 0) -> Node:
+    """A node with random inputs.
+
+    Args:
+        form: Its form.
+        shape: Sizes of the call.
+        exact: All numbers are small multiples of a power of two, so that RoPE and projection
+            come out the same in any order of sums and the cache can be compared byte by byte.
+        seed: Of the random numbers.
+    """
+    arrays = cases.parameters(form, exact=exact, seed=seed, positions=POSITIONS)
+    if exact and form.rotates_keys:
+        # About the length that a rotation keeps: ±1/4 suits heads of 16.
+        arrays["key_projection"] *= np.float32(2.0 ** np.round(2 - np.log2(form.head_dim) / 2))
+    arrays |= cases.calls(form, shape, exact=exact, seed=seed + 1)
+    return Node.of(form, arrays)
+
+
+def reference(form: AttentionForm, node: Node) -> Attention:
+    """The oracle for the node."""
+    return dataclasses.replace(cases.attention(form, node.arrays), epsilon=EPSILON)
+
+
+def positions_of(node: Node) -> Array:
+    """Positions (B, S) of the new tokens."""
+    if "position_ids" in node.arrays:
+        return node.arrays["position_ids"]
+    batch, new, _ = node.arrays["QKV"].shape
+    total = node.arrays["attention_mask"].shape[1]
+    return counted(Shape(batch, new, total, 0))
+
+
+def expected_caches(form: AttentionForm, node: Node) -> tuple[Array, Array]:
+    """The caches after the call."""
+    arrays = node.arrays
+    _, key, value = reference(form, node).heads(arrays["QKV"], positions_of(node))
+    total = arrays["attention_mask"].shape[1]
+    return (
+        put(arrays["past_key"], stored(form, key), total),
+        put(arrays["past_value"], stored(form, value), total),
+    )
+
+
+def assert_attended(form: AttentionForm, node: Node, y: Array, caches: list[Array]) -> None:
+    """Y is what queries of the node find in these caches, see `TOLERANCE`."""
+    oracle, mask = reference(form, node), node.arrays["attention_mask"]
+    query, *_ = oracle.heads(node.arrays["QKV"], positions_of(node))
+    keys, values = (read(form, cache[:, :, : mask.shape[1]]) for cache in caches)
+    wanted = oracle.attend(query, keys, values, mask)
+    assert y.shape == wanted.shape
+    np.testing.assert_allclose(y, wanted, rtol=0, atol=TOLERANCE * np.abs(values).max())
+
+
+def assert_within_a_step(form: AttentionForm, actual: Array, wanted: Array) -> None:
+    """No number that one cache holds is further than a step from what the other holds."""
+    assert actual.shape == wanted.shape
+    one, other = read(form, actual), read(form, wanted)
+    # A scale that falls to the other side of a bfloat16 moves all of a part by up to 2**-7.
+    assert np.all(np.abs(one - other) <= 1.01 * steps(form, wanted) + np.abs(other) / 64)
+
+
+def steps(form: AttentionForm, cache: Array) -> Array:
+    """The size of one step of every coefficient (..., d) of records (..., R)."""
+    layout, columns = form.layout, []
+    for part in layout.parts():
+        start = layout.offset(f"{part.name}_scale")
+        two_bytes = np.ascontiguousarray(cache[..., start : start + 2])
+        scale = two_bytes.view(np.dtype("<u2")).astype(np.uint32) << 16  # bfloat16 to float32
+        columns.append(np.repeat(scale.view(np.float32), part.rank, axis=-1))
+    return np.concatenate(columns, axis=-1).astype(np.float64)
