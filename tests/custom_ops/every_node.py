@@ -1,0 +1,61 @@
+"""Runs every node of `NODES` with our library: `python -m tests.custom_ops.every_node OUTPUTS`.
+
+OUTPUTS will be an .npz file of all outputs, named "node/output". The name of the instruction set
+that ran is printed.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+
+from resq_onnx import custom_ops
+from tests.custom_ops import attention_cases, hadamard_cases, matmul_cases
+from tests.custom_ops.kernels import Node
+from tests.functions.attention_cases import Shape
+
+
+def float32_nodes() -> dict[str, Node]:
+    """A node of every form, with few rows and with many."""
+    return {
+        **{
+            f"MixedPrecisionMatMul, {name}, {rows} rows": matmul_cases.node_of(
+                form, rows, outputs=37
+            )
+            for name, form in matmul_cases.FORMS.items()
+            for rows in (1, 21)
+        },
+        **{
+            f"GatedHadamard, {name}": hadamard_cases.node_of(name, 9)
+            for name in hadamard_cases.FACTORS
+        },
+        **{
+            f"MixedPrecisionAttention, {name}, {new} new": attention_cases.node_of(
+                form, Shape(2, new, 75, 75 - new), exact=False
+            )
+            for name, form in (attention_cases.FORMS | attention_cases.NORMED).items()
+            for new in (1, 75)
+        },
+    }
+
+
+def nodes() -> dict[str, Node]:
+    """All of them in float32 and in float16."""
+    nodes = float32_nodes()
+    return nodes | {f"{name}, float16": node.in_half() for name, node in nodes.items()}
+
+
+def main(outputs: str) -> None:
+    """Run the nodes once."""
+    found = {
+        f"{name}/{output}": array
+        for name, node in nodes().items()
+        for output, array in zip(node.outputs, node.run(threads=2), strict=True)
+    }
+    np.savez(outputs, allow_pickle=False, **found)
+    print(custom_ops.instruction_set())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
