@@ -18,3 +18,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = folder / "out" / "model.onnx"
     run_successfully("export", folder / "model", out, *QUICK)
     return out
+
+
+@pytest.fixture(scope="session")
+def smollm2_exported(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2 after the quickest export that quantises everything."""
+    out = tmp_path_factory.mktemp("smollm2") / "model.onnx"
+    quick = ("--samples", 1, "--sequence-length", 64, "--weights", "rtn")
+    run_successfully("export", smollm2, out, *quick)
+    return out

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from pydoc_data.topics import topics
 from typing import Any, Final
 
 import numpy as np
@@ -16,9 +15,9 @@ from numpy.typing import NDArray
 from resq_onnx import custom_ops
 from resq_onnx.evaluation.parity import Agreement, compare
 from resq_onnx.functions import DOMAIN
-from resq_onnx.runtime import Decoder, Tokenizer
-from tests.command_line import run_successfully
+from resq_onnx.runtime import Decoder
 from tests.custom_ops.kernels import open_session
+from tests.custom_ops.texts import text_ids
 
 Array = NDArray[Any]
 
@@ -43,22 +42,6 @@ LENGTH: Final = 48
 def tiny_ids(tiny: Path) -> NDArray[np.int64]:
     """Text as tokens of the tiny model, (4, LENGTH)."""
     return text_ids(tiny, 4, LENGTH)
-
-
-@pytest.fixture(scope="module")
-def smollm2_exported(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """SmolLM2 after the quickest export that quantises everything."""
-    out = tmp_path_factory.mktemp("smollm2") / "model.onnx"
-    quick = ("--samples", 1, "--sequence-length", 64, "--weights", "rtn")
-    run_successfully("export", smollm2, out, *quick)
-    return out
-
-
-def text_ids(model: Path, rows: int, length: int) -> NDArray[np.int64]:
-    """The beginning of Python's language reference, (rows, length)."""
-    text = "\n\n".join(topics[name] for name in sorted(topics)[:20])
-    ids = Tokenizer.load(model.parent).encode(text, add_special_tokens=False)
-    return np.array(ids[: rows * length]).reshape(rows, length)
 
 
 def prefill(model: Path, ids: NDArray[np.int64], **options: Any) -> Array:
