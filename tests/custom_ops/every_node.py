@@ -7,10 +7,13 @@ that ran is printed.
 from __future__ import annotations
 
 import sys
+from itertools import product
 
 import numpy as np
 
 from resq_onnx import custom_ops
+from resq_onnx.functions import MatMulForm
+from resq_onnx.recipe import BitSplit
 from tests.custom_ops import attention_cases, hadamard_cases, matmul_cases
 from tests.custom_ops.kernels import Node
 from tests.functions.attention_cases import Shape
@@ -25,6 +28,12 @@ def float32_nodes() -> dict[str, Node]:
             )
             for name, form in matmul_cases.FORMS.items()
             for rows in (1, 21)
+        },
+        **{
+            f"MixedPrecisionMatMul, extremes, {rows} rows, {level}, {lowest}": matmul_cases.extreme(
+                MatMulForm(BitSplit(matmul_cases.LONG, 520)), rows, 37, level, lowest
+            )
+            for rows, level, lowest in product((1, 21), (1.0, -1.0), (True, False))
         },
         **{
             f"GatedHadamard, {name}": hadamard_cases.node_of(name, 9)

@@ -28,6 +28,9 @@ within it too. One activation that is off by one moves a result by 1e-5 at the w
 SMALLEST: Final = float(np.finfo(np.float32).tiny)
 """Stands in for the size of a result that is exactly 0; below it float32 loses digits."""
 
+LONG: Final = 4096 + 544
+"""Columns, more than 8 times the 544 after which sums of 16 bits overflow."""
+
 FORMS: Final = {
     "both parts": MatMulForm(BitSplit(56, 8)),
     "odd widths": MatMulForm(BitSplit(37, 11)),
@@ -84,6 +87,16 @@ def node_of(form: MatMulForm, *leading: int, outputs: int = 16, seed: int = 0) -
     """A node with random inputs, X of shape (*leading, K)."""
     x = tokens(*leading, form.split.width, seed=seed + 1)
     return Node.of(form, arrays_for(form, x, outputs, seed))
+
+
+def extreme(form: MatMulForm, rows: int, outputs: int, level: float, lowest: bool) -> Node:
+    """Every activation at the top of its range (or the bottom), all weights equal extremes."""
+    node = Node.of(form, arrays_for(form, np.full((rows, form.split.width), level), outputs))
+    for name in ("W_low", "W_high"):
+        if name in node.arrays:
+            limit = 8 if node.arrays[name].dtype == ml_dtypes.int4 else 128
+            node.arrays[name][:] = -limit if lowest else limit - 1
+    return node.with_arrays(X=node.arrays["X"].astype(np.float32))
 
 
 def expected(form: MatMulForm, node: Node) -> Array:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import product
 from typing import Any, Final
 
-import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,19 +16,18 @@ from resq_onnx.recipe import BitSplit
 from tests.custom_ops.kernels import Node, assert_identical, by_body
 from tests.custom_ops.matmul_cases import (
     FORMS,
+    LONG,
     OUTPUTS,
     ROWS,
     arrays_for,
     assert_close,
     expected,
+    extreme,
     node_of,
     tokens,
 )
 
 Array = NDArray[Any]
-
-LONG: Final = 4096 + 544
-"""Columns, more than 8 times the 544 after which sums of 16 bits overflow."""
 
 MOST_COLUMNS: Final = 65_536
 """As many as a kernel takes: sums of 255 * 128 still are int32."""
@@ -110,16 +108,6 @@ def test_ties_are_rounded_to_even(sign: float, rows: int) -> None:
 
 
 # Sums at their largest
-
-
-def extreme(form: MatMulForm, rows: int, outputs: int, level: float, lowest: bool) -> Node:
-    """Every activation at the top of its range (or the bottom), all weights equal extremes."""
-    node = Node.of(form, arrays_for(form, np.full((rows, form.split.width), level), outputs))
-    for name in ("W_low", "W_high"):
-        if name in node.arrays:
-            limit = 8 if node.arrays[name].dtype == ml_dtypes.int4 else 128
-            node.arrays[name][:] = -limit if lowest else limit - 1
-    return node.with_arrays(X=node.arrays["X"].astype(np.float32))
 
 
 @pytest.mark.parametrize("rows", [1, 2, 8, 37])
