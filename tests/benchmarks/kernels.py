@@ -3,7 +3,8 @@
 python -m tests.benchmarks.kernels [--threads N] [--tables targets layers ...] [--json FILE]
 
 Cases of a table run in turns. "limit" is the share of the speed that the multiply-adds of the
-instruction set, or reads from main memory, allow: see kernel_limits.py and peaks.cpp.
+instruction set, or reads from main memory, allow: see kernel_limits.py and peaks.cpp. What they
+allow is measured before and after, and the higher figure counts.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -44,6 +46,9 @@ WIDE: Final = 4096
 """Columns of the matrix that is larger than the last cache."""
 
 Cases = Iterator[Case]
+
+Sampled = tuple[Case, int, list[float]]
+"""A case, its copies in a session, and seconds of one copy in each sample."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +104,9 @@ PER_LAYER: Final[dict[str, Callable[[LayerSizes, bool], Cases]]] = {
 }
 
 
-def measure(cases: Cases, limits: Limits, options: argparse.Namespace) -> list[Measured]:
+def sample(cases: Cases, last_cache_bytes: int, options: argparse.Namespace) -> list[Sampled]:
     """Open all cases of a table, and take their samples in turns."""
-    beyond = 0 if options.small else limits.peaks.last_cache_bytes
+    beyond = 0 if options.small else last_cache_bytes
     sessions = [
         CaseSession(case, copies_beyond(case, beyond), options.threads, options.kernels)
         for case in cases
@@ -110,13 +115,15 @@ def measure(cases: Cases, limits: Limits, options: argparse.Namespace) -> list[M
     for _ in range(options.repeat):
         for session, seconds in zip(sessions, samples, strict=True):
             seconds.append(session.sample())
+    # The arrays are not needed any more, and large.
     return [
-        _measured(session.case, session.copies, seconds, limits)
+        (replace(session.case, arrays={}), session.copies, seconds)
         for session, seconds in zip(sessions, samples, strict=True)
     ]
 
 
-def _measured(case: Case, copies: int, seconds: list[float], limits: Limits) -> Measured:
+def judged(case: Case, copies: int, seconds: list[float], limits: Limits) -> Measured:
+    """Median speeds, and their share of the limit."""
     middle = median(seconds)
     limit = limits.seconds(case, copies)
     return Measured(
@@ -183,19 +190,27 @@ def wanted_tables(
 
 
 def main() -> None:
-    """Measure the peaks, then table by table."""
+    """Measure the peaks, the cases, and the peaks again; then print."""
     options = parse_arguments()
-    found = peaks.measure(options.threads, runs=3 if options.small else 9)
+    runs = 3 if options.small else 9
+    before = peaks.measure(options.threads, runs)
     kernels = describe_machine().kernels if options.kernels else None
+    samples: dict[str, list[Sampled]] = {}
+    for title, cases in wanted_tables(options, before.last_cache_bytes):
+        print(f"measuring {title}", file=sys.stderr)
+        samples[title] = sample(cases, before.last_cache_bytes, options)
+    found = before.or_higher(peaks.measure(options.threads, runs))
     limits = Limits(found, isa_of(kernels, found), options.threads)
-    running = kernels or "function bodies"
-    print(f"running {running}; {limits.describe()}", flush=True)
-    tables: dict[str, list[Measured]] = {}
-    for title, cases in wanted_tables(options, found.last_cache_bytes):
-        tables[title] = measure(cases, limits, options)
-        print_table(title, tables[title])
-    where = machine_line()
+    tables = {
+        title: [judged(*sampled, limits) for sampled in lines] for title, lines in samples.items()
+    }
+    for title, table in tables.items():
+        print_table(title, table)
+    running, where = kernels or "function bodies", machine_line()
+    print(f"Running {running}; {limits.describe()}.")
     print(f"Medians of {options.repeat} samples in turns. {where}.")
+    if any((line.share_of_limit or 0.0) > 1.0 for table in tables.values() for line in table):
+        print("Some are beyond the limit: the machine had other work while limits were measured.")
     if options.json:
         lines = {title: [asdict(line) for line in table] for title, table in tables.items()}
         written = {"machine": where, "running": running, "limits": limits.describe()}

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,6 +41,11 @@ class Peaks:
             last_cache_bytes=printed["l3_bytes"] or printed["l2_bytes"],
             rates={(peak["name"], peak["threads"]): peak["median"] for peak in printed["peaks"]},
         )
+
+    def or_higher(self, other: Peaks) -> Peaks:
+        """Of each rate the higher one: a limit that was measured while others worked is none."""
+        rates = {key: max(rate, other.rates.get(key, 0.0)) for key, rate in self.rates.items()}
+        return replace(self, rates=rates)
 
     def rate(self, name: str, threads: int) -> float | None:
         """A median; None where this CPU has no such instructions, or it was not measured."""
