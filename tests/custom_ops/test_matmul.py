@@ -95,16 +95,21 @@ def test_one_huge_outlier_leaves_the_others_at_zero() -> None:
     check(form, Node.of(form, arrays_for(form, x, 5)))
 
 
-@pytest.mark.parametrize("sign", [1.0, -1.0])
-@pytest.mark.parametrize("rows", [1, 9])
-def test_ties_are_rounded_to_even(sign: float, rows: int) -> None:
-    """x / s is a whole number and a half everywhere: the scale is 1 or 1 / 8."""
-    form = MatMulForm(BitSplit(16, 16))
-    halves = np.arange(14) + 0.5
-    low = sign * np.concatenate([[0.0, 15.0], halves])
-    high = sign * np.concatenate([[0.0, 255.0], 17 * halves]) / 8
-    x = np.tile(np.concatenate([low, high]), (rows, 1)).astype(np.float32)
-    check(form, Node.of(form, arrays_for(form, x, 7)))
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("together", [True, False])
+def test_ties_are_rounded_to_even_after_a_division(sign: int, together: bool) -> None:
+    """Every x / s is a whole number and a half, with another odd s in each row."""
+    form = MatMulForm(BitSplit(16, 256))
+    scales = np.arange(1, 400, 6)[:, None]
+    low, high = (
+        sign * scales * np.concatenate([[0, levels], np.arange(levels - 1) + 0.5])
+        for levels in (15, 255)
+    )
+    x = np.concatenate([low, high], axis=1).astype(np.float32)
+    reciprocals = np.float32(1) / scales.astype(np.float32)
+    assert np.any(np.rint(x * reciprocals) != np.rint(x / scales))  # multiplying would not do
+    for rows in [x] if together else x[::8, None]:
+        check(form, Node.of(form, arrays_for(form, rows, 7)))
 
 
 # Sums at their largest
