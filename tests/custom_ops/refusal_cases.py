@@ -68,6 +68,7 @@ MATMUL: Final[list[tuple[str, Change, tuple[str, ...]]]] = [
     ("no groups", {"num_groups": 0}, ("num_groups", "0")),
     ("less than no groups", {"num_groups": -2}, ("num_groups", "-2")),
     ("groups that do not divide", {"num_groups": 7}, ("num_groups", "7", "2")),
+    ("a norm over groups", {"num_groups": 2, "norm_epsilon": 1e-5}, ("num_groups", "2", "1")),
     ("five bits", {"low_bits": 5}, ("low_bits", "5", "4", "8")),
     ("bits that are not the weights'", {"low_bits": 8}, ("W_low",)),
     ("a high part of four bits", {"high_bits": 4}, ("W_high", "INT4")),
