@@ -38,7 +38,8 @@ template <int kRows>
 inline void dot_nibbles(const std::uint8_t* rows, std::size_t stride, const std::uint32_t* panel,
                         std::int64_t dwords, std::int32_t* sums) {
     const __m256i ones = _mm256_set1_epi16(1);
-    for (std::int64_t begin = 0; begin < dwords; begin += kWidenAfter) {
+    std::int64_t begin = 0;
+    do {
         const std::int64_t end = dwords - begin < kWidenAfter ? dwords : begin + kWidenAfter;
         __m256i narrow[kRows][2];
         for (auto& row : narrow) {
@@ -66,7 +67,8 @@ inline void dot_nibbles(const std::uint8_t* rows, std::size_t stride, const std:
                 _mm256_storeu_si256(out + half, _mm256_add_epi32(wide, before));
             }
         }
-    }
+        begin = end;
+    } while (begin < dwords);
 }
 
 template <int kRows>

@@ -9,36 +9,46 @@
 
 namespace resq::RESQ_ISA {
 
+template <int kCount>
+inline void clear(F (&floats)[kCount]) {
+    for (F& one : floats) {
+        one = zero();
+    }
+}
+
 // Adds one segment to a part's float sum: f + s · Σ (q_a - z) q_w.
 inline F add_segment(F f, I sums, float scale) { return fma(to_float(sums), broadcast(scale), f); }
 
-template <typename T>
-inline void write_outputs(const MatMul& m, const MatMulOutput& out, std::int64_t row,
-                          std::int64_t output, std::int64_t count, const F parts[2]) {
-    F y = zero();
-    for (int p = 0; p < 2; ++p) {
-        if (m.parts[p].width > 0) {
-            y = fma(parts[p], load_first(m.parts[p].scales + output, count), y);
-        }
+// Sixteen outputs, or `count` if fewer are left, of kRows rows one after the other: from the float
+// sums of both parts to y.
+template <typename T, int kRows>
+inline void write_block(const MatMul& m, const MatMulOutput& out, std::int64_t row,
+                        std::int64_t output, std::int64_t count, const F (&low)[kRows],
+                        const F (&high)[kRows]) {
+    const bool has_low = m.parts[0].width > 0, has_high = m.parts[1].width > 0;
+    const F low_scale = has_low ? load_first(m.parts[0].scales + output, count) : zero();
+    const F high_scale = has_high ? load_first(m.parts[1].scales + output, count) : zero();
+    const F bias = m.bias != nullptr ? load_first(m.bias + output, count) : zero();
+    T* y = static_cast<T*>(out.y.data) + row * m.outputs + output;
+    const T* residual = static_cast<const T*>(out.residual.data);
+    residual = residual != nullptr ? residual + row * m.outputs + output : nullptr;
+    for (int r = 0; r < kRows; ++r) {
+        F sum = has_low ? low[r] * low_scale : zero();
+        sum = has_high ? fma(high[r], high_scale, sum) : sum;
+        sum = m.bias != nullptr ? sum + bias : sum;
+        sum = residual != nullptr ? sum + load_first(residual + r * m.outputs, count) : sum;
+        store_first(y + r * m.outputs, sum, count);
     }
-    if (m.bias != nullptr) {
-        y = y + load_first(m.bias + output, count);
-    }
-    const std::int64_t place = row * m.outputs + output;
-    if (out.residual.data != nullptr) {
-        y = y + load_first(static_cast<const T*>(out.residual.data) + place, count);
-    }
-    store_first(static_cast<T*>(out.y.data) + place, y, count);
 }
 
-// Sixteen outputs of one row, or `count` if fewer are left, from the float sums of both parts.
-inline void write_outputs(const MatMul& m, const MatMulOutput& out, std::int64_t row,
-                          std::int64_t output, const F parts[2]) {
+template <int kRows>
+inline void write_block(const MatMul& m, const MatMulOutput& out, std::int64_t row,
+                        std::int64_t output, const F (&low)[kRows], const F (&high)[kRows]) {
     const std::int64_t count = m.outputs - output < kLanes ? m.outputs - output : kLanes;
     if (out.y.type == Float::kSingle) {
-        write_outputs<float>(m, out, row, output, count, parts);
+        write_block<float>(m, out, row, output, count, low, high);
     } else {
-        write_outputs<std::uint16_t>(m, out, row, output, count, parts);
+        write_block<std::uint16_t>(m, out, row, output, count, low, high);
     }
 }
 

@@ -146,38 +146,50 @@ inline Panel unpack_panel(const MatMul& m, std::int64_t first_output, void* scra
     return panel;
 }
 
+// Adds one segment's exact sums, less what the zero points bring in, to the float sums of a part.
+template <int kRows>
+inline void add_tile(const std::int32_t* sums, const std::int32_t* column_sums, const float* scales,
+                     const std::int32_t* zeros, std::int64_t stride,
+                     F (&floats)[kPanelBlocks][kRows]) {
+    for (int b = 0; b < kPanelBlocks; ++b) {
+        const I columns = load(column_sums + b * kLanes);
+#pragma GCC unroll 6
+        for (int r = 0; r < kRows; ++r) {
+            const I exact =
+                load(sums + r * kPanel + b * kLanes) - broadcast(zeros[r * stride]) * columns;
+            floats[b][r] = add_segment(floats[b][r], exact, scales[r * stride]);
+        }
+    }
+}
+
 template <int kRows>
 inline void multiply_tile(const MatMul& m, const Activations& x, const MatMulOutput& out,
                           const Panel& panel, std::int64_t row, std::int64_t first_output) {
     alignas(64) std::int32_t sums[kRows * kPanel];
-    F floats[2][kRows][kPanelBlocks];
+    F floats[2][kPanelBlocks][kRows];
+    for (auto& part : floats) {
+        for (auto& block : part) {
+            clear(block);
+        }
+    }
     const std::uint8_t* integers = x.integers + static_cast<std::size_t>(row) * x.row_bytes;
     const std::uint32_t* dwords = panel.dwords;
     const std::int32_t* column_sums = panel.column_sums;
-    std::int64_t segment = row * m.segments();
+    const std::int64_t segments = m.segments();
+    std::int64_t segment = row * segments;
     for (int p = 0; p < 2; ++p) {
         const Part& part = m.parts[p];
         for (std::int64_t g = 0; g < m.groups && part.width > 0; ++g, ++segment) {
             dot_tile<kRows>(part, integers, x.row_bytes, dwords, sums);
-            for (int r = 0; r < kRows; ++r) {
-                const I zeros = broadcast(x.zeros[segment + r * m.segments()]);
-                const float scale = x.scales[segment + r * m.segments()];
-                for (int b = 0; b < kPanelBlocks; ++b) {
-                    const I exact = load(sums + r * kPanel + b * kLanes) -
-                                    zeros * load(column_sums + b * kLanes);
-                    floats[p][r][b] = add_segment(g == 0 ? zero() : floats[p][r][b], exact, scale);
-                }
-            }
+            add_tile<kRows>(sums, column_sums, x.scales + segment, x.zeros + segment, segments,
+                            floats[p]);
             integers += segment_bytes(part);
             dwords += segment_dwords(part) * kPanel;
             column_sums += kPanel;
         }
     }
-    for (int r = 0; r < kRows; ++r) {
-        for (int b = 0; b < kPanelBlocks && first_output + b * kLanes < m.outputs; ++b) {
-            const F parts[2] = {floats[0][r][b], floats[1][r][b]};
-            write_outputs(m, out, row + r, first_output + b * kLanes, parts);
-        }
+    for (int b = 0; b < kPanelBlocks && first_output + b * kLanes < m.outputs; ++b) {
+        write_block<kRows>(m, out, row, first_output + b * kLanes, floats[0][b], floats[1][b]);
     }
 }
 

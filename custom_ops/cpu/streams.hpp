@@ -89,6 +89,7 @@ inline void prefetch_next(const MatMul& m, int p, std::int64_t output) {
     for (int line = 0; line < kPrefetchedLines; ++line) {
         __builtin_prefetch(start + line * 64);
     }
+    __builtin_prefetch(m.parts[p].scales + output + kLanes);
 }
 
 template <int kRows>
@@ -97,7 +98,9 @@ inline void multiply_block(const MatMul& m, const Activations& x, const MatMulOu
                            std::int64_t output, std::uint8_t* scratch) {
     alignas(64) std::int32_t sums[kRows * kLanes];
     const auto stride = static_cast<std::int64_t>(stream_bytes(m));
-    F floats[kRows][2];
+    F floats[2][kRows];
+    clear(floats[0]);
+    clear(floats[1]);
     std::int64_t segment = first_row * m.segments();
     for (int p = 0; p < 2; ++p) {
         const Part& part = m.parts[p];
@@ -120,16 +123,13 @@ inline void multiply_block(const MatMul& m, const Activations& x, const MatMulOu
             }
             for (int r = 0; r < kRows; ++r) {
                 const float scale = x.scales[segment + r * m.segments()];
-                floats[r][p] =
-                    add_segment(g == 0 ? zero() : floats[r][p], load(sums + r * kLanes), scale);
+                floats[p][r] = add_segment(floats[p][r], load(sums + r * kLanes), scale);
             }
             weights += part.width * part.bits / 8;
             prepared += prepared_bytes(part);
         }
     }
-    for (int r = 0; r < kRows; ++r) {
-        write_outputs(m, out, first_row + r, output, floats[r]);
-    }
+    write_block<kRows>(m, out, first_row, output, floats[0], floats[1]);
 }
 
 template <int kRows>
