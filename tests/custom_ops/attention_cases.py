@@ -28,6 +28,10 @@ FLIPPED: Final = 500e-6
 order: a sum that is off by 1e-7 of a part's range moves one in 40,000 of its 8-bit integers."""
 
 
+PAIRS: Final = (("past_key", "present_key"), ("past_value", "present_value"))
+"""Inputs and outputs of the cache."""
+
+
 def form_of(
     heads: int = 4,
     shared: int = 2,
@@ -146,3 +150,28 @@ def steps(form: AttentionForm, cache: Array) -> Array:
         scale = two_bytes.view(np.dtype("<u2")).astype(np.uint32) << 16  # bfloat16 to float32
         columns.append(np.repeat(scale.view(np.float32), part.rank, axis=-1))
     return np.concatenate(columns, axis=-1).astype(np.float64)
+
+
+def piece_of(whole: Node, start: int, stop: int) -> Node:
+    """Tokens start to stop of a first call."""
+    arrays = {
+        "QKV": whole.arrays["QKV"][:, start:stop].copy(),
+        "attention_mask": whole.arrays["attention_mask"][:, :stop].copy(),
+    }
+    if "position_ids" in whole.arrays:
+        arrays["position_ids"] = whole.arrays["position_ids"][:, start:stop].copy()
+    return whole.with_arrays(**arrays)
+
+
+def with_pasts(node: Node, pasts: list[Array]) -> Node:
+    """The node with these caches, not copied."""
+    return node.with_arrays(**{past: array for (past, _), array in zip(PAIRS, pasts, strict=True)})
+
+
+def decoded(whole: Node, prompt: int, steps: int) -> Array:
+    """Y of a prompt at once, and then of one token after the other."""
+    session, pasts, outputs = whole.open(), [whole.arrays[past] for past, _ in PAIRS], []
+    for start, stop in [(0, prompt), *((prompt + i, prompt + i + 1) for i in range(steps))]:
+        y, *pasts = session.run(None, with_pasts(piece_of(whole, start, stop), pasts).feeds())
+        outputs.append(y)
+    return np.concatenate(outputs, axis=1)

@@ -6,6 +6,7 @@ cache is a buffer, not on the run.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Final
 
 import numpy as np
@@ -15,9 +16,16 @@ from numpy.typing import NDArray
 
 from resq_onnx.functions import AttentionForm
 from tests.custom_ops import hadamard_cases, matmul_cases
-from tests.custom_ops.attention_cases import form_of, node_of
+from tests.custom_ops.attention_cases import (
+    PAIRS,
+    TOLERANCE,
+    decoded,
+    form_of,
+    node_of,
+    piece_of,
+    with_pasts,
+)
 from tests.custom_ops.kernels import Node, assert_identical
-from tests.custom_ops.test_shared_buffer import PAIRS, piece_of, with_pasts
 from tests.functions.attention_cases import Shape
 
 Array = NDArray[Any]
@@ -161,6 +169,32 @@ def test_padding_on_the_right_changes_nothing_before_it(form: AttentionForm) -> 
         alone = piece_of(batch.with_arrays(**rows), 0, length).run()
         assert_identical([y[row : row + 1, :length]], alone[:1])
         assert_identical([c[row : row + 1, :, :length] for c in caches], alone[1:])
+
+
+@pytest.mark.parametrize("form", ATTENTION.values(), ids=ATTENTION)
+def test_a_right_padded_batch_goes_on_as_if_each_sequence_were_alone(form: AttentionForm) -> None:
+    """The padding of the shorter ones stays in their cache, hidden by the mask.
+
+    So the sums run over other slots and differ in their last bits. A window counts hidden slots.
+    """
+    form = dataclasses.replace(form, window=-1)
+    lengths, longest, steps = [3, 70, 64], 70, 5
+    whole = node_of(form, Shape(len(lengths), longest + steps, longest + steps, 0), exact=False)
+    slots = np.arange(longest + steps)
+    kept = (slots < np.array(lengths)[:, None]) | (slots >= longest)
+    whole.arrays["attention_mask"][:] = kept
+    whole.arrays["position_ids"][:] = np.maximum(kept.cumsum(axis=1) - 1, 0)
+    y = decoded(whole, longest, steps)
+    for row, length in enumerate(lengths):
+        alone = whole.with_arrays(
+            QKV=whole.arrays["QKV"][row : row + 1, kept[row]],
+            attention_mask=np.ones((1, length + steps), np.int64),
+            position_ids=np.arange(length + steps)[None],
+            **{past: whole.arrays[past][row : row + 1] for past, _ in PAIRS},
+        )
+        wanted = decoded(alone, length, steps)
+        largest = np.abs(whole.arrays["QKV"]).max()
+        np.testing.assert_allclose(y[row, kept[row]], wanted[0], rtol=0, atol=TOLERANCE * largest)
 
 
 @pytest.mark.parametrize("form", ATTENTION.values(), ids=ATTENTION)

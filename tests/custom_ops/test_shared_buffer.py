@@ -10,7 +10,14 @@ import pytest
 from numpy.typing import NDArray
 
 from resq_onnx.functions import AttentionForm
-from tests.custom_ops.attention_cases import expected_caches, form_of, node_of
+from tests.custom_ops.attention_cases import (
+    PAIRS,
+    expected_caches,
+    form_of,
+    node_of,
+    piece_of,
+    with_pasts,
+)
 from tests.custom_ops.kernels import Node, assert_identical
 from tests.functions.attention_cases import Shape
 
@@ -22,7 +29,6 @@ FORMS: Final = {
     "window": form_of(window=5),
     "positions not given": form_of(position_ids=False),
 }
-PAIRS: Final = (("past_key", "present_key"), ("past_value", "present_value"))
 
 
 def run_bound(session: ort.InferenceSession, node: Node, aliased: tuple[bool, bool]) -> list[Array]:
@@ -87,22 +93,6 @@ def test_decode_in_one_buffer_equals_decode_by_concatenation(form: AttentionForm
         assert_identical([b[:, :, :stop] for b in buffers], pasts)
     for buffer, before in zip(buffers, garbage, strict=True):
         np.testing.assert_array_equal(buffer[:, :, stop:], before[:, :, stop:])
-
-
-def piece_of(whole: Node, start: int, stop: int) -> Node:
-    """Tokens start to stop of a first call."""
-    arrays = {
-        "QKV": whole.arrays["QKV"][:, start:stop].copy(),
-        "attention_mask": whole.arrays["attention_mask"][:, :stop].copy(),
-    }
-    if "position_ids" in whole.arrays:
-        arrays["position_ids"] = whole.arrays["position_ids"][:, start:stop].copy()
-    return whole.with_arrays(**arrays)
-
-
-def with_pasts(node: Node, pasts: list[Array]) -> Node:
-    """The node with these caches, not copied."""
-    return node.with_arrays(**{past: array for (past, _), array in zip(PAIRS, pasts, strict=True)})
 
 
 def test_a_buffer_that_cannot_hold_the_present_is_refused() -> None:
