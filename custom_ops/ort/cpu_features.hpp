@@ -17,6 +17,30 @@ inline bool cpu_has_avxvnni() {
     return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax >> 4 & 1u) != 0;
 }
 
+// All of AVX-512 that kernels_avx512vnni.cpp is compiled with.
+inline bool cpu_has_avx512vnni() {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512vnni");
+}
+
+}  // namespace resq::ort
+
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
+
+#include <cstddef>
+
+namespace resq::ort {
+
+// A macOS that does not know the name refuses the question: the scalar kernels run then.
+inline bool cpu_has_dotprod() {
+    int found = 0;
+    std::size_t size = sizeof found;
+    return sysctlbyname("hw.optional.arm.FEAT_DotProd", &found, &size, nullptr, 0) == 0 &&
+           found != 0;
+}
+
 }  // namespace resq::ort
 
 #elif defined(__aarch64__)

@@ -22,12 +22,7 @@ struct Candidate {
 // Best first; scalar always runs.
 const Candidate kCandidates[] = {
 #ifdef RESQ_ISA_AVX512VNNI
-    {kAvx512VnniKernels,
-     [] {
-         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                __builtin_cpu_supports("avx512vnni");
-     }},
+    {kAvx512VnniKernels, cpu_has_avx512vnni},
 #endif
 #ifdef RESQ_ISA_AVXVNNI
     {kAvxVnniKernels, [] { return cpu_has_avx2() && cpu_has_avxvnni(); }},
