@@ -148,7 +148,11 @@ inline void attend_chunk(const Attention& a, const AttentionCall& call, const At
     const std::int64_t readable = call.batch * a.kv_heads * call.capacity * a.record.bytes - place;
     decode_keys(a.record, {call.keys + place, mask.count, readable}, work.records, work.keys);
     const float* queries = call.queries + (head * call.tokens + block.first_token) * per_token * d;
-    gemm({queries, d, 1}, {work.keys, kChunk}, {work.scores, kChunk}, rows, d, kChunk);
+    // Slots behind the last query's own are seen by none: neither scores nor values are needed.
+    const std::int64_t last_own = call.total - call.tokens + block.first_token + block.tokens - 1;
+    const std::int64_t seen = last_own - mask.first_slot + 1;
+    const std::int64_t slots = seen < kChunk ? (seen + kLanes - 1) / kLanes * kLanes : kChunk;
+    gemm({queries, d, 1}, {work.keys, kChunk}, {work.scores, kChunk}, rows, d, slots);
     for (std::int64_t r = 0; r < rows; ++r) {
         const std::int64_t own = call.total - call.tokens + block.first_token + r / per_token;
         weigh(a, mask, own, work.scores + r * kChunk, work.chunk + r * floats);
@@ -156,7 +160,7 @@ inline void attend_chunk(const Attention& a, const AttentionCall& call, const At
     decode_values(a.record, {call.values + place, mask.count, readable}, padded_dim(a),
                   work.records, work.values);
     gemm({work.scores, kChunk, 1}, {work.values, padded_dim(a)}, {work.chunk + 2, floats}, rows,
-         kChunk, d);
+         slots, d);
 }
 
 // Where the softmaxes of one token's heads over one chunk lie.

@@ -41,10 +41,13 @@ inline void unpack_nibbles(const std::uint8_t* packed, std::int64_t first, std::
                            std::int8_t* out) {
     std::int64_t k = 0;
     if (first % 2 == 0) {
-        for (; k + kLanes <= count; k += kLanes) {
-            const I nibbles = load_nibbles(packed + (first + k) / 2);
-            store_bytes(reinterpret_cast<std::uint8_t*>(out + k),
-                        ((nibbles + broadcast(8)) & broadcast(15)) - broadcast(8));
+        for (; k + 2 * kLanes <= count; k += 2 * kLanes) {
+            unpack_signed(packed + (first + k) / 2, out + k);
+        }
+        if (k < count && count >= 2 * kLanes && count % 2 == 0) {
+            k = count - 2 * kLanes;  // once more some of those before, and the last
+            unpack_signed(packed + (first + k) / 2, out + k);
+            k = count;
         }
     }
     for (; k < count; ++k) {

@@ -1,4 +1,5 @@
-// Loads and stores of fewer than sixteen lanes, where no masked instruction does it.
+// What a vectors_*.hpp need not bring: loads and stores of fewer than sixteen lanes, and unpacking,
+// in plain C++. An overload or a macro there takes the place of what has an instruction.
 #pragma once
 
 #include <cstddef>
@@ -25,5 +26,15 @@ inline void store_first(T* p, F x, std::int64_t count) {
     store(lanes, x);
     __builtin_memcpy(p, lanes, static_cast<std::size_t>(count) * sizeof(T));
 }
+
+#ifndef RESQ_HAS_UNPACK
+// Thirty-two signed 4-bit values in sixteen bytes, as bytes.
+inline void unpack_signed(const std::uint8_t* packed, std::int8_t* out) {
+    for (int i = 0; i < kLanes; ++i) {
+        out[2 * i] = static_cast<std::int8_t>(((packed[i] & 15) ^ 8) - 8);
+        out[2 * i + 1] = static_cast<std::int8_t>(((packed[i] >> 4) ^ 8) - 8);
+    }
+}
+#endif
 
 }  // namespace resq::RESQ_ISA
