@@ -137,6 +137,12 @@ inline void transpose_dwords(const void* rows, std::int64_t stride, I columns[4]
 
 #undef RESQ_EACH_VECTOR
 
+#define RESQ_HAS_UNPACK
+inline void unpack_signed(const std::uint8_t* packed, std::int8_t* out) {
+    const int8x16_t bytes = vreinterpretq_s8_u8(vld1q_u8(packed));
+    vst2q_s8(out, {vshrq_n_s8(vshlq_n_s8(bytes, 4), 4), vshrq_n_s8(bytes, 4)});
+}
+
 }  // namespace resq::RESQ_ISA
 
 #include "partial.hpp"

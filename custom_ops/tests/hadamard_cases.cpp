@@ -1,0 +1,90 @@
+// GatedHadamard: orders of the factors, rows in pieces.
+#include <algorithm>
+
+#include "contest.hpp"
+
+namespace resq::tests {
+namespace {
+
+// Orders of the factors of both parts; 0 where a part is absent.
+struct Orders {
+    std::int64_t low_outer, low_inner, high_outer, high_inner;
+};
+
+const Orders kOrders[] = {
+    {1, 1, 0, 0},   {3, 1, 0, 0},     {0, 0, 3, 1},     {1, 1, 3, 1},  {3, 1, 1, 1},
+    {1, 16, 0, 0},  {12, 16, 0, 0},   {12, 16, 12, 1},  {5, 17, 2, 8}, {20, 33, 4, 4},
+    {84, 16, 0, 0}, {84, 16, 12, 16}, {28, 64, 1, 256},
+};
+
+// Width without a rotation.
+const std::int64_t kWidths[] = {1, 15, 16, 17, 100};
+
+struct Case {
+    GatedHadamard hadamard;
+    std::int64_t rows;
+    Values gate_up;
+
+    Values run(const Kernels& kernels, std::int64_t piece) const {
+        Values y(gate_up.type, rows * hadamard.width);
+        const Scratch scratch(kernels.hadamard_scratch_bytes(hadamard));
+        for (std::int64_t row = 0; row < rows; row += piece) {
+            kernels.gated_hadamard(hadamard, gate_up.read(), y.write(), row,
+                                   std::min(row + piece, rows), scratch);
+        }
+        return y;
+    }
+};
+
+void hold(Contest& contest, const std::string& name, const GatedHadamard& hadamard, bool quick,
+          Random& random) {
+    for (const std::int64_t rows : {1, 2, 3, 4, 5, 8, 9}) {
+        for (const Float type : {Float::kSingle, Float::kHalf}) {
+            if (quick && !random.one_in(4)) {
+                continue;
+            }
+            const Case c{hadamard, rows, Values::random(type, rows * 2 * hadamard.width, random)};
+            const std::string full =
+                name + " rows=" + std::to_string(rows) + (type == Float::kHalf ? " float16" : "");
+            contest.hold(full, [&](Contestant& contestant, const std::string& called) {
+                const Bits y = bits_of(c.run(contestant.kernels, rows));
+                contestant.expect_same(called + ": row by row",
+                                       bits_of(c.run(contestant.kernels, 1)), y);
+                contestant.expect_same(called + ": in pieces",
+                                       bits_of(c.run(contestant.kernels, 1 + rows / 2)), y);
+                return Results{{"y", y}};
+            });
+        }
+    }
+}
+
+}  // namespace
+
+void compare_hadamards(Contest& contest, bool quick) {
+    Random random(3);
+    for (const Orders& orders : kOrders) {
+        const std::int64_t order[4] = {orders.low_outer, orders.low_inner, orders.high_outer,
+                                       orders.high_inner};
+        std::vector<float> factors[4];
+        std::string name = "hadamard";
+        for (int i = 0; i < 4; ++i) {
+            factors[i] = random_floats(order[i] * order[i], random);
+            name += (i % 2 == 0 ? " " : "x") + std::to_string(order[i]);
+        }
+        GatedHadamard hadamard;
+        for (std::size_t p = 0; p < 2; ++p) {
+            hadamard.parts[p] = {order[2 * p], order[2 * p + 1], factors[2 * p].data(),
+                                 factors[2 * p + 1].data()};
+            hadamard.width += hadamard.parts[p].width();
+        }
+        hadamard.rotates = true;
+        hold(contest, name, hadamard, quick, random);
+    }
+    for (const std::int64_t width : kWidths) {
+        GatedHadamard hadamard;
+        hadamard.width = width;
+        hold(contest, "gate width=" + std::to_string(width), hadamard, quick, random);
+    }
+}
+
+}  // namespace resq::tests
