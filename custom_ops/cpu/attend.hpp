@@ -159,6 +159,12 @@ inline void attend_chunk(const Attention& a, const AttentionCall& call, const At
     }
     decode_values(a.record, {call.values + place, mask.count, readable}, padded_dim(a),
                   work.records, work.values);
+    for (std::int64_t j = 0; j < slots && !mask.shows_all; ++j) {
+        if (mask.shown[j] == 0.0f) {  // a hidden record may hold anything, and 0 · infinity is no 0
+            std::memset(work.values + j * padded_dim(a), 0,
+                        static_cast<std::size_t>(padded_dim(a)) * sizeof(float));
+        }
+    }
     gemm({work.scores, kChunk, 1}, {work.values, padded_dim(a)}, {work.chunk + 2, floats}, rows,
          slots, d);
 }

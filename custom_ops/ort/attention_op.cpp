@@ -111,7 +111,7 @@ void Call::read_positions() {
     call.positions = static_cast<const std::int64_t*>(ids.data);
     for (std::int64_t i = 0; i < call.batch * call.tokens; ++i) {
         if (call.positions[i] < 0 || call.positions[i] >= attention.positions) {
-            refuse("a position", call.positions[i],
+            refuse("a position of position_ids", call.positions[i],
                    "0 to " + std::to_string(attention.positions - 1) + " by the rows of cos_cache");
         }
     }
@@ -244,14 +244,14 @@ AttentionKernel::AttentionKernel(const NodeInfo& node) : kernels_(kernels()) {
     a.q_norm = read_gain(node, kQNorm, "q_norm", &fixed_dim_);
     a.k_norm = read_gain(node, kKNorm, "k_norm", &fixed_dim_);
     a.epsilon = a.q_norm != nullptr || a.k_norm != nullptr ? node.real("norm_epsilon") : 0.0f;
-    a.scale = node.real("scale", 0.0f);
+    a.scale = node.real("scale", std::nanf(""));
 }
 
 void AttentionKernel::compute(const NodeContext& context) const {
     Call one{kernels_, context, attention_, {}};
     one.read_qkv(high_rank_, low_bits_, fixed_dim_);
     Attention& a = one.attention;
-    if (a.scale == 0.0f) {
+    if (std::isnan(a.scale)) {
         a.scale = 1.0f / std::sqrt(static_cast<float>(a.head_dim));
     }
     one.read_mask();

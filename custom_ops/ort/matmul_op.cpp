@@ -34,6 +34,9 @@ Part read_part(const NodeInfo& node, std::size_t index, const std::string& name,
     Part part;
     part.bits = bits;
     if (!weights) {
+        if (node.has_input(index + 1)) {
+            throw Refusal{scale_name + " is given and " + weight_name + " is missing"};
+        }
         return part;
     }
     check_shape(weight_name.c_str(), weights, {*outputs, -1});

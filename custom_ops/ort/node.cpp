@@ -1,13 +1,27 @@
 // Reading a node through ONNX Runtime's table of functions.
 #include "node.hpp"
 
+#include <cmath>
+#include <cstdint>
+
 namespace resq::ort {
 namespace {
 
+// Whether a call succeeds whose failure is an answer.
+bool succeeds(const Api* api, Status* status) {
+    if (status == nullptr) {
+        return true;
+    }
+    function<ReleaseStatus>(api)(status);
+    return false;
+}
+
+// Of a call that fails where it is only asked for a size.
+void ignore(const Api* api, Status* status) { succeeds(api, status); }
+
 // Throws what a failed call of ONNX Runtime says.
 void check(const Api* api, Status* status, const std::string& what) {
-    if (status != nullptr) {
-        function<ReleaseStatus>(api)(status);
+    if (!succeeds(api, status)) {
         throw Refusal{what};
     }
 }
@@ -73,11 +87,12 @@ void check_shape(const char* name, const Tensor& tensor, std::initializer_list<s
 }
 
 std::string NodeInfo::name() const {
-    char text[256] = "";
-    std::size_t size = sizeof text;
-    if (Status* status = function<KernelInfoGetNodeName>(api_)(info_, text, &size)) {
-        function<ReleaseStatus>(api_)(status);
-        return "of a long name";
+    std::size_t size = 0;  // asks for the size, which includes the closing zero
+    ignore(api_, function<KernelInfoGetNodeName>(api_)(info_, nullptr, &size));
+    std::string text(size, '\0');
+    if (size > 0) {
+        ignore(api_, function<KernelInfoGetNodeName>(api_)(info_, text.data(), &size));
+        text.pop_back();
     }
     return text;
 }
@@ -89,53 +104,59 @@ bool NodeInfo::has_input(std::size_t index) const {
         return false;
     }
     std::size_t size = 0;  // asks for the size, which includes the closing zero
-    if (Status* status = function<KernelInfoGetInputName>(api_)(info_, index, nullptr, &size)) {
-        function<ReleaseStatus>(api_)(status);
-    }
+    ignore(api_, function<KernelInfoGetInputName>(api_)(info_, index, nullptr, &size));
     return size > 1;
 }
 
 std::int64_t NodeInfo::integer(const char* attribute, std::int64_t otherwise) const {
     std::int64_t value = otherwise;
-    if (Status* status = function<KernelInfoGetAttributeInt64>(api_)(info_, attribute, &value)) {
-        function<ReleaseStatus>(api_)(status);
-        return otherwise;
+    float real = 0.0f;
+    if (succeeds(api_, function<KernelInfoGetAttributeInt64>(api_)(info_, attribute, &value))) {
+        return value;
     }
-    return value;
+    if (succeeds(api_, function<KernelInfoGetAttributeFloat>(api_)(info_, attribute, &real))) {
+        refuse("type of attribute " + std::string(attribute), "FLOAT", "INT");
+    }
+    return otherwise;
 }
 
 std::int64_t NodeInfo::integer(const char* attribute) const {
-    std::int64_t value = 0;
-    check(api_, function<KernelInfoGetAttributeInt64>(api_)(info_, attribute, &value),
-          "attribute " + std::string(attribute) + " is missing, expected an integer");
+    constexpr std::int64_t kNone = INT64_MIN;
+    const std::int64_t value = integer(attribute, kNone);
+    if (value == kNone) {
+        throw Refusal{"attribute " + std::string(attribute) + " is missing, expected an integer"};
+    }
     return value;
 }
 
 float NodeInfo::real(const char* attribute, float otherwise) const {
     float value = otherwise;
-    if (Status* status = function<KernelInfoGetAttributeFloat>(api_)(info_, attribute, &value)) {
-        function<ReleaseStatus>(api_)(status);
-        return otherwise;
+    std::int64_t integer = 0;
+    if (succeeds(api_, function<KernelInfoGetAttributeFloat>(api_)(info_, attribute, &value))) {
+        return value;
     }
-    return value;
+    if (succeeds(api_, function<KernelInfoGetAttributeInt64>(api_)(info_, attribute, &integer))) {
+        refuse("type of attribute " + std::string(attribute), "INT", "FLOAT");
+    }
+    return otherwise;
 }
 
 float NodeInfo::real(const char* attribute) const {
-    float value = 0.0f;
-    check(api_, function<KernelInfoGetAttributeFloat>(api_)(info_, attribute, &value),
-          "attribute " + std::string(attribute) + " is missing, expected a number");
+    const float value = real(attribute, std::nanf(""));
+    if (std::isnan(value)) {
+        throw Refusal{"attribute " + std::string(attribute) + " is missing, expected a number"};
+    }
     return value;
 }
 
 std::string NodeInfo::text(const char* attribute, const std::string& otherwise) const {
     char value[64] = "";
     std::size_t size = sizeof value;
-    if (Status* status =
-            function<KernelInfoGetAttributeString>(api_)(info_, attribute, value, &size)) {
-        function<ReleaseStatus>(api_)(status);
-        return size > sizeof value ? "too long" : otherwise;
+    if (succeeds(api_,
+                 function<KernelInfoGetAttributeString>(api_)(info_, attribute, value, &size))) {
+        return value;
     }
-    return value;
+    return size > sizeof value ? "too long" : otherwise;
 }
 
 Tensor NodeInfo::constant(std::size_t index, const char* input) const {

@@ -9,8 +9,10 @@
 #include <initializer_list>
 #include <new>
 #include <string>
+#include <thread>
 
 #include "abi.hpp"
+#include "patience.hpp"
 #include "resq/tensors.hpp"
 
 namespace resq::ort {
@@ -78,33 +80,50 @@ class NodeContext {
     // contiguous ranges at a time.
     template <typename Task>
     void parallel_for(std::int64_t total, std::int64_t batches, const Task& task) const {
-        if (batches <= 1 || total <= 1) {
+        if (batches <= 1 || total <= 1 || works_alone()) {
             for (std::int64_t i = 0; i < total; ++i) {
                 task(i);
             }
             return;
         }
-        struct Shared {
-            const Task& task;
-            std::atomic<bool> failed;
-        } shared{task, false};
-        parallel_for(
-            static_cast<std::size_t>(total), static_cast<std::size_t>(batches),
-            [](void* user, std::size_t index) {
-                auto* all = static_cast<Shared*>(user);
-                try {
-                    all->task(static_cast<std::int64_t>(index));
-                } catch (...) {  // must not leave a thread that is not ours
-                    all->failed = true;
-                }
-            },
-            &shared);
+        Shared<Task> shared{task, std::this_thread::get_id(), Clock::now(), {}, 0, false};
+        shared.last_end = shared.start;
+        parallel_for(static_cast<std::size_t>(total), static_cast<std::size_t>(batches),
+                     Shared<Task>::run, &shared);
         if (shared.failed) {
             throw std::bad_alloc();  // tasks do nothing else that could fail
+        }
+        if (shared.own_tasks > 0) {
+            report_wait(Clock::now() - shared.last_end,
+                        (shared.last_end - shared.start) / shared.own_tasks);
         }
     }
 
   private:
+    // What the threads of one call share. Only the caller's own tasks are timed.
+    template <typename Task>
+    struct Shared {
+        const Task& task;
+        const std::thread::id caller;
+        const Clock::time_point start;
+        Clock::time_point last_end;
+        int own_tasks;
+        std::atomic<bool> failed;
+
+        static void run(void* user, std::size_t index) {
+            auto* all = static_cast<Shared*>(user);
+            try {
+                all->task(static_cast<std::int64_t>(index));
+            } catch (...) {  // must not leave a thread that is not ours
+                all->failed = true;
+            }
+            if (std::this_thread::get_id() == all->caller) {
+                all->last_end = Clock::now();
+                ++all->own_tasks;
+            }
+        }
+    };
+
     void parallel_for(std::size_t total, std::size_t batches, void (*task)(void*, std::size_t),
                       void* user) const;
 
