@@ -9,6 +9,7 @@
 
 #include <cstring>
 
+#include "bits256.hpp"
 #include "resq/kernels.hpp"
 
 namespace resq::RESQ_ISA {

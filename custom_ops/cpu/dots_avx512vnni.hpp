@@ -5,6 +5,7 @@
 
 #include <cstring>
 
+#include "bits256.hpp"
 #include "resq/kernels.hpp"
 
 namespace resq::RESQ_ISA {
@@ -18,9 +19,7 @@ constexpr int kGemmRows = 6, kGemmBlocks = 4;
 constexpr std::int64_t kFewRows = 4;
 
 #define RESQ_HAS_DOT4
-inline __m256i dot4(__m256i sums, __m256i u8, __m256i s8) {
-    return _mm256_dpbusd_epi32(sums, u8, s8);
-}
+inline Bits dot4(Bits sums, Bits u8, Bits s8) { return _mm256_dpbusd_epi32(sums, u8, s8); }
 
 // Finishes a row's sums before the next row's, else the compiler may run out of registers.
 inline void keep_order(__m512i (&row)[kPanelBlocks]) {

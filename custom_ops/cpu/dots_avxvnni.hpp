@@ -5,6 +5,7 @@
 
 #include <cstring>
 
+#include "bits256.hpp"
 #include "resq/kernels.hpp"
 
 namespace resq::RESQ_ISA {
@@ -18,7 +19,7 @@ constexpr int kGemmRows = 6, kGemmBlocks = 1;
 constexpr std::int64_t kFewRows = 2;
 
 #define RESQ_HAS_DOT4
-inline __m256i dot4(__m256i sums, __m256i u8, __m256i s8) {
+inline Bits dot4(Bits sums, Bits u8, Bits s8) {
 #ifdef __AVXVNNI__
     return _mm256_dpbusd_avx_epi32(sums, u8, s8);
 #else  // the same instruction in AVX-512's encoding, on which these kernels can be tested too

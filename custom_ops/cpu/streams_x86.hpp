@@ -1,12 +1,14 @@
 // Streaming weights with AVX2, or with vpdpbusd where dots_*.hpp brings it (RESQ_HAS_DOT4).
 //
-// 4-bit weights: 32 bytes hold 64 of them. With the sign bit flipped a nibble is w + 8, unsigned,
-// and q - z is signed: Σ (w + 8) (q - z) = Σ w (q - z) + 8 Σ (q - z), and the last sum is known.
+// A register of weights is 32 or 64 bytes (Bits, of dots_*.hpp), and 4-bit weights are two a byte.
+// With the sign bit flipped a nibble is w + 8, unsigned, and q - z is signed: Σ (w + 8) (q - z) = Σ
+// w (q - z) + 8 Σ (q - z), and the last sum is known.
 //
-// A prepared 4-bit segment: Σ (q - z), then for each 32 bytes of weights the differences that
+// A prepared 4-bit segment: Σ (q - z), then for each register of weights the differences that
 // belong to the low nibbles and those that belong to the high ones. A prepared 8-bit segment: with
-// vpdpbusd, for each 32 weights the integers q and as many ones (zeros behind the end), from which
-// the weights' own sum is taken along; without, for each 16 weights the differences as words.
+// vpdpbusd, for each register the integers q and as many ones (zeros behind the end), from which
+// the weights' own sum is taken along; without, for each half register, widened, the differences as
+// words.
 #pragma once
 
 #include <immintrin.h>
@@ -17,14 +19,16 @@
 
 namespace resq::RESQ_ISA {
 
-constexpr std::int64_t kVector = 32;
-constexpr std::int64_t kHeader = 32;  // room for the sum, and vectors stay aligned to each other
-constexpr int kAtOnce = 4;            // weight rows whose sums are in registers together
+constexpr std::int64_t kVector = sizeof(Bits);
+constexpr std::int64_t kHeader = kVector;  // room for the sum, and vectors stay aligned
+constexpr int kAtOnce = 4;                 // weight rows whose sums are in registers together
 
 #ifdef RESQ_HAS_DOT4
-constexpr std::int64_t kByteStep = 32;  // 8-bit weights of a step
+constexpr std::int64_t kByteStep = kVector;  // 8-bit weights of a step
+constexpr std::int64_t kPreparedStep = 2 * kVector;
 #else
-constexpr std::int64_t kByteStep = 16;
+constexpr std::int64_t kByteStep = kVector / 2;
+constexpr std::int64_t kPreparedStep = kVector;
 // Of Σ ± two products of at most 15 · 15, twice a step: 900 · 36 < 32768.
 constexpr std::int64_t kWidenStreamAfter = 36;
 #endif
@@ -37,7 +41,8 @@ inline std::int64_t byte_steps(const Part& part) {
 }
 
 inline std::int64_t prepared_bytes(const Part& part) {
-    return part.bits == 4 ? kHeader + nibble_steps(part) * 2 * kVector : byte_steps(part) * 64;
+    return part.bits == 4 ? kHeader + nibble_steps(part) * 2 * kVector
+                          : byte_steps(part) * kPreparedStep;
 }
 
 inline void prepare_nibbles(const Part& part, const std::uint8_t* integers, std::int32_t zero_point,
@@ -67,58 +72,48 @@ inline void prepare_segment(const Part& part, const std::uint8_t* integers, std:
     std::memset(out, 0, static_cast<std::size_t>(prepared_bytes(part)));
 #ifdef RESQ_HAS_DOT4
     for (std::int64_t k = 0; k < part.width; ++k) {
-        std::uint8_t* step = out + k / kByteStep * 64;
+        std::uint8_t* step = out + k / kByteStep * kPreparedStep;
         step[k % kByteStep] = integers[k];
         step[kByteStep + k % kByteStep] = 1;
     }
 #else
     const auto* words = reinterpret_cast<const std::uint16_t*>(integers);
     for (std::int64_t k = 0; k < part.width; ++k) {
-        reinterpret_cast<std::int16_t*>(out + k / kByteStep * 64)[k % kByteStep] =
+        reinterpret_cast<std::int16_t*>(out + k / kByteStep * kPreparedStep)[k % kByteStep] =
             static_cast<std::int16_t>(words[k] - zero_point);
     }
 #endif
 }
 
-inline __m256i load_vector(const std::uint8_t* p) {
-    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-}
-
-// The sums over the lanes of four vectors.
-inline __m128i reduce(__m256i a, __m256i b, __m256i c, __m256i d) {
-    const __m256i both = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
-    return _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
-}
-
-// Adds the 4-bit products of one weight row with kRows rows to `sums`, for steps of 32 bytes. Low
+// Adds the 4-bit products of one weight row with kRows rows to `sums`, for some registers. Low
 // and high nibbles have sums of their own, so that one addition need not wait for the other.
 template <int kRows>
 inline void add_nibbles(const std::uint8_t* weights, const std::uint8_t* vectors,
-                        std::int64_t prepared_stride, std::int64_t steps, __m256i sums[kRows]) {
-    const __m256i mask = _mm256_set1_epi8(15), signs = _mm256_set1_epi8(-120);  // 0x88
-    __m256i odd[kRows];
-    for (__m256i& one : odd) {
-        one = _mm256_setzero_si256();
+                        std::int64_t prepared_stride, std::int64_t steps, Bits sums[kRows]) {
+    const Bits mask = every_byte(0x0F), signs = every_byte(0x88);
+    Bits odd[kRows];
+    for (Bits& one : odd) {
+        one = zero_bits();
     }
     for (std::int64_t step = 0; step < steps; ++step) {
-        const __m256i packed = _mm256_xor_si256(load_vector(weights + step * kVector), signs);
-        const __m256i low = _mm256_and_si256(packed, mask);
-        const __m256i high = _mm256_and_si256(_mm256_srli_epi16(packed, 4), mask);
+        const Bits packed = bits_xor(load_bits(weights + step * kVector), signs);
+        const Bits low = bits_and(packed, mask);
+        const Bits high = bits_and(shift_nibble(packed), mask);
 #pragma GCC unroll 4
         for (int r = 0; r < kRows; ++r) {
             const std::uint8_t* x = vectors + r * prepared_stride + step * 2 * kVector;
 #ifdef RESQ_HAS_DOT4
-            sums[r] = dot4(sums[r], low, load_vector(x));
-            odd[r] = dot4(odd[r], high, load_vector(x + kVector));
+            sums[r] = dot4(sums[r], low, load_bits(x));
+            odd[r] = dot4(odd[r], high, load_bits(x + kVector));
 #else
-            sums[r] = _mm256_add_epi16(sums[r], _mm256_maddubs_epi16(low, load_vector(x)));
-            odd[r] = _mm256_add_epi16(odd[r], _mm256_maddubs_epi16(high, load_vector(x + kVector)));
+            sums[r] = _mm256_add_epi16(sums[r], _mm256_maddubs_epi16(low, load_bits(x)));
+            odd[r] = _mm256_add_epi16(odd[r], _mm256_maddubs_epi16(high, load_bits(x + kVector)));
 #endif
         }
     }
     for (int r = 0; r < kRows; ++r) {
 #ifdef RESQ_HAS_DOT4
-        sums[r] = _mm256_add_epi32(sums[r], odd[r]);
+        sums[r] = add_dwords(sums[r], odd[r]);
 #else
         sums[r] = _mm256_add_epi16(sums[r], odd[r]);
 #endif
@@ -132,28 +127,28 @@ inline void stream_nibbles(const Part& part, const std::uint8_t* weights, std::i
     const std::uint8_t* vectors = prepared + kHeader;
     const std::int64_t steps = nibble_steps(part);
     for (int block = 0; block < kLanes; block += kAtOnce) {
-        __m256i wide[kAtOnce][kRows];
+        Bits wide[kAtOnce][kRows];
 #pragma GCC unroll 4
         for (int i = 0; i < kAtOnce; ++i) {
             const std::uint8_t* row = weights + (block + i) * stride;
-            for (__m256i& one : wide[i]) {
-                one = _mm256_setzero_si256();
+            for (Bits& one : wide[i]) {
+                one = zero_bits();
             }
 #ifdef RESQ_HAS_DOT4
             add_nibbles<kRows>(row, vectors, prepared_stride, steps, wide[i]);
 #else
             for (std::int64_t begin = 0; begin < steps; begin += kWidenStreamAfter) {
                 const std::int64_t left = steps - begin;
-                __m256i narrow[kRows];
-                for (__m256i& one : narrow) {
-                    one = _mm256_setzero_si256();
+                Bits narrow[kRows];
+                for (Bits& one : narrow) {
+                    one = zero_bits();
                 }
                 add_nibbles<kRows>(row + begin * kVector, vectors + begin * 2 * kVector,
                                    prepared_stride,
                                    left < kWidenStreamAfter ? left : kWidenStreamAfter, narrow);
                 for (int r = 0; r < kRows; ++r) {
-                    wide[i][r] = _mm256_add_epi32(
-                        wide[i][r], _mm256_madd_epi16(narrow[r], _mm256_set1_epi16(1)));
+                    wide[i][r] =
+                        add_dwords(wide[i][r], _mm256_madd_epi16(narrow[r], _mm256_set1_epi16(1)));
                 }
             }
 #endif
@@ -174,31 +169,31 @@ inline void stream_bytes_part(const Part& part, const std::uint8_t* weights, std
                               [[maybe_unused]] const std::int32_t* zeros, std::int32_t* sums) {
     const std::int64_t steps = byte_steps(part);
     for (int block = 0; block < kLanes; block += kAtOnce) {
-        __m256i wide[kAtOnce][kRows];
-        [[maybe_unused]] __m256i own[kAtOnce];
+        Bits wide[kAtOnce][kRows];
+        [[maybe_unused]] Bits own[kAtOnce];
 #pragma GCC unroll 4
         for (int i = 0; i < kAtOnce; ++i) {
             const std::uint8_t* row = weights + (block + i) * stride;
-            own[i] = _mm256_setzero_si256();
-            for (__m256i& one : wide[i]) {
-                one = _mm256_setzero_si256();
+            own[i] = zero_bits();
+            for (Bits& one : wide[i]) {
+                one = zero_bits();
             }
             for (std::int64_t step = 0; step < steps; ++step) {
-                const std::uint8_t* x = prepared + step * 64;
+                const std::uint8_t* x = prepared + step * kPreparedStep;
 #ifdef RESQ_HAS_DOT4
-                const __m256i w = load_vector(row + step * kByteStep);
-                own[i] = dot4(own[i], load_vector(x + kByteStep), w);
+                const Bits w = load_bits(row + step * kByteStep);
+                own[i] = dot4(own[i], load_bits(x + kByteStep), w);
 #pragma GCC unroll 4
                 for (int r = 0; r < kRows; ++r) {
-                    wide[i][r] = dot4(wide[i][r], load_vector(x + r * prepared_stride), w);
+                    wide[i][r] = dot4(wide[i][r], load_bits(x + r * prepared_stride), w);
                 }
 #else
-                const __m256i w = _mm256_cvtepi8_epi16(
+                const Bits w = _mm256_cvtepi8_epi16(
                     _mm_loadu_si128(reinterpret_cast<const __m128i*>(row + step * kByteStep)));
 #pragma GCC unroll 4
                 for (int r = 0; r < kRows; ++r) {
-                    wide[i][r] = _mm256_add_epi32(
-                        wide[i][r], _mm256_madd_epi16(w, load_vector(x + r * prepared_stride)));
+                    wide[i][r] = add_dwords(
+                        wide[i][r], _mm256_madd_epi16(w, load_bits(x + r * prepared_stride)));
                 }
 #endif
             }
