@@ -11,8 +11,6 @@ namespace {
 constexpr float kUnwritten = 12345.0f;
 constexpr std::uint16_t kUnwrittenHalf = 0x7207;
 
-constexpr std::uint32_t kNan = 0x7FC00000u, kNanHalf = 0x7E00u;
-
 // Mismatches of an instruction set that are told in detail.
 constexpr std::int64_t kTold = 10;
 

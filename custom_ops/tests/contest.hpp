@@ -77,6 +77,7 @@ struct Values {
 std::vector<float> random_floats(std::int64_t count, Random& random);
 
 // Results as bits, with one NaN for all: which one an operation gives differs between CPUs.
+constexpr std::uint32_t kNan = 0x7FC00000u, kNanHalf = 0x7E00u;
 using Bits = std::vector<std::uint32_t>;
 Bits bits_of(const Values& values);
 Bits bits_of(const std::vector<float>& values);

@@ -14,8 +14,8 @@ struct Columns {
     int low_bits = 4;
 };
 
-// Random, or the most that sums can come to, or what is no ordinary number.
-enum class Content { kRandom, kAllHighest, kAllLowest, kSpecial };
+// Random; or the most that sums can come to, of either sign; or what is no ordinary number.
+enum class Content { kRandom, kLowestWeights, kHighestWeights, kSpecial };
 
 struct Case {
     Columns columns;
@@ -86,10 +86,13 @@ void Inputs::fill_part(const Case& c, int p, Random& random) {
     const auto bytes = static_cast<std::size_t>((count * part.bits + 7) / 8);
     weights[p].bytes.resize(bytes + c.misaligned);
     for (std::uint8_t& byte : weights[p].bytes) {
-        const bool is_extreme =
-            c.content == Content::kAllHighest || c.content == Content::kAllLowest;
-        const int lowest = part.bits == 4 ? 0x88 : 0x80;
-        byte = static_cast<std::uint8_t>(is_extreme ? lowest : random.below(256));
+        if (c.content == Content::kLowestWeights) {
+            byte = part.bits == 4 ? 0x88 : 0x80;
+        } else if (c.content == Content::kHighestWeights) {
+            byte = part.bits == 4 ? 0x77 : 0x7F;
+        } else {
+            byte = static_cast<std::uint8_t>(random.below(256));
+        }
     }
     weights[p].scales = random_floats(c.outputs, random);
     part.weights = weights[p].bytes.data() + c.misaligned;
@@ -104,11 +107,10 @@ const float kSpecial[] = {std::numeric_limits<float>::quiet_NaN(),
 void Inputs::fill_x(const Case& c, Random& random) {
     const std::int64_t columns = matmul.columns();
     x = Values::random(c.type, c.rows * columns, random);
-    for (float& value : x.singles) {
-        if (c.content == Content::kAllHighest) {
-            value = 1.0f;
-        } else if (c.content == Content::kAllLowest) {
-            value = -1.0f;
+    if (c.content == Content::kLowestWeights || c.content == Content::kHighestWeights) {
+        for (std::size_t i = 0; i < x.singles.size(); ++i) {
+            const bool odd = static_cast<std::int64_t>(i) / columns % 2 != 0;
+            x.singles[i] = odd ? -1.0f : 1.0f;  // all at the highest level, or all at the lowest
         }
     }
     if (c.content != Content::kSpecial || c.type != Float::kSingle) {
@@ -308,7 +310,7 @@ void compare_matmuls(Contest& contest, bool quick) {
             }
         }
         for (const Content content :
-             {Content::kAllHighest, Content::kAllLowest, Content::kSpecial}) {
+             {Content::kLowestWeights, Content::kHighestWeights, Content::kSpecial}) {
             Case c = any_options(columns, 9, 33, random);
             c.type = Float::kSingle;
             c.content = content;
@@ -318,7 +320,7 @@ void compare_matmuls(Contest& contest, bool quick) {
     Random wide(2);
     for (const Columns& columns : {Columns{1, 4700, 0}, Columns{1, 0, 9000}}) {
         for (const Content content :
-             {Content::kRandom, Content::kAllHighest, Content::kAllLowest}) {
+             {Content::kRandom, Content::kLowestWeights, Content::kHighestWeights}) {
             Case c{columns, 5, 17};
             c.content = content;
             hold(contest, c, wide);
