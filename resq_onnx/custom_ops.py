@@ -18,12 +18,23 @@ LIBRARY_NAME: Final = "libresq_onnx_ops"
 
 
 def library_path() -> Path:
-    """The operator library that was installed with this package.
+    """The operator library that was installed with this package, or that `RESQ_ONNX_LIBRARY` names.
+
+    The environment variable is for a build of one's own, such as one with sanitizers.
 
     Raises:
+        ResqError: `RESQ_ONNX_LIBRARY` names no file.
         ResqError: The package runs from a source tree that was never installed, so nothing
             has been compiled.
     """
+    override = os.environ.get("RESQ_ONNX_LIBRARY")
+    if override:
+        if not Path(override).is_file():
+            raise ResqError(
+                f"RESQ_ONNX_LIBRARY is {override!r}, which is no file; name a built "
+                f"{LIBRARY_NAME}, or unset it to use the one of this package"
+            )
+        return Path(override)
     # An editable install has two folders: the source tree and the one built into site-packages.
     folders = [Path(entry) / "lib" for entry in resq_onnx.__path__]
     for folder in folders:

@@ -45,6 +45,7 @@ def test_a_session_with_the_library_runs_the_functions_it_has_no_kernel_for() ->
 def test_a_package_that_was_never_built_says_how_to_build_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("RESQ_ONNX_LIBRARY", raising=False)
     monkeypatch.setattr(resq_onnx, "__path__", [str(tmp_path)])
     with pytest.raises(ResqError, match=r"not in .*lib.*pip install"):
         custom_ops.library_path()
@@ -57,7 +58,19 @@ def test_the_library_is_found_in_any_folder_of_the_package(
     library = installed / "lib" / "libresq_onnx_ops.so"
     library.parent.mkdir(parents=True)
     library.touch()
+    monkeypatch.delenv("RESQ_ONNX_LIBRARY", raising=False)
     monkeypatch.setattr(resq_onnx, "__path__", [str(source), str(installed)])
+    assert custom_ops.library_path() == library
+
+
+def test_a_library_of_ones_own_takes_the_place_of_the_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tmp_path / "libresq_onnx_ops.so"
+    monkeypatch.setenv("RESQ_ONNX_LIBRARY", str(library))
+    with pytest.raises(ResqError, match=r"RESQ_ONNX_LIBRARY.*no file"):
+        custom_ops.library_path()
+    library.touch()
     assert custom_ops.library_path() == library
 
 
