@@ -24,7 +24,7 @@ from tests.custom_ops.attention_cases import (
     node_of,
 )
 from tests.custom_ops.kernels import Node, assert_identical, by_body
-from tests.functions.attention_cases import SHAPES, Shape
+from tests.functions.attention_cases import SHAPES, Shape, read
 from tests.functions.oracle import decode
 
 Array = NDArray[Any]
@@ -128,6 +128,19 @@ def test_slots_hidden_by_the_mask_are_not_seen_at_all(total: int) -> None:
     assert_identical(node.run()[:1], [y])
 
 
+@pytest.mark.parametrize("total", [8, 70, 200])
+def test_hidden_slots_may_hold_anything(total: int) -> None:
+    """Records of all ones decode to no number at all."""
+    node = node_of(form_of(), Shape(batch=2, new=2, total=total, capacity=total), exact=False)
+    mask = np.ones((2, total), np.int64)
+    mask[:, 1:5] = 0
+    hidden = node.with_arrays(attention_mask=mask)
+    pasts = {name: hidden.arrays[name].copy() for name in ("past_key", "past_value")}
+    for past in pasts.values():
+        past[:, :, 1:5] = 255
+    assert_identical(hidden.with_arrays(**pasts).run()[:1], hidden.run()[:1])
+
+
 def test_any_number_but_zero_in_the_mask_shows_a_slot() -> None:
     chosen = form_of()
     node = node_of(chosen, SHAPES["several tokens on a past"])
@@ -182,6 +195,16 @@ def test_the_scale_of_a_node_counts(scale: float) -> None:
     largest = np.abs(decode(caches[1], chosen.layout)).max()
     np.testing.assert_allclose(y, wanted, rtol=0, atol=4 * TOLERANCE * largest)
     assert not np.allclose(y, usual, atol=1e-3)
+
+
+def test_a_scale_of_nothing_weighs_all_slots_alike() -> None:
+    form = form_of()
+    node = node_of(form, SHAPES["decode"], exact=False).with_attributes(scale=0.0)
+    y, _, values = node.run()
+    mean = read(form, values)[:, :, : SHAPES["decode"].total].mean(axis=2)  # (B, G, d)
+    heads = form.num_heads // form.kv_num_heads
+    expected = np.repeat(mean, heads, axis=1).reshape(y.shape)
+    np.testing.assert_allclose(y, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("name", ["plain", "positions not given"])
