@@ -22,16 +22,16 @@ constexpr float kUnseen = -0x1.fffffep+127f;
 // weighted sum of the values (head_dim).
 inline std::int64_t softmax_floats(const Attention& a) { return partial_floats(a); }
 
-// What a block of queries needs: tiles of keys and values, scores, softmaxes of a chunk and of all.
+// What a block of queries needs: a tile for the keys and then the values of a chunk, which so stays
+// in the first cache; scores; softmaxes of a chunk and of all.
 struct AttendScratch {
-    float *keys, *values, *scores, *chunk, *merged;
+    float *tile, *scores, *chunk, *merged;
     std::uint8_t* records;
 
     AttendScratch(const Attention& a, void* memory) {
         const std::int64_t rows = kQueryTokens * a.heads_per_kv();
-        keys = static_cast<float*>(memory);
-        values = keys + a.head_dim * kChunk;
-        scores = values + kChunk * padded_dim(a) + kLanes;
+        tile = static_cast<float*>(memory);
+        scores = tile + padded_dim(a) * kChunk;
         chunk = scores + rows * kChunk;
         merged = chunk + rows * softmax_floats(a);
         records = reinterpret_cast<std::uint8_t*>(merged + rows * softmax_floats(a));
@@ -40,8 +40,7 @@ struct AttendScratch {
 
 inline std::size_t attend_scratch_bytes(const Attention& a) {
     const std::int64_t rows = kQueryTokens * a.heads_per_kv();
-    const std::int64_t floats =
-        (a.head_dim + padded_dim(a)) * kChunk + kLanes + rows * (kChunk + 2 * softmax_floats(a));
+    const std::int64_t floats = padded_dim(a) * kChunk + rows * (kChunk + 2 * softmax_floats(a));
     return static_cast<std::size_t>(floats) * sizeof(float) +
            static_cast<std::size_t>(records_bytes(a.record));
 }
@@ -146,26 +145,26 @@ inline void attend_chunk(const Attention& a, const AttentionCall& call, const At
     const ChunkMask mask = mask_of(call, block.sequence, chunk);
     const std::int64_t place = (head * call.capacity + mask.first_slot) * a.record.bytes;
     const std::int64_t readable = call.batch * a.kv_heads * call.capacity * a.record.bytes - place;
-    decode_keys(a.record, {call.keys + place, mask.count, readable}, work.records, work.keys);
+    decode_keys(a.record, {call.keys + place, mask.count, readable}, work.records, work.tile);
     const float* queries = call.queries + (head * call.tokens + block.first_token) * per_token * d;
     // Slots behind the last query's own are seen by none: neither scores nor values are needed.
     const std::int64_t last_own = call.total - call.tokens + block.first_token + block.tokens - 1;
     const std::int64_t seen = last_own - mask.first_slot + 1;
     const std::int64_t slots = seen < kChunk ? (seen + kLanes - 1) / kLanes * kLanes : kChunk;
-    gemm({queries, d, 1}, {work.keys, kChunk}, {work.scores, kChunk}, rows, d, slots);
+    gemm({queries, d, 1}, {work.tile, kChunk}, {work.scores, kChunk}, rows, d, slots);
     for (std::int64_t r = 0; r < rows; ++r) {
         const std::int64_t own = call.total - call.tokens + block.first_token + r / per_token;
         weigh(a, mask, own, work.scores + r * kChunk, work.chunk + r * floats);
     }
     decode_values(a.record, {call.values + place, mask.count, readable}, padded_dim(a),
-                  work.records, work.values);
+                  work.records, work.tile);
     for (std::int64_t j = 0; j < slots && !mask.shows_all; ++j) {
         if (mask.shown[j] == 0.0f) {  // a hidden record may hold anything, and 0 · infinity is no 0
-            std::memset(work.values + j * padded_dim(a), 0,
+            std::memset(work.tile + j * padded_dim(a), 0,
                         static_cast<std::size_t>(padded_dim(a)) * sizeof(float));
         }
     }
-    gemm({work.scores, kChunk, 1}, {work.values, padded_dim(a)}, {work.chunk + 2, floats}, rows,
+    gemm({work.scores, kChunk, 1}, {work.tile, padded_dim(a)}, {work.chunk + 2, floats}, rows,
          slots, d);
 }
 

@@ -8,13 +8,6 @@
 
 namespace resq::RESQ_ISA {
 
-inline float load_bfloat16(const std::uint8_t* p) {
-    const std::uint32_t bits = static_cast<std::uint32_t>(p[0] | p[1] << 8) << 16;
-    float value;
-    std::memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
 // The least bfloat16 that is not below a positive scale.
 inline float round_up_to_bfloat16(float scale) {
     std::uint32_t bits;
@@ -99,17 +92,29 @@ inline const std::uint8_t* sixteen_records(const Record& layout, const Records& 
     return copy;
 }
 
+// What the integers of one part of sixteen records stand for: q · scale + shift, exactly, for the
+// products of 8 bits and 8 bits fit a float.
+struct Meaning {
+    F scale, shift;
+};
+
+inline Meaning meaning_of(const Record& layout, const RecordPart& part,
+                          const std::uint8_t* records) {
+    I dwords[4];
+    transpose_dwords(records + part.scale, layout.bytes, dwords);  // scale, zero, and what follows
+    const F scale = as_float(dwords[0] << 16);
+    const F zeros = to_float((dwords[0] >> 16) & broadcast(255));
+    return {scale, zero() - zeros * scale};
+}
+
 // Values of one part of sixteen records, coefficient by coefficient: out[k * kChunk + slot].
 template <int kBits>
 inline void decode_columns(const Record& layout, const RecordPart& part,
                            const std::uint8_t* records, float* out) {
     constexpr int kPerDword = 32 / kBits;
     const I mask = broadcast((1 << kBits) - 1);
+    const Meaning meaning = meaning_of(layout, part, records);
     I dwords[4];
-    transpose_dwords(records + part.scale, layout.bytes, dwords);
-    const F scale = as_float(dwords[0] << 16);
-    const F zeros = to_float((dwords[0] >> 16) & broadcast(255));
-    const F shift = zero() - zeros * scale;  // exact: 8 bits times 8 bits
     for (std::int64_t k = 0; k < part.rank; k += 4 * kPerDword) {
         transpose_dwords(records + part.values + k * kBits / 8, layout.bytes, dwords);
         for (int j = 0; j < 4 && k + j * kPerDword < part.rank; ++j) {
@@ -119,7 +124,8 @@ inline void decode_columns(const Record& layout, const RecordPart& part,
 #pragma GCC unroll 8
             for (int i = 0; i < kPerDword; ++i) {
                 if (i < left) {
-                    store(columns + i * kChunk, fma(to_float(dword & mask), scale, shift));
+                    store(columns + i * kChunk,
+                          fma(to_float(dword & mask), meaning.scale, meaning.shift));
                 }
                 dword = dword >> kBits;
             }
@@ -144,16 +150,21 @@ inline void decode_keys(const Record& layout, const Records& records, std::uint8
     }
 }
 
-// One part of a record, (rank).
+// Values of one part of sixteen records, record by record: out[slot * stride + k].
 template <int kBits>
-inline void decode_part(const RecordPart& part, const std::uint8_t* record, float* out) {
-    const float scale = load_bfloat16(record + part.scale);
-    const F scales = broadcast(scale);
-    const F shift = broadcast(-static_cast<float>(record[part.zero]) * scale);
-    const std::uint8_t* values = record + part.values;
-    for (std::int64_t k = 0; k < part.rank; k += kLanes) {
-        const I integers = kBits == 4 ? load_nibbles(values + k / 2) : load_bytes(values + k);
-        store_first(out + k, fma(to_float(integers), scales, shift), part.rank - k);
+inline void decode_rows(const Record& layout, const RecordPart& part, const std::uint8_t* records,
+                        std::int64_t stride, float* out) {
+    float scales[kLanes], shifts[kLanes];
+    const Meaning meaning = meaning_of(layout, part, records);
+    store(scales, meaning.scale);
+    store(shifts, meaning.shift);
+    for (std::int64_t i = 0; i < kLanes; ++i) {
+        const F scale = broadcast(scales[i]), shift = broadcast(shifts[i]);
+        const std::uint8_t* values = records + i * layout.bytes + part.values;
+        for (std::int64_t k = 0; k < part.rank; k += kLanes) {
+            const I integers = kBits == 4 ? load_nibbles(values + k / 2) : load_bytes(values + k);
+            store_first(out + i * stride + k, fma(to_float(integers), scale, shift), part.rank - k);
+        }
     }
 }
 
@@ -161,17 +172,15 @@ inline void decode_part(const RecordPart& part, const std::uint8_t* record, floa
 inline void decode_values(const Record& layout, const Records& records, std::int64_t stride,
                           std::uint8_t* copy, float* tile) {
     for (std::int64_t slot = 0; slot < kChunk; slot += kLanes) {
-        const std::uint8_t* record = sixteen_records(layout, records, slot, copy);
-        for (std::int64_t i = 0; i < kLanes; ++i, record += layout.bytes) {
-            float* out = tile + (slot + i) * stride;
-            for (const RecordPart& part : layout.parts) {
-                if (part.rank > 0 && part.bits == 4) {
-                    decode_part<4>(part, record, out);
-                } else if (part.rank > 0) {
-                    decode_part<8>(part, record, out);
-                }
-                out += part.rank;
+        const std::uint8_t* sixteen = sixteen_records(layout, records, slot, copy);
+        float* out = tile + slot * stride;
+        for (const RecordPart& part : layout.parts) {
+            if (part.rank > 0 && part.bits == 4) {
+                decode_rows<4>(layout, part, sixteen, stride, out);
+            } else if (part.rank > 0) {
+                decode_rows<8>(layout, part, sixteen, stride, out);
             }
+            out += part.rank;
         }
     }
 }
