@@ -1,6 +1,9 @@
 # make demo   fetch a small model, export it, let the exported file speak
 # make test   every check and every test
 # make lint   the checks alone
+# make test-kernels    every instruction set of this CPU against the scalar kernels
+# make test-sanitized  kernels and operators with AddressSanitizer and UndefinedBehaviorSanitizer
+# make test-aarch64    kernels for 64-bit Arm, cross-compiled and emulated
 # make clean  remove all that the others made
 
 PYTHON ?= python3
@@ -14,11 +17,22 @@ MODEL := $(MODELS)/SmolLM2-135M-Instruct.Q4_1.gguf
 EXPORTED := build/smollm2/model.onnx
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
+# What pip brings in where the system has none.
+CMAKE ?= $(or $(shell command -v cmake),$(BIN)/cmake)
+CMAKE_KERNELS := $(CMAKE) -S custom_ops -DRESQ_TESTS=ON -DRESQ_WARNINGS_AS_ERRORS=ON
+AARCH64 := aarch64-linux-gnu-g++
+SANITIZED_TESTS := $(foreach name,matmul hadamard attention shared_buffer refusals fuzz concurrency,\
+	tests/custom_ops/test_$(name).py)
+# The sanitizers come before everything else. A signal stays a signal, and a leak of Python's or
+# ONNX Runtime's is none of ours.
+SANITIZERS = LD_PRELOAD="$(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0:handle_segv=0:allocator_may_return_null=1
+
 PACKAGING := pyproject.toml constraints.txt $(shell find custom_ops -type f)
 PYTHON_SOURCES := $(shell find resq_onnx passes -name '*.py')
 CXX_SOURCES := $(shell find custom_ops -name '*.h' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test test-kernels test-kernels-sanitized test-sanitized test-aarch64 lint clean
 .DELETE_ON_ERROR:
 
 help:
@@ -31,8 +45,36 @@ demo: $(VENV)/installed-demo $(MODEL)
 	$(BIN)/resq-onnx inspect $(EXPORTED)
 
 # Warnings are errors by pyproject.toml; `-W error` here would undo the exceptions listed there.
-test: lint $(MODEL)
+test: lint test-kernels test-kernels-sanitized $(MODEL)
 	RESQ_TEST_MODEL=$(abspath $(MODEL)) $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-kernels: | $(CMAKE)
+	$(CMAKE_KERNELS) -B build/kernels
+	$(CMAKE) --build build/kernels --parallel 2 --target compare_kernels
+	build/kernels/tests/compare_kernels
+
+test-kernels-sanitized: | $(CMAKE)
+	$(CMAKE_KERNELS) -B build/sanitized -DRESQ_SANITIZE=ON
+	$(CMAKE) --build build/sanitized --parallel 2
+	build/sanitized/tests/compare_kernels --quick
+
+# A sanitizer keeps freed memory for a while: the test that watches for leaks is left out.
+test-sanitized: test-kernels-sanitized $(VENV)/installed-test
+	$(SANITIZERS) RESQ_ONNX_LIBRARY=$(abspath build/sanitized/libresq_onnx_ops.so) \
+		$(BIN)/python -m pytest $(SANITIZED_TESTS) $(PYTEST_ARGS) \
+		--deselect tests/custom_ops/test_concurrency.py::test_ten_thousand_decode_steps_leak_nothing
+
+# Scalar kernels give the same bits on both CPUs: their checksums are compared.
+test-aarch64: test-kernels
+	$(CMAKE_KERNELS) -B build/aarch64 -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+		-DCMAKE_CXX_COMPILER=$(AARCH64) -DCMAKE_EXE_LINKER_FLAGS=-static
+	$(CMAKE) --build build/aarch64 --parallel 2
+	build/kernels/tests/compare_kernels --quick > build/kernels/quick.txt
+	qemu-aarch64 build/aarch64/tests/compare_kernels --quick > build/aarch64/quick.txt
+	@cat build/aarch64/quick.txt
+	grep -q '^neon *executed: .* 0 mismatches$$' build/aarch64/quick.txt
+	@tail -n 1 build/kernels/quick.txt
+	test "$$(tail -n 1 build/aarch64/quick.txt)" = "$$(tail -n 1 build/kernels/quick.txt)"
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check
@@ -55,6 +97,9 @@ $(VENV)/installed-test: $(PACKAGING) | $(BIN)/python
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
+
+$(BIN)/cmake: | $(BIN)/python
+	$(PIP_INSTALL) cmake
 
 $(MODEL): | $(BIN)/python
 	$(BIN)/python scripts/fetch_smollm2.py $(MODELS)
