@@ -30,7 +30,7 @@ SANITIZERS = LD_PRELOAD="$(shell $(CXX) -print-file-name=libasan.so) $(shell $(C
 
 PACKAGING := pyproject.toml constraints.txt $(shell find custom_ops -type f)
 PYTHON_SOURCES := $(shell find resq_onnx passes -name '*.py')
-CXX_SOURCES := $(shell find custom_ops -name '*.h' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
+CXX_SOURCES := $(shell find custom_ops tests/benchmarks -name '*.h' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: help demo test test-kernels test-kernels-sanitized test-sanitized test-aarch64 lint clean
 .DELETE_ON_ERROR:
@@ -50,7 +50,8 @@ test: lint test-kernels test-kernels-sanitized $(MODEL)
 
 test-kernels: | $(CMAKE)
 	$(CMAKE_KERNELS) -B build/kernels
-	$(CMAKE) --build build/kernels --parallel 2 --target compare_kernels
+	$(CMAKE) --build build/kernels --parallel 2 --target compare_kernels test_patience
+	build/kernels/tests/test_patience
 	build/kernels/tests/compare_kernels
 
 test-kernels-sanitized: | $(CMAKE)

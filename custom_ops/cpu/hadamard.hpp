@@ -1,6 +1,9 @@
 // GatedHadamard: tokens go through both factors of a part a few at a time.
 //
 //   X (tokens, m, n)  ─ · inner ─►  (m, tokens, n)  ─ outerᵀ · ─►  (m, tokens, n)  ─►  y
+//
+// Sylvester's matrix of order n is kron(H, H₁₆): blocks of 16 are multiplied with its corner, which
+// is H₁₆, and what is left are sums and differences of whole vectors, log2(n / 16) for each.
 #pragma once
 
 #include <cstring>
@@ -27,12 +30,33 @@ inline void gate(const T* gate_up, std::int64_t width, float* hidden) {
     }
 }
 
+// x · inner for one row of n, where inner is Sylvester's times a number.
+inline void transform_row(const float* x, const float* inner, std::int64_t n, float* out) {
+    gemm({x, kLanes, 1}, {inner, n}, {out, kLanes}, n / kLanes, kLanes, kLanes);
+    for (std::int64_t half = kLanes; half < n; half *= 2) {
+        for (std::int64_t begin = 0; begin < n; begin += 2 * half) {
+            for (std::int64_t k = begin; k < begin + half; k += kLanes) {
+                const F first = load(out + k), second = load(out + k + half);
+                store(out + k, first + second);
+                store(out + k + half, first - second);
+            }
+        }
+    }
+}
+
 // Rotates one part of `tokens` rows, each `width` apart, in place.
 inline void rotate_part(const HadamardPart& part, float* hidden, std::int64_t width,
                         std::int64_t tokens, float* between, float* rotated) {
     const std::int64_t m = part.outer_order, n = part.inner_order, all = tokens * n;
     for (std::int64_t t = 0; t < tokens; ++t) {
-        gemm({hidden + t * width, n, 1}, {part.inner, n}, {between + t * n, all}, m, n, n);
+        const float* x = hidden + t * width;
+        if (!part.has_fast_inner) {
+            gemm({x, n, 1}, {part.inner, n}, {between + t * n, all}, m, n, n);
+            continue;
+        }
+        for (std::int64_t i = 0; i < m; ++i) {
+            transform_row(x + i * n, part.inner, n, between + i * all + t * n);
+        }
     }
     gemm({part.outer, 1, m}, {between, all}, {rotated, all}, m, m, all);
     for (std::int64_t t = 0; t < tokens; ++t) {

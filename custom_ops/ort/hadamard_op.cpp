@@ -34,6 +34,7 @@ HadamardPart read_part(const NodeInfo& node, std::size_t index, const std::strin
     if ((part.outer == nullptr) != (part.inner == nullptr)) {
         throw Refusal{"one of " + name + "_outer and " + name + "_inner is missing, expected both"};
     }
+    part.has_fast_inner = is_sylvester(part.inner, part.inner_order);
     return part;
 }
 

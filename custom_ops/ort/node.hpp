@@ -80,7 +80,7 @@ class NodeContext {
     // contiguous ranges at a time.
     template <typename Task>
     void parallel_for(std::int64_t total, std::int64_t batches, const Task& task) const {
-        if (batches <= 1 || total <= 1 || works_alone()) {
+        if (batches <= 1 || total <= 1 || works_alone(Clock::now())) {
             for (std::int64_t i = 0; i < total; ++i) {
                 task(i);
             }
@@ -94,8 +94,9 @@ class NodeContext {
             throw std::bad_alloc();  // tasks do nothing else that could fail
         }
         if (shared.own_tasks > 0) {
-            report_wait(Clock::now() - shared.last_end,
-                        (shared.last_end - shared.start) / shared.own_tasks);
+            const Clock::time_point now = Clock::now();
+            report_wait(now - shared.last_end, (shared.last_end - shared.start) / shared.own_tasks,
+                        now);
         }
     }
 

@@ -24,23 +24,22 @@ std::atomic<Ticks> last_rest{0};
 
 }  // namespace
 
-bool works_alone() {
-    const Ticks until = alone_until.load(std::memory_order_relaxed);
-    return until != 0 && Clock::now().time_since_epoch().count() < until;
+bool works_alone(Clock::time_point now) {
+    return now.time_since_epoch().count() < alone_until.load(std::memory_order_relaxed);
 }
 
-void report_wait(Clock::duration wait, Clock::duration task) {
+void report_wait(Clock::duration wait, Clock::duration task, Clock::time_point now) {
     if (wait <= std::max(kShortWait, task * kTasksOfWait)) {
         return;
     }
-    const Clock::duration now = Clock::now().time_since_epoch();
+    const Clock::duration time = now.time_since_epoch();
     const Clock::duration until(alone_until.load(std::memory_order_relaxed));
     const Clock::duration before(last_rest.load(std::memory_order_relaxed));
-    const bool again = now - wait - until < kSoon;
+    const bool again = time - wait - until < kSoon;
     const Clock::duration rest =
         again ? std::clamp(2 * before, kFirstRest, kLongestRest) : kFirstRest;
     last_rest.store(rest.count(), std::memory_order_relaxed);
-    alone_until.store((now + rest).count(), std::memory_order_relaxed);
+    alone_until.store((time + rest).count(), std::memory_order_relaxed);
 }
 
 }  // namespace resq::ort

@@ -12,9 +12,9 @@ namespace resq::ort {
 using Clock = std::chrono::steady_clock;
 
 // Whether calls should do without other threads for now.
-bool works_alone();
+bool works_alone(Clock::time_point now);
 
-// Tells how long a call waited at its end for other threads, and what one of its tasks took.
-void report_wait(Clock::duration wait, Clock::duration task);
+// Tells how long a call that ends now waited for other threads, and what one of its tasks took.
+void report_wait(Clock::duration wait, Clock::duration task, Clock::time_point now);
 
 }  // namespace resq::ort

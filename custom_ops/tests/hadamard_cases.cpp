@@ -17,6 +17,24 @@ const Orders kOrders[] = {
     {84, 16, 0, 0}, {84, 16, 12, 16}, {28, 64, 1, 256},
 };
 
+// Of parts whose inner factor is Sylvester's matrix: a fast transform.
+const Orders kFastOrders[] = {{1, 32, 0, 0}, {5, 64, 12, 16}, {3, 256, 1, 1024}};
+
+// Sylvester's matrix times a number; small orders have no fast transform.
+std::vector<float> sylvester(std::int64_t order) {
+    std::vector<float> matrix(static_cast<std::size_t>(order * order), 0.25f);
+    for (std::int64_t i = 0; i < order; ++i) {
+        for (std::int64_t j = 0; j < order; ++j) {
+            for (std::int64_t bit = 1; bit < order; bit *= 2) {
+                if ((i & j & bit) != 0) {
+                    matrix[static_cast<std::size_t>(i * order + j)] *= -1.0f;
+                }
+            }
+        }
+    }
+    return matrix;
+}
+
 // Width without a rotation.
 const std::int64_t kWidths[] = {1, 15, 16, 17, 100};
 
@@ -58,27 +76,37 @@ void hold(Contest& contest, const std::string& name, const GatedHadamard& hadama
     }
 }
 
+void compare_orders(Contest& contest, const Orders& orders, bool is_fast, bool quick,
+                    Random& random) {
+    const std::int64_t order[4] = {orders.low_outer, orders.low_inner, orders.high_outer,
+                                   orders.high_inner};
+    std::vector<float> factors[4];
+    std::string name = is_fast ? "fast hadamard" : "hadamard";
+    for (int i = 0; i < 4; ++i) {
+        factors[i] = is_fast && i % 2 == 1 ? sylvester(order[i])
+                                           : random_floats(order[i] * order[i], random);
+        name += (i % 2 == 0 ? " " : "x") + std::to_string(order[i]);
+    }
+    GatedHadamard hadamard;
+    for (std::size_t p = 0; p < 2; ++p) {
+        const float* inner = factors[2 * p + 1].data();
+        hadamard.parts[p] = {order[2 * p], order[2 * p + 1], factors[2 * p].data(), inner,
+                             is_sylvester(inner, order[2 * p + 1])};
+        hadamard.width += hadamard.parts[p].width();
+    }
+    hadamard.rotates = true;
+    hold(contest, name, hadamard, quick, random);
+}
+
 }  // namespace
 
 void compare_hadamards(Contest& contest, bool quick) {
     Random random(3);
     for (const Orders& orders : kOrders) {
-        const std::int64_t order[4] = {orders.low_outer, orders.low_inner, orders.high_outer,
-                                       orders.high_inner};
-        std::vector<float> factors[4];
-        std::string name = "hadamard";
-        for (int i = 0; i < 4; ++i) {
-            factors[i] = random_floats(order[i] * order[i], random);
-            name += (i % 2 == 0 ? " " : "x") + std::to_string(order[i]);
-        }
-        GatedHadamard hadamard;
-        for (std::size_t p = 0; p < 2; ++p) {
-            hadamard.parts[p] = {order[2 * p], order[2 * p + 1], factors[2 * p].data(),
-                                 factors[2 * p + 1].data()};
-            hadamard.width += hadamard.parts[p].width();
-        }
-        hadamard.rotates = true;
-        hold(contest, name, hadamard, quick, random);
+        compare_orders(contest, orders, false, quick, random);
+    }
+    for (const Orders& orders : kFastOrders) {
+        compare_orders(contest, orders, true, quick, random);
     }
     for (const std::int64_t width : kWidths) {
         GatedHadamard hadamard;

@@ -53,6 +53,14 @@ NEAR_TIE: Final = 0.5
 QUESTION: Final = "What is the capital of France?"
 
 
+TELL_PEAK_BYTES: Final = """
+import atexit, pathlib
+from resq_onnx.evaluation.fresh_process import peak_bytes
+atexit.register(lambda: pathlib.Path({path!r}).write_text(str(peak_bytes())))
+"""
+"""Run by the process itself: what wait4 says includes the memory of the process it came from."""
+
+
 @dataclass(frozen=True)
 class Exported:
     """The exported file, the float model beside it, and what the export took."""
@@ -75,17 +83,18 @@ def exported(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Exporte
 
     out, rotated = folder / "model.onnx", folder / "float.onnx"
     options = ("--calibration", calibration, "--samples", SAMPLES, "--save-rotated", rotated)
-    log = folder / "log.txt"
+    log, peak = folder / "log.txt", folder / "peak.txt"
+    command = program(
+        "export", smollm2, out, *options, before=TELL_PEAK_BYTES.format(path=str(peak))
+    )
     with log.open("w") as stream:
-        process = subprocess.Popen(
-            program("export", smollm2, out, *options), stdout=stream, stderr=stream
-        )
-        # wait4 instead of Popen.wait: it tells the memory of this process alone.
+        process = subprocess.Popen(command, stdout=stream, stderr=stream)
+        # wait4 instead of Popen.wait: it tells the time of this process alone.
         _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0, log.read_text()
     seconds = usage.ru_utime + usage.ru_stime
-    return Exported(out, rotated, held_out, 1024 * usage.ru_maxrss, seconds)
+    return Exported(out, rotated, held_out, int(peak.read_text()), seconds)
 
 
 @pytest.fixture(scope="module")

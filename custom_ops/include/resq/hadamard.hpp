@@ -12,9 +12,30 @@ struct HadamardPart {
     std::int64_t inner_order = 0;
     const float* outer = nullptr;  // (outer_order, outer_order)
     const float* inner = nullptr;  // (inner_order, inner_order)
+    bool has_fast_inner = false;   // inner is what `is_sylvester` says: no need to multiply
 
     std::int64_t width() const { return outer_order * inner_order; }
 };
+
+// Whether a matrix is Sylvester's, of an order of 2^p that is worth a fast transform, times a
+// number: element (i, j) has the sign of the parity of i & j.
+inline bool is_sylvester(const float* matrix, std::int64_t order) {
+    if (order < 32 || (order & (order - 1)) != 0) {
+        return false;
+    }
+    for (std::int64_t i = 0; i < order; ++i) {
+        for (std::int64_t j = 0; j < order; ++j) {
+            std::int64_t parity = i & j;
+            for (int half = 32; half > 0; half /= 2) {
+                parity ^= parity >> half;
+            }
+            if (matrix[i * order + j] != ((parity & 1) != 0 ? -matrix[0] : matrix[0])) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
 
 struct GatedHadamard {
     std::int64_t width = 0;  // columns of y; gate_up has twice as many, [gate | up]
