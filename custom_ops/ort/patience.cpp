@@ -10,17 +10,25 @@ namespace {
 using std::chrono::milliseconds;
 using Ticks = Clock::duration::rep;
 
-// A wait is normal up to some tasks' time, and up to what the scheduler may take to look elsewhere.
+// A wait is normal up to some tasks' time, and up to what the memory or a page fault may take; a
+// thread that lost its core is away for longer. Once is chance, twice within a short time is not.
 constexpr int kTasksOfWait = 4;
-constexpr Clock::duration kShortWait = std::chrono::microseconds(300);
+constexpr Clock::duration kShortWait = milliseconds(1);
+constexpr Clock::duration kTwiceWithin = milliseconds(50);
 
-// Time alone after a wait; twice as long each time that going back together soon fails again.
+// Time alone then; twice as long each time that going back together soon fails: once is enough
+// then.
 constexpr Clock::duration kFirstRest = milliseconds(50), kLongestRest = milliseconds(1600);
 constexpr Clock::duration kSoon = milliseconds(100);
 
-// Two numbers that threads may overwrite at the same time: either one's is good.
+// Numbers that threads may overwrite at the same time: either one's is good.
+std::atomic<Ticks> last_wait{0};
 std::atomic<Ticks> alone_until{0};
 std::atomic<Ticks> last_rest{0};
+
+Clock::duration exchange(std::atomic<Ticks>* ticks, Clock::duration time) {
+    return Clock::duration(ticks->exchange(time.count(), std::memory_order_relaxed));
+}
 
 }  // namespace
 
@@ -34,12 +42,15 @@ void report_wait(Clock::duration wait, Clock::duration task, Clock::time_point n
     }
     const Clock::duration time = now.time_since_epoch();
     const Clock::duration until(alone_until.load(std::memory_order_relaxed));
+    const bool again = time - until < kSoon;
+    if (time - exchange(&last_wait, time) > kTwiceWithin && !again) {
+        return;
+    }
     const Clock::duration before(last_rest.load(std::memory_order_relaxed));
-    const bool again = time - wait - until < kSoon;
     const Clock::duration rest =
         again ? std::clamp(2 * before, kFirstRest, kLongestRest) : kFirstRest;
-    last_rest.store(rest.count(), std::memory_order_relaxed);
-    alone_until.store((time + rest).count(), std::memory_order_relaxed);
+    exchange(&last_rest, rest);
+    exchange(&alone_until, time + rest);
 }
 
 }  // namespace resq::ort

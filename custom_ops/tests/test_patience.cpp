@@ -35,29 +35,39 @@ Clock::time_point together_again(Clock::time_point now) {
 int main() {
     using resq::ort::report_wait;
     using resq::ort::works_alone;
-    const Clock::time_point start = Clock::time_point() + hours(1);  // no real time goes by here
-    expect(!works_alone(start), "at first, calls share their work");
-    report_wait(microseconds(200), microseconds(1), start);
-    expect(!works_alone(start), "a wait of 200 microseconds is nothing");
-    report_wait(milliseconds(3), milliseconds(1), start);
-    expect(!works_alone(start), "a wait of some tasks' time is nothing");
-    report_wait(milliseconds(3), microseconds(10), start);
-    expect(works_alone(start), "a wait of many tasks' time makes calls work alone");
-    const Clock::time_point second = together_again(start);
-    const auto first_rest = second - start;
-    expect(first_rest >= milliseconds(50), "for a while");
-    report_wait(milliseconds(3), microseconds(10), second + milliseconds(5));
-    const Clock::time_point third = together_again(second + milliseconds(5));
-    expect(third - second > 2 * first_rest, "and for twice as long where it happens again soon");
-    const Clock::time_point later = third + milliseconds(500);
-    report_wait(milliseconds(3), microseconds(10), later);
-    expect(together_again(later) - later == first_rest, "but not where it happens much later");
-    Clock::time_point now = later;
-    for (int i = 0; i < 20; ++i) {
-        now = together_again(now);
+    Clock::time_point now = Clock::time_point() + hours(1);  // no real time goes by here
+    const auto wait_twice = [&] {
         report_wait(milliseconds(3), microseconds(10), now);
+        report_wait(milliseconds(3), microseconds(10), now += milliseconds(10));
+    };
+    const auto rest = [&] {
+        const Clock::time_point from = now;
+        now = together_again(now);
+        return now - from;
+    };
+    expect(!works_alone(now), "at first, calls share their work");
+    for (int i = 0; i < 3; ++i) {
+        report_wait(microseconds(900), microseconds(1), now);
+        report_wait(milliseconds(3), milliseconds(1), now);
     }
-    expect(together_again(now) - now <= milliseconds(1600), "and never for more than 1.6 seconds");
+    expect(!works_alone(now), "waits below a millisecond, or of some tasks' time, are nothing");
+    report_wait(milliseconds(3), microseconds(10), now);
+    report_wait(milliseconds(3), microseconds(10), now += milliseconds(100));
+    expect(!works_alone(now), "nor are long ones now and then");
+    now += milliseconds(100);
+    wait_twice();
+    expect(works_alone(now), "two long ones in a short time make calls work alone");
+    const auto first_rest = rest();
+    expect(first_rest == milliseconds(50), "for a while");
+    report_wait(milliseconds(3), microseconds(10), now += milliseconds(10));
+    expect(rest() == 2 * first_rest, "and for twice as long where it happens again soon");
+    now += milliseconds(500);
+    wait_twice();
+    expect(rest() == first_rest, "but not where it happens much later");
+    for (int i = 0; i < 20; ++i) {
+        wait_twice();
+        expect(rest() <= milliseconds(1600), "and never for more than 1.6 seconds");
+    }
     std::printf("patience: %s\n", all_true ? "as it should be" : "FAILED");
     return all_true ? 0 : 1;
 }
