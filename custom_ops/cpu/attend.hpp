@@ -18,10 +18,6 @@ namespace resq::RESQ_ISA {
 // Score of a slot that is not seen, and greatest score where none is.
 constexpr float kUnseen = -0x1.fffffep+127f;
 
-// A softmax over some slots, as it lies in memory: greatest score, sum of the weights, and the
-// weighted sum of the values (head_dim).
-inline std::int64_t softmax_floats(const Attention& a) { return partial_floats(a); }
-
 // What a block of queries needs: a tile for the keys and then the values of a chunk, which so stays
 // in the first cache; scores; softmaxes of a chunk and of all.
 struct AttendScratch {

@@ -178,7 +178,7 @@ void Call::attend() const {
 void Call::attend_in_parts() {
     const std::int64_t chunks = call.chunks(), heads = call.batch * attention.kv_heads;
     const auto floats = static_cast<std::size_t>(
-        heads * call.tokens * chunks * attention.heads_per_kv() * partial_floats(attention));
+        heads * call.tokens * chunks * attention.heads_per_kv() * softmax_floats(attention));
     call.partial = static_cast<float*>(scratch(Use::kPartial, floats * sizeof(float)));
     context.parallel_for(heads * chunks, heads * chunks / kChunksOfBatch, [&](std::int64_t task) {
         AttentionBlock block;

@@ -3,6 +3,7 @@
 // A registered operator takes the place of the function of the same name that every exported
 // model carries.
 #include <cstdio>
+#include <mutex>
 
 #include "abi.hpp"
 #include "attention_op.hpp"
@@ -24,7 +25,8 @@ Status* refuse_old_runtime(const ApiBase* base) {
     return function<CreateStatus>(table)(ErrorCode::kFail, message);  // copies the message
 }
 
-// Each operator for both types of activations, as one domain.
+// Each operator for both types of activations, as one domain. Sessions may be made by several
+// threads at the same time, which is why the caller holds a lock.
 Status* add_operators(SessionOptions* options) {
     static CustomOpDomain* domain = nullptr;  // shared by all sessions, and never released
     if (domain == nullptr) {
@@ -57,6 +59,8 @@ RESQ_EXPORT resq::ort::Status* RegisterCustomOps(resq::ort::SessionOptions* opti
     if (table == nullptr) {
         return ort::refuse_old_runtime(base);
     }
+    static std::mutex registration;
+    const std::lock_guard<std::mutex> lock(registration);
     ort::api() = table;
     try {
         ort::kernels();

@@ -165,7 +165,7 @@ struct Run {
         call.values = values.data();
         call.queries = queries.data();
         partial.resize(static_cast<std::size_t>(c.batch * c.tokens * call.chunks() * a.heads *
-                                                partial_floats(a)));
+                                                softmax_floats(a)));
         call.partial = partial.data();
     }
 

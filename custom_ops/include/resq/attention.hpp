@@ -73,14 +73,15 @@ struct AttentionCall {
     std::uint8_t* keys;             // (batch, kv_heads, capacity, record.bytes)
     std::uint8_t* values;           // the same
     float* queries;                 // (batch, kv_heads, tokens, heads_per_kv, head_dim)
-    float* partial;  // (batch, kv_heads, tokens, chunks, heads_per_kv, partial_floats)
+    float* partial;  // (batch, kv_heads, tokens, chunks, heads_per_kv, softmax_floats)
     Floats y;        // (batch, tokens, heads * head_dim)
 
     std::int64_t chunks() const { return (total + kChunk - 1) / kChunk; }
 };
 
-// A partial result: greatest score, sum of the weights, weighted sum of the values.
-inline std::int64_t partial_floats(const Attention& a) { return a.head_dim + 2; }
+// A softmax over some slots, as it lies in memory: greatest score, sum of the weights, and the
+// weighted sum of the values (head_dim).
+inline std::int64_t softmax_floats(const Attention& a) { return a.head_dim + 2; }
 
 // Some queries of one sequence and kv head, and the chunks they attend to: with `is_partial` the
 // result of each chunk goes to `partial`, else the result of all of them to `y`.
