@@ -54,8 +54,10 @@ def register(options: ort.SessionOptions) -> None:
     Operators that the library does not hold run as the functions in the model file.
 
     Raises:
-        ResqError: The library was not built (see `library_path`).
+        ResqError: The library was not built (see `library_path`), or `RESQ_ONNX_ISA` names an
+            instruction set that cannot run here.
     """
+    instruction_set()
     options.register_custom_ops_library(str(library_path()))
 
 
