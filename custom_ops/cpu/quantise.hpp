@@ -22,15 +22,20 @@ inline Quantiser quantiser_of(float smallest, float largest, float levels) {
     return {scale, std::nearbyint(-smallest / scale)};
 }
 
+struct Range {
+    float smallest, largest;
+};
+
+// Smallest and largest of x (width), widened to hold 0.
 template <typename T>
-inline Quantiser quantiser_of(const T* x, std::int64_t width, float levels) {
+inline Range range_of(const T* x, std::int64_t width) {
     F smallest = zero(), largest = zero();
     for (std::int64_t k = 0; k < width; k += kLanes) {
         const F part = load_first(x + k, width - k);
         smallest = min(part, smallest);
         largest = max(part, largest);
     }
-    return quantiser_of(least(smallest), greatest(largest), levels);
+    return {least(smallest), greatest(largest)};
 }
 
 // round(x / s) + z, clipped: sixteen whole numbers.
@@ -61,7 +66,8 @@ template <typename T>
 inline void quantise_segment(const T* x, const Part& part, std::uint8_t* out, float* scale,
                              std::int32_t* zero_point) {
     const float top = part.bits == 4 ? 15.0f : 255.0f;
-    const Quantiser q = quantiser_of(x, part.width, top);
+    const Range range = range_of(x, part.width);
+    const Quantiser q = quantiser_of(range.smallest, range.largest, top);
     const F scales = broadcast(q.scale), zeros = broadcast(q.zero), levels = broadcast(top);
     const int offset = part.bits == 4 ? 0 : kByteOffset;
     for (std::int64_t k = 0; k < part.width; k += kLanes) {

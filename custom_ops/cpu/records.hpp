@@ -20,15 +20,10 @@ inline float round_up_to_bfloat16(float scale) {
 // Writes part of x (head_dim) into its place of a record.
 inline void encode_part(const float* x, const RecordPart& part, std::uint8_t* record) {
     const float top = part.bits == 4 ? 15.0f : 255.0f;
-    F smallest = zero(), largest = zero();
-    for (std::int64_t k = 0; k < part.rank; k += kLanes) {
-        const F values = load_first(x + k, part.rank - k);
-        smallest = min(values, smallest);
-        largest = max(values, largest);
-    }
-    const float low = least(smallest);
-    const float scale = round_up_to_bfloat16(quantiser_of(low, greatest(largest), top).scale);
-    const float zero_point = std::nearbyint(-low / scale);
+    const Range range = range_of(x, part.rank);
+    const float scale =
+        round_up_to_bfloat16(quantiser_of(range.smallest, range.largest, top).scale);
+    const float zero_point = std::nearbyint(-range.smallest / scale);
     const F scales = broadcast(scale), zeros = broadcast(zero_point), levels = broadcast(top);
     for (std::int64_t k = 0; k < part.rank; k += kLanes) {
         const std::int64_t left = part.rank - k, count = left < kLanes ? left : kLanes;
