@@ -63,6 +63,6 @@ def quantising(
     """From float operators to those of ai.resq; weights are computed as the file is written."""
     return [
         QuantiseLinears(layout, recipe, projections, moments),
-        QuantiseCache(layout, projections),
+        *([QuantiseCache(layout, projections)] if recipe.cache == "quantised" else []),
         QuantiseEmbedding(layout),
     ]

@@ -3,15 +3,16 @@
 1. The linear layer's weight becomes INT4 columns and INT8 columns, each with a scale per row.
 2. A norm before it is absorbed: it only changes the scale of the quantised activation.
 3. An Add behind it that nothing else reads is absorbed as the residual.
+
+With activations in float only the weight changes: rule 1, and the linear layer reads its floats.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -20,21 +21,16 @@ from resq_onnx.families import ModelLayout
 from resq_onnx.functions import MatMulForm, add_call
 from resq_onnx.moments import Moments
 from resq_onnx.passes.merge_projections import merged_module
-from resq_onnx.passes.modules import Linear, find_linear, new_initializer, producer_of, tag
+from resq_onnx.passes.modules import Linear, find_linear, producer_of, tag
 from resq_onnx.passes.replacing import put_in_place_of
-from resq_onnx.passes.tensors import Shared, dims, read_float64
-from resq_onnx.projections import Projections
+from resq_onnx.passes.stored_weights import dequantise_weight, store_matrix
+from resq_onnx.passes.tensors import dims, read_float64
+from resq_onnx.projections import Projections, high_last_order
 from resq_onnx.recipe import BitSplit, Recipe
 from resq_onnx.weights.gptq import gptq
 from resq_onnx.weights.rtn import QuantisedMatrix, round_to_nearest
 
 Matrix = NDArray[Any]
-
-STORED: Final = {
-    4: (ir.DataType.INT4, np.dtype(ml_dtypes.int4)),
-    8: (ir.DataType.INT8, np.dtype(np.int8)),
-}
-"""By number of bits, the type of a weight in the file and in memory."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +42,15 @@ class _Site:
         split: Low and high columns.
         hessian: The second moment of the layer's input, in the basis of the ordered columns.
         groups: Groups of columns of the activation that are quantised apart.
-        order: Puts the weight's columns in the order [low | high].
+        order: Puts the weight's columns in the order [low | high], new[j] = old[order[j]];
+            None if they are in it.
     """
 
     module: str
     split: BitSplit
     hessian: Callable[[Moments], Matrix]
     groups: int = 1
-    order: Callable[[Matrix], Matrix] = np.asarray
+    order: NDArray[np.int64] | None = None
 
 
 class QuantiseLinears(ir.passes.InPlacePass):
@@ -69,6 +66,7 @@ class QuantiseLinears(ir.passes.InPlacePass):
         """Choose GPTQ with the Hessians of `moments`, or round-to-nearest, by the recipe."""
         self._layout = layout
         self._uses_gptq = recipe.weights == "gptq"
+        self._float_activations = recipe.activations == "float"
         self._projections = projections
         self._moments = moments
 
@@ -76,9 +74,11 @@ class QuantiseLinears(ir.passes.InPlacePass):
         for layer in range(self._layout.num_layers):
             for site in self._sites(layer):
                 linear = find_linear(model, site.module)
-                replace_linear(
-                    model, linear, site.split, site.groups, self._quantiser(linear, site)
-                )
+                quantise = self._quantiser(linear, site)
+                if self._float_activations:
+                    dequantise_weight(model, linear, site.split, quantise, site.order)
+                else:
+                    replace_linear(model, linear, site.split, site.groups, quantise)
         return ir.passes.PassResult(model, modified=True)
 
     def _sites(self, layer: int) -> list[_Site]:
@@ -97,7 +97,7 @@ class QuantiseLinears(ir.passes.InPlacePass):
                     layer, _float64(moments.attention_out[layer])
                 ),
                 groups=heads,
-                order=bases.attention_out_columns,
+                order=high_last_order(heads, head),
             ),
             _Site(
                 merged_module(layout, layer, "gate"),
@@ -115,7 +115,9 @@ class QuantiseLinears(ir.passes.InPlacePass):
         tensor, moments = linear.weight.const_value, self._moments
 
         def quantise() -> QuantisedMatrix:
-            weight = site.order(read_float64(tensor))
+            weight = read_float64(tensor)
+            if site.order is not None:
+                weight = weight[:, site.order]
             if not self._uses_gptq:
                 return round_to_nearest(weight, site.split)
             assert moments is not None, "GPTQ needs second moments"
@@ -157,7 +159,7 @@ def replace_linear(
     )
     assert linear.weight.const_value is not None
     rows = dims(linear.weight.const_value)[0]
-    weights = _weight_inputs(model, linear.module, rows, split, quantise)
+    weights = store_matrix(model, linear.module, rows, split, quantise)
     node = add_call(
         model,
         form,
@@ -174,53 +176,6 @@ def _residual_addition(linear: Linear) -> ir.Node | None:
     if linear.result.is_graph_output() or len(consumers) != 1:
         return None
     return consumers[0] if consumers[0].op_type == "Add" else None
-
-
-def _weight_inputs(
-    model: ir.Model,
-    module: str,
-    rows: int,
-    split: BitSplit,
-    quantise: Callable[[], QuantisedMatrix],
-) -> list[ir.Value | None]:
-    """W_low, S_low, W_high, S_high as initializers; None for a part of width 0."""
-
-    def parts() -> tuple[Matrix, ...]:
-        matrix = quantise()
-        return matrix.low, matrix.low_scale, matrix.high, matrix.high_scale
-
-    shared = Shared(parts)
-    values: list[ir.Value | None] = []
-    for name, width, bits in (("low", split.low, split.low_bits), ("high", split.high, 8)):
-        if not width:
-            values += [None, None]
-            continue
-        dtype, numpy_dtype = STORED[bits]
-        first = len(values)
-        values.append(
-            new_initializer(
-                model,
-                f"{module}.weight_{name}",
-                _lazy(dtype, numpy_dtype, (rows, width), shared, first),
-            )
-        )
-        values.append(
-            new_initializer(
-                model,
-                f"{module}.scale_{name}",
-                _lazy(ir.DataType.FLOAT, np.dtype(np.float32), (rows,), shared, first + 1),
-            )
-        )
-    return values
-
-
-def _lazy(
-    dtype: ir.DataType, numpy_dtype: Any, shape: tuple[int, ...], shared: Shared, part: int
-) -> ir.LazyTensor:
-    def compute() -> ir.TensorProtocol:
-        return ir.Tensor(shared.part(part).astype(numpy_dtype), dtype)
-
-    return ir.LazyTensor(compute, dtype, ir.Shape(shape))
 
 
 def _float64(moment: Matrix) -> Matrix:

@@ -180,7 +180,8 @@ def compute_projections(
         hidden_split=hidden_split,
         head_split=head_split,
         down_split=down_split,
-        rotates_keys=recipe.method in ("resq", "quarot", "outlier"),
+        # U_C is for the cache's sake alone: one in float needs no rotation.
+        rotates_keys=recipe.cache == "quantised" and recipe.method in ("resq", "quarot", "outlier"),
         rotates_down=rotates,
     )
 

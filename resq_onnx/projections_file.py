@@ -45,6 +45,7 @@ FIELDS_OF_PROJECTIONS: Final = (
     "high_fraction",
     "down_high",
     "seed",
+    "cache",
 )
 """Fields of a recipe that change its projections; the others may differ."""
 
@@ -143,8 +144,8 @@ def projections_for(calibration: Calibration, recipe: Recipe, layout: ModelLayou
     """
     check_shapes(layout, calibration.moments)
     asked = recipe.to_json()
-    stored = calibration.recipe_json
-    if all(stored.get(field) == asked[field] for field in FIELDS_OF_PROJECTIONS):
+    stored = Recipe().to_json() | calibration.recipe_json  # an older file lacks newer fields
+    if all(stored[field] == asked[field] for field in FIELDS_OF_PROJECTIONS):
         return calibration.projections
     return compute_projections(recipe, layout, calibration.moments)
 

@@ -12,6 +12,7 @@ Method = Literal["resq", "quarot", "outlier", "rtn", "none"]
 WeightMethod = Literal["gptq", "rtn"]
 Format = Literal["custom", "qdq"]
 Logits = Literal["all", "last"]
+Precision = Literal["quantised", "float"]
 
 LOW_BITS: Final = (4, 8)
 """Widths the low part may have: what ONNX stores without padding as INT4 or INT8."""
@@ -73,6 +74,8 @@ class Recipe:
         seed: Seeds the random rotations and the choice of calibration sequences.
         format: `custom` keeps the ai.resq functions, `qdq` inlines them.
         logits: Positions of which the file computes logits: `all` new tokens, or the `last` one.
+        activations: `quantised`, or `float`: then only the weights have few bits.
+        cache: `quantised`, or `float`.
     """
 
     method: Method = "resq"
@@ -87,6 +90,8 @@ class Recipe:
     seed: int = 0
     format: Format = "custom"
     logits: Logits = "all"
+    activations: Precision = "quantised"
+    cache: Precision = "quantised"
 
     def __post_init__(self) -> None:
         choices: list[tuple[str, Any, tuple[Any, ...]]] = [
@@ -94,6 +99,8 @@ class Recipe:
             ("weights", self.weights, get_args(WeightMethod)),
             ("format", self.format, get_args(Format)),
             ("logits", self.logits, get_args(Logits)),
+            ("activations", self.activations, get_args(Precision)),
+            ("cache", self.cache, get_args(Precision)),
             ("low_bits", self.low_bits, LOW_BITS),
             ("high_bits", self.high_bits, HIGH_BITS),
         ]

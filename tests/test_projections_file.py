@@ -106,7 +106,7 @@ def test_the_stored_projections_serve_a_recipe_that_differs_elsewhere(tmp_path: 
     file = tmp_path / "projections.safetensors"
     _saved(file, Recipe(samples=4))
     loaded = load_calibration(file)
-    other = Recipe(samples=9, weights="rtn", format="qdq")
+    other = Recipe(samples=9, weights="rtn", format="qdq", activations="float")
     assert projections_for(loaded, other, LAYOUT) is loaded.projections
 
 
@@ -119,8 +119,9 @@ def test_the_stored_projections_serve_a_recipe_that_differs_elsewhere(tmp_path: 
         Recipe(high_fraction=0.25),
         Recipe(down_high=0.0),
         Recipe(low_bits=8),
+        Recipe(cache="float"),
     ],
-    ids=["seed", "outlier", "quarot", "high_fraction", "down_high", "low_bits"],
+    ids=["seed", "outlier", "quarot", "high_fraction", "down_high", "low_bits", "cache"],
 )
 def test_other_projections_come_from_the_same_moments(tmp_path: Path, recipe: Recipe) -> None:
     file = tmp_path / "projections.safetensors"

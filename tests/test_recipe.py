@@ -17,6 +17,8 @@ BAD_CHOICES: list[tuple[str, Any, str]] = [
     ("method", "gptq", "resq, quarot, outlier, rtn, none"),
     ("weights", "resq", "gptq, rtn"),
     ("format", "onnx", "custom, qdq"),
+    ("activations", "int8", "quantised, float"),
+    ("cache", "float16", "quantised, float"),
     ("low_bits", 3, "4, 8"),
     ("high_bits", 16, "8"),
     ("high_fraction", -0.1, "at least 0 and less than 1"),

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import click
 
 from resq_onnx.commands.console import out, reporting
-from resq_onnx.recipe import Format, Logits, Method, Recipe, WeightMethod
+from resq_onnx.recipe import Format, Logits, Method, Precision, Recipe, WeightMethod
 
 DEFAULTS = Recipe()
 
@@ -62,6 +62,18 @@ def _recipe_options(command: Any) -> Any:
     type=click.Choice(get_args(Logits)),
     default=DEFAULTS.logits,
     help="Compute logits for all tokens of a call, or for the last one, as generation needs.",
+)
+@click.option(
+    "--activations",
+    type=click.Choice(get_args(Precision)),
+    default=DEFAULTS.activations,
+    help="Quantise what linear layers read, or leave it in float: only weights have few bits.",
+)
+@click.option(
+    "--cache",
+    type=click.Choice(get_args(Precision)),
+    default=DEFAULTS.cache,
+    help="Store keys and values in few bits, or in float.",
 )
 @click.option(
     "--projections",
