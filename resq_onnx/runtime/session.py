@@ -28,6 +28,7 @@ def create_session(
     spinning: bool = True,
     optimise: bool = True,
     fold_weights: bool = True,
+    graph: bytes | None = None,
 ) -> onnxruntime.InferenceSession:
     """Open an exported model in ONNX Runtime.
 
@@ -43,6 +44,8 @@ def create_session(
             file, instead of in each run. A token then takes a third to a half of the time, but
             a weight four bytes (SmolLM2-135M: 900 MB instead of 420). It concerns the weights
             that functions read, not those of kernels.
+        graph: A serialised model to open in place of the one in the file, such as that one with
+            more outputs; what it keeps in other files is looked for beside `path`.
 
     Raises:
         ResqError: onnxruntime is not installed, a file is missing or broken, or `kernels` were
@@ -69,10 +72,16 @@ def create_session(
         # ONNX Runtime keeps a DequantizeLinear for its QDQ fusions, which no per-token scale
         # ever matches, unless it is told that there are none; then it is a constant like others.
         options.add_session_config_entry("session.disable_quant_qdq", "1")
+    if graph is not None:
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(path.absolute().parent)
+        )
     if kernels:
         custom_ops.register(options)
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            str(path) if graph is None else graph, options, providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # its exceptions have no common base but this
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ResqError(
@@ -149,6 +158,17 @@ class Decoder:
         Raises:
             ValueError: The mask does not have one column for each token.
         """
+        feeds = self.feeds(input_ids, state, attention_mask)
+        logits, *caches = self.session.run(self._output_names, feeds)
+        return logits, DecoderState(tuple(caches), feeds["attention_mask"])
+
+    def feeds(
+        self,
+        input_ids: NDArray[np.int64],
+        state: DecoderState | None = None,
+        attention_mask: NDArray[np.int64] | None = None,
+    ) -> dict[str, NDArray[Any]]:
+        """What `run` gives to the session, by the names of the graph's inputs."""
         batch, new = input_ids.shape
         if state is None:
             state = self._initial_state(batch)
@@ -166,8 +186,7 @@ class Decoder:
         if self.signature.takes_positions:
             # Padding has no position of its own; any valid one does, for nothing looks at it.
             feeds["position_ids"] = np.maximum(attention_mask.cumsum(axis=1) - 1, 0)[:, -new:]
-        logits, *caches = self.session.run(self._output_names, feeds)
-        return logits, DecoderState(tuple(caches), feeds["attention_mask"])
+        return feeds
 
     def _initial_state(self, batch: int) -> DecoderState:
         forms = self.signature.caches

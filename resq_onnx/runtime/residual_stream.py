@@ -1,0 +1,112 @@
+"""Where the residual stream is in an exported graph, whatever its format.
+
+A layer adds to what it was given, so between a layer's two additions every value can be gone
+around, and the additions' results cannot: all that the logits learn of the tokens passes through
+them. They are among the nodes where all paths from `input_ids` to `logits` meet. Which of these
+ends a layer is told by the weights that the paths have passed: their names begin with their
+module's, which is all that stays of modules in a file, and stays when operators are inlined.
+"""
+
+from __future__ import annotations
+
+import bisect
+import re
+from collections.abc import Sequence
+from typing import Final
+
+import onnx
+
+from resq_onnx.errors import ResqError
+
+SOURCE: Final = "input_ids"
+TARGET: Final = "logits"
+
+LAYER: Final = re.compile(r"(?:.*\.)?layers\.(\d+)\.")
+"""The beginning of the name of a layer's weight."""
+
+SIZES_ONLY: Final = ("Shape", "Size")
+"""Operators that read how many tokens there are, and nothing about them."""
+
+
+def residual_stream(graph: onnx.GraphProto) -> list[str]:
+    """Names of the values that hold the residual stream: the embedding, and each layer's output.
+
+    Args:
+        graph: Its nodes come after those whose results they read, as ONNX asks for.
+
+    Returns:
+        Layers + 1 names. The values have (B, S, D) numbers, in this shape or as (B · S, D).
+
+    Raises:
+        ResqError: There are no weights named after layers, or there is no one value between two
+            layers: it is not a decoder that resq-onnx wrote.
+    """
+    path = _path(graph.node)
+    meetings = _meetings(graph.node, path)
+    layers = _layers(graph, path)
+    if not layers or sorted(layers) != list(range(len(layers))):
+        raise ResqError(
+            "the graph has no weights named model.layers.0., model.layers.1. and so on, which tell "
+            "where a layer ends; give a file that resq-onnx export wrote"
+        )
+    order = list(meetings)
+    # The last meeting before the first layer, then the first one behind each layer's weights.
+    before = bisect.bisect_left(order, min(layers[0])) - 1
+    places = [before, *(bisect.bisect_left(order, max(layers[i])) for i in range(len(layers)))]
+    starts = [min(layers[i]) for i in range(len(layers))] + [len(graph.node)]
+    for layer, (place, start) in enumerate(zip(places, starts, strict=True)):
+        if not 0 <= place < len(order) or order[place] >= start:
+            where = f"layer {layer - 1}" if layer else "the embedding"
+            raise ResqError(
+                f"the graph has no one value through which everything passes behind {where}; "
+                f"give a file that resq-onnx export wrote"
+            )
+    return [meetings[order[place]] for place in places]
+
+
+def _path(nodes: Sequence[onnx.NodeProto]) -> dict[str, int]:
+    """Values that depend on the tokens and that the logits depend on: by name, their node."""
+    after = {SOURCE}
+    for node in nodes:
+        if node.op_type not in SIZES_ONLY and after.intersection(node.input):
+            after.update(node.output)
+    before = {TARGET}
+    for node in reversed(nodes):
+        if node.op_type not in SIZES_ONLY and before.intersection(node.output):
+            before.update(node.input)
+    both = (after & before) - {""}
+    return {name: index for index, node in enumerate(nodes) for name in node.output if name in both}
+
+
+def _meetings(nodes: Sequence[onnx.NodeProto], path: dict[str, int]) -> dict[int, str]:
+    """Nodes that no path goes around: by index, in order, the one value they hand on.
+
+    A path goes around a node if a later one reads what was there before it.
+    """
+    last_reader: dict[str, int] = {}
+    made: dict[int, list[str]] = {}
+    for name, index in path.items():
+        made.setdefault(index, []).append(name)
+    for index in made:
+        last_reader.update(dict.fromkeys(nodes[index].input, index))
+    found, furthest = {}, last_reader.get(SOURCE, 0)
+    for index, names in made.items():
+        if furthest <= index and len(names) == 1:
+            found[index] = names[0]
+        furthest = max(furthest, *(last_reader.get(name, index) for name in names))
+    return found
+
+
+def _layers(graph: onnx.GraphProto, path: dict[str, int]) -> dict[int, list[int]]:
+    """By layer, the nodes of the path that read its weights, or what is made of them alone."""
+    made_of = {tensor.name: {tensor.name} for tensor in graph.initializer}
+    readers: dict[int, list[int]] = {}
+    on_path = set(path.values())
+    for index, node in enumerate(graph.node):
+        weights: set[str] = set().union(*(made_of.get(name, set()) for name in node.input))
+        if index in on_path:
+            for match in filter(None, map(LAYER.match, weights)):
+                readers.setdefault(int(match[1]), []).append(index)
+        else:
+            made_of.update(dict.fromkeys(node.output, weights))
+    return readers

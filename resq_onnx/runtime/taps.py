@@ -1,0 +1,157 @@
+"""The residual stream of an exported model while it runs: taps that are added to its graph.
+
+Nothing is written beside the file: ONNX Runtime gets the graph with more outputs from memory, and
+the weights from where they are.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from resq_onnx.errors import ResqError
+from resq_onnx.runtime.residual_stream import SOURCE, residual_stream
+from resq_onnx.runtime.session import Decoder, DecoderState, create_session
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+TAP: Final = "layer_outputs."
+"""Outputs of a tapped graph: this and a number, 0 for the embedding, n for layer n - 1."""
+
+
+def tapped_session(
+    path: str | Path, threads: int | None = None, *, kernels: bool = True
+) -> onnxruntime.InferenceSession:
+    """Open an exported model with its residual stream as further outputs.
+
+    Its other outputs are computed as ever, so that a `Decoder` can run it as well.
+
+    Args:
+        path: The .onnx file, of any method and format.
+        threads: As for `create_session`.
+        kernels: As for `create_session`.
+
+    Raises:
+        ResqError: The file cannot be read or run, or is not a decoder that resq-onnx wrote.
+    """
+    model = _read_graph(path)
+    for place, name in enumerate(_stream(model, path)):
+        model.graph.node.append(onnx.helper.make_node("Identity", [name], [f"{TAP}{place}"]))
+        model.graph.output.append(onnx.ValueInfoProto(name=f"{TAP}{place}"))
+    return create_session(path, threads, kernels=kernels, graph=model.SerializeToString())
+
+
+def layer_outputs(
+    model: str | Path | onnxruntime.InferenceSession, token_ids: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """The residual stream of a text in one pass: the embedding, and every layer's output.
+
+    Args:
+        model: An .onnx file, or a session of `tapped_session` to run several texts in.
+        token_ids: (B, S).
+
+    Returns:
+        (layers + 1, B, S, D), in the basis of the file, which `resq` and others rotate.
+
+    Raises:
+        ResqError: As `tapped_session`, or the session has no taps.
+    """
+    session = tapped_session(model) if isinstance(model, str | Path) else model
+    return TappedDecoder(session).run(token_ids)[1]
+
+
+class TappedDecoder:
+    """As `Decoder`, and gives the residual stream as well."""
+
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        """Take a session of `tapped_session`.
+
+        Raises:
+            ResqError: The graph is not a decoder, or has no taps.
+        """
+        self.decoder = Decoder(session)
+        names = [entry.name for entry in session.get_outputs()]
+        self._taps = [name for name in names if name.startswith(TAP)]
+        if not self._taps:
+            raise ResqError("the session has no taps; open the model with tapped_session")
+
+    def run(
+        self, token_ids: NDArray[np.int64], state: DecoderState | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], DecoderState]:
+        """Run the model on new tokens (B, S), none of them padding.
+
+        Returns:
+            The logits and the new state as from `Decoder.run`, and between them the residual
+            stream of the new tokens, (layers + 1, B, S, D).
+        """
+        feeds = self.decoder.feeds(token_ids, state)
+        names = ["logits", *self._taps, *self.decoder.signature.present]
+        logits, *rest = self.decoder.session.run(names, feeds)
+        taps, caches = rest[: len(self._taps)], rest[len(self._taps) :]
+        stream = np.stack([tap.reshape(*token_ids.shape, -1) for tap in taps])
+        return logits, stream, DecoderState(tuple(caches), feeds["attention_mask"])
+
+
+class Embedder:
+    """The first part of an exported model: from token ids to the residual stream before layer 0.
+
+    Cheap to open and to run, for it has neither the layers nor their weights.
+    """
+
+    def __init__(self, path: str | Path, threads: int | None = None, *, kernels: bool = True):
+        """Open it; the arguments are those of `tapped_session`, and so are the errors."""
+        model = _read_graph(path)
+        graph = model.graph
+        self._output = _stream(model, path)[0]
+        nodes = _nodes_behind(graph, self._output)
+        read = {name for node in nodes for name in node.input}
+        kept = {
+            "input": [value for value in graph.input if value.name in read],
+            "initializer": [tensor for tensor in graph.initializer if tensor.name in read],
+            "output": [onnx.ValueInfoProto(name=self._output)],
+            "node": nodes,
+        }
+        for field, entries in kept.items():
+            graph.ClearField(field)
+            getattr(graph, field).extend(entries)
+        self._session: Any = create_session(
+            path, threads, kernels=kernels, graph=model.SerializeToString()
+        )
+
+    def run(self, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Embed token ids (B, S): (B, S, D)."""
+        (found,) = self._session.run([self._output], {SOURCE: token_ids})
+        return np.asarray(found).reshape(*token_ids.shape, -1)
+
+
+def _read_graph(path: str | Path) -> onnx.ModelProto:
+    """Read a file without the weights beside it."""
+    path = Path(path)
+    if not path.is_file():
+        raise ResqError(f"{path}: no such file; give the .onnx file that resq-onnx export wrote")
+    try:
+        return onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf's own, which has no public base class
+        raise ResqError(f"{path}: not an ONNX model ({error}); export it again") from None
+
+
+def _stream(model: onnx.ModelProto, path: str | Path) -> list[str]:
+    try:
+        return residual_stream(model.graph)
+    except ResqError as error:
+        raise ResqError(f"{path}: {error}") from None
+
+
+def _nodes_behind(graph: onnx.GraphProto, name: str) -> list[onnx.NodeProto]:
+    """The nodes that a value is computed by, in order."""
+    wanted, found = {name}, []
+    for node in reversed(graph.node):
+        if wanted.intersection(node.output):
+            wanted.update(node.input)
+            found.append(node)
+    return found[::-1]

@@ -1,0 +1,148 @@
+"""The residual stream of exported files, against PyTorch's and against the untapped graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+import resq_onnx
+from resq_onnx.errors import ResqError
+from resq_onnx.recipe import Recipe
+from resq_onnx.runtime import Decoder, create_session
+from resq_onnx.runtime.taps import Embedder, TappedDecoder, layer_outputs, tapped_session
+from tests.command_line import contents
+from tests.runtime import toy
+from tests.tiny_models import SIZES, write_model
+
+FORMATS: Final[dict[str, dict[str, Any]]] = {
+    "none": {"method": "none"},
+    "custom": {},
+    "qdq": {"format": "qdq"},
+    "last": {"logits": "last"},
+    "float activations": {"activations": "float", "cache": "float"},
+}
+
+FLOAT_TOLERANCE: Final = 1e-5
+"""Float32 sums of 64 to 192 terms of order 1, in another order."""
+
+QUANTISED_TOLERANCE: Final = 0.3
+"""Relative: what 4 bits do to the length of a token's stream in a model this small."""
+
+SAME_PLACE: Final = 0.99
+"""Correlation of lengths over tokens and layers, which grow from layer to layer; any other value of
+the graph has lengths of its own."""
+
+IDS: Final = np.random.default_rng(0).integers(0, SIZES["vocab_size"], (2, 20))
+
+SHAPE: Final = (SIZES["num_hidden_layers"] + 1, *IDS.shape, SIZES["hidden_size"])
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    folder = tmp_path_factory.mktemp("original") / "model"
+    return folder, write_model(folder, "qwen2", tied=True)
+
+
+@pytest.fixture(scope="module")
+def exported(
+    original: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """By format, the file."""
+    folder = tmp_path_factory.mktemp("exported")
+    paths = {}
+    for name, options in FORMATS.items():
+        paths[name] = folder / name / "model.onnx"
+        recipe = Recipe(samples=4, sequence_length=64, **options)
+        resq_onnx.export(original[0], paths[name], recipe)
+    return paths
+
+
+def torch_layer_outputs(model: Any) -> NDArray[np.float32]:
+    found: list[torch.Tensor] = []
+    hooks = [model.model.embed_tokens, *model.model.layers]
+    handles = [module.register_forward_hook(lambda *x: found.append(x[2])) for module in hooks]
+    with torch.inference_mode():
+        model(input_ids=torch.from_numpy(IDS))
+    for handle in handles:
+        handle.remove()
+    return np.stack([tensor.numpy() for tensor in found])
+
+
+def test_the_taps_of_an_unquantised_file_give_what_pytorch_computes(
+    original: tuple[Path, Any], exported: dict[str, Path]
+) -> None:
+    found = layer_outputs(exported["none"], IDS)
+    assert found.shape == SHAPE
+    np.testing.assert_allclose(found, torch_layer_outputs(original[1]), atol=FLOAT_TOLERANCE)
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+@pytest.mark.parametrize("name", FORMATS)
+def test_taps_change_nothing_of_what_they_are_added_to(
+    exported: dict[str, Path], name: str, kernels: bool
+) -> None:
+    tapped = TappedDecoder(tapped_session(exported[name], threads=1, kernels=kernels))
+    logits, stream, state = tapped.run(IDS)
+    plain = Decoder(create_session(exported[name], threads=1, kernels=kernels))
+    expected, expected_state = plain.run(IDS)
+    np.testing.assert_array_equal(logits, expected)
+    for found, cache in zip(state.caches, expected_state.caches, strict=True):
+        np.testing.assert_array_equal(found, cache)
+    assert stream.shape == SHAPE
+
+
+@pytest.mark.parametrize("name", ["custom", "qdq", "last", "float activations"])
+def test_the_stream_of_a_quantised_file_is_the_original_one_rotated_with_some_noise(
+    original: tuple[Path, Any], exported: dict[str, Path], name: str
+) -> None:
+    lengths, expected = (
+        np.linalg.norm(stream, axis=-1)
+        for stream in (layer_outputs(exported[name], IDS), torch_layer_outputs(original[1]))
+    )
+    # A rotation keeps lengths.
+    np.testing.assert_allclose(lengths, expected, rtol=QUANTISED_TOLERANCE)
+    assert np.corrcoef(lengths.ravel(), expected.ravel())[0, 1] > SAME_PLACE
+
+
+def test_going_on_from_a_state_gives_the_stream_of_the_new_tokens(
+    exported: dict[str, Path],
+) -> None:
+    decoder = TappedDecoder(tapped_session(exported["none"], threads=1))
+    _, whole, _ = decoder.run(IDS)
+    _, first, state = decoder.run(IDS[:, :12])
+    _, second, state = decoder.run(IDS[:, 12:], state)
+    assert state.length == IDS.shape[1]
+    parts = np.concatenate([first, second], axis=2)
+    np.testing.assert_allclose(parts, whole, atol=FLOAT_TOLERANCE)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_embedder_gives_the_stream_before_the_first_layer(
+    exported: dict[str, Path], name: str
+) -> None:
+    found = Embedder(exported[name], threads=1).run(IDS)
+    np.testing.assert_array_equal(found, layer_outputs(exported[name], IDS)[0])
+
+
+def test_taps_leave_no_file_behind(exported: dict[str, Path]) -> None:
+    before = contents(exported["custom"].parent)
+    layer_outputs(exported["custom"], IDS)
+    assert contents(exported["custom"].parent) == before
+
+
+def test_what_has_no_taps_is_refused(tmp_path: Path) -> None:
+    path = toy.save_toy(tmp_path / "toy.onnx")
+    with pytest.raises(ResqError, match=r"toy\.onnx: the graph has no weights named model\.layers"):
+        tapped_session(path)
+    with pytest.raises(ResqError, match="open the model with tapped_session"):
+        layer_outputs(create_session(path, threads=1), IDS)
+    with pytest.raises(ResqError, match="no such file"):
+        layer_outputs(tmp_path / "missing.onnx", IDS)
+    (tmp_path / "broken.onnx").write_bytes(b"not a model at all")
+    with pytest.raises(ResqError, match=r"broken\.onnx: not an ONNX model"):
+        Embedder(tmp_path / "broken.onnx")
