@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
@@ -14,7 +14,6 @@ from rich.table import Table
 if TYPE_CHECKING:
     from resq_onnx.evaluation.benchmark import ModelSpeed
     from resq_onnx.evaluation.machine import Machine
-    from resq_onnx.evaluation.perplexity import PerplexityResult
     from resq_onnx.evaluation.workload import Workload
     from resq_onnx.inspection import Inspection
     from resq_onnx.summary import Summary
@@ -33,34 +32,7 @@ def print_summary(out: Console, summary: Summary) -> None:
         "Run it": f'resq-onnx generate {summary.path} --prompt "Once upon a time"',
     }
     for name, value in rows.items():
-        _print_line(out, f"{name:<15}{value}")
-
-
-def print_perplexities(
-    out: Console,
-    results: Mapping[str, PerplexityResult],
-    window: int,
-    token_by_token: bool,
-    as_json: bool,
-) -> None:
-    """A row per model; the first is what the others are compared with."""
-    way = "token by token" if token_by_token else "one pass"
-    if as_json:
-        rows = {name: dataclasses.asdict(result) for name, result in results.items()}
-        _print_json(out, {"window": window, "way": way, "models": rows})
-        return
-    first = next(iter(results.values())).perplexity
-    table = Table(title=f"Perplexity, windows of {window} tokens, {way}", title_justify="left")
-    for column in ("model", "perplexity", "÷ first", "tokens"):
-        table.add_column(column, justify="left" if column == "model" else "right")
-    for name, result in results.items():
-        table.add_row(
-            escape(name),
-            f"{result.perplexity:.4f}",
-            f"{result.perplexity / first:.4f}",
-            f"{result.tokens}",
-        )
-    out.print(table)
+        print_line(out, f"{name:<15}{value}")
 
 
 def print_benchmark(
@@ -74,12 +46,12 @@ def print_benchmark(
     if as_json:
         models = [_benchmark_row(speed, speeds[0]) for speed in speeds]
         asked = {"workload": dataclasses.asdict(workload), "machine": dataclasses.asdict(machine)}
-        _print_json(out, {**asked, "models": models})
+        print_json(out, {**asked, "models": models})
         return
     sets, kernels = ", ".join(machine.instruction_sets), machine.kernels or "of unknown kind"
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
     used = f"kernels {kernels}" if workload.kernels else "no kernels"
-    _print_line(out, f"{machine.cpu}, {machine.cores} cores ({sets}); {used}; {versions}")
+    print_line(out, f"{machine.cpu}, {machine.cores} cores ({sets}); {used}; {versions}")
     table = Table(title=_benchmark_title(workload, len(speeds[0].prefill)), title_justify="left")
     columns = ("prefill", "÷ first", "decode", "÷ first", "peak MB", "load s")
     table.add_column("model", overflow="fold")
@@ -125,23 +97,23 @@ def _benchmark_row(speed: ModelSpeed, first: ModelSpeed) -> dict[str, Any]:
 def print_inspection(out: Console, inspection: Inspection, as_json: bool) -> None:
     """Sizes, operators, tensors and the cache of one file."""
     if as_json:
-        _print_json(out, dataclasses.asdict(inspection))
+        print_json(out, dataclasses.asdict(inspection))
         return
     total = (inspection.graph_bytes + inspection.data_bytes) / 1e6
-    _print_line(out, f"{inspection.path}: {total:.1f} MB")
+    print_line(out, f"{inspection.path}: {total:.1f} MB")
     if inspection.recipe:
         recipe = ", ".join(f"{name} {value}" for name, value in inspection.recipe.items())
-        _print_line(out, f"recipe: {recipe}")
+        print_line(out, f"recipe: {recipe}")
     if inspection.layer_weight_bits is not None:
         bits = f"{inspection.layer_weight_bits:.3f} bits on average"
-        _print_line(out, f"layer weights: {bits}, scales not counted")
+        print_line(out, f"layer weights: {bits}, scales not counted")
     cache = f"cache: {inspection.cache_bytes_per_token} bytes per token"
     float16 = inspection.cache_bytes_per_token_float16
     if float16:
         cache += f" (float16: {float16}, {float16 / inspection.cache_bytes_per_token:.2f} times)"
-    _print_line(out, cache)
+    print_line(out, cache)
     nodes = ", ".join(f"{count} {name}" for name, count in inspection.operators.items())
-    _print_line(out, f"nodes: {nodes}")
+    print_line(out, f"nodes: {nodes}")
     if inspection.matrices:
         out.print(_matrix_table(inspection))
 
@@ -162,11 +134,12 @@ def _matrix_table(inspection: Inspection) -> Table:
     return table
 
 
-def _print_json(out: Console, content: Any) -> None:
+def print_json(out: Console, content: Any) -> None:
+    """Print as JSON; what it has no form for, such as a path, as text."""
     text = json.dumps(content, indent=2, default=lambda value: str(value))
-    _print_line(out, text)
+    print_line(out, text)
 
 
-def _print_line(out: Console, text: str) -> None:
+def print_line(out: Console, text: str) -> None:
     """Print as it is: lines stay whole, for copying, and brackets in a path are no markup."""
     out.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from resq_onnx.calibration.corpus import calibration_sequences
@@ -63,8 +64,42 @@ class Reference:
         """Some token ids of ordinary text, (samples, length)."""
         return calibration_sequences(self.tokenizer, "python-docs", samples, length, seed=0)
 
+    def encode(self, text: str) -> NDArray[np.int64]:
+        """Token ids of a text, without special tokens, (tokens,)."""
+        ids = self.tokenizer([text], add_special_tokens=False, verbose=False)["input_ids"][0]
+        return np.asarray(ids, np.int64)
+
     def logits(self, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Logits of token ids (B, S), in one pass: (B, S, vocabulary)."""
         with torch.inference_mode():
             logits = self._model(input_ids=torch.from_numpy(token_ids)).logits
         return np.asarray(logits.float().numpy())
+
+    def logits_and_layers(
+        self, token_ids: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Logits, and the residual stream (layers + 1, B, S, D): embedding, then each layer."""
+        stream: list[NDArray[np.float32]] = []
+
+        def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            hidden = output[0] if isinstance(output, tuple) else output
+            stream.append(hidden.float().numpy().copy())  # the model may go on in place
+
+        family = self._source.layout.family
+        layers = [family.layer.format(layer) for layer in range(self._source.layout.num_layers)]
+        hooks = [
+            self._model.get_submodule(name).register_forward_hook(keep)
+            for name in (family.embedding, *layers)
+        ]
+        try:
+            logits = self.logits(token_ids)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return logits, np.stack(stream)
+
+    def embeddings(self, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The residual stream before the first layer of token ids (B, S): (B, S, D)."""
+        module = self._model.get_submodule(self._source.layout.family.embedding)
+        with torch.inference_mode():
+            return np.asarray(module(torch.from_numpy(token_ids)).float().numpy())

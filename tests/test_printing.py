@@ -10,19 +10,13 @@ from resq_onnx.evaluation.benchmark import ModelSpeed
 from resq_onnx.evaluation.fresh_process import Footprint
 from resq_onnx.evaluation.machine import Machine
 from resq_onnx.evaluation.parity import Agreement
-from resq_onnx.evaluation.perplexity import PerplexityResult
 from resq_onnx.evaluation.workload import Workload
 from resq_onnx.inspection import Inspection, QuantisedKind, TensorGroup
-from resq_onnx.printing import print_benchmark, print_inspection, print_perplexities, print_summary
+from resq_onnx.printing import print_benchmark, print_inspection, print_summary
 from resq_onnx.summary import Summary
 
 PATH = Path("/a/folder whose name is long/and has [brackets]") / ("deep/" * 20) / "model.onnx"
 """Longer than a line of a terminal, and markup if one is not careful."""
-
-RESULTS = {
-    "float.onnx": PerplexityResult(perplexity=20.0, nll=3.0, tokens=1022, windows=2),
-    "quantised.onnx": PerplexityResult(perplexity=25.0, nll=3.2, tokens=1022, windows=2),
-}
 
 SPEEDS = [
     ModelSpeed(
@@ -74,27 +68,6 @@ def test_a_summary_says_where_how_large_and_how_good() -> None:
     assert f"{PATH} + model.onnx.data" in lines[0]
     assert "90.0 MB, 6.0 times less than in float32" in lines[1]
     assert "perplexity 1.0062 times that of one pass, top-1 agreement 98.0%" in lines[3]
-
-
-def test_perplexities_are_compared_with_the_first() -> None:
-    out, stream = console()
-    print_perplexities(out, RESULTS, 512, token_by_token=False, as_json=False)
-    text = stream.getvalue()
-    assert "windows of 512 tokens, one pass" in text
-    (row,) = (line for line in text.splitlines() if "quantised.onnx" in line)
-    assert [cell.strip() for cell in row.split("│")[1:-1]] == [
-        "quantised.onnx", "25.0000", "1.2500", "1022"
-    ]  # fmt: skip
-
-
-def test_perplexities_as_json_can_be_read_back() -> None:
-    out, stream = console()
-    print_perplexities(out, {str(PATH): RESULTS["float.onnx"]}, 64, True, as_json=True)
-    assert json.loads(stream.getvalue()) == {
-        "window": 64,
-        "way": "token by token",
-        "models": {str(PATH): {"perplexity": 20.0, "nll": 3.0, "tokens": 1022, "windows": 2}},
-    }
 
 
 def test_an_inspection_says_what_is_quantised_how() -> None:

@@ -1,4 +1,4 @@
-"""The commands that take an exported model: generate, evaluate, bench and inspect."""
+"""The commands that take an exported model: generate, bench and inspect."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 
-def _session_options(command: Any) -> Any:
+def session_options(command: Any) -> Any:
     """The options of everything that runs a model."""
     options = [
         click.option("--threads", type=click.IntRange(min=1), help="Default: one per core."),
@@ -33,7 +33,7 @@ def _session_options(command: Any) -> Any:
 @click.option("--temperature", type=click.FloatRange(min=0), default=0.0, help="0 is greedy.")
 @click.option("--top-p", type=click.FloatRange(min=0, max=1, min_open=True), default=1.0)
 @click.option("--seed", type=int, default=0)
-@_session_options
+@session_options
 def generate(
     model: Path,
     prompt: str,
@@ -65,56 +65,6 @@ def generate(
 
 
 @click.command(context_settings={"show_default": True})
-@click.argument(
-    "models", metavar="OUT.onnx...", nargs=-1, required=True, type=click.Path(path_type=Path)
-)
-@click.option(
-    "--text",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="A .txt or .jsonl file the model was not calibrated on.",
-)
-@click.option(
-    "--window",
-    type=click.IntRange(min=2),
-    default=512,
-    help="Tokens per window; windows do not overlap.",
-)
-@click.option("--max-windows", type=click.IntRange(min=1), help="Default: the whole text.")
-@click.option("--token-by-token", is_flag=True, help="Decode with the cache instead of one pass.")
-@_session_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")  # fmt: skip
-def evaluate(
-    models: tuple[Path, ...],
-    text: Path,
-    window: int,
-    max_windows: int | None,
-    token_by_token: bool,
-    threads: int | None,
-    no_kernels: bool,
-    as_json: bool,
-) -> None:
-    """Measure the perplexity of exported models on a text."""
-    from resq_onnx.calibration.corpus import load_text
-    from resq_onnx.evaluation.perplexity import PerplexityResult, perplexity
-    from resq_onnx.printing import print_perplexities
-    from resq_onnx.runtime.session import Decoder
-    from resq_onnx.runtime.tokenizer import Tokenizer
-
-    document = "\n\n".join(load_text(str(text)))
-    results: dict[str, PerplexityResult] = {}
-    for model in models:
-        decoder = Decoder(_open(model, threads, no_kernels))
-        ids = Tokenizer.load(model.parent).encode(document, add_special_tokens=False)
-        with reporting() as report:
-            report.step(f"Evaluating {model.name}")
-            results[str(model)] = perplexity(
-                decoder, ids, window, max_windows, token_by_token, report.progress
-            )
-    print_perplexities(out, results, window, token_by_token, as_json)
-
-
-@click.command(context_settings={"show_default": True})
 @click.argument("model", metavar="OUT.onnx", type=click.Path(path_type=Path))
 @click.option(
     "--against",
@@ -126,7 +76,7 @@ def evaluate(
 @click.option("--prompt-tokens", type=click.IntRange(min=1), default=512)
 @click.option("--new-tokens", type=click.IntRange(min=1), default=128)
 @click.option("--repeat", type=click.IntRange(min=1), default=5, help="Turns of each model.")
-@_session_options
+@session_options
 @click.option(
     "--no-spinning",
     is_flag=True,

@@ -1,5 +1,18 @@
-"""Evaluation: how well a model predicts a text."""
+"""Evaluation: how well models predict a text, and how far they are from each other."""
 
-from resq_onnx.evaluation.perplexity import PerplexityResult, perplexity
+from resq_onnx.evaluation.comparison import Distance, Evaluation, evaluate_models
+from resq_onnx.evaluation.models import ExportedModel, LanguageModel, LayeredModel, TappedModel
+from resq_onnx.evaluation.perplexity import PerplexityResult
+from resq_onnx.evaluation.windows import Windowing
 
-__all__ = ["PerplexityResult", "perplexity"]
+__all__ = [
+    "Distance",
+    "Evaluation",
+    "ExportedModel",
+    "LanguageModel",
+    "LayeredModel",
+    "PerplexityResult",
+    "TappedModel",
+    "Windowing",
+    "evaluate_models",
+]

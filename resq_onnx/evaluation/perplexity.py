@@ -1,17 +1,19 @@
-"""Perplexity: exp of the mean negative log-likelihood of a text's tokens."""
+"""Perplexity, and how far predictions are from those of another model, token by token.
+
+All sums are in float64, over some rows at a time: logits are the largest arrays there are.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resq_onnx.errors import ResqError
-from resq_onnx.runtime import Decoder
+Doubles = NDArray[np.float64]
 
 ROWS_AT_A_TIME: Final = 32
 """Tokens whose logits are widened to float64 together: 40 MB for a vocabulary of 150,000."""
@@ -33,93 +35,72 @@ class PerplexityResult:
     tokens: int
     windows: int
 
+    @classmethod
+    def of(cls, losses: Doubles, windows: int) -> PerplexityResult:
+        """The result, from the negative log-likelihood of each token."""
+        nll = float(losses.mean())
+        return cls(exponential(nll), nll, losses.size, windows)
 
-def perplexity(
-    decoder: Decoder,
-    token_ids: Sequence[int] | NDArray[np.int64],
-    window: int = 512,
-    max_windows: int | None = None,
-    token_by_token: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-) -> PerplexityResult:
-    """Measure perplexity over windows that do not overlap.
 
-    Each window is a text of its own: nothing comes before it, no BOS is added, and its first
-    token is not predicted. Tokens after the last whole window are left out; a text shorter
-    than one window is one window of its length.
+@dataclass(frozen=True)
+class Differences:
+    """How far predictions are from a reference's, at each of some tokens (N,).
+
+    Attributes:
+        divergence: Kullback-Leibler divergence of the prediction from the reference's,
+            sum of p (log p - log q) with p the reference's probabilities, in nats.
+        same_choice: Whether both find the same token likeliest; the first of equals.
+    """
+
+    divergence: Doubles
+    same_choice: NDArray[np.bool_]
+
+
+def token_losses(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> Doubles:
+    """-log softmax(logits)[target] of each token, in nats.
 
     Args:
-        decoder: The model.
-        token_ids: The text, tokenised without special tokens.
-        window: Tokens per window.
-        max_windows: Use only the first windows.
-        token_by_token: Run one token a call with the cache, instead of a window a call.
-        progress: Called with the number of windows done and of all.
-
-    Raises:
-        ResqError: The text or the window has fewer than two tokens, or the model computes only
-            the last position's logits and is not to run token by token.
+        logits: (N, vocabulary).
+        targets: (N,).
     """
-    ids = np.asarray(token_ids, np.int64)
-    length = min(window, len(ids))
-    if length < 2:
-        raise ResqError(
-            f"the text has {len(ids)} tokens and a window {window}; both must be at least 2, for "
-            f"the first token of a window is not predicted"
-        )
-    if max_windows is not None and max_windows < 1:
-        raise ResqError(f"the number of windows is {max_windows}; it must be at least 1")
-    if decoder.signature.last_only and not token_by_token:
-        raise ResqError(
-            "the model computes logits for the last token of a call only (it was exported with "
-            "--logits last), and one pass needs those of all; evaluate it with --token-by-token, "
-            "or export it with --logits all"
-        )
-    windows = ids[: len(ids) // length * length].reshape(-1, length)[:max_windows]
-    measure = _decode if token_by_token else _prefill
-    total = 0.0
-    for done, tokens in enumerate(windows, start=1):
-        total += measure(decoder, tokens)
-        if progress is not None:
-            progress(done, len(windows))
-    predicted = len(windows) * (length - 1)
-    nll = total / predicted
-    return PerplexityResult(_exp(nll), nll, predicted, len(windows))
+    found = np.empty(len(targets))
+    for rows in _blocks(len(targets)):
+        logs = _log_softmax(logits[rows])
+        found[rows] = -np.take_along_axis(logs, targets[rows, None], axis=1)[:, 0]
+    return found
 
 
 def negative_log_likelihood(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> float:
-    """Sum of -log softmax(logits)[target] over tokens, computed in float64.
-
-    Args:
-        logits: (tokens, vocabulary).
-        targets: (tokens,).
-    """
-    total = 0.0
-    for start in range(0, len(targets), ROWS_AT_A_TIME):
-        rows = logits[start : start + ROWS_AT_A_TIME].astype(np.float64)
-        wanted = np.take_along_axis(rows, targets[start : start + len(rows), None], axis=1)
-        highest = rows.max(axis=1, keepdims=True)
-        log_sums = highest + np.log(np.exp(rows - highest).sum(axis=1, keepdims=True))
-        total += float((log_sums - wanted).sum())
-    return total
+    """The sum of `token_losses`."""
+    return float(token_losses(logits, targets).sum())
 
 
-def _prefill(decoder: Decoder, tokens: NDArray[np.int64]) -> float:
-    logits, _ = decoder.run(tokens[None, :-1])
-    return negative_log_likelihood(logits[0], tokens[1:])
+def token_differences(expected: NDArray[np.float32], found: NDArray[np.float32]) -> Differences:
+    """Compare logits (N, vocabulary) with a reference's, `expected`."""
+    divergence = np.empty(len(found))
+    same_choice = np.empty(len(found), np.bool_)
+    for rows in _blocks(len(found)):
+        log_p, log_q = _log_softmax(expected[rows]), _log_softmax(found[rows])
+        divergence[rows] = (np.exp(log_p) * (log_p - log_q)).sum(axis=1)
+        same_choice[rows] = expected[rows].argmax(axis=1) == found[rows].argmax(axis=1)
+    return Differences(divergence, same_choice)
 
 
-def _decode(decoder: Decoder, tokens: NDArray[np.int64]) -> float:
-    state = None
-    total = 0.0
-    for place in range(len(tokens) - 1):
-        logits, state = decoder.run(tokens[None, place : place + 1], state)
-        total += negative_log_likelihood(logits[0], tokens[place + 1 : place + 2])
-    return total
-
-
-def _exp(nll: float) -> float:
+def exponential(number: float) -> float:
+    """e to this power; infinity where a float ends."""
     try:
-        return math.exp(nll)
+        return math.exp(number)
     except OverflowError:
         return math.inf
+
+
+def _log_softmax(logits: NDArray[Any]) -> Doubles:
+    rows = logits.astype(np.float64)
+    rows -= rows.max(axis=1, keepdims=True)
+    rows -= np.log(np.exp(rows).sum(axis=1, keepdims=True))
+    return rows
+
+
+def _blocks(rows: int) -> Iterator[slice]:
+    for start in range(0, rows, ROWS_AT_A_TIME):
+        yield slice(start, start + ROWS_AT_A_TIME)

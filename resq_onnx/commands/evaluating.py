@@ -1,0 +1,83 @@
+"""The command that measures how good models are: evaluate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from resq_onnx.commands.console import out, reporting
+from resq_onnx.commands.running import session_options
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument(
+    "models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+@click.option(
+    "--text",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A .txt or .jsonl file the model was not calibrated on.",
+)
+@click.option(
+    "--reference",
+    type=click.Path(path_type=Path),
+    metavar="MODEL",
+    help="Also measure the distance from this model's predictions.",
+)
+@click.option(
+    "--per-layer",
+    is_flag=True,
+    help="Also measure the noise in each layer's output; needs --reference.",
+)
+@click.option("--window", type=click.IntRange(min=2), default=512, help="Tokens per window.")
+@click.option(
+    "--stride",
+    type=click.IntRange(min=1),
+    help="Tokens from one window to the next; what they share is only context.  "
+    "[default: the window, no overlap]",
+)
+@click.option("--max-windows", type=click.IntRange(min=1), help="Default: the whole text.")
+@click.option(
+    "--token-by-token",
+    is_flag=True,
+    help="Decode with the cache instead of one pass; original models run in one pass.",
+)
+@session_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")  # fmt: skip
+def evaluate(
+    models: tuple[Path, ...],
+    text: Path,
+    reference: Path | None,
+    per_layer: bool,
+    window: int,
+    stride: int | None,
+    max_windows: int | None,
+    token_by_token: bool,
+    threads: int | None,
+    no_kernels: bool,
+    as_json: bool,
+) -> None:
+    """Measure the perplexity of models on a text, and their distance from a reference.
+
+    MODEL is an exported .onnx file, or an original model, a Hugging Face directory or a .gguf
+    file, which runs in PyTorch in float32. With --reference, KL is the mean divergence of the
+    predictions from the reference's in nats per token, top-1 how often both find the same token
+    likeliest. --per-layer gives the signal-to-noise ratio of the residual stream after every layer:
+    of both models on the same tokens, so the noise of all layers before it is in it.
+    """
+    from resq_onnx.calibration.corpus import SEPARATOR, load_text
+    from resq_onnx.evaluation import Windowing
+    from resq_onnx.printing_evaluations import Asked, print_evaluations
+    from resq_onnx.side_by_side import evaluate_files
+    from resq_onnx.subjects import HowToRun
+
+    if per_layer and reference is None:
+        raise click.UsageError("--per-layer needs --reference MODEL, a model without the noise")
+    document = SEPARATOR.join(load_text(str(text)))
+    windowing = Windowing(window, stride, max_windows)
+    how = HowToRun(threads, not no_kernels, token_by_token, per_layer)
+    with reporting() as report:
+        found = evaluate_files(models, document, windowing, how, reference, report)
+    print_evaluations(out, found, Asked(text, reference, windowing, token_by_token), as_json)

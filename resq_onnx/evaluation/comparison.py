@@ -1,0 +1,180 @@
+"""Models side by side on one text: perplexity, and distance from a reference's predictions.
+
+For each window the reference runs once, then each model; what is kept of a window are numbers per
+token and per layer. At most two models' logits of one window are there at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resq_onnx.errors import ResqError
+from resq_onnx.evaluation.layer_noise import LayerNoise, align
+from resq_onnx.evaluation.models import LanguageModel, LayeredModel
+from resq_onnx.evaluation.perplexity import (
+    Differences,
+    PerplexityResult,
+    exponential,
+    token_differences,
+    token_losses,
+)
+from resq_onnx.evaluation.windows import Window, Windowing
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far a model's predictions are from a reference's, over all predicted tokens.
+
+    Attributes:
+        kl_divergence: Mean Kullback-Leibler divergence KL(reference || model), nats per token.
+        top1_agreement: Share of tokens for which both find the same one likeliest.
+        perplexity_ratio: Perplexity over the reference's.
+        standard_error: Of that ratio, from the spread of the differences of losses over tokens,
+            taken to be independent; None of a single token.
+        layer_sqnr: Signal-to-quantisation-noise ratio in dB of the residual stream, of the
+            embedding and of each layer's output; None if it was not asked for. Infinite where
+            there is no noise.
+    """
+
+    kl_divergence: float
+    top1_agreement: float
+    perplexity_ratio: float
+    standard_error: float | None
+    layer_sqnr: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured of one model; no distance without a reference."""
+
+    perplexity: PerplexityResult
+    distance: Distance | None = None
+
+
+def evaluate_models(
+    models: Sequence[LanguageModel],
+    token_ids: Sequence[int] | NDArray[np.int64],
+    windowing: Windowing | None = None,
+    *,
+    reference: LanguageModel | None = None,
+    per_layer: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Evaluation]:
+    """Measure models on the windows of a text.
+
+    Args:
+        models: The reference may be among them; it runs once all the same.
+        token_ids: The text, tokenised without special tokens.
+        windowing: How the text is cut into windows.
+        reference: What to measure the distance from.
+        per_layer: Also measure the noise of each layer's output. The models and the reference
+            must then be `LayeredModel`s.
+        progress: Called with the number of runs of a window done and of all.
+
+    Raises:
+        ResqError: The text or the windowing allows no windows, or the models have not the
+            vocabulary or the sizes of the reference.
+    """
+    windows = (windowing or Windowing()).cut(token_ids)
+    tallies = [_Tally(model, reference) for model in models]
+    running = [] if reference is None else [reference]
+    running += [model for model in models if model is not reference]
+    done = 0
+
+    def run(model: LanguageModel, window: Window) -> _Outputs:
+        nonlocal done
+        outputs = _run(model, window, per_layer)
+        done += 1
+        if progress is not None:
+            progress(done, len(running) * len(windows))
+        return outputs
+
+    for window in windows:
+        expected = None if reference is None else run(reference, window)
+        for tally in tallies:
+            known = expected if tally.model is reference else None
+            tally.add(known or run(tally.model, window), expected)
+    return [tally.evaluation(len(windows)) for tally in tallies]
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """What a model gave for the N tokens that a window predicts."""
+
+    losses: NDArray[np.float64]  # (N,)
+    logits: NDArray[np.float32]  # (N, vocabulary)
+    layers: NDArray[np.float32] | None  # (layers + 1, N, D)
+
+
+def _run(model: LanguageModel, window: Window, per_layer: bool) -> _Outputs:
+    rows, layers = slice(window.first - 1, None), None
+    if per_layer:
+        logits, layers = cast(LayeredModel, model).logits_and_layers(window.read[None])
+        layers = layers[:, 0, rows]
+    else:
+        logits = model.logits(window.read[None])
+    logits = logits[0, rows]
+    return _Outputs(token_losses(logits, window.targets), logits, layers)
+
+
+class _Tally:
+    """What adds up over windows for one model."""
+
+    def __init__(self, model: LanguageModel, reference: LanguageModel | None) -> None:
+        self.model = model
+        self._reference = reference
+        self._losses: list[NDArray[np.float64]] = []
+        self._expected_losses: list[NDArray[np.float64]] = []
+        self._differences: list[Differences] = []
+        self._noise: LayerNoise | None = None
+
+    def add(self, found: _Outputs, expected: _Outputs | None) -> None:
+        self._losses.append(found.losses)
+        if expected is None:
+            return
+        vocabulary, wanted = found.logits.shape[1], expected.logits.shape[1]
+        if vocabulary != wanted:
+            raise ResqError(
+                f"a model has a vocabulary of {vocabulary} and the reference one of {wanted}; give "
+                f"the model it was made from as --reference"
+            )
+        self._expected_losses.append(expected.losses)
+        self._differences.append(token_differences(expected.logits, found.logits))
+        if expected.layers is not None and found.layers is not None:
+            if self._noise is None:
+                self._noise = LayerNoise(self._basis(expected.layers.shape[-1], vocabulary))
+            self._noise.add(expected.layers, found.layers)
+
+    def _basis(self, width: int, vocabulary: int) -> NDArray[np.float64]:
+        if self.model is self._reference:
+            return np.eye(width)
+        reference, model = cast(LayeredModel, self._reference), cast(LayeredModel, self.model)
+        return align(reference, model, vocabulary)
+
+    def evaluation(self, windows: int) -> Evaluation:
+        losses = np.concatenate(self._losses)
+        result = PerplexityResult.of(losses, windows)
+        if not self._differences:
+            return Evaluation(result)
+        differences = losses - np.concatenate(self._expected_losses)
+        ratio = exponential(float(differences.mean()))
+        error = None
+        if differences.size > 1:  # of exp(d), to first order
+            error = ratio * float(differences.std(ddof=1)) / differences.size**0.5
+        distance = Distance(
+            kl_divergence=_mean([some.divergence for some in self._differences]),
+            top1_agreement=_mean([some.same_choice for some in self._differences]),
+            perplexity_ratio=ratio,
+            standard_error=error,
+            layer_sqnr=None if self._noise is None else self._noise.decibels,
+        )
+        return Evaluation(result, distance)
+
+
+def _mean(parts: list[NDArray[Any]]) -> float:
+    return float(np.concatenate(parts).mean())

@@ -1,0 +1,109 @@
+"""What a user may ask to evaluate: an exported .onnx file, or the original model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resq_onnx.errors import ResqError
+from resq_onnx.evaluation.models import ExportedModel, LanguageModel, TappedModel
+from resq_onnx.runtime.session import Decoder, create_session
+from resq_onnx.runtime.taps import Embedder, TappedDecoder, tapped_session
+from resq_onnx.runtime.tokenizer import Tokenizer
+from resq_onnx.source import open_model
+
+GGUF: Final = ".gguf"
+
+
+@dataclass(frozen=True)
+class HowToRun:
+    """How models are run.
+
+    Attributes:
+        threads: As for `create_session`, and likewise for PyTorch.
+        kernels: As for `create_session`.
+        token_by_token: Run exported files one token a call with the cache. PyTorch always runs
+            in one pass: it does not quantise, so nothing would differ.
+        layers: Whether the residual stream is wanted too: the model is then a `LayeredModel`.
+    """
+
+    threads: int | None = None
+    kernels: bool = True
+    token_by_token: bool = False
+    layers: bool = False
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model that is ready to be evaluated.
+
+    Attributes:
+        path: What the user gave.
+        model: Gives logits.
+        encode: Turns a text into token ids without special tokens.
+        bytes: Size of the files it was read from, those of the tokenizer not counted.
+    """
+
+    path: Path
+    model: LanguageModel
+    encode: Callable[[str], Sequence[int] | NDArray[np.int64]]
+    bytes: int
+
+
+@contextmanager
+def open_subject(path: Path, how: HowToRun) -> Iterator[Subject]:
+    """Open a Hugging Face directory or a .gguf file in PyTorch, anything else as an .onnx file.
+
+    Raises:
+        ResqError: It cannot be read or run, or is an original model and PyTorch is missing.
+    """
+    if path.is_dir() or path.suffix == GGUF:
+        with _original(path, how) as subject:
+            yield subject
+    else:
+        yield _exported(path, how)
+
+
+def _exported(path: Path, how: HowToRun) -> Subject:
+    threads, kernels = how.threads, how.kernels
+    model: LanguageModel
+    if how.layers:
+        decoder = TappedDecoder(tapped_session(path, threads, kernels=kernels))
+        embedder = Embedder(path, threads, kernels=kernels)
+        model = TappedModel(decoder, embedder, how.token_by_token)
+    else:
+        session = create_session(path, threads, kernels=kernels)
+        model = ExportedModel(Decoder(session), how.token_by_token)
+    tokenizer = Tokenizer.load(path.parent)
+    files = (path, path.with_name(f"{path.name}.data"))
+    return Subject(
+        path,
+        model,
+        lambda text: tokenizer.encode(text, add_special_tokens=False),
+        sum(file.stat().st_size for file in files if file.is_file()),
+    )
+
+
+@contextmanager
+def _original(path: Path, how: HowToRun) -> Iterator[Subject]:
+    try:
+        import torch
+
+        from resq_onnx.reference import Reference
+    except ModuleNotFoundError as error:
+        raise ResqError(
+            f"{path}: an original model is run in PyTorch, which needs {error.name}; run "
+            f"`pip install resq-onnx[export]`, or give an exported .onnx file"
+        ) from error
+    if how.threads is not None:
+        torch.set_num_threads(how.threads)
+    files = [path] if path.is_file() else path.glob("*.safetensors")
+    with open_model(path) as source:
+        reference = Reference(source)
+        yield Subject(path, reference, reference.encode, sum(file.stat().st_size for file in files))
