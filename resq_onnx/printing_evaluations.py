@@ -104,7 +104,7 @@ def _layer_table(found: Sequence[Evaluated]) -> Table:
 
 def _sqnr(one: Evaluated) -> tuple[float, ...]:
     distance = one.evaluation.distance
-    return () if distance is None else distance.layer_sqnr or ()
+    return () if distance is None else distance.layer_sqnr_db or ()
 
 
 def _decibels(ratio: float) -> str:
@@ -117,7 +117,7 @@ def _json(found: Sequence[Evaluated], asked: Asked) -> dict[str, Any]:
         row: dict[str, Any] = dataclasses.asdict(one.evaluation.perplexity) | {"bytes": one.bytes}
         if one.evaluation.distance is not None:
             row |= dataclasses.asdict(one.evaluation.distance)
-            row["layer_sqnr"] = list(map(_finite, _sqnr(one))) or None
+            row["layer_sqnr_db"] = list(map(_finite, _sqnr(one))) or None
         models[str(one.path)] = {name: _finite(value) for name, value in row.items()}
     return {
         "text": asked.text,

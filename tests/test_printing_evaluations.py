@@ -100,13 +100,13 @@ def test_a_distance_as_json_has_no_infinity_which_json_does_not_know() -> None:
     assert (found["stride"], found["way"]) == (128, "token by token")
     assert found["reference"] == "a/float.onnx"
     first, second = found["models"].values()
-    assert first["layer_sqnr"] == [None, None]
+    assert first["layer_sqnr_db"] == [None, None]
     assert {
         "kl_divergence": 0.2,
         "top1_agreement": 0.775,
         "perplexity_ratio": 1.25,
         "standard_error": 0.0125,
-        "layer_sqnr": [38.7, 12.34],
+        "layer_sqnr_db": [38.7, 12.34],
         "bytes": 119_600_000,
     }.items() <= second.items()
 

@@ -90,8 +90,8 @@ def test_an_export_without_quantisation_is_the_original(models: Models) -> None:
     assert 0.0 <= row["kl_divergence"] < FLOAT_KL
     assert row["top1_agreement"] == 1.0
     assert row["perplexity_ratio"] == pytest.approx(1.0, rel=FLOAT_TOLERANCE)
-    assert len(row["layer_sqnr"]) == LAYERS + 1
-    assert min(row["layer_sqnr"]) > FLOAT_DECIBELS
+    assert len(row["layer_sqnr_db"]) == LAYERS + 1
+    assert min(row["layer_sqnr_db"]) > FLOAT_DECIBELS
 
 
 @pytest.mark.parametrize("reference", ["folder", "plain"])
@@ -104,12 +104,12 @@ def test_the_noise_of_a_quantised_file_grows_from_layer_to_layer(
     row, itself = found["models"].values()
     assert row["kl_divergence"] > 100 * FLOAT_KL
     assert 0.0 < row["top1_agreement"] < 1.0
-    ratios = row["layer_sqnr"]
+    ratios = row["layer_sqnr_db"]
     assert ratios[0] > EMBEDDING_DECIBELS
     assert ratios == sorted(ratios, reverse=True)
     assert ratios[-1] > 0.0
     assert itself["kl_divergence"] == 0.0
-    assert itself["layer_sqnr"] == [None] * (LAYERS + 1)
+    assert itself["layer_sqnr_db"] == [None] * (LAYERS + 1)
     assert row["perplexity"] == pytest.approx(itself["perplexity"] * row["perplexity_ratio"])
 
 
@@ -138,7 +138,7 @@ def test_token_by_token_the_distance_from_the_original_is_nothing_either(models:
     assert found["way"] == "token by token"
     row = found["models"][str(models.plain)]
     assert row["kl_divergence"] < FLOAT_KL
-    assert min(row["layer_sqnr"]) > FLOAT_DECIBELS
+    assert min(row["layer_sqnr_db"]) > FLOAT_DECIBELS
 
 
 def test_the_tables_name_what_was_asked_for(models: Models) -> None:

@@ -36,7 +36,7 @@ class Distance:
         perplexity_ratio: Perplexity over the reference's.
         standard_error: Of that ratio, from the spread of the differences of losses over tokens,
             taken to be independent; None of a single token.
-        layer_sqnr: Signal-to-quantisation-noise ratio in dB of the residual stream, of the
+        layer_sqnr_db: Signal-to-quantisation-noise ratio in dB of the residual stream, of the
             embedding and of each layer's output; None if it was not asked for. Infinite where
             there is no noise.
     """
@@ -45,7 +45,7 @@ class Distance:
     top1_agreement: float
     perplexity_ratio: float
     standard_error: float | None
-    layer_sqnr: tuple[float, ...] | None = None
+    layer_sqnr_db: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ class _Tally:
             top1_agreement=_mean([some.same_choice for some in self._differences]),
             perplexity_ratio=ratio,
             standard_error=error,
-            layer_sqnr=None if self._noise is None else self._noise.decibels,
+            layer_sqnr_db=None if self._noise is None else self._noise.decibels,
         )
         return Evaluation(result, distance)
 

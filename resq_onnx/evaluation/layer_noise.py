@@ -106,6 +106,7 @@ def _relative_noise(
     expected: NDArray[np.float32], found: NDArray[np.float32], basis: Doubles
 ) -> float:
     """The sum over tokens of noise over signal; expected and found are (tokens, D)."""
-    signal = expected.astype(np.float64)
-    noise = ((signal @ basis - found) ** 2).sum(axis=1)
-    return float((noise / (signal**2).sum(axis=1)).sum())
+    wide = expected.astype(np.float64)
+    noise = ((wide @ basis - found) ** 2).sum(axis=1)
+    signal = np.maximum((wide**2).sum(axis=1), np.finfo(np.float64).tiny)  # a token may be zero
+    return float((noise / signal).sum())

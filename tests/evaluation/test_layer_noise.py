@@ -142,6 +142,12 @@ def test_without_noise_the_ratio_is_infinite() -> None:
     assert noise.decibels == (math.inf,)
 
 
+def test_a_token_of_which_nothing_is_left_has_no_noise_to_divide() -> None:
+    noise = LayerNoise(np.eye(2))
+    noise.add(stream([0.0, 0.0], [1.0, 0.0]), stream([0.0, 0.0], [0.0, 0.0]))
+    assert noise.decibels == pytest.approx((10 * math.log10(2),))
+
+
 def test_models_of_different_depth_cannot_be_compared() -> None:
     noise = LayerNoise(np.eye(2))
     two = np.zeros((2, 1, 2), np.float32)
