@@ -94,11 +94,14 @@ def evaluate_models(
             progress(done, len(running) * len(windows))
         return outputs
 
-    for window in windows:
+    def measure(window: Window) -> None:  # whose outputs are gone when the next one's come
         expected = None if reference is None else run(reference, window)
         for tally in tallies:
             known = expected if tally.model is reference else None
             tally.add(known or run(tally.model, window), expected)
+
+    for window in windows:
+        measure(window)
     return [tally.evaluation(len(windows)) for tally in tallies]
 
 
