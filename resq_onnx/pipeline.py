@@ -1,6 +1,7 @@
 """export(): from a model directory to a quantised ONNX file. Start reading here.
 
 open ─► calibrate ─► trace ─► lift ─► fold ─► float parity ─► quantise ─► write ─► decode parity
+─► quality
 """
 
 from __future__ import annotations
@@ -21,6 +22,13 @@ from onnx_ir.passes.common import InlinePass
 
 from resq_onnx.calibration.distributed import is_main_process
 from resq_onnx.errors import ResqError
+from resq_onnx.evaluation.against_float import (
+    SEQUENCES,
+    Observed,
+    compare_with_float,
+    observe,
+    text_length,
+)
 from resq_onnx.evaluation.parity import Agreement, check_decode_parity, check_float_parity
 from resq_onnx.graph import RECIPE_KEY
 from resq_onnx.moments import Moments
@@ -29,9 +37,12 @@ from resq_onnx.projections import Projections, compute_projections
 from resq_onnx.projections_file import load_calibration, projections_for, save_calibration
 from resq_onnx.recipe import Recipe
 from resq_onnx.reference import Reference
+from resq_onnx.report import FILE_NAME as PAGE_NAME
+from resq_onnx.report import write_report
 from resq_onnx.reporting import Report
 from resq_onnx.runtime.session import Decoder, create_session, kernels_are_built
 from resq_onnx.source import ModelSource, open_model
+from resq_onnx.spectra import describe_spectra
 from resq_onnx.staging import Staging, staged, writing_to
 from resq_onnx.summary import Summary, write_summary
 from resq_onnx.tracing import trace
@@ -52,6 +63,7 @@ class _Calibrated:
     projections: Projections
     token_ids: NDArray[np.int64]  # (PARITY_SEQUENCES, PARITY_TOKENS)
     logits: NDArray[np.float32]  # of token_ids
+    text: NDArray[np.int64]  # (SEQUENCES, tokens), none of which the calibration has seen
 
 
 def export(
@@ -62,6 +74,7 @@ def export(
     projections: str | Path | None = None,
     save_rotated: str | Path | None = None,
     dump_passes: str | Path | None = None,
+    page: bool = False,
     report: Report | None = None,
 ) -> Summary:
     """Quantise a model and write it as ONNX, with its data, tokenizer and resq.json beside it.
@@ -74,6 +87,7 @@ def export(
             calibrated again.
         save_rotated: Also write the folded, not yet quantised float model to this file.
         dump_passes: Also write the graph after each pass, as text, into this folder.
+        page: Also write report.html beside the model.
         report: Is told of progress.
 
     Returns:
@@ -108,7 +122,7 @@ def export(
         if recipe.method != "none":
             passes.run(graph, folding(source.layout, bases))
         report.step("Checking the float graph against PyTorch")
-        rotated = _check_float(graph, calibrated, staging, kept)
+        rotated, floats = _check_float(graph, calibrated, staging, kept)
 
         # 5. Quantise; weights are computed while they are written.
         if recipe.logits == "last":
@@ -129,9 +143,21 @@ def export(
         decoded = check_decode_parity(decoder, calibrated.token_ids, calibrated.logits)
         del decoder
 
-        # 7. What belongs beside the model; then everything appears at once.
+        # 7. What quantisation cost, in the predictions and after each layer.
+        quality, spectra = None, None
+        if recipe.method != "none":
+            report.step("Comparing with the float model")
+            found = observe(staging.model, calibrated.text)
+            quality = compare_with_float(floats, found, calibrated.text)
+            if calibrated.moments is not None:
+                spectra = describe_spectra(calibrated.moments, bases, recipe.method == "outlier")
+
+        # 8. What belongs beside the model; then everything appears at once.
         source.copy_companions(staging.folder)
-        summary = write_summary(staging, source, recipe, {"float": rotated, "decode": decoded})
+        parity = {"float": rotated, "decode": decoded}
+        summary = write_summary(staging, source, recipe, parity, quality, spectra)
+        if page:
+            write_report(staging.model, staging.folder / PAGE_NAME)
         if kept is not None:
             source.copy_companions(kept.folder)
             kept.publish()
@@ -183,7 +209,7 @@ def _calibrate(
     reference = Reference(source)
     token_ids = reference.text(PARITY_SEQUENCES, PARITY_TOKENS)
     logits = reference.logits(token_ids)
-    moments, bases = None, None
+    moments, bases, calibrated = None, None, recipe.to_json()
     if saved is not None:
         calibration = load_calibration(saved)
         if calibration.model_hash != source.digest:
@@ -191,14 +217,17 @@ def _calibrate(
                 f"{saved}: made for another model; run resq-onnx calibrate {source.name} {saved}"
             )
         moments, bases = calibration.moments, projections_for(calibration, recipe, source.layout)
+        calibrated = calibration.recipe_json
     elif recipe.needs_calibration:
         report.step("Calibrating")
         moments = reference.moments(recipe, report.progress, report.warn).compact()
     if bases is None:
         bases = compute_projections(recipe, source.layout, moments)
+    length = text_length(source.layout.vocab_size, source.layout.max_positions)
+    text = reference.held_out_text(SEQUENCES, length, calibrated)
     del reference
     gc.collect()
-    return _Calibrated(moments, bases, token_ids, logits)
+    return _Calibrated(moments, bases, token_ids, logits, text)
 
 
 @contextmanager
@@ -215,8 +244,13 @@ def _staged_float(target: str | Path | None, out: str | Path) -> Iterator[Stagin
 
 def _check_float(
     graph: ir.Model, calibrated: _Calibrated, staging: Staging, kept: Staging | None
-) -> Agreement:
-    """Write the float model, to where it is kept or for the moment, and compare its logits."""
+) -> tuple[Agreement, Observed]:
+    """Write the float model, to where it is kept or for the moment, and compare its logits.
+
+    Returns:
+        How near they are to PyTorch's, and what the float model makes of the text on which it is
+        to be compared with the quantised one.
+    """
     with tempfile.TemporaryDirectory(dir=staging.folder) as scratch:
         target, path = staging.target, Path(scratch) / "float.onnx"
         if kept is not None:
@@ -225,7 +259,9 @@ def _check_float(
             _save(graph, path)
         session = create_session(path, kernels=kernels_are_built())
         found, _ = Decoder(session).run(calibrated.token_ids)
-        return check_float_parity(calibrated.logits, found, calibrated.token_ids)
+        del session
+        agreement = check_float_parity(calibrated.logits, found, calibrated.token_ids)
+        return agreement, observe(path, calibrated.text)
 
 
 def _save(graph: ir.Model, path: Path, progress: Callable[[int, int], None] | None = None) -> None:

@@ -29,10 +29,22 @@ def print_summary(out: Console, summary: Summary) -> None:
         "Float graph": f"logits within {rotated.relative_error:.1e} of PyTorch's",
         "Cached decode": f"perplexity {decode.perplexity_ratio:.4f} times that of one pass, "
         f"top-1 agreement {decode.top1_agreement:.1%}",
+        **_quality_row(summary),
         "Run it": f'resq-onnx generate {summary.path} --prompt "Once upon a time"',
     }
     for name, value in rows.items():
         print_line(out, f"{name:<15}{value}")
+
+
+def _quality_row(summary: Summary) -> dict[str, str]:
+    if summary.quality is None:
+        return {}
+    agreement, tokens = summary.quality.agreement, summary.quality.tokens
+    return {
+        "Against float": f"KL {agreement.kl_divergence:.3f} nats, "
+        f"top-1 {agreement.top1_agreement:.1%}, "
+        f"perplexity {agreement.perplexity_ratio:.3f} times, on {tokens} tokens"
+    }
 
 
 def print_benchmark(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from resq_onnx.calibration.corpus import calibration_sequences
 from resq_onnx.calibration.distributed import collect_shared_moments
+from resq_onnx.calibration.held_out import held_out_sequences
 from resq_onnx.errors import ResqError
 from resq_onnx.moments import Moments
 from resq_onnx.quiet import quiet_libraries
@@ -63,6 +64,12 @@ class Reference:
     def text(self, samples: int, length: int) -> NDArray[np.int64]:
         """Some token ids of ordinary text, (samples, length)."""
         return calibration_sequences(self.tokenizer, "python-docs", samples, length, seed=0)
+
+    def held_out_text(
+        self, samples: int, length: int, calibrated: Mapping[str, Any]
+    ) -> NDArray[np.int64]:
+        """As `text`, without what a calibration by this recipe took from it."""
+        return held_out_sequences(self.tokenizer, samples, length, calibrated)
 
     def encode(self, text: str) -> NDArray[np.int64]:
         """Token ids of a text, without special tokens, (tokens,)."""

@@ -6,10 +6,12 @@ import dataclasses
 import importlib.metadata
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from resq_onnx.evaluation.against_float import Quality
 from resq_onnx.evaluation.parity import Agreement
 from resq_onnx.recipe import Recipe
 from resq_onnx.source import ModelSource
@@ -29,16 +31,23 @@ class Summary:
         model_bytes: Size of the .onnx file and its data together.
         source_bytes: Size of the original weights, at four bytes each.
         parity: By comparison (`float`, `decode`), how near the logits were.
+        quality: How near the quantised model is to the float model; None if nothing is quantised.
     """
 
     path: Path
     model_bytes: int
     source_bytes: int
     parity: dict[str, Agreement]
+    quality: Quality | None = None
 
 
 def write_summary(
-    staging: Staging, source: ModelSource, recipe: Recipe, parity: dict[str, Agreement]
+    staging: Staging,
+    source: ModelSource,
+    recipe: Recipe,
+    parity: dict[str, Agreement],
+    quality: Quality | None = None,
+    spectra: Mapping[str, Any] | None = None,
 ) -> Summary:
     """Write resq.json into the staging folder, and return its gist."""
     graph, data = staging.model, staging.folder / f"{staging.target.name}.data"
@@ -53,8 +62,12 @@ def write_summary(
         "parity": {name: dataclasses.asdict(agreement) for name, agreement in parity.items()},
         "bytes": {**sizes, "total": sum(sizes.values()), "source_float32": source_bytes},
     }
+    if quality is not None:
+        content["quality"] = quality.to_json()
+    if spectra is not None:
+        content["spectra"] = spectra
     (staging.folder / FILE_NAME).write_text(json.dumps(content, indent=2) + "\n")
-    return Summary(staging.target, sum(sizes.values()), source_bytes, parity)
+    return Summary(staging.target, sum(sizes.values()), source_bytes, parity, quality)
 
 
 def _version(package: str) -> str:

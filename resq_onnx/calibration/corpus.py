@@ -88,7 +88,7 @@ def calibration_sequences(
     Raises:
         ResqError: The text cannot be read or is shorter than one sequence.
     """
-    tokens = _tokenise(tokenizer, load_text(spec))
+    tokens = tokenise(tokenizer, load_text(spec))
     windows = len(tokens) // sequence_length
     if windows == 0:
         remedy = f"--sequence-length {len(tokens)} or less, or " if len(tokens) else ""
@@ -101,11 +101,18 @@ def calibration_sequences(
             f"calibration text {spec} has only {windows} sequences of {sequence_length} tokens, "
             f"{samples} were asked for; all {windows} are used"
         )
+    chosen = choose_windows(windows, samples, seed)
+    return tokens[: windows * sequence_length].reshape(windows, sequence_length)[chosen]
+
+
+def choose_windows(windows: int, samples: int, seed: int) -> NDArray[np.int64]:
+    """A seeded choice of windows of a text, or all of them; ascending, (at most samples,)."""
     chosen = np.random.default_rng(seed).choice(windows, min(samples, windows), replace=False)
-    return tokens[: windows * sequence_length].reshape(windows, sequence_length)[np.sort(chosen)]
+    return np.sort(chosen)
 
 
-def _tokenise(tokenizer: TextTokenizer, documents: Sequence[str]) -> NDArray[np.int64]:
+def tokenise(tokenizer: TextTokenizer, documents: Sequence[str]) -> NDArray[np.int64]:
+    """The documents, joined, as token ids without special ones, (tokens,)."""
     pieces = list(_pieces(SEPARATOR.join(documents)))
     if not pieces:
         return np.empty(0, np.int64)

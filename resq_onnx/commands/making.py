@@ -88,12 +88,15 @@ def _recipe_options(command: Any) -> Any:
 )
 @click.option("--dump-passes", type=click.Path(path_type=Path), metavar="DIR",
               help="Also write the graph after each pass, as text.")  # fmt: skip
+@click.option("--report", "page", is_flag=True,
+              help="Also write report.html beside the model: a page for people.")  # fmt: skip
 def export(
     model: Path,
     target: Path,
     projections: Path | None,
     save_rotated: Path | None,
     dump_passes: Path | None,
+    page: bool,
     **recipe: Any,
 ) -> None:
     """Quantise MODEL, a Hugging Face directory or a .gguf file, and write OUT.onnx."""
@@ -110,6 +113,7 @@ def export(
             projections=projections,
             save_rotated=save_rotated,
             dump_passes=dump_passes,
+            page=page,
             report=report,
         )
     print_summary(out, summary)

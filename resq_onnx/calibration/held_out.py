@@ -1,0 +1,53 @@
+"""A text on which to measure quality: one that the calibration has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resq_onnx.calibration.corpus import (
+    PYTHON_DOCS,
+    TextTokenizer,
+    choose_windows,
+    load_text,
+    tokenise,
+)
+
+
+def held_out_sequences(
+    tokenizer: TextTokenizer, samples: int, length: int, calibrated: Mapping[str, Any]
+) -> NDArray[np.int64]:
+    """Sequences of Python's documentation, without what a calibration took from it.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer.
+        samples: Sequences wanted.
+        length: Tokens of each.
+        calibrated: The recipe of the calibration, as `Recipe.to_json` gives it.
+
+    Returns:
+        Token ids, (samples, length); where the calibration left less than that, parts of what
+        it took are among them.
+    """
+    tokens = tokenise(tokenizer, load_text(PYTHON_DOCS))
+    length = min(length, len(tokens))
+    windows = tokens[: len(tokens) // length * length].reshape(-1, length)
+    free = np.flatnonzero(
+        ~_taken(len(tokens), calibrated)[: windows.size].reshape(windows.shape).any(1)
+    )
+    if len(free) < samples:
+        free = np.arange(len(windows))
+    return windows[free[choose_windows(len(free), samples, seed=0)]]
+
+
+def _taken(tokens: int, calibrated: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """Which tokens of Python's documentation the calibration has seen."""
+    taken = np.zeros(tokens, np.bool_)
+    length = calibrated["sequence_length"]
+    if calibrated["calibration"] == PYTHON_DOCS and tokens >= length:
+        windows = taken[: tokens // length * length].reshape(-1, length)  # a view
+        windows[choose_windows(len(windows), calibrated["samples"], calibrated["seed"])] = True
+    return taken

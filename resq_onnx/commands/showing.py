@@ -1,0 +1,52 @@
+"""The command that shows an exported model to people: report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from resq_onnx.commands.console import out
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("model", metavar="OUT.onnx", type=click.Path(path_type=Path))
+@click.option(
+    "--evaluation",
+    "evaluations",
+    multiple=True,
+    metavar="FILE.json",
+    type=click.Path(path_type=Path),
+    help="What `resq-onnx evaluate --json` printed; may be given several times.",
+)
+@click.option(
+    "--benchmark",
+    "benchmarks",
+    multiple=True,
+    metavar="FILE.json",
+    type=click.Path(path_type=Path),
+    help="What `resq-onnx bench --json` printed; may be given several times.",
+)
+@click.option(
+    "--out",
+    "target",
+    type=click.Path(path_type=Path),
+    metavar="FILE.html",
+    help="Default: report.html beside the model.",
+)
+def report(
+    model: Path,
+    evaluations: tuple[Path, ...],
+    benchmarks: tuple[Path, ...],
+    target: Path | None,
+) -> None:
+    """Write one HTML page about an exported model, in one file that needs no network.
+
+    It shows sizes, what is stored in how many bits, the recipe, and from the resq.json beside the
+    model where the activations' energy is and how large the error is after each layer.
+    """
+    from resq_onnx.report import FILE_NAME, write_report
+
+    target = target or model.parent / FILE_NAME
+    write_report(model, target, evaluations, benchmarks)
+    out.print(f"Wrote {target}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,93 @@
+"""What quantisation did to a model: its predictions and its residual stream, against float's."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resq_onnx.evaluation.layer_noise import LayerNoise
+from resq_onnx.evaluation.parity import Agreement, Logits, compare, decode_logits
+from resq_onnx.runtime.session import kernels_are_built
+from resq_onnx.runtime.taps import TappedDecoder, tapped_session
+
+SEQUENCES: Final = 2
+TOKENS: Final = 256
+"""Text on which models are compared: enough for two digits of a divergence."""
+
+MOST_DECIBELS: Final = 150.0
+"""More than float32 can tell apart: what stands for equal vectors, for JSON has no infinity."""
+
+LOGIT_BYTES: Final = 100_000_000
+"""What the logits of that text may take: with large vocabularies it is shorter."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What one model makes of a text.
+
+    Attributes:
+        logits: (B, S, vocabulary).
+        stream: The residual stream before the first layer and after each, (layers + 1, B, S, D).
+    """
+
+    logits: Logits
+    stream: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How near a quantised model is to the float model.
+
+    Attributes:
+        agreement: Of their logits.
+        tokens: Tokens of the text that both have read.
+        layer_sqnr_db: Signal over quantisation noise of the residual stream, as `LayerNoise` has
+            it, of the embedding and after each layer: layers + 1 numbers in decibels.
+    """
+
+    agreement: Agreement
+    tokens: int
+    layer_sqnr_db: tuple[float, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for resq.json."""
+        agreement = dataclasses.asdict(self.agreement)
+        return {"tokens": self.tokens, **agreement, "layer_sqnr_db": list(self.layer_sqnr_db)}
+
+
+def text_length(vocabulary: int, max_positions: int) -> int:
+    """Tokens of a sequence to compare models on, `SEQUENCES` of them."""
+    room = LOGIT_BYTES // (4 * vocabulary * SEQUENCES)
+    return max(min(TOKENS, max_positions, room), 2)
+
+
+def observe(path: Path, token_ids: NDArray[np.int64]) -> Observed:
+    """Run an exported file on a text (B, S).
+
+    Raises:
+        ResqError: It cannot be run, or is not a decoder that resq-onnx wrote.
+    """
+    tapped = TappedDecoder(tapped_session(path, kernels=kernels_are_built()))
+    logits, stream, _ = tapped.run(token_ids)
+    if tapped.decoder.signature.last_only:
+        logits = decode_logits(tapped.decoder, token_ids)
+    return Observed(logits, stream)
+
+
+def compare_with_float(
+    expected: Observed, found: Observed, token_ids: NDArray[np.int64]
+) -> Quality:
+    """Compare what a float and a quantised model, in the same basis, made of a text (B, S)."""
+    streams = [one.stream.reshape(len(one.stream), token_ids.size, -1) for one in (expected, found)]
+    noise = LayerNoise(np.eye(streams[0].shape[-1]))
+    noise.add(*streams)
+    return Quality(
+        agreement=compare(expected.logits, found.logits, token_ids),
+        tokens=token_ids.size,
+        layer_sqnr_db=tuple(min(ratio, MOST_DECIBELS) for ratio in noise.decibels),
+    )

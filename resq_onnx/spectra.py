@@ -1,0 +1,127 @@
+"""How a calibration's energy is spread over a site's components, thinned for a page to draw.
+
+A component is a direction of a principal component analysis, or, where a method or a site picks
+channels, a channel. Its energy is its second moment. Those with the most form the high part.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resq_onnx.moments import Moments
+from resq_onnx.projections import Projections, check_finite, hidden_moment
+from resq_onnx.recipe import BitSplit
+
+Curves = NDArray[np.float64]  # (curves, width), each descending
+
+POINTS: Final = 96
+"""Components kept of a curve, at most: as many as a picture of 500 pixels can show."""
+
+DIGITS: Final = 5
+
+
+def describe_spectra(
+    moments: Moments, projections: Projections, picks_channels: bool
+) -> dict[str, dict[str, Any]]:
+    """What resq.json says of the spectra.
+
+    Args:
+        moments: Of the calibration.
+        projections: Made from them; their splits are what is drawn in.
+        picks_channels: Whether the method orders channels instead of directions at every site;
+            before down_proj all methods do.
+
+    Returns:
+        By site, `hidden` (one curve for the model), `value` and `key` (one for each layer and kv
+        head) and `down` (one for each layer), a record of
+        `components` ("directions" or "channels"), `curves`, `width`,
+        `high` (components of the high part), `low_bits`, `high_bits`,
+        `ranks` (1 has the most energy; some of them), `median` and, of several curves,
+        `minimum` and `maximum`: energy at those ranks, as a multiple of the curve's mean, and
+        `high_share`: of the energy, what the high part holds: minimum, median and maximum over
+        the curves; null without a high part.
+
+    Raises:
+        ResqError: The moments are not finite.
+    """
+    check_finite(moments)
+    energies = _channels if picks_channels else _directions
+    head = projections.head_split
+    keys = head if projections.rotates_keys else BitSplit(head.width, 0, head.low_bits)
+    sites: dict[str, tuple[NDArray[Any], BitSplit]] = {
+        "hidden": (energies(hidden_moment(moments)), projections.hidden_split),
+        "value": (energies(moments.value), head),
+        "key": (energies(moments.key), keys),
+        "down": (_channels(moments.down), projections.down_split),
+    }
+    by_channel = {site: picks_channels or site == "down" for site in sites}
+    return {
+        site: {"components": "channels" if by_channel[site] else "directions"}
+        | _describe(_relative(values), split)
+        for site, (values, split) in sites.items()
+    }
+
+
+def thinned_ranks(width: int, high: int) -> NDArray[np.int64]:
+    """Which components are kept, from 1 to `width`: dense where curves are steep, at the start.
+
+    The two on both sides of the split are always among them.
+    """
+    if width <= POINTS:
+        return np.arange(1, width + 1)
+    half = POINTS // 2 - 2
+    picked = np.concatenate([np.geomspace(1, width, half), np.linspace(1, width, half)])
+    split = [max(high, 1), high + 1]
+    return np.unique(np.append(picked, split).round().astype(np.int64))
+
+
+def _directions(moments: NDArray[Any]) -> NDArray[np.float64]:
+    # Of a symmetric matrix, the triangle that a projections file keeps.
+    return np.linalg.eigvalsh(np.asarray(moments, np.float64), UPLO="U")
+
+
+def _channels(moments: NDArray[Any]) -> NDArray[np.float64]:
+    return np.asarray(np.diagonal(moments, axis1=-2, axis2=-1), np.float64)
+
+
+def _relative(energies: NDArray[np.float64]) -> Curves:
+    """Descending, with a mean of 1; rounding may have left the smallest below 0."""
+    curves = np.sort(energies.reshape(-1, energies.shape[-1]), axis=1)[:, ::-1].clip(min=0.0)
+    means = curves.mean(axis=1, keepdims=True)
+    return np.asarray(curves / np.where(means > 0, means, 1.0))
+
+
+def _describe(curves: Curves, split: BitSplit) -> dict[str, Any]:
+    ranks = thinned_ranks(split.width, split.high)
+    kept = curves[:, ranks - 1]
+    levels = {"median": np.median(kept, axis=0)}
+    if len(curves) > 1:
+        levels |= {"minimum": kept.min(axis=0), "maximum": kept.max(axis=0)}
+    return {
+        "curves": len(curves),
+        "width": split.width,
+        "high": split.high,
+        "low_bits": split.low_bits,
+        "high_bits": split.high_bits,
+        "ranks": ranks.tolist(),
+        **{name: [_rounded(value) for value in level] for name, level in levels.items()},
+        "high_share": _high_share(curves, split.high),
+    }
+
+
+def _high_share(curves: Curves, high: int) -> dict[str, float] | None:
+    if high == 0:
+        return None
+    shares = curves[:, :high].sum(axis=1) / curves.shape[1]  # the mean is 1
+    return {
+        "minimum": _rounded(shares.min()),
+        "median": _rounded(np.median(shares)),
+        "maximum": _rounded(shares.max()),
+    }
+
+
+def _rounded(value: float | np.floating[Any]) -> float:
+    return float(f"{float(value):.{DIGITS}g}")
