@@ -42,6 +42,7 @@ OPTIONS = {
         "--projections",
         "--save-rotated",
         "--dump-passes",
+        "--report",
     ),
     "calibrate": CALIBRATION_OPTIONS,
     "generate": (
@@ -77,6 +78,7 @@ OPTIONS = {
         "--json",
     ),
     "inspect": ("--json",),
+    "report": ("--evaluation", "--benchmark", "--out"),
 }
 
 
@@ -153,6 +155,7 @@ def test_the_module_is_the_command_line_too() -> None:
         (["evaluate", "out.onnx", "--text", "a.txt", "--stride", "0"], "--stride"),
         (["evaluate", "out.onnx", "--text", "a.txt", "--per-layer"], "needs --reference"),
         (["bench"], "Missing argument 'OUT.onnx'"),
+        (["report"], "Missing argument 'OUT.onnx'"),
         (["bench", "out.onnx", "--new-tokens", "0"], "--new-tokens"),
         (["bench", "out.onnx", "--repeat", "0"], "--repeat"),
     ],

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from resq_onnx.evaluation.against_float import Quality
 from resq_onnx.evaluation.benchmark import ModelSpeed
 from resq_onnx.evaluation.fresh_process import Footprint
 from resq_onnx.evaluation.machine import Machine
@@ -51,11 +52,12 @@ def console() -> tuple[Console, io.StringIO]:
     return Console(file=stream, width=80), stream
 
 
-def printed_summary() -> list[str]:
+def printed_summary(quality: Quality | None = None) -> list[str]:
     out, stream = console()
     exact = Agreement(0.0, 0.0, 1.0, 1.0)
     near = Agreement(0.1, 0.01, 0.98, 1.0062)
-    print_summary(out, Summary(PATH, 90_000_000, 540_000_000, {"float": exact, "decode": near}))
+    parity = {"float": exact, "decode": near}
+    print_summary(out, Summary(PATH, 90_000_000, 540_000_000, parity, quality))
     return stream.getvalue().splitlines()
 
 
@@ -68,6 +70,15 @@ def test_a_summary_says_where_how_large_and_how_good() -> None:
     assert f"{PATH} + model.onnx.data" in lines[0]
     assert "90.0 MB, 6.0 times less than in float32" in lines[1]
     assert "perplexity 1.0062 times that of one pass, top-1 agreement 98.0%" in lines[3]
+
+
+def test_a_summary_of_a_quantised_model_says_how_far_it_is_from_float() -> None:
+    agreement = Agreement(0.1, 0.2714, 0.781, 1.2234)
+    lines = printed_summary(Quality(agreement, 512, (20.0, 15.0)))
+    assert lines[4] == (
+        "Against float  KL 0.271 nats, top-1 78.1%, perplexity 1.223 times, on 512 tokens"
+    )
+    assert len(lines) == len(printed_summary()) + 1
 
 
 def test_an_inspection_says_what_is_quantised_how() -> None:

@@ -22,7 +22,7 @@ TOKENS: Final = 256
 MOST_DECIBELS: Final = 150.0
 """More than float32 can tell apart: what stands for equal vectors, for JSON has no infinity."""
 
-LOGIT_BYTES: Final = 100_000_000
+LOGIT_BYTES: Final = 128_000_000
 """What the logits of that text may take: with large vocabularies it is shorter."""
 
 

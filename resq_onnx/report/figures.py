@@ -12,13 +12,17 @@ LARGEST_GROUPS: Final = 6
 """Kinds of float tensors that are listed one by one, in a file without quantised matrices."""
 
 METHODS: Final = {
-    "resq": "ResQ: principal components, {bits}",
-    "quarot": "QuaRot: random Hadamard rotations, {bits}",
-    "outlier": "outlier channels, {bits}",
-    "rtn": "no change of basis, {bits}",
+    "resq": "ResQ: principal components",
+    "spinquant": "SpinQuant: learned rotations",
+    "quarot": "QuaRot: random Hadamard rotations",
+    "outlier": "outlier channels",
+    "rtn": "no change of basis",
     "none": "float, not quantised",
 }
-"""By method, what is done to the activations."""
+"""By method, how the basis of the activations is found."""
+
+UNIFORM: Final = ("spinquant", "quarot", "rtn")
+"""Methods without a high part."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +86,16 @@ def method_in_words(recipe: Mapping[str, Any] | None) -> str:
     """What was done to the activations; empty if the file does not say."""
     if not recipe:
         return ""
-    low, high = recipe.get("low_bits"), recipe.get("high_bits")
-    mixed = recipe.get("method") in ("resq", "outlier") and recipe.get("high_fraction")
-    bits = f"{low} and {high} bits" if mixed and low != high else f"{low} bits"
-    return METHODS.get(str(recipe.get("method")), f"{recipe.get('method')}, {{bits}}").format(
-        bits=bits
-    )
+    method = str(recipe.get("method"))
+    words = [METHODS.get(method, method)]
+    if method != "none":
+        low, high = recipe.get("low_bits"), recipe.get("high_bits")
+        mixed = method not in UNIFORM and recipe.get("high_fraction") and low != high
+        words.append(f"{low} and {high} bits" if mixed else f"{low} bits")
+    floats = [site for site in ("activations", "cache") if recipe.get(site) == "float"]
+    if floats:
+        words.append(f"{' and '.join(floats)} in float")
+    return ", ".join(words)
 
 
 def stored_kinds(inspection: Inspection) -> list[StoredKind]:

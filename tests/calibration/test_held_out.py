@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from resq_onnx.calibration import held_out
+from resq_onnx.calibration.corpus import calibration_sequences, load_text
+from resq_onnx.calibration.held_out import held_out_sequences
+from resq_onnx.recipe import Recipe
+
+
+class Numbering:
+    """A tokenizer that gives every character of a text its own number, across calls."""
+
+    def __call__(self, text: list[str], *, add_special_tokens: bool, verbose: bool) -> Any:
+        ids, start = [], 0
+        for piece in text:
+            ids.append(list(range(start, start + len(piece))))
+            start += len(piece)
+        return {"input_ids": ids}
+
+
+def held_out_ids(recipe: Recipe, samples: int = 4, length: int = 300) -> NDArray[np.int64]:
+    return held_out_sequences(Numbering(), samples, length, recipe.to_json())
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_no_token_was_calibrated_on(seed: int) -> None:
+    recipe = Recipe(samples=300, sequence_length=512, seed=seed)
+    calibrated = calibration_sequences(
+        Numbering(), recipe.calibration, recipe.samples, recipe.sequence_length, seed
+    )
+    found = held_out_ids(recipe)
+    assert found.shape == (4, 300)
+    assert (np.diff(found, axis=1) == 1).all()  # whole windows of the text
+    assert not np.isin(found, calibrated).any()
+
+
+def test_another_text_takes_nothing_away() -> None:
+    away, other = Recipe(samples=300), Recipe(samples=300, calibration="prose.txt")
+    assert not np.array_equal(held_out_ids(away), held_out_ids(other))
+    assert np.array_equal(held_out_ids(other), held_out_ids(Recipe(calibration="b.txt")))
+
+
+def test_where_the_calibration_took_everything_its_text_serves() -> None:
+    assert held_out_ids(Recipe(samples=100_000)).shape == (4, 300)
+
+
+def test_a_text_shorter_than_a_sequence_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held_out, "load_text", lambda _: ["short text"])
+    assert held_out_ids(Recipe(), samples=2).shape == (1, 10)
+
+
+def test_the_text_is_long_enough_for_a_default_calibration() -> None:
+    taken = Recipe().samples * Recipe().sequence_length
+    # Four characters are about a token.
+    assert sum(map(len, load_text("python-docs"))) / 4 > 2 * taken

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import resq_onnx
+from resq_onnx.evaluation.against_float import (
+    LOGIT_BYTES,
+    MOST_DECIBELS,
+    SEQUENCES,
+    TOKENS,
+    Observed,
+    compare_with_float,
+    observe,
+    text_length,
+)
+from resq_onnx.evaluation.parity import compare
+from resq_onnx.recipe import Recipe
+from resq_onnx.runtime import Decoder, create_session
+from resq_onnx.runtime.taps import layer_outputs
+from tests.tiny_models import SIZES, write_model
+
+NEAR = 1e-4
+"""Relative, of logits by decode and by prefill: the kernels give both the same bits."""
+
+
+def random(*shape: int) -> NDArray[np.float32]:
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+IDS = np.random.default_rng(1).integers(0, 9, (2, 5))
+EXPECTED = Observed(logits=random(2, 5, 9), stream=random(3, 2, 5, 8))
+
+
+def test_noise_of_a_hundredth_of_the_energy_is_20_decibels() -> None:
+    noise = np.random.default_rng(2).normal(size=EXPECTED.stream.shape)
+    lengths = [np.linalg.norm(x, axis=-1, keepdims=True) for x in (EXPECTED.stream, noise)]
+    found = EXPECTED.stream + 0.1 * noise / lengths[1] * lengths[0]
+    quality = compare_with_float(EXPECTED, Observed(EXPECTED.logits, found.astype(np.float32)), IDS)
+    assert quality.layer_sqnr_db == pytest.approx([20.0] * 3, abs=1e-3)
+    assert quality.tokens == 10
+
+
+def test_equal_streams_have_a_finite_ratio_as_json_needs_it() -> None:
+    quality = compare_with_float(EXPECTED, EXPECTED, IDS)
+    assert quality.layer_sqnr_db == (MOST_DECIBELS,) * 3
+    assert json.loads(json.dumps(quality.to_json(), allow_nan=False))["tokens"] == 10
+
+
+def test_the_agreement_is_that_of_the_logits() -> None:
+    other = Observed(EXPECTED.logits[:, ::-1], EXPECTED.stream)
+    expected = compare(EXPECTED.logits, other.logits, IDS)
+    assert compare_with_float(EXPECTED, other, IDS).agreement == expected
+
+
+@pytest.mark.parametrize("vocabulary", [256, 49152, 128256, 262144, 10**9])
+def test_the_logits_of_the_text_stay_small(vocabulary: int) -> None:
+    length = text_length(vocabulary, 8192)
+    assert 2 <= length <= TOKENS
+    if length > 2:
+        assert SEQUENCES * length * vocabulary * 4 <= LOGIT_BYTES
+
+
+def test_the_text_is_no_longer_than_the_model_can_read() -> None:
+    assert text_length(256, 64) == 64
+
+
+def test_what_an_export_measures_is_what_its_files_show(tmp_path: Path) -> None:
+    """Again from the files, and of one that computes the last token's logits alone."""
+    write_model(tmp_path / "model", "llama", tied=True, num_hidden_layers=2)
+    quick = Recipe(samples=4, sequence_length=64)
+    summary = resq_onnx.export(
+        tmp_path / "model",
+        tmp_path / "a" / "model.onnx",
+        quick,
+        save_rotated=tmp_path / "float" / "float.onnx",
+    )
+    quality = summary.quality
+    assert quality is not None
+    said = json.loads((tmp_path / "a" / "resq.json").read_text())
+    assert said["quality"] == quality.to_json()
+    assert len(quality.layer_sqnr_db) == SIZES["num_hidden_layers"] + 1
+    assert said["spectra"].keys() == {"hidden", "value", "key", "down"}
+    assert 0 < quality.agreement.kl_divergence < 1
+    assert quality.tokens == SEQUENCES * TOKENS
+
+    ids = np.random.default_rng(3).integers(3, 250, (2, 24))
+    floats, found = observe(tmp_path / "float" / "float.onnx", ids), observe(summary.path, ids)
+    np.testing.assert_array_equal(found.stream, layer_outputs(summary.path, ids))
+    np.testing.assert_array_equal(found.logits, Decoder(create_session(summary.path)).run(ids)[0])
+    again = compare_with_float(floats, found, ids)
+    # The same model on another text: each layer's noise is of the same kind.
+    assert again.layer_sqnr_db == pytest.approx(quality.layer_sqnr_db, abs=3.0)
+
+    last = resq_onnx.export(
+        tmp_path / "model",
+        tmp_path / "last" / "model.onnx",
+        Recipe(samples=4, sequence_length=64, logits="last"),
+    )
+    scale = np.abs(found.logits).max()
+    np.testing.assert_allclose(observe(last.path, ids).logits, found.logits, atol=NEAR * scale)
