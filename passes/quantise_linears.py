@@ -83,11 +83,12 @@ class QuantiseLinears(ir.passes.InPlacePass):
 
     def _sites(self, layer: int) -> list[_Site]:
         layout, bases = self._layout, self._projections
-        head, heads = bases.head_split, layout.num_heads
+        splits, heads = bases.splits, layout.num_heads
+        head = splits.attention_out[layer]
         return [
             _Site(
                 merged_module(layout, layer, "query"),
-                bases.hidden_split,
+                splits.attention[layer],
                 lambda moments: bases.hidden_hessian(_float64(moments.hidden_attention[layer])),
             ),
             _Site(
@@ -101,12 +102,12 @@ class QuantiseLinears(ir.passes.InPlacePass):
             ),
             _Site(
                 merged_module(layout, layer, "gate"),
-                bases.hidden_split,
+                splits.mlp[layer],
                 lambda moments: bases.hidden_hessian(_float64(moments.hidden_mlp[layer])),
             ),
             _Site(
                 layout.module(layer, "down"),
-                bases.down_split,
+                splits.down[layer],
                 lambda moments: bases.down_hessian(layer, _float64(moments.down[layer])),
             ),
         ]

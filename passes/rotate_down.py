@@ -2,7 +2,7 @@
 
 1. The order and the signs of the channels are free: rows of gate_proj and up_proj move, and
    those of up_proj change sign.
-2. The Hadamard matrices run inside GatedHadamard.
+2. The Hadamard matrices run inside GatedHadamard; layers of equal widths share them.
 3. down_proj's columns: W ← W · U_D.
 """
 
@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 
 from resq_onnx.families import ModelLayout
 from resq_onnx.functions import HadamardForm, add_call
+from resq_onnx.hadamard import KroneckerFactors
 from resq_onnx.passes.modules import find_linear, new_initializer, producer_of, tag
 from resq_onnx.passes.replacing import put_in_place_of
 from resq_onnx.passes.tensors import fold
 from resq_onnx.projections import Projections
+from resq_onnx.recipe import BitSplit
 
 
 class RotateDown(ir.passes.InPlacePass):
@@ -29,11 +31,10 @@ class RotateDown(ir.passes.InPlacePass):
         """Take names from `layout` and U_D of every layer from `projections`."""
         self._layout = layout
         self._projections = projections
-        self._form = HadamardForm(projections.down_split, rotates=projections.rotates_down)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:  # noqa: D102
-        factors = self._factors(model)
-        for layer in range(self._layout.num_layers):
+        bases = self._projections
+        for layer, split in enumerate(bases.splits.down):
             self._fold(model, layer)
             down = find_linear(model, self._layout.module(layer, "down"))
             old = producer_of(down.source, "GatedHadamard")
@@ -41,7 +42,9 @@ class RotateDown(ir.passes.InPlacePass):
                 raise ValueError(f"{down.module}: what it reads was not lifted")
             module = down.module.rpartition(".")[0]
             name = f"{module}.gated_hadamard"
-            new = add_call(model, self._form, [old.inputs[0], *factors], {}, name, [f"{name}.out"])
+            form = HadamardForm(split, rotates=bases.rotates_down)
+            inputs = [old.inputs[0], *self._factors(model, split)]
+            new = add_call(model, form, inputs, {}, name, [f"{name}.out"])
             put_in_place_of(model, [old], tag(new, module))
         return ir.passes.PassResult(model, modified=True)
 
@@ -60,16 +63,23 @@ class RotateDown(ir.passes.InPlacePass):
     def _move_rows(value: ir.Value, order: NDArray[Any], signs: NDArray[Any]) -> None:
         fold(value, lambda w: w[order] * signs)
 
-    def _factors(self, model: ir.Model) -> list[ir.Value | None]:
-        """The Hadamard factors as initializers that all layers share."""
-        if not self._projections.rotates_down:
+    def _factors(self, model: ir.Model, split: BitSplit) -> list[ir.Value | None]:
+        """The Hadamard factors of a layer's two parts; None for a part of width 0."""
+        bases = self._projections
+        if not bases.rotates_down:
             return []
-        parts = {"low": self._projections.down_low, "high": self._projections.down_high}
-        return [
-            new_initializer(
-                model, f"hadamard.{part}_{side}", ir.tensor(getattr(pair, side).astype("float32"))
-            )
-            for part, pair in parts.items()
-            if pair is not None
-            for side in ("outer", "inner")
-        ]
+        low = self._pair(model, "low", bases.down_low.get(split.low))
+        return low + self._pair(model, "high", bases.down_high.get(split.high))
+
+    @staticmethod
+    def _pair(model: ir.Model, part: str, pair: KroneckerFactors | None) -> list[ir.Value | None]:
+        """A part's factors as initializers, which are made once for each width."""
+        if pair is None:
+            return [None, None]
+        known = model.graph.initializers
+        values: list[ir.Value | None] = []
+        for side, factor in (("outer", pair.outer), ("inner", pair.inner)):
+            name = f"hadamard.{part}{pair.width}_{side}"
+            tensor = ir.tensor(factor.astype("float32"))
+            values.append(known[name] if name in known else new_initializer(model, name, tensor))
+        return values

@@ -1,4 +1,4 @@
-"""How large the error of a quantised activation can be, from the energy of its two parts alone.
+"""How large the error of a quantised activation can be, from the energy of its parts alone.
 
 Follows the theorem of ResQ (arXiv 2412.14363, section 4), which bounds the norm of the error of a
 symmetric quantiser. Here it is the squared error, and that of the asymmetric quantiser that the
@@ -8,24 +8,25 @@ operators use: squares of parts and of sites add up, and are least for PCA whate
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Final
 
 from resq_onnx.recipe import BitSplit
+
+HALVINGS: Final = 40
+"""Of the interval that holds a root: a relative precision of 1e-12."""
+
+Block = tuple[int, float]
+"""Coefficients that share their energy evenly: their number, and E |x|² of them together."""
 
 
 def error_bound(split: BitSplit, low_energy: float, high_energy: float) -> float:
     """A bound of E |x - Q(x)|² of a token that is quantised in two parts.
 
-    The sum over both parts, of d coefficients in b bits and of energy E each, of
+    Each part is randomly rotated as a whole. Its bound is `part_bound` of one block, which is
+    2 (ln 2d + 1) / (2ᵇ - 1)² · E for d coefficients in b bits and of energy E.
 
-        2 (ln 2d + 1) / (2ᵇ - 1)² · E
-
-    A randomly rotated part of norm n has coefficients that are sub-Gaussian of variance
-    n² / d. The largest square among d of these is 2 (ln 2d + 1) n² / d in the mean or less: the
-    integral over u of min(1, 2d exp(-u/2)), the chance that one exceeds u. The range is at most
-    twice the largest magnitude, a step is range / (2ᵇ - 1), a coefficient is off by half a step
-    at most, and there are d of them.
-
-    The weight of the low part is the larger one where it has fewer bits. The bound then grows
+    The factor of the low part is the larger one where it has fewer bits. The sum then grows
     with the low part's energy, and among all subspaces of one rank that of the largest
     eigenvalues, PCA's, leaves the low part the least: so PCA's bound is the least.
 
@@ -34,13 +35,39 @@ def error_bound(split: BitSplit, low_energy: float, high_energy: float) -> float
         low_energy: E |x_low|²; the trace of the low part's second moment, per token.
         high_energy: The same of the high part.
     """
-    low = error_per_energy(split.low, split.low_bits) * low_energy
-    return low + error_per_energy(split.high, split.high_bits) * high_energy
+    low = part_bound([(split.low, low_energy)], split.low_bits)
+    return low + part_bound([(split.high, high_energy)], split.high_bits)
 
 
-def error_per_energy(width: int, bits: int) -> float:
-    """The bound's factor of one part's energy, 2 (ln 2d + 1) / (2ᵇ - 1)²; 0 without a part."""
-    if width == 0:
-        return 0.0
+def part_bound(blocks: Sequence[Block], bits: int) -> float:
+    """A bound of E |x - Q(x)|² of one part, each of whose blocks was randomly rotated.
+
+    A range is at most twice the largest magnitude in the part, a step is range / (2ᵇ - 1), and
+    each of the part's d coefficients is off by half a step at most: the error's square is at
+    most d · max x² / (2ᵇ - 1)². For the mean of that maximum see `largest_square`.
+    """
+    blocks = [(width, energy) for width, energy in blocks if width and energy > 0]
     levels = float((1 << bits) - 1)
-    return 2 * (math.log(2 * width) + 1) / levels**2
+    return sum(width for width, _ in blocks) * largest_square(blocks) / levels**2
+
+
+def largest_square(blocks: Sequence[Block]) -> float:
+    """A bound of the mean of the largest x² among the coefficients of all blocks.
+
+    A randomly rotated block of d coefficients and energy E has sub-Gaussian coefficients of
+    variance v = E / d. That one of all exceeds √u has at most the chance p(u) = Σ 2 d exp(-u/2v),
+    summed over the blocks, and the mean of the largest square is the integral of min(1, p(u)).
+    With one block that is 2 v (ln 2d + 1).
+    """
+    if not blocks:
+        return 0.0
+    variances = [(width, energy / width) for width, energy in blocks]
+    # p(low) >= 1, for one block alone reaches it; p(high) <= 1, as if all had the largest variance.
+    low = max(2 * variance * math.log(2 * width) for width, variance in variances)
+    high = 2 * max(v for _, v in variances) * math.log(2 * sum(width for width, _ in variances))
+    for _ in range(HALVINGS if len(blocks) > 1 else 0):
+        middle = (low + high) / 2
+        chance = sum(2 * width * math.exp(-middle / (2 * v)) for width, v in variances)
+        low, high = (middle, high) if chance > 1 else (low, middle)
+    tail = sum(2 * width * 2 * v * math.exp(-low / (2 * v)) for width, v in variances)
+    return low + tail

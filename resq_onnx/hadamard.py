@@ -85,13 +85,28 @@ def kronecker_factors(width: int, rng: np.random.Generator) -> KroneckerFactors:
     `LARGEST_DENSE_ORDER`, m is the odd part of the width and outer a random orthogonal
     matrix, the only use made of `rng`.
     """
+    order = _hadamard_outer_order(width)
+    if order is not None:
+        outer = hadamard(order) / np.sqrt(order)
+        return KroneckerFactors(outer, _sylvester_rotation(width // order))
     smallest_outer, inner_order = _powers_of_two_inside(width)
-    for outer_order in (smallest_outer << power for power in range(inner_order.bit_length())):
-        if outer_order <= LARGEST_DENSE_ORDER and has_hadamard(outer_order):
-            outer = hadamard(outer_order) / np.sqrt(outer_order)
-            return KroneckerFactors(outer, _sylvester_rotation(width // outer_order))
-    outer = random_orthogonal(smallest_outer, rng)
-    return KroneckerFactors(outer, _sylvester_rotation(inner_order))
+    return KroneckerFactors(
+        random_orthogonal(smallest_outer, rng), _sylvester_rotation(inner_order)
+    )
+
+
+def outer_order(width: int) -> int:
+    """Order of the outer factor of `kronecker_factors`: what a coefficient costs to rotate."""
+    return _hadamard_outer_order(width) or _powers_of_two_inside(width)[0]
+
+
+def _hadamard_outer_order(width: int) -> int | None:
+    """Order of the smallest dense factor of a Hadamard matrix of this width, if one is known."""
+    smallest_outer, inner_order = _powers_of_two_inside(width)
+    for order in (smallest_outer << power for power in range(inner_order.bit_length())):
+        if order <= LARGEST_DENSE_ORDER and has_hadamard(order):
+            return order
+    return None
 
 
 def identity_factors(width: int) -> KroneckerFactors:

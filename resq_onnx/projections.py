@@ -6,12 +6,14 @@ low part first and those of the high part last.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from resq_onnx.allocation import Energies, choose_splits
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
 from resq_onnx.hadamard import (
@@ -24,6 +26,7 @@ from resq_onnx.hadamard import (
 )
 from resq_onnx.moments import SITES, Moments, moment_shapes
 from resq_onnx.recipe import BitSplit, Recipe
+from resq_onnx.splits import Splits, uniform_splits
 
 Array = NDArray[Any]
 Matrix = NDArray[np.float64]
@@ -57,12 +60,10 @@ class Projections:
         value: (layers, kv heads, d, d), U_B.
         key: (layers, kv heads, d, d), U_C, for queries and keys after RoPE.
         down: One per layer; U_D = the columns picked by `order`, times `signs`, times
-            blockdiag(down_low, down_high).
-        down_low: Rotation of the low part before down_proj.
-        down_high: Rotation of the high part; None where there is no high part.
-        hidden_split: Low and high part of the residual stream.
-        head_split: The same inside a head.
-        down_split: The same before down_proj.
+            blockdiag(down_low, down_high) of the layer's widths.
+        down_low: By width, rotations of a low part before down_proj.
+        down_high: By width, rotations of a high part.
+        splits: Low and high parts of every width.
         rotates_keys: False if every U_C is the identity, so that nothing has to run.
         rotates_down: False if U_D only permutes channels, which the weights absorb.
     """
@@ -71,13 +72,26 @@ class Projections:
     value: Matrix
     key: Matrix
     down: tuple[DownTransform, ...]
-    down_low: KroneckerFactors
-    down_high: KroneckerFactors | None
-    hidden_split: BitSplit
-    head_split: BitSplit
-    down_split: BitSplit
+    down_low: Mapping[int, KroneckerFactors]
+    down_high: Mapping[int, KroneckerFactors]
+    splits: Splits
     rotates_keys: bool
     rotates_down: bool
+
+    @property
+    def hidden_split(self) -> BitSplit:
+        """The parts of the residual stream, as the first layer's q/k/v read it."""
+        return self.splits.attention[0]
+
+    @property
+    def head_split(self) -> BitSplit:
+        """The parts of a key or value in the cache."""
+        return self.splits.record
+
+    @property
+    def down_split(self) -> BitSplit:
+        """The parts of the input of the first layer's down_proj."""
+        return self.splits.down[0]
 
     def apply_value(self, layer: int, x: Array) -> Array:
         """Apply U_B to each head of the last axis, (..., H*d); heads stay in place."""
@@ -90,23 +104,24 @@ class Projections:
 
     def apply_down(self, layer: int, x: Array) -> Array:
         """Compute x @ U_D over the last axis, (..., I), without forming U_D."""
-        transform, low = self.down[layer], self.down_split.low
+        transform, split = self.down[layer], self.splits.down[layer]
         moved = x[..., transform.order] * transform.signs.astype(x.dtype)
         if not self.rotates_down:
             return np.asarray(moved)
-        parts = [self.down_low.apply(moved[..., :low])]
-        if self.down_high is not None:
-            parts.append(self.down_high.apply(moved[..., low:]))
+        parts = [self.down_low[split.low].apply(moved[..., : split.low])]
+        if split.high:
+            parts.append(self.down_high[split.high].apply(moved[..., split.low :]))
         return np.concatenate(parts, axis=-1)
 
     def down_matrix(self, layer: int) -> Matrix:
         """U_D of a layer as one dense matrix, (I, I): slow, for tests and inspection."""
         return self.apply_down(layer, np.eye(self.down_split.width))
 
-    def attention_out_columns(self, weight: Array) -> Array:
+    def attention_out_columns(self, layer: int, weight: Array) -> Array:
         """Reorder columns (..., H*d) from per head to [all low parts | all high parts]."""
-        heads = weight.shape[-1] // self.head_split.width
-        return np.asarray(weight[..., high_last_order(heads, self.head_split)])
+        split = self.splits.attention_out[layer]
+        heads = weight.shape[-1] // split.width
+        return np.asarray(weight[..., high_last_order(heads, split)])
 
     def hidden_hessian(self, moment: Array) -> Array:
         """U_Aᵀ M U_A of a HIDDEN moment, (D, D)."""
@@ -115,8 +130,8 @@ class Projections:
 
     def attention_out_hessian(self, layer: int, moment: Array) -> Array:
         """The ATTENTION OUT moment (H*d, H*d) in the order of o_proj's quantised columns."""
-        right = self.attention_out_columns(self.apply_value(layer, moment))
-        return self.attention_out_columns(self.apply_value(layer, right.T))
+        right = self.attention_out_columns(layer, self.apply_value(layer, moment))
+        return self.attention_out_columns(layer, self.apply_value(layer, right.T))
 
     def down_hessian(self, layer: int, moment: Array) -> Array:
         """U_Dᵀ M U_D of a DOWN moment, (I, I)."""
@@ -149,41 +164,80 @@ def compute_projections(
             of another model's shape, or not finite.
     """
     used = _usable(recipe, layout, moments) if recipe.method in METHODS_FROM_MOMENTS else None
-    hidden_split = recipe.split(layout.hidden_size, "the hidden size")
-    head_split = recipe.split(layout.head_dim, "the head size")
-    down_split = recipe.down_split(layout.intermediate_size)
-    rotates = recipe.method in ("resq", "quarot")
+    splits, rotates = _splits(recipe, layout, used), recipe.method in ("resq", "quarot")
+    grid = list(np.ndindex(layout.num_layers, layout.num_kv_heads))
 
-    def basis(split: BitSplit, moment: Array | None, *key: int) -> Matrix:
-        return _basis(recipe.method, split, moment, _stream(recipe, *key))
+    def basis(width: int, edges: Sequence[int], moment: Array | None, *key: int) -> Matrix:
+        return _basis(recipe.method, width, edges, moment, _stream(recipe, *key))
 
-    def head_bases(moment: Array | None, site: int) -> Matrix:
-        grid = np.ndindex(layout.num_layers, layout.num_kv_heads)
-        bases = [basis(head_split, None if moment is None else moment[i], site, *i) for i in grid]
+    def head_bases(moment: Array | None, site: int, edges: Sequence[Sequence[int]]) -> Matrix:
+        bases = [
+            basis(layout.head_dim, edges[i[0]], None if moment is None else moment[i], site, *i)
+            for i in grid
+        ]
         return np.stack(bases).reshape(moment_shapes(layout)["value"])
 
-    def factors(width: int, site: int) -> KroneckerFactors:
-        if not rotates:
-            return identity_factors(width)
-        return kronecker_factors(width, _stream(recipe, site))
+    def factors(widths: set[int], site: int) -> dict[int, KroneckerFactors]:
+        def rotation(width: int) -> KroneckerFactors:
+            if not rotates:
+                return identity_factors(width)
+            return kronecker_factors(width, _stream(recipe, site))
 
+        return {width: rotation(width) for width in sorted(widths) if width}
+
+    total = hidden_moment(used) if used else None
+    value_edges = [splits.head_edges(layer) for layer in range(layout.num_layers)]
     return Projections(
-        hidden=basis(hidden_split, hidden_moment(used) if used else None, _HIDDEN),
-        value=head_bases(used.value if used else None, _VALUE),
-        key=head_bases(used.key if used else None, _KEY),
-        down=tuple(
-            _down_transform(recipe, down_split, used.down[layer] if used else None, layer)
-            for layer in range(layout.num_layers)
+        hidden=basis(layout.hidden_size, splits.hidden_edges(), total, _HIDDEN),
+        value=head_bases(used.value if used else None, _VALUE, value_edges),
+        key=head_bases(
+            used.key if used else None, _KEY, [splits.record_edges()] * len(value_edges)
         ),
-        down_low=factors(down_split.low, _DOWN_LOW),
-        down_high=factors(down_split.high, _DOWN_HIGH) if down_split.high else None,
-        hidden_split=hidden_split,
-        head_split=head_split,
-        down_split=down_split,
+        down=tuple(
+            _down_transform(recipe, split, used.down[layer] if used else None, layer)
+            for layer, split in enumerate(splits.down)
+        ),
+        down_low=factors({split.low for split in splits.down}, _DOWN_LOW),
+        down_high=factors({split.high for split in splits.down}, _DOWN_HIGH),
+        splits=splits,
         # U_C is for the cache's sake alone: one in float needs no rotation.
         rotates_keys=recipe.cache == "quantised" and recipe.method in ("resq", "quarot", "outlier"),
         rotates_down=rotates,
     )
+
+
+def _splits(recipe: Recipe, layout: ModelLayout, moments: Moments | None) -> Splits:
+    """How every width is divided: by the recipe's fractions, or by energies under its budget."""
+    if recipe.target_bits is None:
+        return uniform_splits(recipe, layout)
+    assert moments is not None, "a target needs the method resq, and that needs moments"
+    return choose_splits(recipe, layout, energies_of(layout, moments))
+
+
+def energies_of(layout: ModelLayout, moments: Moments) -> Energies:
+    """Energy per token of every coefficient in the eigenbases, whose columns are the bases'."""
+    tokens, head = max(moments.tokens, 1), layout.head_dim
+    hidden = ascending_eigenvectors(hidden_moment(moments))
+    heads = np.arange(layout.num_heads)
+
+    def of_values(layer: int) -> Matrix:
+        inputs = moments.attention_out[layer].reshape(len(heads), head, len(heads), head)
+        bases = [ascending_eigenvectors(moment) for moment in moments.value[layer]]
+        return np.stack(
+            [_energies(inputs[h, :, h], bases[h // layout.heads_per_kv_head]) for h in heads]
+        )
+
+    return Energies(
+        attention=np.stack([_energies(m, hidden) for m in moments.hidden_attention]) / tokens,
+        mlp=np.stack([_energies(m, hidden) for m in moments.hidden_mlp]) / tokens,
+        attention_out=np.stack([of_values(layer) for layer in range(layout.num_layers)]) / tokens,
+        down=np.sort(np.diagonal(moments.down, axis1=1, axis2=2), axis=1) / tokens,
+    )
+
+
+def _energies(moment: Array, basis: Matrix) -> Matrix:
+    """The diagonal of basisᵀ · moment · basis, (width,)."""
+    return np.asarray(np.einsum("ij,ij->j", basis, moment.astype(np.float64) @ basis))
 
 
 def ascending_eigenvectors(moment: Array) -> Matrix:
@@ -197,18 +251,24 @@ def ascending_eigenvectors(moment: Array) -> Matrix:
     return np.asarray(vectors * signs)
 
 
-def _basis(method: str, split: BitSplit, moment: Array | None, rng: np.random.Generator) -> Matrix:
-    """One orthogonal matrix (width, width), by the recipe's method."""
+def _basis(
+    method: str,
+    width: int,
+    edges: Sequence[int],
+    moment: Array | None,
+    rng: np.random.Generator,
+) -> Matrix:
+    """One orthogonal matrix (width, width), by the recipe's method; parts meet at `edges`."""
     if method == "quarot":
-        return randomised_hadamard(split.width, rng)
+        return randomised_hadamard(width, rng)
     if moment is None:
-        return np.eye(split.width)
+        return np.eye(width)
     if method == "outlier":
-        return np.eye(split.width)[:, _largest_last(np.diagonal(moment), split.high)]
-    vectors = ascending_eigenvectors(moment)
-    low = vectors[:, : split.low] @ random_orthogonal(split.low, rng)
-    high = vectors[:, split.low :] @ random_orthogonal(split.high, rng)
-    return np.concatenate([low, high], axis=1)
+        high = width - edges[0] if edges else 0
+        return np.eye(width)[:, _largest_last(np.diagonal(moment), high)]
+    blocks = np.split(ascending_eigenvectors(moment), edges, axis=1)
+    turned = [block @ random_orthogonal(block.shape[1], rng) for block in blocks]
+    return np.concatenate(turned, axis=1)
 
 
 def _down_transform(

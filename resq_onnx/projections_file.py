@@ -6,7 +6,6 @@ method needs no second pass; the projections of the recipe at hand are stored be
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -33,10 +32,14 @@ from resq_onnx.projections import (
     hidden_moment,
 )
 from resq_onnx.recipe import BitSplit, Recipe
+from resq_onnx.splits import Splits, splits_from_json
 
 Array = NDArray[Any]
 
-FORMAT_VERSION: Final = "1"
+FORMAT_VERSION: Final = "2"
+
+READABLE_VERSIONS: Final = ("1", "2")
+"""Version 1 had one split for all layers, and one pair of rotations before down_proj."""
 
 FIELDS_OF_PROJECTIONS: Final = (
     "method",
@@ -46,6 +49,7 @@ FIELDS_OF_PROJECTIONS: Final = (
     "down_high",
     "seed",
     "cache",
+    "target_bits",
 )
 """Fields of a recipe that change its projections; the others may differ."""
 
@@ -92,7 +96,7 @@ def save_calibration(
         "recipe": json.dumps(recipe.to_json()),
         "model_hash": model_hash,
         "tokens": str(moments.tokens),
-        "splits": json.dumps([dataclasses.asdict(split) for split in _splits(projections)]),
+        "splits": json.dumps(projections.splits.to_json()),
         "rotates": json.dumps([projections.rotates_keys, projections.rotates_down]),
         "spectra": json.dumps(spectra_of(moments)),
     }
@@ -117,7 +121,7 @@ def load_calibration(path: str | Path) -> Calibration:
     with _refusals(Path(path)), safe_open(path, framework="numpy") as file:
         metadata: Mapping[str, str] = file.metadata() or {}
         version = metadata.get("format_version")
-        if version != FORMAT_VERSION or "recipe" not in metadata:
+        if version not in READABLE_VERSIONS or "recipe" not in metadata:
             raise ResqError(
                 f"{path}: format version is {version or 'absent'} and must be {FORMAT_VERSION}; "
                 "make the file anew with `resq-onnx calibrate`"
@@ -196,10 +200,6 @@ def _upper(size: int) -> NDArray[np.bool_]:
     return np.triu(np.ones((size, size), np.bool_))
 
 
-def _splits(projections: Projections) -> tuple[BitSplit, BitSplit, BitSplit]:
-    return projections.hidden_split, projections.head_split, projections.down_split
-
-
 def _projection_tensors(projections: Projections) -> dict[str, Array]:
     tensors: dict[str, Array] = {
         "projections.hidden": projections.hidden,
@@ -209,38 +209,48 @@ def _projection_tensors(projections: Projections) -> dict[str, Array]:
         "projections.down_signs": np.stack([t.signs.astype(np.int8) for t in projections.down]),
     }
     for part in ("down_low", "down_high"):
-        factors: KroneckerFactors | None = getattr(projections, part)
-        if factors is not None:
-            tensors[f"projections.{part}.outer"] = factors.outer
-            tensors[f"projections.{part}.inner"] = factors.inner
+        rotations: Mapping[int, KroneckerFactors] = getattr(projections, part)
+        for width, factors in rotations.items():
+            tensors[f"projections.{part}.{width}.outer"] = factors.outer
+            tensors[f"projections.{part}.{width}.inner"] = factors.inner
     return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
 
 
 def _projections_from(tensors: dict[str, Array], metadata: Mapping[str, str]) -> Projections:
-    hidden, head, down = (BitSplit(**split) for split in json.loads(metadata["splits"]))
+    orders = tensors["projections.down_order"]
+    splits = _read_splits(json.loads(metadata["splits"]), layers=len(orders))
     rotates_keys, rotates_down = json.loads(metadata["rotates"])
+    of_all_layers = metadata["format_version"] == "1"
 
-    def factors(part: str) -> KroneckerFactors:
-        outer, inner = (tensors[f"projections.{part}.{side}"] for side in ("outer", "inner"))
-        return KroneckerFactors(outer, inner)
+    def rotations(part: str, widths: set[int]) -> dict[int, KroneckerFactors]:
+        found = {}
+        for width in widths - {0}:
+            name = f"projections.{part}" if of_all_layers else f"projections.{part}.{width}"
+            found[width] = KroneckerFactors(tensors[f"{name}.outer"], tensors[f"{name}.inner"])
+        return found
 
-    orders, signs = tensors["projections.down_order"], tensors["projections.down_signs"]
     return Projections(
         hidden=tensors["projections.hidden"],
         value=tensors["projections.value"],
         key=tensors["projections.key"],
         down=tuple(
             DownTransform(order, sign.astype(np.float64))
-            for order, sign in zip(orders, signs, strict=True)
+            for order, sign in zip(orders, tensors["projections.down_signs"], strict=True)
         ),
-        down_low=factors("down_low"),
-        down_high=factors("down_high") if down.high else None,
-        hidden_split=hidden,
-        head_split=head,
-        down_split=down,
+        down_low=rotations("down_low", {split.low for split in splits.down}),
+        down_high=rotations("down_high", {split.high for split in splits.down}),
+        splits=splits,
         rotates_keys=rotates_keys,
         rotates_down=rotates_down,
     )
+
+
+def _read_splits(content: Any, layers: int) -> Splits:
+    """Splits as this version writes them, or as version 1 did: of the stream, a head and down."""
+    if isinstance(content, dict):
+        return splits_from_json(content)
+    hidden, head, down = (BitSplit(**split) for split in content)
+    return Splits((hidden,) * layers, (hidden,) * layers, (head,) * layers, (down,) * layers, head)
 
 
 @contextmanager

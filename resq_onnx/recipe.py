@@ -76,6 +76,8 @@ class Recipe:
         logits: Positions of which the file computes logits: `all` new tokens, or the `last` one.
         activations: `quantised`, or `float`: then only the weights have few bits.
         cache: `quantised`, or `float`.
+        target_bits: Mean bits of the layers' weights. Ranks are then chosen by site and layer,
+            instead of by `high_fraction` and `down_high`; the cache keeps `high_fraction`.
     """
 
     method: Method = "resq"
@@ -92,6 +94,7 @@ class Recipe:
     logits: Logits = "all"
     activations: Precision = "quantised"
     cache: Precision = "quantised"
+    target_bits: float | None = None
 
     def __post_init__(self) -> None:
         choices: list[tuple[str, Any, tuple[Any, ...]]] = [
@@ -112,10 +115,22 @@ class Recipe:
             value = getattr(self, name)
             if not 0.0 <= value < 1.0:
                 raise ResqError(f"{name} is {value}; it must be at least 0 and less than 1")
+        self._check_target_bits()
         for name in ("samples", "sequence_length"):
             value = getattr(self, name)
             if value < 1:
                 raise ResqError(f"{name} is {value}; it must be at least 1")
+
+    def _check_target_bits(self) -> None:
+        if self.target_bits is None:
+            return
+        if self.method != "resq":
+            raise ResqError(f"target_bits is for method resq; leave it away for {self.method}")
+        if not self.low_bits <= self.target_bits < self.high_bits:
+            raise ResqError(
+                f"target_bits is {self.target_bits}; it must be at least low_bits "
+                f"({self.low_bits}) and less than high_bits ({self.high_bits})"
+            )
 
     @property
     def has_high_part(self) -> bool:

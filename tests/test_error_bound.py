@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from resq_onnx.error_bound import error_bound, error_per_energy
+from resq_onnx.error_bound import error_bound, largest_square, part_bound
 from resq_onnx.hadamard import random_orthogonal
 from resq_onnx.projections import ascending_eigenvectors
 from resq_onnx.recipe import BitSplit
@@ -103,8 +103,27 @@ def test_fewer_bits_more_energy_and_wider_parts_raise_the_bound() -> None:
     assert error_bound(BitSplit(48, 16, 8, 8), 3.0, 5.0) < base
     assert error_bound(BitSplit(48, 16), 3.5, 5.0) > base
     assert error_bound(BitSplit(64, 16), 3.0, 5.0) > base
-    assert error_bound(BitSplit(64, 0), 8.0, 0.0) == error_per_energy(64, 4) * 8.0
-    assert error_bound(BitSplit(0, 64), 0.0, 8.0) == error_per_energy(64, 8) * 8.0
+    assert error_bound(BitSplit(64, 0), 8.0, 0.0) == part_bound([(64, 8.0)], 4)
+    assert error_bound(BitSplit(0, 64), 0.0, 8.0) == part_bound([(64, 8.0)], 8)
+
+
+def test_the_largest_square_of_blocks_lies_between_that_of_even_and_of_uneven_energy() -> None:
+    even = largest_square([(48, 48.0), (16, 16.0)])
+    assert even == pytest.approx(largest_square([(64, 64.0)]))
+    uneven = largest_square([(48, 24.0), (16, 40.0)])
+    assert even < largest_square([(16, 40.0)]) < uneven < 2.5 * even
+    # Coefficients so small that they are never the largest.
+    assert largest_square([(48, 1e-6), (16, 40.0)]) == pytest.approx(largest_square([(16, 40.0)]))
+    assert largest_square([(48, 0.0), (0, 0.0)][2:]) == part_bound([(48, 0.0), (0, 0.0)], 4) == 0.0
+
+
+def test_the_largest_square_of_gaussian_blocks_is_below_its_bound() -> None:
+    rng = np.random.default_rng(7)
+    for blocks in ([(64, 64.0)], [(48, 12.0), (16, 40.0)], [(1, 1.0)], [(2, 1.0), (30, 40.0)]):
+        scales = np.concatenate([np.full(n, (energy / n) ** 0.5) for n, energy in blocks])
+        squares = (rng.standard_normal((4000, len(scales))) * scales) ** 2
+        found, bound = squares.max(axis=1).mean(), largest_square(blocks)
+        assert bound / 3.5 < found < bound
 
 
 def gaussian(width: int) -> Matrix:

@@ -7,7 +7,12 @@ from numpy.typing import NDArray
 from resq_onnx.errors import ResqError
 from resq_onnx.families import FAMILIES, ModelLayout
 from resq_onnx.moments import SITES, Moments, moment_shapes
-from resq_onnx.projections import compute_projections, high_last_order
+from resq_onnx.projections import (
+    ascending_eigenvectors,
+    compute_projections,
+    energies_of,
+    high_last_order,
+)
 from resq_onnx.recipe import BitSplit, Method, Recipe
 
 ROUNDING = 1e-9
@@ -63,7 +68,7 @@ def test_every_basis_is_orthogonal(method: Method, down_high: float) -> None:
             _assert_orthogonal(found.key[layer, head])
     assert found.hidden_split.width == LAYOUT.hidden_size
     assert found.head_split.width == LAYOUT.head_dim
-    assert (found.down_high is None) == (found.down_split.high == 0)
+    assert set(found.down_high) == {found.down_split.high} - {0}
 
 
 def test_the_high_part_of_resq_holds_as_much_energy_as_any_subspace_of_its_rank_can() -> None:
@@ -78,6 +83,58 @@ def test_the_high_part_of_resq_holds_as_much_energy_as_any_subspace_of_its_rank_
         high = basis[:, split.low :]
         largest = np.linalg.eigvalsh(moment)[split.low :].sum()
         np.testing.assert_allclose(np.trace(high.T @ moment @ high), largest, rtol=ROUNDING)
+
+
+def test_with_a_target_every_rank_holds_as_much_energy_as_it_can() -> None:
+    """Bases are nested: rotated inside blocks, whose edges are all the ranks there are."""
+    moments = _moments()
+    eigenvalues = np.linspace(0.1, 2.0, 48)
+    moments.hidden_mlp[:] = 0.0
+    for layer, steep in enumerate((1.0, 8.0)):
+        moments.hidden_attention[layer] = np.diag(eigenvalues**steep)
+    found = compute_projections(Recipe(target_bits=4.7), LAYOUT, moments)
+    assert found.splits.mean_bits(LAYOUT) <= 4.7
+    hidden = moments.hidden_attention.sum(axis=0)
+    for split in (*found.splits.attention, *found.splits.mlp):
+        high = found.hidden[:, split.low :]
+        largest = np.linalg.eigvalsh(hidden)[split.low :].sum()
+        np.testing.assert_allclose(np.trace(high.T @ hidden @ high), largest, rtol=ROUNDING)
+    for layer, head in np.ndindex(2, 3):
+        moment, basis = moments.value[layer, head], found.value[layer, head]
+        for split in (found.splits.record, found.splits.attention_out[layer]):
+            high = basis[:, split.low :]
+            largest = np.linalg.eigvalsh(moment)[split.low :].sum()
+            np.testing.assert_allclose(np.trace(high.T @ moment @ high), largest, rtol=ROUNDING)
+
+
+def test_with_a_target_layers_differ_and_every_basis_is_orthogonal() -> None:
+    moments = _moments()
+    moments.down[0] = np.diag(np.arange(1.0, 97.0) ** 3)  # steeper than the other layer's
+    found = compute_projections(Recipe(target_bits=4.6), LAYOUT, moments)
+    first, second = found.splits.down
+    assert first != second
+    assert set(found.down_low) == {first.low, second.low}
+    assert set(found.down_high) == {first.high, second.high} - {0}
+    _assert_orthogonal(found.hidden)
+    for layer, split in enumerate(found.splits.down):
+        _assert_orthogonal(found.down_matrix(layer))
+        energies = np.diagonal(moments.down[layer])[found.down[layer].order]
+        assert not split.high or energies[: split.low].max() <= energies[split.low :].min()
+
+
+def test_energies_are_those_of_the_bases_coefficients() -> None:
+    moments = _moments()
+    found = energies_of(LAYOUT, moments)
+    hidden = ascending_eigenvectors(moments.hidden_attention.sum(0) + moments.hidden_mlp.sum(0))
+    assert found.mlp.shape == (2, 48)
+    np.testing.assert_allclose(
+        found.mlp[1], np.diagonal(hidden.T @ moments.hidden_mlp[1] @ hidden) / 100
+    )
+    assert found.attention_out.shape == (2, 6, 16)
+    basis = ascending_eigenvectors(moments.value[1, 2])
+    own = moments.attention_out[1][80:96, 80:96]  # of the last head, which reads kv head 2
+    np.testing.assert_allclose(found.attention_out[1, 5], np.diagonal(basis.T @ own @ basis) / 100)
+    np.testing.assert_allclose(found.down[0], np.sort(np.diagonal(moments.down[0])) / 100)
 
 
 def test_the_parts_of_resq_are_uncorrelated() -> None:
@@ -144,7 +201,7 @@ def test_quarot_needs_no_moments_and_spreads_every_coefficient_evenly() -> None:
     np.testing.assert_allclose(np.abs(found.hidden), LAYOUT.hidden_size**-0.5, rtol=ROUNDING)
     np.testing.assert_allclose(np.abs(found.down_matrix(1)), 96**-0.5, rtol=ROUNDING)
     assert found.hidden_split == BitSplit(LAYOUT.hidden_size, 0)
-    assert found.down_high is None
+    assert not found.down_high
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -158,11 +215,10 @@ def test_folding_u_d_into_both_sides_changes_no_product(method: Method) -> None:
 
 def test_u_d_is_order_then_signs_then_the_two_rotations() -> None:
     found = compute_projections(Recipe(), LAYOUT, _moments())
-    assert found.down_high is not None
     rotation = np.zeros((96, 96))
     low = found.down_split.low
-    rotation[:low, :low] = found.down_low.matrix()
-    rotation[low:, low:] = found.down_high.matrix()
+    rotation[:low, :low] = found.down_low[low].matrix()
+    rotation[low:, low:] = found.down_high[96 - low].matrix()
     x = np.random.default_rng(1).standard_normal((5, 96))
     expected = (x[:, found.down[1].order] * found.down[1].signs) @ rotation
     np.testing.assert_allclose(found.apply_down(1, x), expected, atol=ROUNDING)
@@ -187,7 +243,7 @@ def test_a_hessian_is_the_second_moment_of_the_rotated_activations() -> None:
     found = compute_projections(Recipe(), LAYOUT, _moments())
     rng = np.random.default_rng(1)
     hidden, heads, down = (_samples(width, rng) for width in (48, 96, 96))
-    turned = found.attention_out_columns(found.apply_value(1, heads))
+    turned = found.attention_out_columns(1, found.apply_value(1, heads))
     cases = [
         (hidden @ found.hidden, found.hidden_hessian(hidden.T @ hidden)),
         (turned, found.attention_out_hessian(1, heads.T @ heads)),

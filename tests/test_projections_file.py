@@ -1,4 +1,5 @@
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -55,9 +56,11 @@ def _assert_same(first: Projections, second: Projections) -> None:
             for one, other in zip(left, right, strict=True):
                 np.testing.assert_array_equal(one.order, other.order)
                 np.testing.assert_array_equal(one.signs, other.signs)
-        elif field.name in ("down_low", "down_high") and left is not None:
-            np.testing.assert_array_equal(left.outer, right.outer)
-            np.testing.assert_array_equal(left.inner, right.inner)
+        elif field.name in ("down_low", "down_high"):
+            assert left.keys() == right.keys()
+            for width, factors in left.items():
+                np.testing.assert_array_equal(factors.outer, right[width].outer)
+                np.testing.assert_array_equal(factors.inner, right[width].inner)
         else:
             np.testing.assert_array_equal(left, right)
 
@@ -78,6 +81,38 @@ def test_what_is_saved_comes_back(tmp_path: Path, method: Method, down_high: flo
         found = getattr(loaded.moments, site)
         np.testing.assert_allclose(found, expected, rtol=FLOAT32_ROUNDING, atol=1e-4)
         np.testing.assert_array_equal(found, np.swapaxes(found, -1, -2))
+
+
+def test_splits_that_differ_by_layer_come_back(tmp_path: Path) -> None:
+    moments = _moments()
+    moments.down[0] = np.diag(np.arange(1.0, 49.0) ** 3)
+    recipe, file = Recipe(target_bits=4.6), tmp_path / "projections.safetensors"
+    projections = compute_projections(recipe, LAYOUT, moments)
+    assert len(set(projections.splits.down)) == 2
+    save_calibration(file, recipe, "c0ffee", moments, projections)
+    _assert_same(load_calibration(file).projections, projections)
+
+
+def test_a_file_of_version_1_is_read(tmp_path: Path) -> None:
+    """It had one split for each width, and one pair of rotations for all layers."""
+    new, old = tmp_path / "new.safetensors", tmp_path / "old.safetensors"
+    _, projections = _saved(new, Recipe())
+    with safe_open(new, framework="numpy") as stored:
+        metadata = stored.metadata()
+        tensors = {
+            name.replace(".42.", ".").replace(".6.", "."): stored.get_tensor(name)
+            for name in stored.keys()  # noqa: SIM118
+        }
+    uniform = (projections.hidden_split, projections.head_split, projections.down_split)
+    metadata["splits"] = json.dumps([dataclasses.asdict(split) for split in uniform])
+    metadata["format_version"] = "1"
+    recipe = json.loads(metadata["recipe"])
+    del recipe["target_bits"], recipe["cache"]
+    metadata["recipe"] = json.dumps(recipe)
+    save_file(tensors, old, metadata)
+    loaded = load_calibration(old)
+    _assert_same(loaded.projections, projections)
+    assert projections_for(loaded, Recipe(), LAYOUT) is loaded.projections
 
 
 def test_only_half_of_each_symmetric_matrix_is_stored(tmp_path: Path) -> None:
@@ -120,8 +155,9 @@ def test_the_stored_projections_serve_a_recipe_that_differs_elsewhere(tmp_path: 
         Recipe(down_high=0.0),
         Recipe(low_bits=8),
         Recipe(cache="float"),
+        Recipe(target_bits=5.0),
     ],
-    ids=["seed", "outlier", "quarot", "high_fraction", "down_high", "low_bits", "cache"],
+    ids=["seed", "outlier", "quarot", "high_fraction", "down_high", "low_bits", "cache", "target"],
 )
 def test_other_projections_come_from_the_same_moments(tmp_path: Path, recipe: Recipe) -> None:
     file = tmp_path / "projections.safetensors"
@@ -163,17 +199,17 @@ def test_a_truncated_file_is_refused(tmp_path: Path, kept: float) -> None:
         load_calibration(file)
 
 
-@pytest.mark.parametrize("version", [None, "0", "2"])
+@pytest.mark.parametrize("version", [None, "0", "3"])
 def test_another_format_version_is_refused(tmp_path: Path, version: str | None) -> None:
     file = tmp_path / "old.safetensors"
     metadata = {"recipe": "{}"} | ({} if version is None else {"format_version": version})
     save_file({"x": np.zeros(1)}, file, metadata)
-    with pytest.raises(ResqError, match=r"old\.safetensors: format version is .* must be 1"):
+    with pytest.raises(ResqError, match=r"old\.safetensors: format version is .* must be 2"):
         load_calibration(file)
 
 
 @pytest.mark.parametrize(
-    "name", ["moments.down", "projections.hidden", "projections.down_high.outer"]
+    "name", ["moments.down", "projections.hidden", "projections.down_high.6.outer"]
 )
 def test_a_missing_tensor_is_named(tmp_path: Path, name: str) -> None:
     file = tmp_path / "part.safetensors"

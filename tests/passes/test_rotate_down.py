@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -30,10 +32,16 @@ def dense(case: Case, layer: int) -> NDArray[np.float64]:
     permutation = np.zeros((bases.down_split.width,) * 2)
     permutation[transform.order, np.arange(len(permutation))] = 1.0
     rotation = np.zeros_like(permutation)
-    rotation[:low, :low] = np.kron(bases.down_low.outer, bases.down_low.inner)
-    assert bases.down_high is not None
-    rotation[low:, low:] = np.kron(bases.down_high.outer, bases.down_high.inner)
+    first, last = bases.down_low[low], bases.down_high[bases.down_split.high]
+    rotation[:low, :low] = np.kron(first.outer, first.inner)
+    rotation[low:, low:] = np.kron(last.outer, last.inner)
     return np.asarray(permutation @ np.diag(transform.signs) @ rotation)
+
+
+def factor_names(case: Case) -> list[str]:
+    split = case.projections.down_split
+    parts = (f"low{split.low}", f"high{split.high}")
+    return [f"hadamard.{part}_{side}" for part in parts for side in ("outer", "inner")]
 
 
 def test_the_logits_stay(case: Case) -> None:
@@ -55,7 +63,7 @@ def test_rows_move_signs_go_to_up_and_down_is_multiplied(case: Case) -> None:
         down = f"{mlp}.down_proj.weight"
         expected[down] = before[down] @ dense(case, layer)
     assert_weights(after, expected)
-    factors = {f"hadamard.{part}_{side}" for part in ("low", "high") for side in ("outer", "inner")}
+    factors = set(factor_names(case))
     assert changed(before, after) == set(expected) | factors
 
 
@@ -69,11 +77,48 @@ def test_all_layers_read_the_same_factors(llama: Case) -> None:
     graph = llama.after(RotateDown)
     nodes = [node for node in graph.graph if node.op_type == "GatedHadamard"]
     first, second = (list(node.inputs[1:]) for node in nodes)
-    names = [f"hadamard.{part}_{side}" for part in ("low", "high") for side in ("outer", "inner")]
-    assert [value.name for value in first if value is not None] == names
+    assert [value.name for value in first if value is not None] == factor_names(llama)
     assert all(one is two for one, two in zip(first, second, strict=True))
     high = llama.projections.down_split.high
     assert {node.attributes.get_int("high_rank") for node in nodes} == {high}
+
+
+def of_differing_layers(case: Case) -> Case:
+    """The same model, as if energies were spread so that ranks differ by site and layer."""
+    found = Case(case.source, case.model, Recipe(weights="rtn", target_bits=4.9))
+    moments = copy.deepcopy(case.moments)
+    moments.down[0] = np.diag(np.arange(1.0, len(moments.down[0]) + 1) ** 4)
+    eight, more = np.full(64, 1e-3), np.full(64, 1e-3)
+    eight[-8:] = more[-8:] = 1.0
+    more[-24:-8] = 0.5
+    moments.hidden_attention[:], moments.hidden_mlp[:] = np.diag(eight), np.diag(more)
+    found.moments = moments
+    splits = found.projections.splits
+    assert splits.down[0] != splits.down[1]
+    assert splits.attention[0] != splits.mlp[0]
+    return found
+
+
+def test_the_logits_stay_with_ranks_by_layer_too(biased: Case) -> None:
+    case = of_differing_layers(biased)
+    graph = case.after(RotateDown)
+    assert_same_function(case, graph, keys=True, values=True)
+    nodes = [node for node in graph.graph if node.op_type == "GatedHadamard"]
+    ranks = [node.attributes.get_int("high_rank") for node in nodes]
+    assert ranks == [split.high for split in case.projections.splits.down]
+    for layer, split in enumerate(case.projections.splits.down):
+        names = [value.name for value in nodes[layer].inputs[1:] if value is not None]
+        assert names[0] == f"hadamard.low{split.low}_outer"
+
+
+def test_layers_of_equal_widths_share_their_factors_whatever_the_others_are(llama: Case) -> None:
+    case = of_differing_layers(llama)
+    names = [name for name in case.after(RotateDown).graph.initializers if "hadamard" in name]
+    widths = [(split.low, split.high) for split in case.projections.splits.down]
+    parts = {f"low{low}" for low, _ in widths} | {f"high{high}" for _, high in widths if high}
+    assert sorted(names) == sorted(
+        f"hadamard.{p}_{side}" for p in parts for side in ("outer", "inner")
+    )
 
 
 RECIPES = {

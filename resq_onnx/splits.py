@@ -1,0 +1,91 @@
+"""How every width of a model is divided into a low and a high part: a record of all layers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from resq_onnx.families import ModelLayout
+from resq_onnx.recipe import BitSplit, Recipe
+
+SITES: Final = ("attention", "mlp", "attention_out", "down")
+"""Names of the fields of `Splits` that have an entry for each layer: what linear layers read."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The parts of every width.
+
+    Attributes:
+        attention: By layer, of the residual stream as q/k/v read it.
+        mlp: By layer, of the residual stream as gate and up read it.
+        attention_out: By layer, inside each head, as o_proj reads it.
+        down: By layer, of the input of down_proj.
+        record: Inside a key or value in the cache, alike in all layers.
+    """
+
+    attention: tuple[BitSplit, ...]
+    mlp: tuple[BitSplit, ...]
+    attention_out: tuple[BitSplit, ...]
+    down: tuple[BitSplit, ...]
+    record: BitSplit
+
+    def hidden_edges(self) -> list[int]:
+        """Where the parts of the residual stream meet, in any layer; ascending."""
+        return _edges((*self.attention, *self.mlp))
+
+    def head_edges(self, layer: int) -> list[int]:
+        """Where the parts of a value meet, in the cache or before o_proj; ascending."""
+        return _edges((self.record, self.attention_out[layer]))
+
+    def record_edges(self) -> list[int]:
+        """Where the parts of a key meet; none if it has one part."""
+        return _edges((self.record,))
+
+    def mean_bits(self, layout: ModelLayout) -> float:
+        """Bits of a weight of the layers in the mean, scales not counted."""
+        counts = weight_counts(layout)
+        by_site: dict[str, tuple[BitSplit, ...]] = {site: getattr(self, site) for site in SITES}
+        bits = sum(counts[site] * split.mean_bits for site in SITES for split in by_site[site])
+        return bits / (layout.num_layers * sum(counts.values()))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, from which `splits_from_json` makes an equal record."""
+        return dataclasses.asdict(self)
+
+
+def splits_from_json(content: dict[str, Any]) -> Splits:
+    """The inverse of `Splits.to_json`."""
+    by_layer = {site: tuple(BitSplit(**split) for split in content[site]) for site in SITES}
+    return Splits(**by_layer, record=BitSplit(**content["record"]))
+
+
+def uniform_splits(recipe: Recipe, layout: ModelLayout) -> Splits:
+    """The splits by the recipe's fractions, alike in all layers.
+
+    Raises:
+        ResqError: A fraction of a width is not a whole even number.
+    """
+    hidden = recipe.split(layout.hidden_size, "the hidden size")
+    head = recipe.split(layout.head_dim, "the head size")
+    down = recipe.down_split(layout.intermediate_size)
+    every: Callable[[BitSplit], tuple[BitSplit, ...]] = lambda split: (split,) * layout.num_layers  # noqa: E731
+    return Splits(every(hidden), every(hidden), every(head), every(down), head)
+
+
+def weight_counts(layout: ModelLayout) -> dict[str, int]:
+    """By site, how many weights of one layer are multiplied with what is read there."""
+    hidden, heads = layout.hidden_size, layout.num_heads * layout.head_dim
+    keys_and_values = 2 * layout.num_kv_heads * layout.head_dim
+    return {
+        "attention": (heads + keys_and_values) * hidden,
+        "mlp": 2 * layout.intermediate_size * hidden,
+        "attention_out": hidden * heads,
+        "down": hidden * layout.intermediate_size,
+    }
+
+
+def _edges(splits: tuple[BitSplit, ...]) -> list[int]:
+    return sorted({split.low for split in splits} - {0, splits[0].width})
