@@ -28,7 +28,7 @@ class TensorGroup:
         count: How many there are.
         dtype: Their element type.
         values: Coefficients in all of them.
-        columns: Size of the last dimension; 1 for a scalar.
+        columns: Size of the last dimension, in the mean; 1 for a scalar.
         bytes: Bytes in the file.
     """
 
@@ -47,7 +47,7 @@ class QuantisedKind:
     Attributes:
         name: The module's name, with `*` for the layer's number.
         count: How many there are.
-        columns: Columns stored in each number of bits, {bits: columns}.
+        columns: Columns stored in each number of bits, {bits: columns}, in the mean over layers.
         bytes: Bytes in the file, scales included.
     """
 
@@ -151,7 +151,7 @@ def _groups(initializers: Mapping[str, ir.Value]) -> list[TensorGroup]:
             count=len(tensors),
             dtype=dtype,
             values=sum(tensor.size for tensor in tensors),
-            columns=int(tensors[0].shape.numpy()[-1]) if tensors[0].shape.rank() else 1,
+            columns=round(sum(map(_last_dimension, tensors)) / len(tensors)),
             bytes=sum(tensor.nbytes for tensor in tensors),
         )
         for (name, dtype), tensors in found.items()
@@ -169,7 +169,7 @@ def _matrices(groups: list[TensorGroup]) -> list[QuantisedKind]:
     kinds = [
         QuantisedKind(
             name=module,
-            count=found[0].count,
+            count=max(part.count for part in found),
             columns=_columns(found),
             bytes=sum(part.bytes for part in found),
         )
@@ -179,13 +179,18 @@ def _matrices(groups: list[TensorGroup]) -> list[QuantisedKind]:
 
 
 def _columns(parts: list[TensorGroup]) -> dict[int, int]:
-    """Columns by bits; both parts may have the same number of bits."""
+    """Columns by bits; both parts may have the same number of bits, and a layer may lack one."""
     columns: dict[int, int] = {}
+    most = max(part.count for part in parts)
     for part in parts:
         if part.dtype in BITS:
             bits = BITS[part.dtype]
-            columns[bits] = columns.get(bits, 0) + part.columns
+            columns[bits] = columns.get(bits, 0) + round(part.columns * part.count / most)
     return columns
+
+
+def _last_dimension(tensor: ir.TensorProtocol) -> int:
+    return int(tensor.shape.numpy()[-1]) if tensor.shape.rank() else 1
 
 
 def _mean_bits(groups: list[TensorGroup]) -> float | None:

@@ -48,6 +48,25 @@ def the_kind(inspection: Inspection) -> QuantisedKind:
     return kind
 
 
+def test_of_layers_that_differ_the_mean_is_told(tmp_path: Path) -> None:
+    """One layer has no high part at all."""
+    path = save(tmp_path / "a.onnx", {"low": ("INT4", 12), "high": ("INT8", 4)})
+    model = ir.load(path)
+    initializers = model.graph.initializers
+    for part, dtype, width in (("low", ml_dtypes.int4, 16), ("high", np.int8, 0)):
+        name = f"model.layers.1.mlp.down_proj.weight_{part}"
+        if width:
+            initializers[name].const_value = ir.tensor(np.ones((ROWS, width), dtype), name=name)
+        else:
+            del initializers[name], initializers[f"model.layers.1.mlp.down_proj.scale_{part}"]
+    other = tmp_path / "b.onnx"
+    ir.save(model, other, external_data="b.onnx.data", size_threshold_bytes=0)
+    found = inspect_model(other)
+    assert the_kind(found).count == LAYERS
+    assert the_kind(found).columns == {4: round((12 + 16 + 12) / 3), 8: round(8 / 3)}
+    assert found.layer_weight_bits == pytest.approx((40 * 4 + 8 * 8) / 48)
+
+
 def test_both_parts_of_a_matrix_and_their_scales_are_one_kind(tmp_path: Path) -> None:
     found = inspect_model(save(tmp_path / "a.onnx", {"low": ("INT4", 14), "high": ("INT8", 2)}))
     assert the_kind(found) == QuantisedKind(
