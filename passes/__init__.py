@@ -64,5 +64,5 @@ def quantising(
     return [
         QuantiseLinears(layout, recipe, projections, moments),
         *([QuantiseCache(layout, projections)] if recipe.cache == "quantised" else []),
-        QuantiseEmbedding(layout),
+        QuantiseEmbedding(layout, recipe.activations),
     ]

@@ -2,6 +2,8 @@
 
 1. Gather of float rows  →  Gather of INT8 rows and their scales, DequantizeLinear.
 2. lm_head, with the final norm  →  MixedPrecisionMatMul without low columns.
+
+With activations in float, lm_head reads the floats that its integers stand for.
 """
 
 from __future__ import annotations
@@ -22,23 +24,29 @@ from resq_onnx.passes.modules import (
 )
 from resq_onnx.passes.quantise_linears import replace_linear
 from resq_onnx.passes.replacing import put_in_place_of
+from resq_onnx.passes.stored_weights import dequantise_weight
 from resq_onnx.passes.tensors import Shared, dims, read_float64
-from resq_onnx.recipe import BitSplit
+from resq_onnx.recipe import BitSplit, Precision
 from resq_onnx.weights.rtn import QuantisedMatrix, round_to_nearest
 
 
 class QuantiseEmbedding(ir.passes.InPlacePass):
     """Quantise the embedding and lm_head, whatever bits the layers have."""
 
-    def __init__(self, layout: ModelLayout) -> None:
+    def __init__(self, layout: ModelLayout, activations: Precision = "quantised") -> None:
         """Take sizes and names from `layout`."""
         self._layout = layout
+        self._float_activations = activations == "float"
         self._split = BitSplit(0, layout.hidden_size)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:  # noqa: D102
         self._quantise_embedding(model)
         head = find_linear(model, self._layout.family.head)
-        replace_linear(model, head, self._split, 1, lambda: self._rows(head.weight))
+        weight = head.weight
+        if self._float_activations:
+            dequantise_weight(model, head, self._split, lambda: self._rows(weight))
+        else:
+            replace_linear(model, head, self._split, 1, lambda: self._rows(weight))
         return ir.passes.PassResult(model, modified=True)
 
     def _rows(self, weight: ir.Value) -> QuantisedMatrix:

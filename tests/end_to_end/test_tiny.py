@@ -466,3 +466,58 @@ def test_without_a_method_the_float_model_is_written(floats: Path, tmp_path: Pat
     agreement = compare(torch_logits(original, ids), prefill(floats, ids), ids)
     assert agreement.relative_error < FLOAT_TOLERANCE
     assert {group.dtype for group in inspect_model(floats).groups} <= {"FLOAT", "INT64"}
+
+
+FLOAT_RECORD: Final = 4 * SIZES["head_dim"]
+"""Bytes of a head of a float cache."""
+
+REFERENCE_POINTS: Final = {
+    ("--activations", "float"): ({"MixedPrecisionAttention"}, MIXED_RECORD),
+    ("--cache", "float"): ({"MixedPrecisionMatMul", "RotaryAttention"}, FLOAT_RECORD),
+    ("--activations", "float", "--cache", "float"): ({"RotaryAttention"}, FLOAT_RECORD),
+}
+"""By options, which of the operators below are in the file, and bytes of a head in the cache."""
+
+OF_INTEREST: Final = {"MixedPrecisionMatMul", "MixedPrecisionAttention", "RotaryAttention"}
+
+
+@pytest.mark.parametrize("options", REFERENCE_POINTS, ids=" ".join)
+@pytest.mark.parametrize("format", ["custom", "qdq"])
+def test_activations_and_cache_may_stay_in_float(
+    plain: Path, floats: Path, export_small: Export, projections: Path,
+    options: tuple[str, ...], format: str, text: Path,
+) -> None:  # fmt: skip
+    """Decode parity is checked by the export; the rest by the commands that run a file."""
+    out = export_small("--projections", projections, "--format", format, *options)
+    operators, record = REFERENCE_POINTS[options]
+    found = inspect_model(out)
+    ours = {name.removeprefix("ai.resq.") for name in found.operators if "." in name}
+    assert ours & OF_INTEREST == (operators if format == "custom" else set())
+    assert found.cache_bytes_per_token == 2 * SIZES["num_key_value_heads"] * record
+    assert columns_of(found, "qkv_proj") == {4: 56, 8: 8}
+
+    ids = token_ids(plain.parent)
+    expected = prefill(floats, ids)
+    errors = [compare(expected, prefill(path, ids), ids).kl_divergence for path in (plain, out)]
+    assert errors[1] < errors[0]
+    printed = run_successfully(
+        *("evaluate", floats, out, "--text", text, "--window", WINDOW, "--json")
+    ).stdout
+    assert np.isfinite(json.loads(printed)["models"][str(out)]["perplexity"])
+    run_successfully("generate", out, "--prompt", "A compound", "--max-new-tokens", 4)
+    assert "weight" in run_successfully("inspect", out).stdout
+
+
+@pytest.mark.parametrize("target", [4.25, 4.75])
+def test_a_target_is_the_mean_of_the_layers_bits(
+    plain: Path, floats: Path, export_small: Export, projections: Path, target: float
+) -> None:
+    out = export_small("--projections", projections, "--target-bits", target)
+    found = inspect_model(out)
+    assert found.layer_weight_bits is not None
+    assert target - 0.1 < found.layer_weight_bits <= target  # one layer, so steps are large
+    assert found.cache_bytes_per_token == inspect_model(plain).cache_bytes_per_token
+    ids = token_ids(plain.parent)
+    expected = prefill(floats, ids)
+    errors = [compare(expected, prefill(path, ids), ids).kl_divergence for path in (plain, out)]
+    assert (errors[1] < errors[0]) == (target > 4.5)
