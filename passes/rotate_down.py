@@ -2,7 +2,7 @@
 
 1. The order and the signs of the channels are free: rows of gate_proj and up_proj move, and
    those of up_proj change sign.
-2. The Hadamard matrices run inside GatedHadamard; layers of equal widths share them.
+2. The Hadamard matrices run inside GatedHadamard; factors of equal order are stored once.
 3. down_proj's columns: W ← W · U_D.
 """
 
@@ -73,13 +73,17 @@ class RotateDown(ir.passes.InPlacePass):
 
     @staticmethod
     def _pair(model: ir.Model, part: str, pair: KroneckerFactors | None) -> list[ir.Value | None]:
-        """A part's factors as initializers, which are made once for each width."""
+        """A part's factors as initializers.
+
+        An inner factor depends on its order alone. An outer one that is random instead of a
+        Hadamard matrix depends on the part too.
+        """
         if pair is None:
             return [None, None]
         known = model.graph.initializers
         values: list[ir.Value | None] = []
-        for side, factor in (("outer", pair.outer), ("inner", pair.inner)):
-            name = f"hadamard.{part}{pair.width}_{side}"
+        for side, factor in ((f"{part}_outer", pair.outer), ("inner", pair.inner)):
+            name = f"hadamard.{side}{len(factor)}"
             tensor = ir.tensor(factor.astype("float32"))
             values.append(known[name] if name in known else new_initializer(model, name, tensor))
         return values

@@ -38,10 +38,13 @@ def dense(case: Case, layer: int) -> NDArray[np.float64]:
     return np.asarray(permutation @ np.diag(transform.signs) @ rotation)
 
 
-def factor_names(case: Case) -> list[str]:
-    split = case.projections.down_split
-    parts = (f"low{split.low}", f"high{split.high}")
-    return [f"hadamard.{part}_{side}" for part in parts for side in ("outer", "inner")]
+def factor_names(case: Case, layer: int) -> list[str]:
+    """Of the layer's factors as GatedHadamard reads them."""
+    bases = case.projections
+    split, names = bases.splits.down[layer], []
+    for part, pair in (("low", bases.down_low[split.low]), ("high", bases.down_high[split.high])):
+        names += [f"hadamard.{part}_outer{len(pair.outer)}", f"hadamard.inner{len(pair.inner)}"]
+    return names
 
 
 def test_the_logits_stay(case: Case) -> None:
@@ -63,7 +66,7 @@ def test_rows_move_signs_go_to_up_and_down_is_multiplied(case: Case) -> None:
         down = f"{mlp}.down_proj.weight"
         expected[down] = before[down] @ dense(case, layer)
     assert_weights(after, expected)
-    factors = set(factor_names(case))
+    factors = set(factor_names(case, layer=0))
     assert changed(before, after) == set(expected) | factors
 
 
@@ -77,7 +80,7 @@ def test_all_layers_read_the_same_factors(llama: Case) -> None:
     graph = llama.after(RotateDown)
     nodes = [node for node in graph.graph if node.op_type == "GatedHadamard"]
     first, second = (list(node.inputs[1:]) for node in nodes)
-    assert [value.name for value in first if value is not None] == factor_names(llama)
+    assert [value.name for value in first if value is not None] == factor_names(llama, layer=0)
     assert all(one is two for one, two in zip(first, second, strict=True))
     high = llama.projections.down_split.high
     assert {node.attributes.get_int("high_rank") for node in nodes} == {high}
@@ -106,19 +109,20 @@ def test_the_logits_stay_with_ranks_by_layer_too(biased: Case) -> None:
     nodes = [node for node in graph.graph if node.op_type == "GatedHadamard"]
     ranks = [node.attributes.get_int("high_rank") for node in nodes]
     assert ranks == [split.high for split in case.projections.splits.down]
-    for layer, split in enumerate(case.projections.splits.down):
-        names = [value.name for value in nodes[layer].inputs[1:] if value is not None]
-        assert names[0] == f"hadamard.low{split.low}_outer"
+    for layer, node in enumerate(nodes):
+        names = [value.name for value in node.inputs[1:] if value is not None]
+        assert names == factor_names(case, layer)
 
 
-def test_layers_of_equal_widths_share_their_factors_whatever_the_others_are(llama: Case) -> None:
+def test_factors_of_equal_order_are_stored_once(llama: Case) -> None:
     case = of_differing_layers(llama)
     names = [name for name in case.after(RotateDown).graph.initializers if "hadamard" in name]
-    widths = [(split.low, split.high) for split in case.projections.splits.down]
-    parts = {f"low{low}" for low, _ in widths} | {f"high{high}" for _, high in widths if high}
-    assert sorted(names) == sorted(
-        f"hadamard.{p}_{side}" for p in parts for side in ("outer", "inner")
-    )
+    expected = {name for layer in range(2) for name in factor_names(case, layer)}
+    assert sorted(names) == sorted(expected)
+    pairs = [*case.projections.down_low.values(), *case.projections.down_high.values()]
+    inner = {len(pair.inner): pair.inner for pair in pairs}
+    for pair in pairs:  # so that one name may stand for all of an order
+        np.testing.assert_array_equal(pair.inner, inner[len(pair.inner)])
 
 
 RECIPES = {
