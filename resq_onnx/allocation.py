@@ -206,13 +206,17 @@ def _stream_ranks(width: int) -> Iterable[tuple[int, ...]]:
 
 
 def _ranks(width: int, largest: int) -> list[int]:
-    """0 and its multiples of a step that is even: nibbles fill whole bytes."""
+    """Multiples of a step that is even, so that nibbles fill whole bytes; 0 of an odd width."""
+    if width % 2:
+        return [0]
     step = 2 * max(1, round(width / STEPS / 2))
     return [*range(0, largest + 1, step)]
 
 
 def _down_ranks(usual: BitSplit) -> list[int]:
     """Multiples of a power of two for which both parts rotate fast, and the usual rank."""
+    if usual.width % 2:
+        return [0]
     step = 2 ** max(1, int(math.log2(usual.width / STEPS)) - 1)
     ranks = range(0, usual.width // 2 + 1, step)
     orders = {rank: max(outer_order(usual.width - rank), outer_order(rank or 1)) for rank in ranks}

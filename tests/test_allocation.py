@@ -187,6 +187,13 @@ def test_a_head_has_no_larger_rank_before_o_proj_than_in_the_cache() -> None:
     assert found.head_edges(0) == sorted({12, found.attention_out[0].low} - {16})
 
 
+def test_an_odd_width_stays_undivided() -> None:
+    layout = dataclasses.replace(LAYOUT, hidden_size=45, num_heads=3, intermediate_size=27)
+    of = Energies(decaying(4, 45), decaying(4, 45), decaying(4, 3, 16), decaying(4, 27))
+    recipe = Recipe(target_bits=4.5, high_fraction=0.0, down_high=0.0)
+    assert choose_splits(recipe, layout, of) == uniform_splits(recipe, layout)
+
+
 def test_splits_survive_json() -> None:
     found = choose_splits(Recipe(target_bits=4.3), LAYOUT, energies())
     assert splits_from_json(found.to_json()) == found
