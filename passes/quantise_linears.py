@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnx_ir as ir
@@ -53,6 +53,10 @@ class _Site:
     order: NDArray[np.int64] | None = None
 
 
+CLIPPED_BITS: Final = 4
+"""Bits of the activations whose range is clipped; with 255 levels clipping does not pay."""
+
+
 class QuantiseLinears(ir.passes.InPlacePass):
     """Quantise the four linear layers of every decoder layer; q/k/v and gate/up are merged."""
 
@@ -67,6 +71,7 @@ class QuantiseLinears(ir.passes.InPlacePass):
         self._layout = layout
         self._uses_gptq = recipe.weights == "gptq"
         self._float_activations = recipe.activations == "float"
+        self._clip = recipe.activation_clip
         self._projections = projections
         self._moments = moments
 
@@ -78,7 +83,8 @@ class QuantiseLinears(ir.passes.InPlacePass):
                 if self._float_activations:
                     dequantise_weight(model, linear, site.split, quantise, site.order)
                 else:
-                    replace_linear(model, linear, site.split, site.groups, quantise)
+                    clip = self._clip if site.split.low_bits == CLIPPED_BITS else 1.0
+                    replace_linear(model, linear, site.split, site.groups, quantise, clip)
         return ir.passes.PassResult(model, modified=True)
 
     def _sites(self, layer: int) -> list[_Site]:
@@ -133,6 +139,7 @@ def replace_linear(
     split: BitSplit,
     groups: int,
     quantise: Callable[[], QuantisedMatrix],
+    low_clip: float = 1.0,
 ) -> None:
     """Put a MixedPrecisionMatMul in the place of a linear layer, its norm and its residual.
 
@@ -142,6 +149,7 @@ def replace_linear(
         split: Low and high columns of its weight as `quantise` returns them.
         groups: Groups of columns of the activation that are quantised apart.
         quantise: Computes the quantised weight when the file is written.
+        low_clip: Share of its range that the integers of the activation's low part span.
     """
     norm = producer_of(linear.source, "RMSNormalization")
     source = linear.source if norm is None else norm.inputs[0]
@@ -157,6 +165,7 @@ def replace_linear(
         norm=norm is not None,
         bias=linear.bias is not None,
         residual=residual is not None,
+        low_clip=low_clip if split.low else 1.0,
     )
     assert linear.weight.const_value is not None
     rows = dims(linear.weight.const_value)[0]

@@ -74,6 +74,8 @@ class Recipe:
         seed: Seeds the random rotations and the choice of calibration sequences.
         format: `custom` keeps the ai.resq functions, `qdq` inlines them.
         logits: Positions of which the file computes logits: `all` new tokens, or the `last` one.
+        activation_clip: Share of an activation's range that the 4-bit integers of the layers'
+            inputs span; 1 is the whole range.
         activations: `quantised`, or `float`: then only the weights have few bits.
         cache: `quantised`, or `float`.
         target_bits: Mean bits of the layers' weights. Ranks are then chosen by site and layer,
@@ -92,6 +94,7 @@ class Recipe:
     seed: int = 0
     format: Format = "custom"
     logits: Logits = "all"
+    activation_clip: float = 0.85
     activations: Precision = "quantised"
     cache: Precision = "quantised"
     target_bits: float | None = None
@@ -115,6 +118,10 @@ class Recipe:
             value = getattr(self, name)
             if not 0.0 <= value < 1.0:
                 raise ResqError(f"{name} is {value}; it must be at least 0 and less than 1")
+        if not 0.0 < self.activation_clip <= 1.0:
+            raise ResqError(
+                f"activation_clip is {self.activation_clip}; it must be above 0 and at most 1"
+            )
         self._check_target_bits()
         for name in ("samples", "sequence_length"):
             value = getattr(self, name)

@@ -67,7 +67,7 @@ inline void quantise_segment(const T* x, const Part& part, std::uint8_t* out, fl
                              std::int32_t* zero_point) {
     const float top = part.bits == 4 ? 15.0f : 255.0f;
     const Range range = range_of(x, part.width);
-    const Quantiser q = quantiser_of(range.smallest, range.largest, top);
+    const Quantiser q = quantiser_of(range.smallest * part.clip, range.largest * part.clip, top);
     const F scales = broadcast(q.scale), zeros = broadcast(q.zero), levels = broadcast(top);
     const int offset = part.bits == 4 ? 0 : kByteOffset;
     for (std::int64_t k = 0; k < part.width; k += kLanes) {

@@ -144,6 +144,10 @@ MatMulKernel::MatMulKernel(const NodeInfo& node) : kernels_(kernels()) {
     if (matmul_.columns() > kMaxColumns) {
         refuse("the number of columns", matmul_.columns(), "at most 65536");
     }
+    matmul_.parts[0].clip = node.real("low_clip", 1.0f);
+    if (!(matmul_.parts[0].clip > 0.0f && matmul_.parts[0].clip <= 1.0f)) {
+        refuse("low_clip", std::to_string(matmul_.parts[0].clip), "above 0 and at most 1");
+    }
     matmul_.outputs = outputs;
     matmul_.normalise = node.real("norm_epsilon", -1.0f) >= 0.0f;
     matmul_.epsilon = node.real("norm_epsilon", 0.0f);

@@ -23,6 +23,7 @@ struct Case {
     Content content = Content::kRandom;
     Float type = Float::kSingle;
     bool normalise = false, bias = false, residual = false;
+    float low_clip = 1.0f;
     std::size_t misaligned = 0;  // bytes from an aligned address to the weights
 
     std::string name() const {
@@ -32,7 +33,7 @@ struct Case {
                text(columns.low_bits) + " bits) high=" + text(columns.high) +
                " content=" + text(static_cast<int>(content)) +
                (type == Float::kHalf ? " float16" : "") + (normalise ? " norm" : "") +
-               (bias ? " bias" : "") + (residual ? " residual" : "");
+               (low_clip < 1.0f ? " clip" : "") + (bias ? " bias" : "") + (residual ? " residual" : "");
     }
 };
 
@@ -65,6 +66,7 @@ Inputs::Inputs(const Case& c, Random& random) {
     for (int p = 0; p < 2; ++p) {
         fill_part(c, p, random);
     }
+    matmul.parts[0].clip = c.low_clip;
     matmul.normalise = c.normalise;
     matmul.epsilon = 1e-5f;
     if (c.bias) {
@@ -291,6 +293,7 @@ Case any_options(const Columns& columns, std::int64_t rows, std::int64_t outputs
     c.normalise = columns.groups == 1 && random.one_in(2);
     c.bias = random.one_in(2);
     c.residual = random.one_in(2);
+    c.low_clip = random.one_in(3) ? 0.85f : 1.0f;
     c.misaligned = random.one_in(4) ? 1 : 0;
     return c;
 }

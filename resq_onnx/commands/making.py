@@ -29,6 +29,8 @@ def _recipe_options(command: Any) -> Any:
                      help="Share of the coefficients kept in the high number of bits."),
         click.option("--down-high", type=float, default=DEFAULTS.down_high,
                      help="The same for the input of down_proj; 0 is the paper's scheme."),
+        click.option("--activation-clip", type=float, default=DEFAULTS.activation_clip,
+                     help="Share of its range that a 4-bit activation's integers span."),
         click.option("--target-bits", type=float, default=DEFAULTS.target_bits,
                      help="Mean bits of the layers' weights: ranks are then chosen by spectra."),
         click.option("--low-bits", type=int, default=DEFAULTS.low_bits,

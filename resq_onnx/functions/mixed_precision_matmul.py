@@ -36,6 +36,8 @@ class MatMulForm(Form):
         norm: Whether X is divided by its root mean square.
         bias: Whether there is a bias.
         residual: Whether there is a residual.
+        low_clip: Share of an activation's range, above 0, that the integers of the low part
+            span; what lies outside gets the nearest of them.
     """
 
     op_type: ClassVar[str] = "MixedPrecisionMatMul"
@@ -45,6 +47,7 @@ class MatMulForm(Form):
     norm: bool = False
     bias: bool = False
     residual: bool = False
+    low_clip: float = 1.0
 
     def __post_init__(self) -> None:
         if self.split.low % self.groups or self.split.high % self.groups or not self.split.width:
@@ -54,12 +57,17 @@ class MatMulForm(Form):
             )
         if self.norm and self.groups > 1:
             raise ValueError("MixedPrecisionMatMul: a norm runs over all columns, not over groups")
+        if not 0.0 < self.low_clip <= 1.0:
+            raise ValueError(
+                f"MixedPrecisionMatMul: low_clip is {self.low_clip}; it must be above 0 and at most 1"
+            )
 
     @property
     def overload(self) -> str:  # noqa: D102
         split = self.split
         name = f"low{split.low}x{split.low_bits}_high{split.high}x{split.high_bits}"
         name += f"_groups{self.groups}" if self.groups > 1 else ""
+        name += f"_clip{self.low_clip:g}" if self.low_clip < 1.0 else ""
         options = {"norm": self.norm, "bias": self.bias, "residual": self.residual}
         return "_".join([name, *(option for option, chosen in options.items() if chosen)])
 
@@ -84,6 +92,7 @@ class MatMulForm(Form):
             "num_groups": self.groups,
             "low_bits": self.split.low_bits,
             "high_bits": self.split.high_bits,
+            "low_clip": self.low_clip,
         }
 
     def free_attributes(self) -> dict[str, float | None]:  # noqa: D102
@@ -101,14 +110,14 @@ class MatMulForm(Form):
         inverse_rms = _inverse_rms(op, rows) if self.norm else None
         columns = _split_columns(op, rows, split.low // groups, split.high // groups)
         parts = [
-            (columns[0], split.low, split.low_bits, low_weight, low_scale),
-            (columns[1], split.high, split.high_bits, high_weight, high_scale),
+            (columns[0], split.low, split.low_bits, self.low_clip, low_weight, low_scale),
+            (columns[1], split.high, split.high_bits, 1.0, high_weight, high_scale),
         ]
         activations, weights = [], []
-        for part, width, bits, weight, scale in parts:
+        for part, width, bits, clip, weight, scale in parts:
             if width == 0:
                 continue
-            read = _quantised(op, part, width // groups, bits, inverse_rms)
+            read = _quantised(op, part, width // groups, bits, clip, inverse_rms)
             activations.append(op.Reshape(read, [-1, width]) if groups > 1 else read)
             weights.append(op.DequantizeLinear(weight, scale, axis=0))  # (N, width)
         operands = [_concat_columns(op, activations), _concat_columns(op, weights)]
@@ -141,13 +150,17 @@ def _inverse_rms(op: OpBuilder, rows: ir.Value) -> Any:
     return op.Reciprocal(op.Sqrt(op.Add(mean_square, attribute_value(op, "norm_epsilon"))))
 
 
-def _quantised(op: OpBuilder, rows: Any, width: int, bits: int, inverse_rms: Any | None) -> Any:
+def _quantised(
+    op: OpBuilder, rows: Any, width: int, bits: int, clip: float, inverse_rms: Any | None
+) -> Any:
     """What the integers of (rows, width) stand for, times the inverse RMS if there is one.
 
     The integers are those of the rows as they are: a norm changes the scale they are read with,
     not the integers.
     """
     least, greatest = range_of_rows(op, rows)
+    if clip < 1.0:
+        least, greatest = op.Mul(least, clip), op.Mul(greatest, clip)
     scale = scale_of_range(op, least, greatest, bits)  # (rows, 1)
     zero = op.Cast(zero_point(op, least, scale), to=UNSIGNED[bits])
     # One block as wide as the part: a scale for each row, without reshaping 4-bit tensors,

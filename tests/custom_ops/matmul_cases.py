@@ -46,6 +46,8 @@ FORMS: Final = {
     "three odd groups": MatMulForm(BitSplit(21, 9), groups=3, bias=True, residual=True),
     "groups without high part": MatMulForm(BitSplit(48, 0), groups=3),
     "groups without low part": MatMulForm(BitSplit(0, 48), groups=3),
+    "clipped": MatMulForm(BitSplit(504, 72), norm=True, low_clip=0.85),
+    "clipped groups": MatMulForm(BitSplit(504, 72), groups=9, residual=True, low_clip=0.85),
     "every option": MatMulForm(BitSplit(112, 16), norm=True, bias=True, residual=True),
     "eight bits throughout": MatMulForm(BitSplit(51, 13, low_bits=8), norm=True),
     "eight bits in groups": MatMulForm(BitSplit(42, 6, low_bits=8), groups=3, residual=True),
@@ -112,6 +114,7 @@ def expected(form: MatMulForm, node: Node) -> Array:
         form.split,
         form.groups,
         EPSILON if form.norm else None,
+        form.low_clip,
     ).reshape(*x.shape[:-1], len(scale))
     shifted: Array = y + arrays.get("bias", 0.0) + arrays.get("residual", 0.0)
     return shifted

@@ -68,6 +68,8 @@ MATMUL: Final[list[tuple[str, Change, tuple[str, ...]]]] = [
     ("high scales without weights", {"W_high": None}, ("S_high", "W_high")),
     ("groups that are no integer", {"num_groups": 2.0}, ("num_groups", "FLOAT", "INT")),
     ("an epsilon that is an integer", {"norm_epsilon": 1}, ("norm_epsilon", "INT", "FLOAT")),
+    ("a clip of nothing", {"low_clip": 0.0}, ("low_clip", "0", "1")),
+    ("a clip beyond the range", {"low_clip": 1.5}, ("low_clip", "1.500000", "1")),
     ("no weights at all", dict.fromkeys(("W_low", "S_low", "W_high", "S_high")), ("W_low",)),
     ("no groups", {"num_groups": 0}, ("num_groups", "0")),
     ("less than no groups", {"num_groups": -2}, ("num_groups", "-2")),

@@ -18,18 +18,22 @@ from resq_onnx.recipe import BitSplit
 
 Array = NDArray[Any]
 F32 = np.float32
+WHOLE = np.float32(1)
+"""A clip that leaves the whole range."""
 
 
-def quantise(row: Array, bits: int, scale: np.float32) -> tuple[Array, int]:
+def quantise(
+    row: Array, bits: int, scale: np.float32, clip: np.float32 = WHOLE
+) -> tuple[Array, int]:
     """Integers and zero point of one row by a given scale."""
     levels = 2**bits - 1
-    zero = int(np.rint(-min(row.min(), F32(0)) / scale))
+    zero = int(np.rint(-min(row.min(), F32(0)) * clip / scale))
     return np.clip(np.rint(row / scale).astype(np.int64) + zero, 0, levels), zero
 
 
-def scale_of(row: Array, bits: int) -> np.float32:
+def scale_of(row: Array, bits: int, clip: np.float32 = WHOLE) -> np.float32:
     """(max - min) / levels with min <= 0 <= max, and the smallest normal number at least."""
-    extent = max(row.max(), F32(0)) - min(row.min(), F32(0))
+    extent = max(row.max(), F32(0)) * clip - min(row.min(), F32(0)) * clip
     return max(F32(extent / F32(2**bits - 1)), np.finfo(F32).tiny)
 
 
@@ -40,6 +44,7 @@ def matmul(
     split: BitSplit,
     groups: int = 1,
     epsilon: float | None = None,
+    low_clip: float = 1.0,
 ) -> Array:
     """y = s_a s_w (sum q_a q_w - z_a sum q_w) of both parts and all groups, (tokens, N)."""
     y = np.zeros((len(x), len(low[0])))
@@ -50,14 +55,14 @@ def matmul(
             inverse_rms = 1 / np.sqrt(np.mean(token.astype(np.float64) ** 2) + epsilon)
         for g in range(groups):
             columns = token[g * (low_width + high_width) :][: low_width + high_width]
-            for part, width, bits, (weight, weight_scale) in (
-                (columns[:low_width], low_width, split.low_bits, low),
-                (columns[low_width:], high_width, split.high_bits, high),
+            for part, width, bits, clip, (weight, weight_scale) in (
+                (columns[:low_width], low_width, split.low_bits, F32(low_clip), low),
+                (columns[low_width:], high_width, split.high_bits, F32(1), high),
             ):
                 if width == 0:
                     continue
-                scale = scale_of(part, bits)
-                integers, zero = quantise(part, bits, scale)
+                scale = scale_of(part, bits, clip)
+                integers, zero = quantise(part, bits, scale, clip)
                 block = weight[:, g * width : (g + 1) * width].astype(np.int64)
                 total = block @ integers - zero * block.sum(axis=1)
                 y[t] += float(scale) * inverse_rms * weight_scale.astype(np.float64) * total

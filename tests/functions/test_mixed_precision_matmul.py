@@ -28,6 +28,8 @@ FORMS = {
     "normalised": MatMulForm(BitSplit(14, 2), norm=True),
     "with bias and residual": MatMulForm(BitSplit(13, 3), bias=True, residual=True),
     "normalised with all options": MatMulForm(BitSplit(13, 3), norm=True, bias=True, residual=True),
+    "clipped": MatMulForm(BitSplit(14, 2), norm=True, low_clip=0.85),
+    "clipped groups": MatMulForm(BitSplit(21, 6), groups=3, low_clip=0.5),
     "groups": MatMulForm(BitSplit(21, 6), groups=3, residual=True),
     "groups without high part": MatMulForm(BitSplit(8, 0), groups=2),
     "low part alone": MatMulForm(BitSplit(16, 0), norm=True),
@@ -69,6 +71,7 @@ def expected(form: MatMulForm, arrays: dict[str, Array]) -> Array:
         form.split,
         form.groups,
         EPSILON if form.norm else None,
+        form.low_clip,
     ).reshape(*x.shape[:-1], OUTPUTS)
     shifted: Array = y + arrays.get("bias", 0.0) + arrays.get("residual", 0.0)
     return shifted
@@ -166,6 +169,8 @@ def test_any_widths_agree_with_integer_sums(
         ({"split": BitSplit(7, 2), "groups": 2}, "divide"),
         ({"split": BitSplit(0, 0)}, "divide"),
         ({"split": BitSplit(8, 2), "groups": 2, "norm": True}, "norm"),
+        ({"split": BitSplit(8, 2), "low_clip": 0.0}, "low_clip"),
+        ({"split": BitSplit(8, 2), "low_clip": 1.5}, "low_clip"),
     ],
 )
 def test_a_form_that_cannot_be_is_refused(arguments: dict[str, Any], message: str) -> None:

@@ -16,6 +16,7 @@ namespace resq {
 struct Part {
     int bits = 4;                           // of a weight and of an activation: 4 or 8
     std::int64_t width = 0;                 // columns of one group
+    float clip = 1.0f;                      // share of an activation's range that has integers
     const std::uint8_t* weights = nullptr;  // (outputs, groups * width), two's complement
     const float* scales = nullptr;          // (outputs)
 };
