@@ -33,7 +33,8 @@ struct Case {
                text(columns.low_bits) + " bits) high=" + text(columns.high) +
                " content=" + text(static_cast<int>(content)) +
                (type == Float::kHalf ? " float16" : "") + (normalise ? " norm" : "") +
-               (low_clip < 1.0f ? " clip" : "") + (bias ? " bias" : "") + (residual ? " residual" : "");
+               (low_clip < 1.0f ? " clip" : "") + (bias ? " bias" : "") +
+               (residual ? " residual" : "");
     }
 };
 

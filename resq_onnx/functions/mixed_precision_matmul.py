@@ -59,7 +59,8 @@ class MatMulForm(Form):
             raise ValueError("MixedPrecisionMatMul: a norm runs over all columns, not over groups")
         if not 0.0 < self.low_clip <= 1.0:
             raise ValueError(
-                f"MixedPrecisionMatMul: low_clip is {self.low_clip}; it must be above 0 and at most 1"
+                f"MixedPrecisionMatMul: low_clip is {self.low_clip}; it must be above 0 and at "
+                "most 1"
             )
 
     @property
