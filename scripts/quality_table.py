@@ -34,6 +34,12 @@ ROWS: Final = (
     Row("float32, as traced", "float", ("--method", "none")),
     Row("float32, rotated (`--save-rotated`)", "rotated", ()),
     Row("`resq` (default)", "resq", ()),
+    Row("`resq --activation-clip 1`", "unclipped", ("--activation-clip", "1")),
+    Row(
+        "`resq --activations float --cache float`, weights alone",
+        "weights",
+        ("--activations", "float", "--cache", "float"),
+    ),
     Row("`resq --down-high 0`, as in the paper", "paper", ("--down-high", "0")),
     Row("`outlier`", "outlier", ("--method", "outlier")),
     Row("`quarot`", "quarot", ("--method", "quarot")),
@@ -65,13 +71,12 @@ def export_all(model: Path, folder: Path, calibration: Path, samples: int) -> No
 
 
 def evaluate(folder: Path, row: Row, text: Path, windows: int) -> float:
-    """Perplexity of a row's file, by the functions in it; kept in a file for the next run."""
+    """Perplexity of a row's file; kept in a file for the next run."""
     kept = folder / row.file / f"perplexity-{windows}.json"
     if not kept.exists():
         model = str(folder / row.file / "model.onnx")
         arguments = ["evaluate", model, "--text", str(text), "--max-windows", str(windows)]
-        # The functions are the definition, and all that some of the rows have.
-        kept.write_text(run([*arguments, "--no-kernels", "--json"]))
+        kept.write_text(run([*arguments, "--json"]))
     (result,) = json.loads(kept.read_text())["models"].values()
     return float(result["perplexity"])
 
