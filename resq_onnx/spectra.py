@@ -6,6 +6,7 @@ channels, a channel. Its energy is its second moment. Those with the most form t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -38,7 +39,8 @@ def describe_spectra(
         By site, `hidden` (one curve for the model), `value` and `key` (one for each layer and kv
         head) and `down` (one for each layer), a record of
         `components` ("directions" or "channels"), `curves`, `width`,
-        `high` (components of the high part), `low_bits`, `high_bits`,
+        `high` (components of the high part; where it differs from layer to layer, their median,
+        with `high_least` and `high_most`), `low_bits`, `high_bits`,
         `ranks` (1 has the most energy; some of them), `median` and, of several curves,
         `minimum` and `maximum`: energy at those ranks, as a multiple of the curve's mean, and
         `high_share`: of the energy, what the high part holds: minimum, median and maximum over
@@ -49,19 +51,20 @@ def describe_spectra(
     """
     check_finite(moments)
     energies = _channels if picks_channels else _directions
-    head = projections.head_split
-    keys = head if projections.rotates_keys else BitSplit(head.width, 0, head.low_bits)
-    sites: dict[str, tuple[NDArray[Any], BitSplit]] = {
-        "hidden": (energies(hidden_moment(moments)), projections.hidden_split),
-        "value": (energies(moments.value), head),
-        "key": (energies(moments.key), keys),
-        "down": (_channels(moments.down), projections.down_split),
+    splits = projections.splits
+    record = splits.record  # of the cache, alike in all layers
+    keys = record if projections.rotates_keys else BitSplit(record.width, 0, record.low_bits)
+    sites: dict[str, tuple[NDArray[Any], Sequence[BitSplit]]] = {
+        "hidden": (energies(hidden_moment(moments)), (*splits.attention, *splits.mlp)),
+        "value": (energies(moments.value), (record,)),
+        "key": (energies(moments.key), (keys,)),
+        "down": (_channels(moments.down), splits.down),
     }
     by_channel = {site: picks_channels or site == "down" for site in sites}
     return {
         site: {"components": "channels" if by_channel[site] else "directions"}
-        | _describe(_relative(values), split)
-        for site, (values, split) in sites.items()
+        | _describe(_relative(values), parts)
+        for site, (values, parts) in sites.items()
     }
 
 
@@ -94,28 +97,34 @@ def _relative(energies: NDArray[np.float64]) -> Curves:
     return np.asarray(curves / np.where(means > 0, means, 1.0))
 
 
-def _describe(curves: Curves, split: BitSplit) -> dict[str, Any]:
-    ranks = thinned_ranks(split.width, split.high)
+def _describe(curves: Curves, splits: Sequence[BitSplit]) -> dict[str, Any]:
+    """Of several curves and several splits, each curve has its own; one serves all of the other."""
+    highs = [split.high for split in splits]
+    high = int(np.median(highs))
+    ranks = thinned_ranks(splits[0].width, high)
     kept = curves[:, ranks - 1]
     levels = {"median": np.median(kept, axis=0)}
     if len(curves) > 1:
         levels |= {"minimum": kept.min(axis=0), "maximum": kept.max(axis=0)}
     return {
         "curves": len(curves),
-        "width": split.width,
-        "high": split.high,
-        "low_bits": split.low_bits,
-        "high_bits": split.high_bits,
+        "width": splits[0].width,
+        "high": high,
+        **({"high_least": min(highs), "high_most": max(highs)} if len(set(highs)) > 1 else {}),
+        "low_bits": splits[0].low_bits,
+        "high_bits": splits[0].high_bits,
         "ranks": ranks.tolist(),
         **{name: [_rounded(value) for value in level] for name, level in levels.items()},
-        "high_share": _high_share(curves, split.high),
+        "high_share": _high_share(curves, highs),
     }
 
 
-def _high_share(curves: Curves, high: int) -> dict[str, float] | None:
-    if high == 0:
+def _high_share(curves: Curves, highs: Sequence[int]) -> dict[str, float] | None:
+    if not any(highs):
         return None
-    shares = curves[:, :high].sum(axis=1) / curves.shape[1]  # the mean is 1
+    held = np.pad(curves.cumsum(axis=1), ((0, 0), (1, 0))) / curves.shape[1]  # the mean is 1
+    every = np.arange(len(curves)) if len(curves) > 1 else 0
+    shares = held[every, highs if len(highs) > 1 else highs[0]]
     return {
         "minimum": _rounded(shares.min()),
         "median": _rounded(np.median(shares)),

@@ -10,7 +10,7 @@ from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout, layout_of
 from resq_onnx.moments import Moments, moment_shapes
 from resq_onnx.projections import compute_projections, hidden_moment
-from resq_onnx.recipe import Method, Recipe
+from resq_onnx.recipe import BitSplit, Method, Recipe
 from resq_onnx.spectra import POINTS, describe_spectra, thinned_ranks
 
 CONFIG = {
@@ -121,6 +121,28 @@ def test_keys_of_a_float_cache_are_not_split() -> None:
     found = described("resq", cache="float")
     assert found["key"]["high_share"] is None
     assert found["value"]["high"] == 2
+
+
+def test_where_splits_differ_each_curve_has_its_own() -> None:
+    bases = compute_projections(Recipe(), LAYOUT, MOMENTS)
+    high = (0, 8, 24)
+    down = tuple(BitSplit(192 - count, count) for count in high)
+    attention = (BitSplit(120, 8), BitSplit(112, 16), BitSplit(96, 32))
+    splits = replace(bases.splits, down=down, attention=attention)
+    found = describe_spectra(MOMENTS, replace(bases, splits=splits), picks_channels=False)
+
+    assert [found["down"][name] for name in ("high", "high_least", "high_most")] == [8, 0, 24]
+    energies = np.sort(np.diagonal(MOMENTS.down, axis1=1, axis2=2), axis=1)[:, ::-1]
+    shares = [row[:count].sum() / row.sum() for row, count in zip(energies, high, strict=True)]
+    expected = {"minimum": 0.0, "median": np.median(shares), "maximum": max(shares)}
+    assert found["down"]["high_share"] == pytest.approx(expected, rel=DIGITS_KEPT)
+
+    assert [found["hidden"][name] for name in ("high", "high_least", "high_most")] == [16, 8, 32]
+    values = np.linalg.eigvalsh(hidden_moment(MOMENTS))[::-1]
+    ends = {name: values[:n].sum() / values.sum() for name, n in (("minimum", 8), ("maximum", 32))}
+    share = found["hidden"]["high_share"]
+    assert {name: share[name] for name in ends} == pytest.approx(ends, rel=DIGITS_KEPT)
+    assert "high_most" not in found["key"]
 
 
 @pytest.mark.parametrize("width", [1, 16, POINTS, POINTS + 1, 576, 1536, 14336])

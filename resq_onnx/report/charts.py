@@ -22,7 +22,8 @@ def spectrum(site: str, record: Mapping[str, Any]) -> Markup:
 
     Args:
         site: What the picture is of, for those who cannot see it.
-        record: As `resq_onnx.spectra.describe_spectra` makes it.
+        record: As `resq_onnx.spectra.describe_spectra` makes it. Where the split differs from
+            layer to layer, all of its places are shaded, and the line is at their median.
     """
     width, high, ranks = record["width"], record["high"], record["ranks"]
     lowest, highest = (
@@ -50,6 +51,10 @@ def spectrum(site: str, record: Mapping[str, Any]) -> Markup:
     parts.append(element("path", css="curve", d=line_path(middle)))
     if high:
         parts.append(_split_line(x, high))
+    if "high_most" in record:
+        least, most = x(record["high_least"] + 0.5), x(record["high_most"] + 0.5)
+        area = {"y": TOP, "height": HEIGHT - TOP - BOTTOM}
+        parts.append(element("rect", css="split-range", x=least, width=most - least, **area))
     return picture(WIDTH, HEIGHT, f"Spectrum of {site}: energy falls with rank", parts)
 
 

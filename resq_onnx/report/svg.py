@@ -13,6 +13,9 @@ SUPERSCRIPTS: Final = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸�
 MAX_DECADES: Final = 6
 """Decades of a logarithmic axis that all get a tick; of more, every second or third."""
 
+FEW_DECADES: Final = 2
+"""Powers of ten on a logarithmic axis up to which twice and five times each get a tick as well."""
+
 STEPS: Final = (1, 2, 2.5, 5, 10)
 """Distances of ticks that people count in, times a power of ten."""
 
@@ -76,10 +79,13 @@ class Axis:
         return self.start + share * (self.end - self.start)
 
     def ticks(self, about: int = 5) -> list[float]:
-        """Round numbers inside the axis: powers of ten, or about so many equal steps."""
+        """Round numbers inside the axis: about so many equal steps, or powers of ten."""
         if self.logarithmic:
             first = math.ceil(math.log10(self.low) - 1e-9)
             last = math.floor(math.log10(self.high) + 1e-9)
+            if last - first < FEW_DECADES:
+                every = [m * 10.0**power for power in range(first - 1, last + 1) for m in (1, 2, 5)]
+                return [value for value in every if self.low <= value <= self.high]
             step = -(-(last - first) // MAX_DECADES) or 1
             return [10.0**power for power in range(first, last + 1) if power % step == 0]
         size = round_step(self.high - self.low, about)
@@ -95,9 +101,9 @@ def round_step(span: float, about: int) -> float:
 
 
 def power_label(value: float) -> str:
-    """A power of ten as people write it: 0.1, 1, 10, 10⁻³."""
+    """A tick of a logarithmic axis as people write it: 0.1, 1, 10, 10⁻³; and 0.02."""
     power = round(math.log10(value))
-    if -1 <= power <= 2:
+    if -1 <= power <= 2 or not math.isclose(value, 10.0**power):
         return f"{value:g}"
     return f"10{str(power).translate(SUPERSCRIPTS)}"
 

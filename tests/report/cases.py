@@ -62,11 +62,13 @@ MEASURED: Final[dict[str, Any]] = {
 """What resq.json lacked before reports."""
 
 
-def write_export(folder: Path, measured: dict[str, Any] = MEASURED, method: str = "resq") -> Path:
+def write_export(
+    folder: Path, measured: dict[str, Any] = MEASURED, target_bits: float | None = None
+) -> Path:
     """Write model.onnx, its data, config.json and resq.json; returns the first."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "model.onnx"
-    recipe = Recipe(method=method, calibration="<b>text</b>.txt").to_json()  # type: ignore[arg-type]
+    recipe = Recipe(calibration="<b>text</b>.txt", target_bits=target_bits).to_json()
     _save(path, recipe)
     config = {"hidden_size": 48, "num_attention_heads": 3, "head_dim": HEAD_DIM}
     (folder / "config.json").write_text(json.dumps(config))

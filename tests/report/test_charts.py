@@ -57,6 +57,15 @@ def test_without_a_high_part_nothing_is_split() -> None:
     assert "8 bits" not in page.words
 
 
+def test_all_places_of_a_split_that_differs_are_shaded() -> None:
+    record = SPECTRUM | {"high": 4, "high_least": 2, "high_most": 8}
+    page = Page(spectrum("Values", record))
+    (places,), (line,) = map(page.of_class, ("split-range", "split"))
+    left, width = float(places["x"]), float(places["width"])
+    xs = [x for x, _ in the_curve(spectrum("Values", record))]
+    assert xs[1] < left < xs[2] < float(line["x1"]) < xs[7] < left + width < xs[8]
+
+
 def test_several_curves_are_a_band_around_the_median() -> None:
     (band,) = Page(spectrum("Values", SPECTRUM)).of_class("band")
     edge = points(band)

@@ -11,6 +11,7 @@ from resq_onnx.report import write_report
 from tests.report.cases import (
     MEASURED,
     NAME,
+    SPECTRUM,
     write_benchmark,
     write_evaluation,
     write_export,
@@ -72,6 +73,15 @@ def test_spectra_and_layers_are_drawn_and_the_layers_in_two_widths(full: str) ->
     assert [name for name, _ in page.elements].count("svg") == 4 + 2 * 2
     assert len(page.of_class("band")) == 3
     assert len(page.of_class("wide")) == len(page.of_class("narrow")) == 2
+
+
+def test_splits_that_differ_from_layer_to_layer_are_told(tmp_path: Path) -> None:
+    down = SPECTRUM | {"high": 4, "high_least": 2, "high_most": 8}
+    target = tmp_path / "report.html"
+    write_report(write_export(tmp_path, {"spectra": {"down": down}}, target_bits=4.5), target)
+    words = Page(target.read_text(encoding="utf-8")).words
+    assert "The 4 (2 to 8 by layer) of 16 directions in 8 bits" in words
+    assert "differs from layer to layer" in words
 
 
 def test_light_dark_narrow_and_print_each_have_a_style(full: str) -> None:

@@ -65,12 +65,18 @@ def test_ticks_of_a_logarithmic_axis_are_powers_of_ten() -> None:
     assert Axis(1e-3, 1e3, 0, 1, True).ticks() == pytest.approx([1e-3, 1e-2, 0.1, 1, 10, 100, 1e3])
 
 
+def test_few_decades_get_more_ticks() -> None:
+    assert Axis(0.3, 12, 0, 1, True).ticks() == pytest.approx([0.5, 1, 2, 5, 10])
+    assert Axis(0.02, 0.06, 0, 1, True).ticks() == pytest.approx([0.02, 0.05])
+
+
 def test_many_decades_get_fewer_ticks() -> None:
     assert Axis(1e-9, 1e5, 0, 1, True).ticks() == pytest.approx([1e-9, 1e-6, 1e-3, 1, 1e3])
 
 
 @pytest.mark.parametrize(
-    ("value", "label"), [(1e-3, "10⁻³"), (0.1, "0.1"), (1, "1"), (100, "100"), (1e4, "10⁴")]
+    ("value", "label"),
+    [(1e-3, "10⁻³"), (0.1, "0.1"), (1, "1"), (100, "100"), (1e4, "10⁴"), (0.02, "0.02")],
 )
 def test_a_power_of_ten_is_written_as_people_write_it(value: float, label: str) -> None:
     assert power_label(value) == label
