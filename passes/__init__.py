@@ -26,6 +26,7 @@ from resq_onnx.passes.quantise_embedding import QuantiseEmbedding
 from resq_onnx.passes.quantise_linears import QuantiseLinears
 from resq_onnx.passes.rotate_down import RotateDown
 from resq_onnx.passes.rotate_keys import RotateKeys
+from resq_onnx.passes.split_head import SplitHead
 from resq_onnx.passes.untie_embedding import UntieEmbedding
 from resq_onnx.projections import Projections
 from resq_onnx.recipe import Recipe
@@ -44,12 +45,15 @@ def lifting(layout: ModelLayout) -> list[ir.passes.PassBase]:
     ]
 
 
-def folding(layout: ModelLayout, projections: Projections) -> list[ir.passes.PassBase]:
+def folding(
+    layout: ModelLayout, recipe: Recipe, projections: Projections
+) -> list[ir.passes.PassBase]:
     """Changes of basis: the logits stay the same."""
+    shares_table = recipe.shares_table(tied=layout.tied)
     return [
-        UntieEmbedding(layout),
-        FuseNormGains(layout),
-        FoldHiddenBasis(layout, projections),
+        SplitHead(layout) if shares_table else UntieEmbedding(layout),
+        FuseNormGains(layout, shares_table=shares_table),
+        FoldHiddenBasis(layout, projections, shares_table=shares_table),
         FoldValueBasis(layout, projections),
         RotateKeys(layout, projections),
         RotateDown(layout, projections),
@@ -64,5 +68,5 @@ def quantising(
     return [
         QuantiseLinears(layout, recipe, projections, moments),
         *([QuantiseCache(layout, projections)] if recipe.cache == "quantised" else []),
-        QuantiseEmbedding(layout, recipe.activations),
+        QuantiseEmbedding(layout, recipe, shares_table=recipe.shares_table(tied=layout.tied)),
     ]

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from resq_onnx.families import ModelLayout
-from resq_onnx.passes.modules import find_linear, find_weight
+from resq_onnx.passes.modules import find_linear, find_weight, head_input
 from resq_onnx.passes.tensors import fold, read_float64
 
 READERS = {"attention_norm": ("query", "key", "value"), "mlp_norm": ("gate", "up")}
@@ -19,14 +19,15 @@ READERS = {"attention_norm": ("query", "key", "value"), "mlp_norm": ("gate", "up
 class FuseNormGains(ir.passes.InPlacePass):
     """Multiply the columns of every layer behind a norm by the norm's gain."""
 
-    def __init__(self, layout: ModelLayout) -> None:
-        """Take the names from `layout`."""
+    def __init__(self, layout: ModelLayout, *, shares_table: bool = False) -> None:
+        """Take the names from `layout`; a head that shares its table was split before."""
         family = layout.family
+        head = head_input(layout) if shares_table else family.head
         self._readers = {
             layout.module(layer, norm): [layout.module(layer, role) for role in roles]
             for layer in range(layout.num_layers)
             for norm, roles in READERS.items()
-        } | {family.final_norm: [family.head]}
+        } | {family.final_norm: [head]}
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:  # noqa: D102
         for norm, readers in self._readers.items():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from resq_onnx.families import ModelLayout
 from resq_onnx.graph import MODULE_KEY
 from resq_onnx.passes.tensors import dims
 
@@ -30,6 +31,12 @@ class Linear:
     weight: ir.Value
     bias: ir.Value | None
     result: ir.Value
+
+    @property
+    def rows(self) -> int:
+        """Number of outputs, N."""
+        assert self.weight.const_value is not None
+        return dims(self.weight.const_value)[0]
 
     @property
     def multiply(self) -> ir.Node:
@@ -83,13 +90,21 @@ def find_weight(model: ir.Model, module: str, parameter: str = "weight") -> ir.V
     return model.graph.initializers[name]
 
 
-def find_linear(model: ir.Model, module: str) -> Linear:
+def find_linear(model: ir.Model, module: str, owner: str | None = None) -> Linear:
     """The nodes of a linear layer, found from its weight.
+
+    Args:
+        model: The model.
+        module: Full name of the layer.
+        owner: The module whose weight it reads, if it has none of its own.
 
     Raises:
         ValueError: The graph has no such layer, or it is not written as expected.
     """
-    weight = find_weight(model, module)
+    name = f"{owner or module}.weight"
+    if name not in model.graph.initializers:
+        raise ValueError(f"{module}: the graph has no initializer {name}")
+    weight = model.graph.initializers[name]
     transposes = [use for use in weight.consumers() if use.op_type == "Transpose"]
     if len(transposes) != 1:
         raise ValueError(f"{module}: its weight is read by {len(transposes)} Transpose nodes")
@@ -106,6 +121,21 @@ def find_linear(model: ir.Model, module: str) -> Linear:
             raise ValueError(f"{module}: expected an Add of its bias, found {add.op_type}")
         nodes = (transposes[0], multiply, add)
     return Linear(module, nodes, source, weight, bias, nodes[-1].outputs[0])
+
+
+def find_head(model: ir.Model, layout: ModelLayout, *, shared: bool) -> Linear:
+    """lm_head, which has a weight of its own, or reads that of the embedding if `shared`.
+
+    Raises:
+        ValueError: As for `find_linear`.
+    """
+    family = layout.family
+    return find_linear(model, family.head, family.embedding if shared else None)
+
+
+def head_input(layout: ModelLayout) -> str:
+    """Name of the square linear layer before an lm_head that shares the embedding's table."""
+    return f"{layout.family.head}.input"
 
 
 def make_linear(

@@ -9,7 +9,7 @@ With activations in float only the weight changes: rule 1, and the linear layer 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,7 +24,7 @@ from resq_onnx.passes.merge_projections import merged_module
 from resq_onnx.passes.modules import Linear, find_linear, producer_of, tag
 from resq_onnx.passes.replacing import put_in_place_of
 from resq_onnx.passes.stored_weights import dequantise_weight, store_matrix
-from resq_onnx.passes.tensors import dims, read_float64
+from resq_onnx.passes.tensors import read_float64
 from resq_onnx.projections import Projections, high_last_order
 from resq_onnx.recipe import BitSplit, Recipe
 from resq_onnx.weights.gptq import gptq
@@ -80,11 +80,12 @@ class QuantiseLinears(ir.passes.InPlacePass):
             for site in self._sites(layer):
                 linear = find_linear(model, site.module)
                 quantise = self._quantiser(linear, site)
+                parts = store_matrix(model, site.module, linear.rows, site.split, quantise)
                 if self._float_activations:
-                    dequantise_weight(model, linear, site.split, quantise, site.order)
+                    dequantise_weight(model, linear, parts, site.order)
                 else:
                     clip = self._clip if site.split.low_bits == CLIPPED_BITS else 1.0
-                    replace_linear(model, linear, site.split, site.groups, quantise, clip)
+                    replace_linear(model, linear, site.split, site.groups, parts, clip)
         return ir.passes.PassResult(model, modified=True)
 
     def _sites(self, layer: int) -> list[_Site]:
@@ -138,7 +139,7 @@ def replace_linear(
     linear: Linear,
     split: BitSplit,
     groups: int,
-    quantise: Callable[[], QuantisedMatrix],
+    parts: Sequence[ir.Value | None],
     low_clip: float = 1.0,
 ) -> None:
     """Put a MixedPrecisionMatMul in the place of a linear layer, its norm and its residual.
@@ -146,9 +147,9 @@ def replace_linear(
     Args:
         model: The model to change.
         linear: The float layer.
-        split: Low and high columns of its weight as `quantise` returns them.
+        split: Low and high columns of its weight.
         groups: Groups of columns of the activation that are quantised apart.
-        quantise: Computes the quantised weight when the file is written.
+        parts: The quantised weight, as `store_matrix` returned it.
         low_clip: Share of its range that the integers of the activation's low part span.
     """
     norm = producer_of(linear.source, "RMSNormalization")
@@ -167,13 +168,10 @@ def replace_linear(
         residual=residual is not None,
         low_clip=low_clip if split.low else 1.0,
     )
-    assert linear.weight.const_value is not None
-    rows = dims(linear.weight.const_value)[0]
-    weights = store_matrix(model, linear.module, rows, split, quantise)
     node = add_call(
         model,
         form,
-        [source, *weights, linear.bias, residual],
+        [source, *parts, linear.bias, residual],
         {} if norm is None else {"norm_epsilon": norm.attributes.get_float("epsilon")},
         linear.module,
         [f"{linear.module}.quantised"],

@@ -6,7 +6,7 @@ Concat of their columns, and Gather where the columns were reordered to [low | h
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import ml_dtypes
@@ -15,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from resq_onnx.passes.modules import Linear, new_initializer, tag
-from resq_onnx.passes.tensors import Shared, dims
+from resq_onnx.passes.tensors import Shared
 from resq_onnx.recipe import BitSplit
 from resq_onnx.weights.quantised import QuantisedMatrix
 
@@ -79,8 +79,7 @@ def lazy_part(
 def dequantise_weight(
     model: ir.Model,
     linear: Linear,
-    split: BitSplit,
-    quantise: Callable[[], QuantisedMatrix],
+    parts: Sequence[ir.Value | None],
     order: NDArray[np.int64] | None = None,
 ) -> None:
     """Let a float linear layer read its weight from quantised parts; nothing else changes.
@@ -92,14 +91,11 @@ def dequantise_weight(
     Args:
         model: The model to change.
         linear: The layer; its float weight leaves the graph.
-        split: Low and high columns of its weight as `quantise` returns them.
-        quantise: Computes the quantised weight when the file is written.
+        parts: Its quantised weight, as `store_matrix` returned it.
         order: If the columns were reordered, new[j] = old[order[j]], (K,).
     """
     module, old = linear.module, linear.weight
-    assert old.const_value is not None
-    rows = dims(old.const_value)[0]
-    low, low_scale, high, high_scale = store_matrix(model, module, rows, split, quantise)
+    low, low_scale, high, high_scale = parts
     nodes = [
         ir.node("DequantizeLinear", [part, scale], {"axis": 0}, name=f"{module}.{name}")
         for name, part, scale in (("low", low, low_scale), ("high", high, high_scale))

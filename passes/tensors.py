@@ -28,6 +28,25 @@ class FoldedTensor(ir.LazyTensor):
         return ir.Tensor(np.ascontiguousarray(self.compute(), dtype=np.float32), name=self.name)
 
 
+class PackedBytes(ir.LazyTensor):
+    """The bytes of a 4-bit tensor (..., n) as UINT8 (..., n / 2), to be stored once for both.
+
+    The even element is in the low nibble, as ONNX packs. `save_model` points both to one place,
+    if the graph has both.
+    """
+
+    def __init__(self, packed: ir.TensorProtocol) -> None:
+        """Describe the bytes of a tensor whose last dimension is even."""
+        *rest, last = dims(packed)
+        shape = (*rest, last // 2)
+        super().__init__(
+            lambda: ir.Tensor(np.frombuffer(packed.tobytes(), np.uint8).reshape(shape)),
+            ir.DataType.UINT8,
+            ir.Shape(shape),
+        )
+        self.packed = packed
+
+
 def dims(tensor: ir.TensorProtocol) -> tuple[int, ...]:
     """The sizes of a tensor, which are always known."""
     return tuple(dim for dim in tensor.shape if isinstance(dim, int))

@@ -141,8 +141,9 @@ def _check_data(initializers: Mapping[str, ir.Value]) -> None:
 
 def _groups(initializers: Mapping[str, ir.Value]) -> list[TensorGroup]:
     found: dict[tuple[str, str], list[ir.TensorProtocol]] = {}
+    again = _views(initializers)
     for name, value in initializers.items():
-        if value.const_value is not None:
+        if value.const_value is not None and name not in again:
             key = (LAYER.sub(".*.", name), value.const_value.dtype.name)
             found.setdefault(key, []).append(value.const_value)
     groups = [
@@ -157,6 +158,20 @@ def _groups(initializers: Mapping[str, ir.Value]) -> list[TensorGroup]:
         for (name, dtype), tensors in found.items()
     ]
     return sorted(groups, key=lambda group: -group.bytes)
+
+
+def _views(initializers: Mapping[str, ir.Value]) -> set[str]:
+    """Tensors that are the bytes of others: what lies at their place is counted once."""
+    places: dict[tuple[Any, ...], list[ir.ExternalTensor]] = {}
+    for value in initializers.values():
+        if isinstance(tensor := value.const_value, ir.ExternalTensor):
+            places.setdefault((tensor.path, tensor.offset), []).append(tensor)
+    return {
+        tensor.name
+        for tensors in places.values()
+        for tensor in tensors
+        if len(tensors) > 1 and tensor.dtype == ir.DataType.UINT8
+    }
 
 
 def _matrices(groups: list[TensorGroup]) -> list[QuantisedKind]:

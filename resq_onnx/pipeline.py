@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,13 +46,11 @@ from resq_onnx.spectra import describe_spectra
 from resq_onnx.staging import Staging, staged, writing_to
 from resq_onnx.summary import Summary, write_summary
 from resq_onnx.tracing import trace
+from resq_onnx.writing import save_model
 
 PARITY_SEQUENCES: Final = 2
 PARITY_TOKENS: Final = 48
 """Text on which parity is measured: enough to leave the first tokens, cheap to decode."""
-
-DATA_ALIGNMENT: Final = 64
-"""Every tensor starts on a cache line: kernels read weights where the file is mapped."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ def export(
 
         # 4. Fold the bases into the weights: the function stays the same, and is checked.
         if recipe.method != "none":
-            passes.run(graph, folding(source.layout, bases))
+            passes.run(graph, folding(source.layout, recipe, bases))
         report.step("Checking the float graph against PyTorch")
         rotated, floats = _check_float(graph, calibrated, staging, kept)
 
@@ -135,7 +133,7 @@ def export(
         graph.metadata_props[RECIPE_KEY] = json.dumps(recipe.to_json())
         report.step("Quantising and writing")
         with writing_to(staging.target):
-            _save(graph, staging.model, report.progress)
+            save_model(graph, staging.model, report.progress)
 
         # 6. The file as users will run it: cached decode against prefill.
         report.step("Checking cached decode against prefill")
@@ -199,6 +197,7 @@ def calibrate(
 
 def _check_widths(recipe: Recipe, source: ModelSource) -> None:
     recipe.split(source.layout.hidden_size, "the hidden size")
+    recipe.table_split(source.layout.hidden_size)
     recipe.split(source.layout.head_dim, "the head size")
     recipe.down_split(source.layout.intermediate_size)
 
@@ -256,27 +255,12 @@ def _check_float(
         if kept is not None:
             target, path = kept.target, kept.model
         with writing_to(target):
-            _save(graph, path)
+            save_model(graph, path)
         session = create_session(path, kernels=kernels_are_built())
         found, _ = Decoder(session).run(calibrated.token_ids)
         del session
         agreement = check_float_parity(calibrated.logits, found, calibrated.token_ids)
         return agreement, observe(path, calibrated.text)
-
-
-def _save(graph: ir.Model, path: Path, progress: Callable[[int, int], None] | None = None) -> None:
-    def advance(_tensor: ir.TensorProtocol, info: ir.external_data.CallbackInfo) -> None:
-        if progress is not None:
-            progress(info.index + 1, info.total)
-
-    ir.save(
-        graph,
-        path,
-        external_data=f"{path.name}.data",
-        callback=advance,
-        alignment=DATA_ALIGNMENT,
-        align_threshold=0,
-    )
 
 
 class _PassRunner:

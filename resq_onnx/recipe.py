@@ -13,12 +13,16 @@ WeightMethod = Literal["gptq", "rtn"]
 Format = Literal["custom", "qdq"]
 Logits = Literal["all", "last"]
 Precision = Literal["quantised", "float"]
+Tables = Literal["shared", "separate"]
 
 LOW_BITS: Final = (4, 8)
 """Widths the low part may have: what ONNX stores without padding as INT4 or INT8."""
 
 HIGH_BITS: Final = (8,)
 """Widths the high part may have."""
+
+HEAD_BITS: Final = (4, 8)
+"""Widths of the low part of the embedding's and lm_head's tables; with 8, all of it."""
 
 ROUNDING: Final = 0.05
 """Coefficients by which a fraction of a width may miss a whole number: who is told that 1/3
@@ -80,6 +84,10 @@ class Recipe:
         cache: `quantised`, or `float`.
         target_bits: Mean bits of the layers' weights. Ranks are then chosen by site and layer,
             instead of by `high_fraction` and `down_high`; the cache keeps `high_fraction`.
+        tables: Whether an embedding and an lm_head that are tied have one `shared` table in the
+            file, or `separate` ones.
+        head_bits: 8, or 4: then the tables of embedding and lm_head are split as the residual
+            stream is, into a low part of 4 bits and a high part.
     """
 
     method: Method = "resq"
@@ -98,6 +106,8 @@ class Recipe:
     activations: Precision = "quantised"
     cache: Precision = "quantised"
     target_bits: float | None = None
+    tables: Tables = "shared"
+    head_bits: int = 8
 
     def __post_init__(self) -> None:
         choices: list[tuple[str, Any, tuple[Any, ...]]] = [
@@ -107,8 +117,10 @@ class Recipe:
             ("logits", self.logits, get_args(Logits)),
             ("activations", self.activations, get_args(Precision)),
             ("cache", self.cache, get_args(Precision)),
+            ("tables", self.tables, get_args(Tables)),
             ("low_bits", self.low_bits, LOW_BITS),
             ("high_bits", self.high_bits, HIGH_BITS),
+            ("head_bits", self.head_bits, HEAD_BITS),
         ]
         for name, value, known in choices:
             if value not in known:
@@ -165,6 +177,25 @@ class Recipe:
     def down_split(self, width: int) -> BitSplit:
         """Divide the input width of down_proj, as `split` does, by `down_high`."""
         return self._split(width, self.down_high, "down-high", "the intermediate size")
+
+    def table_split(self, width: int) -> BitSplit:
+        """How the columns of embedding and lm_head are divided, for a hidden size of `width`.
+
+        Raises:
+            ResqError: The low part in 4 bits would not fill whole bytes, or as for `split`.
+        """
+        if self.head_bits == 8:
+            return BitSplit(0, width, high_bits=self.high_bits)
+        split = dataclasses.replace(self.split(width, "the hidden size"), low_bits=self.head_bits)
+        if split.low % 2:
+            raise ResqError(
+                f"--head-bits 4 needs an even hidden size, and this model's is {width}; use 8"
+            )
+        return split
+
+    def shares_table(self, *, tied: bool) -> bool:
+        """Whether the file of a model has one table for embedding and lm_head."""
+        return tied and self.tables == "shared"
 
     def _split(self, width: int, fraction: float, option: str, site: str) -> BitSplit:
         if not self.has_high_part or fraction == 0.0:

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import click
 
 from resq_onnx.commands.console import out, reporting
-from resq_onnx.recipe import Format, Logits, Method, Precision, Recipe, WeightMethod
+from resq_onnx.recipe import Format, Logits, Method, Precision, Recipe, Tables, WeightMethod
 
 DEFAULTS = Recipe()
 
@@ -79,6 +79,14 @@ def _recipe_options(command: Any) -> Any:
     default=DEFAULTS.cache,
     help="Store keys and values in few bits, or in float.",
 )
+@click.option(
+    "--tables",
+    type=click.Choice(get_args(Tables)),
+    default=DEFAULTS.tables,
+    help="One table for a tied embedding and lm_head, or one for each.",
+)
+@click.option("--head-bits", type=int, default=DEFAULTS.head_bits,
+              help="Bits of embedding and lm_head; with 4, their high part keeps 8.")  # fmt: skip
 @click.option(
     "--projections",
     type=click.Path(path_type=Path),

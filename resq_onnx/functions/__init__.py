@@ -8,6 +8,7 @@ from resq_onnx.functions._form import DOMAIN, OPSET, VERSION, Form, Parameter, a
 from resq_onnx.functions.cache_record import RecordLayout
 from resq_onnx.functions.gated_hadamard import HadamardForm
 from resq_onnx.functions.mixed_precision_attention import AttentionForm
+from resq_onnx.functions.mixed_precision_gather import GatherForm
 from resq_onnx.functions.mixed_precision_matmul import MatMulForm
 from resq_onnx.functions.rotary_attention import RotaryForm
 
@@ -17,6 +18,7 @@ __all__ = [
     "VERSION",
     "AttentionForm",
     "Form",
+    "GatherForm",
     "HadamardForm",
     "MatMulForm",
     "Parameter",

@@ -22,6 +22,7 @@ from tests.custom_ops.texts import text_ids
 Array = NDArray[Any]
 
 OPERATORS: Final = {"MixedPrecisionMatMul", "MixedPrecisionAttention", "GatedHadamard"}
+EMBEDDING: Final = "MixedPrecisionGather"
 
 PERPLEXITY: Final = 1e-3
 """Relative: kernels compute what the bodies say, so perplexity stays within 0.1 %."""
@@ -82,9 +83,13 @@ def operators(model: onnx.ModelProto) -> list[str]:
 
 
 def test_a_kernel_runs_each_operator_of_the_model(tiny: Path, tmp_path: Path) -> None:
-    """With the library ONNX Runtime keeps our nodes; without it their bodies take their place."""
+    """With the library ONNX Runtime keeps our nodes; without it their bodies take their place.
+
+    The embedding has no kernel: what it gathers of a table is next to nothing.
+    """
     written = onnx.load(tiny, load_external_data=False)
-    assert set(operators(written)) == OPERATORS
+    ours = [name for name in operators(written) if name != EMBEDDING]
+    assert set(ours) == OPERATORS
     for kernels in (True, False):
         options = ort.SessionOptions()
         options.log_severity_level = 4
@@ -94,7 +99,7 @@ def test_a_kernel_runs_each_operator_of_the_model(tiny: Path, tmp_path: Path) ->
             custom_ops.register(options)
         ort.InferenceSession(tiny, options, providers=["CPUExecutionProvider"])
         run = onnx.load(options.optimized_model_filepath, load_external_data=False)
-        assert operators(run) == (operators(written) if kernels else [])
+        assert operators(run) == (ours if kernels else [])
 
 
 def test_kernels_agree_with_the_bodies_on_a_tiny_model(

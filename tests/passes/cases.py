@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -60,6 +60,19 @@ class Case:
     recipe: Recipe = field(default_factory=lambda: Recipe(weights="rtn"))
 
     @property
+    def shares_table(self) -> bool:
+        return self.recipe.shares_table(tied=self.layout.tied)
+
+    @property
+    def head_weight(self) -> str:
+        """Name of the float weight that lm_head reads, once the folding began."""
+        return f"{'model.embed_tokens' if self.shares_table else 'lm_head'}.weight"
+
+    def with_recipe(self, **choices: Any) -> Case:
+        """The same model, to be taken through the passes anew."""
+        return Case(self.source, self.model, replace(self.recipe, **choices))
+
+    @property
     def layout(self) -> ModelLayout:
         return self.source.layout
 
@@ -79,7 +92,7 @@ class Case:
         return compute_projections(recipe, self.layout, self.moments)
 
     def folding(self, projections: Projections) -> list[ir.passes.PassBase]:
-        return folding(self.layout, projections)
+        return folding(self.layout, self.recipe, projections)
 
     def passes(self) -> list[ir.passes.PassBase]:
         return [
@@ -166,9 +179,15 @@ def random_tokens(batch: int, length: int, seed: int = 0) -> NDArray[np.int64]:
     return np.random.default_rng(seed).integers(0, vocabulary, (batch, length))
 
 
-def session_of(model: ir.Model) -> ort.InferenceSession:
-    """The graph in ONNX Runtime, with the weights it only points to."""
+def session_of(model: ir.Model, *, fold_weights: bool = False) -> ort.InferenceSession:
+    """The graph in ONNX Runtime, with the weights it only points to.
+
+    Args:
+        model: The graph.
+        fold_weights: As for `create_session`.
+    """
     options = ort.SessionOptions()
+    options.add_session_config_entry("session.disable_quant_qdq", str(int(fold_weights)))
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     content = ir.to_proto(with_weights_inside(model)).SerializeToString()

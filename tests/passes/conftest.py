@@ -47,6 +47,12 @@ def llama(cases: Callable[[str], Case]) -> Case:
     return cases("llama tied")
 
 
+@pytest.fixture(scope="session")
+def separate(cases: Callable[[str], Case]) -> Case:
+    """A tied model whose embedding and lm_head get a table each."""
+    return cases("llama tied").with_recipe(tables="separate")
+
+
 @pytest.fixture
 def biased(cases: Callable[[str], Case]) -> Case:
     """A model in which every linear layer but lm_head has a bias."""

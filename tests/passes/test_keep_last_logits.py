@@ -39,12 +39,16 @@ def test_any_portion_of_a_text_gives_one_row(llama: Case) -> None:
         assert_close(logits, llama.logits[:, end - 1 : end], FLOAT_TOLERANCE)
 
 
-def test_the_quantised_head_is_one_node_that_reads_the_slice(case: Case) -> None:
+def test_the_quantised_head_and_its_norm_read_the_slice(case: Case) -> None:
     last = keeping_last(case)
     graph, family = last.after(QuantiseEmbedding), last.layout.family
     kept = only_node(graph, family.final_norm, "Slice")
     head = only_node(graph, family.head, "MixedPrecisionMatMul")
-    assert head.inputs[0] is kept.outputs[0]
+    if last.shares_table:
+        norm = only_node(graph, family.final_norm, "RMSNormalization")
+        assert norm.inputs[0] is kept.outputs[0]
+    else:
+        assert head.inputs[0] is kept.outputs[0]
     assert Counter(ops_of(graph)) - Counter(ops_of(case.after(QuantiseEmbedding))) == {"Slice": 1}
 
 

@@ -10,7 +10,6 @@ import onnx_ir as ir
 
 import resq_onnx.passes
 from resq_onnx.graph import MODULE_KEY
-from resq_onnx.recipe import Recipe
 from tests.passes.cases import SWEEP, Case, with_weights_inside
 
 FOLDER = Path(resq_onnx.passes.__file__).parent
@@ -21,9 +20,12 @@ def file_of(one: ir.passes.PassBase) -> str:
 
 
 def test_the_readme_lists_every_pass_in_the_order_in_which_it_runs(llama: Case) -> None:
-    every = Case(llama.source, llama.model, Recipe(weights="rtn", logits="last"))
     rows = re.findall(r"^\| `(\w+\.py)` \|", (FOLDER / "README.md").read_text(), re.MULTILINE)
-    assert rows == [file_of(one) for one in every.passes() if type(one) is not SWEEP]
+    for tables, other in (("shared", "untie_embedding.py"), ("separate", "split_head.py")):
+        every = llama.with_recipe(logits="last", tables=tables)
+        expected = [file_of(one) for one in every.passes() if type(one) is not SWEEP]
+        assert [row for row in rows if row != other] == expected
+        assert other in rows
 
 
 def test_every_pass_has_a_test_file() -> None:

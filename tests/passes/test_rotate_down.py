@@ -136,7 +136,7 @@ RECIPES = {
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_every_method_folds_without_changing_the_function(biased: Case, recipe: Recipe) -> None:
     graph = biased.lifted
-    for one in folding(biased.layout, biased.projections_of(recipe)):
+    for one in folding(biased.layout, recipe, biased.projections_of(recipe)):
         one(graph)
     logits, _ = decoder_of(graph).run(biased.token_ids)
     assert_close(logits, biased.logits, TOLERANCE)

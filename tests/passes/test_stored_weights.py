@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from resq_onnx.passes import CleanUp, quantising
 from resq_onnx.passes.modules import find_linear, make_linear, new_initializer
 from resq_onnx.passes.quantise_linears import QuantiseLinears
-from resq_onnx.passes.stored_weights import dequantise_weight
+from resq_onnx.passes.stored_weights import dequantise_weight, store_matrix
 from resq_onnx.passes.tensors import read_float64
 from resq_onnx.recipe import BitSplit
 from resq_onnx.runtime import create_session
@@ -59,7 +59,8 @@ def test_a_layer_computes_with_the_floats_its_integers_stand_for(
     weight = read_float64(linear.weight.const_value)
     order = np.random.default_rng(1).permutation(WIDTH)
     matrix = round_to_nearest(weight[:, order] if ordered else weight, split)
-    dequantise_weight(model, linear, split, lambda: matrix, order if ordered else None)
+    parts = store_matrix(model, "layer", ROWS, split, lambda: matrix)
+    dequantise_weight(model, linear, parts, order if ordered else None)
     assert "layer.weight" not in model.graph.initializers
     expected = matrix.dequantise()
     if ordered:
@@ -137,7 +138,7 @@ def test_the_cache_is_quantised_or_not_whatever_the_activations_are(
     assert types == {ir.DataType.UINT8 if cache == "quantised" else ir.DataType.FLOAT}
     attention = {"quantised": "MixedPrecisionAttention", "float": "RotaryAttention"}[cache]
     ours = {node.op_type for node in graph.graph if node.domain == "ai.resq"}
-    assert ours == {"MixedPrecisionMatMul", "GatedHadamard", attention}
+    assert ours == {"MixedPrecisionGather", "MixedPrecisionMatMul", "GatedHadamard", attention}
 
 
 def test_keys_are_rotated_for_the_sake_of_a_quantised_cache_alone(llama: Case) -> None:
