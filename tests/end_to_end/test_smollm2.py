@@ -182,13 +182,21 @@ def test_greedy_tokens_of_decode_are_those_of_prefill_until_a_near_tie(
         assert logits[0, place].max() - logits[0, place, token] < NEAR_TIE
 
 
-def test_plain_onnx_gives_the_same_answer(
-    exported: Exported, tokenizer: Tokenizer, answer_ids: list[int]
+def test_plain_onnx_gives_the_same_answer_as_the_functions(
+    exported: Exported, tokenizer: Tokenizer
 ) -> None:
-    """The exported file's functions are inlined here, as `--format qdq` does it."""
+    """The exported file's functions are inlined here, as `--format qdq` does it.
+
+    Kernels round differently, and over 24 tokens a near tie may turn an answer.
+    """
     model = ir.load(exported.out)
     InlinePass()(model)
     assert {node.domain for node in model.graph} == {""}
     inlined = exported.out.with_name("inlined.onnx")
     ir.save(model, inlined)  # refers to the same data
-    assert answer(Decoder(create_session(inlined)), tokenizer) == answer_ids
+    plain, functions = (
+        answer(Decoder(create_session(path, kernels=False)), tokenizer)
+        for path in (inlined, exported.out)
+    )
+    assert plain == functions
+    assert "Paris" in tokenizer.decode(plain)

@@ -177,6 +177,7 @@ def test_the_public_names_are_these() -> None:
         "AttentionForm",
         "DOMAIN",
         "Form",
+        "GatherForm",
         "HadamardForm",
         "MatMulForm",
         "OPSET",
