@@ -34,6 +34,8 @@ ROWS: Final = (
     Row("float32, as traced", "float", ("--method", "none")),
     Row("float32, rotated (`--save-rotated`)", "rotated", ()),
     Row("`resq` (default)", "resq", ()),
+    Row("`resq --head-bits 4`", "head4", ("--head-bits", "4")),
+    Row("`resq --tables separate`", "separate", ("--tables", "separate")),
     Row("`resq --activation-clip 1`", "unclipped", ("--activation-clip", "1")),
     Row(
         "`resq --activations float --cache float`, weights alone",

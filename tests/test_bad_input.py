@@ -455,7 +455,7 @@ def test_an_export_that_is_interrupted(
             _, stderr = process.communicate(timeout=PATIENCE)
         finally:
             process.kill()
-    assert process.returncode == 130
+    assert process.returncode == 130, stderr
     assert error_line(stderr) == "Interrupted; nothing was written."
     assert_untouched(out)
 
