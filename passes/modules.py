@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from resq_onnx.families import ModelLayout
 from resq_onnx.graph import MODULE_KEY
-from resq_onnx.passes.tensors import dims
+from resq_onnx.passes.tensors import dims, read_float64
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,30 @@ def find_head(model: ir.Model, layout: ModelLayout, *, shared: bool) -> Linear:
 def head_input(layout: ModelLayout) -> str:
     """Name of the square linear layer before an lm_head that shares the embedding's table."""
     return f"{layout.family.head}.input"
+
+
+def read_halved(model: ir.Model, reader: ir.Node, place: int, name: str) -> None:
+    """Store an initializer in FLOAT16, behind a Cast that a runtime folds when it loads the file.
+
+    Args:
+        model: The model to change.
+        reader: The one node that reads it.
+        place: Of the initializer among the node's inputs.
+        name: Of the Cast.
+    """
+    value = reader.inputs[place]
+    assert value is not None
+    assert value.const_value is not None
+    tensor, half = value.const_value, ir.DataType.FLOAT16
+
+    def rounded() -> ir.TensorProtocol:
+        return ir.Tensor(np.ascontiguousarray(read_float64(tensor), np.float16))
+
+    value.const_value = ir.LazyTensor(rounded, half, ir.Shape(dims(tensor)), name=value.name)
+    value.type = ir.TensorType(half)
+    cast = ir.node("Cast", [value], {"to": ir.DataType.FLOAT}, name=name)
+    model.graph.insert_before(reader, tag(cast, module_of(reader)))
+    reader.replace_input_with(place, cast.outputs[0])
 
 
 def make_linear(

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from typing import Final
 
-import numpy as np
 import onnx_ir as ir
 
 from resq_onnx.families import ModelLayout
 from resq_onnx.functions import AttentionForm, RecordLayout, add_call
 from resq_onnx.graph import cache_names
-from resq_onnx.passes.modules import module_of, tag
+from resq_onnx.passes.modules import read_halved, tag
 from resq_onnx.passes.replacing import find_attention, put_in_place_of
 from resq_onnx.projections import Projections
 
@@ -29,7 +28,7 @@ class QuantiseCache(ir.passes.InPlacePass):
     def __init__(self, layout: ModelLayout, projections: Projections) -> None:
         """Take sizes and names from `layout`, the split of a head from `projections`."""
         self._layout = layout
-        split = projections.head_split
+        split = projections.splits.record
         self._record = RecordLayout(layout.head_dim, split.high, split.low_bits)
         self._form = AttentionForm(
             num_heads=layout.num_heads,
@@ -44,13 +43,12 @@ class QuantiseCache(ir.passes.InPlacePass):
         for layer in range(self._layout.num_layers):
             module = self._layout.module(layer, "attention")
             old = find_attention(model, module)
-            inputs = list(old.inputs)
             if self._form.rotates_keys:
-                inputs[KEY_PROJECTION] = self._halved(model, old)
+                read_halved(model, old, KEY_PROJECTION, f"{old.name}.key_projection")
             new = add_call(
                 model,
                 self._form,
-                inputs,
+                old.inputs,
                 {"scale": old.attributes.get_float("scale")},
                 f"{module}.mixed_precision",
                 [f"{output.name}.quantised" for output in old.outputs],
@@ -58,20 +56,6 @@ class QuantiseCache(ir.passes.InPlacePass):
             put_in_place_of(model, [old], tag(new, module))
         self._retype_cache(model)
         return ir.passes.PassResult(model, modified=True)
-
-    def _halved(self, model: ir.Model, attention: ir.Node) -> ir.Value:
-        """The node's U_C behind a Cast from FLOAT16."""
-        basis = attention.inputs[KEY_PROJECTION]
-        assert basis is not None
-        assert basis.const_value is not None
-        values = basis.const_value.numpy().astype(np.float16)
-        basis.const_value = ir.tensor(values, name=basis.name)
-        basis.type = ir.TensorType(ir.DataType.FLOAT16)
-        cast = ir.node(
-            "Cast", [basis], {"to": ir.DataType.FLOAT}, name=f"{attention.name}.key_projection"
-        )
-        model.graph.insert_before(attention, tag(cast, module_of(attention)))
-        return cast.outputs[0]
 
     def _retype_cache(self, model: ir.Model) -> None:
         past, present = cache_names(self._layout.num_layers)

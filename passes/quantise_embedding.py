@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import onnx_ir as ir
 
 from resq_onnx.families import ModelLayout
@@ -24,12 +23,13 @@ from resq_onnx.passes.modules import (
     find_weight,
     head_input,
     new_initializer,
+    read_halved,
     tag,
 )
 from resq_onnx.passes.quantise_linears import replace_linear
 from resq_onnx.passes.replacing import put_in_place_of
 from resq_onnx.passes.stored_weights import dequantise_weight, store_matrix
-from resq_onnx.passes.tensors import PackedBytes, dims, read_float64
+from resq_onnx.passes.tensors import FoldedTensor, PackedBytes, dims, read_float64
 from resq_onnx.recipe import Recipe
 from resq_onnx.weights.rtn import QuantisedMatrix, round_to_nearest
 
@@ -87,19 +87,12 @@ class QuantiseEmbedding(ir.passes.InPlacePass):
 def halve(model: ir.Model, linear: Linear) -> None:
     """Store a linear layer's weight in FLOAT16, transposed so that only a Cast reads it."""
     old = linear.weight
-    assert old.const_value is not None
-    columns, rows = dims(old.const_value)
     tensor = old.const_value
-
-    def transposed() -> ir.TensorProtocol:
-        return ir.Tensor(np.ascontiguousarray(read_float64(tensor).T.astype(np.float16)))
-
-    shape = ir.Shape((rows, columns))
-    stored = ir.LazyTensor(transposed, ir.DataType.FLOAT16, shape)
-    half = new_initializer(model, f"{linear.module}.matrix", stored)
-    cast = ir.node("Cast", [half], {"to": ir.DataType.FLOAT}, name=f"{linear.module}.cast")
-    model.graph.insert_before(linear.multiply, tag(cast, linear.module))
-    linear.multiply.replace_input_with(1, cast.outputs[0])
+    assert tensor is not None
+    name, shape = f"{linear.module}.matrix", dims(tensor)[::-1]
+    turned = FoldedTensor(lambda: read_float64(tensor).T, shape, name)
+    linear.multiply.replace_input_with(1, new_initializer(model, name, turned))
+    read_halved(model, linear.multiply, 1, f"{linear.module}.cast")
     model.graph.remove(linear.nodes[0], safe=True)
     assert old.name is not None
     model.graph.initializers.pop(old.name)

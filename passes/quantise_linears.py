@@ -32,6 +32,9 @@ from resq_onnx.weights.rtn import QuantisedMatrix, round_to_nearest
 
 Matrix = NDArray[Any]
 
+CLIPPED_BITS: Final = 4
+"""Bits of the activations whose range is clipped; with 255 levels clipping does not pay."""
+
 
 @dataclass(frozen=True)
 class _Site:
@@ -51,10 +54,6 @@ class _Site:
     hessian: Callable[[Moments], Matrix]
     groups: int = 1
     order: NDArray[np.int64] | None = None
-
-
-CLIPPED_BITS: Final = 4
-"""Bits of the activations whose range is clipped; with 255 levels clipping does not pay."""
 
 
 class QuantiseLinears(ir.passes.InPlacePass):

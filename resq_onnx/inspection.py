@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from resq_onnx.errors import ResqError
 from resq_onnx.graph import RECIPE_KEY
+from resq_onnx.runtime.session import check_is_file
 
 LAYER: Final = re.compile(r"\.\d+\.")
 BITS: Final = {"INT4": 4, "INT8": 8}
@@ -93,8 +94,7 @@ def inspect_model(path: Path) -> Inspection:
     Raises:
         ResqError: It cannot be read as an ONNX model, or its data is missing or cut off.
     """
-    if not path.is_file():
-        raise ResqError(f"{path}: no such file; give the .onnx file that resq-onnx export wrote")
+    check_is_file(path)
     try:
         model = ir.load(path)
     except Exception as error:  # protobuf's own, which has no public base class

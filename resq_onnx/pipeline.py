@@ -41,6 +41,7 @@ from resq_onnx.report import FILE_NAME as PAGE_NAME
 from resq_onnx.report import write_report
 from resq_onnx.reporting import Report
 from resq_onnx.runtime.session import Decoder, create_session, kernels_are_built
+from resq_onnx.runtime.taps import TappedDecoder, tapped_session
 from resq_onnx.source import ModelSource, open_model
 from resq_onnx.spectra import describe_spectra
 from resq_onnx.staging import Staging, staged, writing_to
@@ -145,7 +146,7 @@ def export(
         quality, spectra = None, None
         if recipe.method != "none":
             report.step("Comparing with the float model")
-            found = observe(staging.model, calibrated.text)
+            found = observe(_open_tapped(staging.model), calibrated.text)
             quality = compare_with_float(floats, found, calibrated.text)
             if calibrated.moments is not None:
                 spectra = describe_spectra(calibrated.moments, bases, recipe.method == "outlier")
@@ -256,11 +257,14 @@ def _check_float(
             target, path = kept.target, kept.model
         with writing_to(target):
             save_model(graph, path)
-        session = create_session(path, kernels=kernels_are_built())
-        found, _ = Decoder(session).run(calibrated.token_ids)
-        del session
+        tapped = _open_tapped(path)
+        found, _ = tapped.decoder.run(calibrated.token_ids)
         agreement = check_float_parity(calibrated.logits, found, calibrated.token_ids)
-        return agreement, observe(path, calibrated.text)
+        return agreement, observe(tapped, calibrated.text)
+
+
+def _open_tapped(path: Path) -> TappedDecoder:
+    return TappedDecoder(tapped_session(path, kernels=kernels_are_built()))
 
 
 class _PassRunner:

@@ -7,9 +7,8 @@ method needs no second pass; the projections of the recipe at hand are stored be
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -32,7 +31,8 @@ from resq_onnx.projections import (
     hidden_moment,
 )
 from resq_onnx.recipe import BitSplit, Recipe
-from resq_onnx.splits import Splits, splits_from_json
+from resq_onnx.splits import Splits, alike_in_all_layers, splits_from_json
+from resq_onnx.staging import replacing
 
 Array = NDArray[Any]
 
@@ -100,15 +100,11 @@ def save_calibration(
         "rotates": json.dumps([projections.rotates_keys, projections.rotates_down]),
         "spectra": json.dumps(spectra_of(moments)),
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        save_file(tensors, temporary, metadata)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, metadata)
     except (OSError, SafetensorError) as error:
         raise ResqError(f"{path}: cannot be written: {error}") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def load_calibration(path: str | Path) -> Calibration:
@@ -250,7 +246,7 @@ def _read_splits(content: Any, layers: int) -> Splits:
     if isinstance(content, dict):
         return splits_from_json(content)
     hidden, head, down = (BitSplit(**split) for split in content)
-    return Splits((hidden,) * layers, (hidden,) * layers, (head,) * layers, (down,) * layers, head)
+    return alike_in_all_layers(layers, hidden, head, down)
 
 
 @contextmanager

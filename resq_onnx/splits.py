@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -71,8 +70,12 @@ def uniform_splits(recipe: Recipe, layout: ModelLayout) -> Splits:
     hidden = recipe.split(layout.hidden_size, "the hidden size")
     head = recipe.split(layout.head_dim, "the head size")
     down = recipe.down_split(layout.intermediate_size)
-    every: Callable[[BitSplit], tuple[BitSplit, ...]] = lambda split: (split,) * layout.num_layers  # noqa: E731
-    return Splits(every(hidden), every(hidden), every(head), every(down), head)
+    return alike_in_all_layers(layout.num_layers, hidden, head, down)
+
+
+def alike_in_all_layers(layers: int, hidden: BitSplit, head: BitSplit, down: BitSplit) -> Splits:
+    """The record of a model whose layers divide the stream, a head and down_proj's input alike."""
+    return Splits((hidden,) * layers, (hidden,) * layers, (head,) * layers, (down,) * layers, head)
 
 
 def weight_counts(layout: ModelLayout) -> dict[str, int]:

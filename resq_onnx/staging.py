@@ -101,6 +101,22 @@ def writing_to(path: Path) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Where to write one file that then takes the target's place; nothing is left of a failure.
+
+    Raises:
+        OSError: It cannot be put there.
+    """
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
 def _take_back(staged: Path, final: Path, old: Path) -> None:
     """Undo what was done of moving `staged` to `final`, and before that `final` to `old`."""
     with suppress(OSError):

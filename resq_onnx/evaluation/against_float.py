@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -12,8 +11,7 @@ from numpy.typing import NDArray
 
 from resq_onnx.evaluation.layer_noise import LayerNoise
 from resq_onnx.evaluation.parity import Agreement, Logits, compare, decode_logits
-from resq_onnx.runtime.session import kernels_are_built
-from resq_onnx.runtime.taps import TappedDecoder, tapped_session
+from resq_onnx.runtime.taps import TappedDecoder
 
 SEQUENCES: Final = 2
 TOKENS: Final = 256
@@ -66,13 +64,8 @@ def text_length(vocabulary: int, max_positions: int) -> int:
     return max(min(TOKENS, max_positions, room), 2)
 
 
-def observe(path: Path, token_ids: NDArray[np.int64]) -> Observed:
-    """Run an exported file on a text (B, S).
-
-    Raises:
-        ResqError: It cannot be run, or is not a decoder that resq-onnx wrote.
-    """
-    tapped = TappedDecoder(tapped_session(path, kernels=kernels_are_built()))
+def observe(tapped: TappedDecoder, token_ids: NDArray[np.int64]) -> Observed:
+    """Run an exported model on a text (B, S)."""
     logits, stream, _ = tapped.run(token_ids)
     if tapped.decoder.signature.last_only:
         logits = decode_logits(tapped.decoder, token_ids)

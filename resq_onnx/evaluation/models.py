@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
+from resq_onnx.evaluation.parity import decode_logits
 from resq_onnx.runtime.session import Decoder
 
 if TYPE_CHECKING:  # it needs onnx, which nobody else does who measures a model
@@ -53,11 +54,9 @@ class ExportedModel:
 
     def logits(self, token_ids: TokenIds) -> Floats:
         """Logits of token ids (B, S), each text from its beginning: (B, S, vocabulary)."""
-        state, found = None, []
-        for ids in _calls(token_ids, self._token_by_token):
-            logits, state = self._decoder.run(ids, state)
-            found.append(logits)
-        return found[0] if len(found) == 1 else np.concatenate(found, axis=1)
+        if self._token_by_token:
+            return decode_logits(self._decoder, token_ids)
+        return self._decoder.run(token_ids)[0]
 
 
 class TappedModel:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
+from resq_onnx.evaluation.perplexity import token_differences, token_losses
 from resq_onnx.runtime.session import Decoder
 
 Logits = NDArray[np.float32]
@@ -57,19 +58,15 @@ class Agreement:
 def compare(expected: Logits, found: Logits, token_ids: NDArray[np.int64]) -> Agreement:
     """Compare logits (B, S, vocabulary) of token ids (B, S)."""
     scale = float(np.abs(expected).max()) or 1.0
-    log_p, log_q = (_log_softmax(logits) for logits in (expected, found))
-    divergence = (np.exp(log_p) * (log_p - log_q)).sum(axis=-1)
-    targets = token_ids[:, 1:, None]
-    losses = [
-        -np.take_along_axis(logs[:, :-1], targets, axis=-1).astype(np.float64)
-        for logs in (log_p, log_q)
-    ]
-    differences = losses[1] - losses[0]  # (B, S - 1, 1), nats
+    predictions = token_differences(_rows(expected), _rows(found))
+    targets = token_ids[:, 1:].ravel()
+    before, after = (token_losses(_rows(one[:, :-1]), targets) for one in (expected, found))
+    differences = after - before  # (B * (S - 1),), nats
     spread = float(differences.std()) if differences.size else 0.0
     return Agreement(
         relative_error=float(np.abs(found - expected).max()) / scale,
-        kl_divergence=float(divergence.mean()),
-        top1_agreement=float((expected.argmax(-1) == found.argmax(-1)).mean()),
+        kl_divergence=float(predictions.divergence.mean()),
+        top1_agreement=float(predictions.same_choice.mean()),
         perplexity_ratio=float(np.exp(differences.mean())) if differences.size else 1.0,
         standard_error=spread / max(differences.size, 1) ** 0.5,
     )
@@ -146,7 +143,5 @@ def check_decode_parity(
     return agreement
 
 
-def _log_softmax(logits: Logits) -> Logits:
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    normaliser = np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return np.asarray(shifted - normaliser)
+def _rows(logits: Logits) -> Logits:
+    return logits.reshape(-1, logits.shape[-1])

@@ -7,22 +7,19 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from resq_onnx.inspection import Inspection, TensorGroup
+from resq_onnx.recipe import METHODS_WITHOUT_HIGH_PART
 
 LARGEST_GROUPS: Final = 6
 """Kinds of float tensors that are listed one by one, in a file without quantised matrices."""
 
 METHODS: Final = {
     "resq": "ResQ: principal components",
-    "spinquant": "SpinQuant: learned rotations",
     "quarot": "QuaRot: random Hadamard rotations",
     "outlier": "outlier channels",
     "rtn": "no change of basis",
     "none": "float, not quantised",
 }
 """By method, how the basis of the activations is found."""
-
-UNIFORM: Final = ("spinquant", "quarot", "rtn")
-"""Methods without a high part."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,8 @@ def method_in_words(recipe: Mapping[str, Any] | None) -> str:
     words = [METHODS.get(method, method)]
     if method != "none":
         low, high = recipe.get("low_bits"), recipe.get("high_bits")
-        mixed = method not in UNIFORM and recipe.get("high_fraction") and low != high
+        has_high_part = method not in METHODS_WITHOUT_HIGH_PART and recipe.get("high_fraction")
+        mixed = has_high_part and low != high
         words.append(f"{low} and {high} bits" if mixed else f"{low} bits")
     floats = [site for site in ("activations", "cache") if recipe.get(site) == "float"]
     if floats:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +21,7 @@ from resq_onnx.report.inputs import (
     read_summary,
     refusals,
 )
-from resq_onnx.staging import writing_to
+from resq_onnx.staging import replacing, writing_to
 from resq_onnx.summary import FILE_NAME as SUMMARY_NAME
 
 FILE_NAME: Final = "report.html"
@@ -69,15 +66,10 @@ def write_report(
         [read_evaluation(path) for path in evaluations],
         [read_benchmark(path) for path in benchmarks],
     )
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
     with writing_to(target):
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as temporary:
             temporary.write_text(page, encoding="utf-8")
-            os.replace(temporary, target)
-        finally:
-            with suppress(OSError):
-                temporary.unlink()
 
 
 def render_report(

@@ -58,8 +58,7 @@ def create_session(
             'to run a model onnxruntime must be installed: pip install "resq-onnx[cpu]"'
         ) from None
     path = Path(path)
-    if not path.is_file():
-        raise ResqError(f"{path}: no such file; give the .onnx file that resq-onnx export wrote")
+    check_is_file(path)
     levels = onnxruntime.GraphOptimizationLevel
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # fatal only: errors arrive as exceptions
@@ -97,6 +96,16 @@ def kernels_are_built() -> bool:
     except ResqError:
         return False
     return True
+
+
+def check_is_file(path: Path) -> None:
+    """Refuse a model that is not there.
+
+    Raises:
+        ResqError: `path` is no file.
+    """
+    if not path.is_file():
+        raise ResqError(f"{path}: no such file; give the .onnx file that resq-onnx export wrote")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
 from resq_onnx.runtime.residual_stream import SOURCE, residual_stream
-from resq_onnx.runtime.session import Decoder, DecoderState, create_session
+from resq_onnx.runtime.session import Decoder, DecoderState, check_is_file, create_session
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -132,8 +132,7 @@ class Embedder:
 def _read_graph(path: str | Path) -> onnx.ModelProto:
     """Read a file without the weights beside it."""
     path = Path(path)
-    if not path.is_file():
-        raise ResqError(f"{path}: no such file; give the .onnx file that resq-onnx export wrote")
+    check_is_file(path)
     try:
         return onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf's own, which has no public base class

@@ -21,7 +21,7 @@ from resq_onnx.evaluation.against_float import (
 from resq_onnx.evaluation.parity import compare
 from resq_onnx.recipe import Recipe
 from resq_onnx.runtime import Decoder, create_session
-from resq_onnx.runtime.taps import layer_outputs
+from resq_onnx.runtime.taps import TappedDecoder, layer_outputs, tapped_session
 from tests.tiny_models import SIZES, write_model
 
 NEAR = 1e-4
@@ -30,6 +30,10 @@ NEAR = 1e-4
 
 def random(*shape: int) -> NDArray[np.float32]:
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def observed(path: Path, ids: NDArray[np.int64]) -> Observed:
+    return observe(TappedDecoder(tapped_session(path)), ids)
 
 
 IDS = np.random.default_rng(1).integers(0, 9, (2, 5))
@@ -89,7 +93,7 @@ def test_what_an_export_measures_is_what_its_files_show(tmp_path: Path) -> None:
     assert quality.tokens == SEQUENCES * TOKENS
 
     ids = np.random.default_rng(3).integers(3, 250, (2, 24))
-    floats, found = observe(tmp_path / "float" / "float.onnx", ids), observe(summary.path, ids)
+    floats, found = observed(tmp_path / "float" / "float.onnx", ids), observed(summary.path, ids)
     np.testing.assert_array_equal(found.stream, layer_outputs(summary.path, ids))
     np.testing.assert_array_equal(found.logits, Decoder(create_session(summary.path)).run(ids)[0])
     again = compare_with_float(floats, found, ids)
@@ -102,4 +106,4 @@ def test_what_an_export_measures_is_what_its_files_show(tmp_path: Path) -> None:
         Recipe(samples=4, sequence_length=64, logits="last"),
     )
     scale = np.abs(found.logits).max()
-    np.testing.assert_allclose(observe(last.path, ids).logits, found.logits, atol=NEAR * scale)
+    np.testing.assert_allclose(observed(last.path, ids).logits, found.logits, atol=NEAR * scale)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from resq_onnx.families import ModelLayout
 from resq_onnx.graph import cache_names
 from resq_onnx.moments import Moments
 from resq_onnx.passes import CleanUp, KeepLastLogits, folding, lifting, quantising
+from resq_onnx.passes.modules import make_linear, new_initializer
 from resq_onnx.passes.tensors import read_float64
 from resq_onnx.projections import Projections, compute_projections
 from resq_onnx.recipe import Recipe
@@ -28,7 +29,7 @@ from resq_onnx.runtime import Decoder
 from resq_onnx.source import ModelSource
 from resq_onnx.tracing import TRACED_BATCH, TRACED_PAST, TRACED_TOKENS, trace
 from tests import tiny_models
-from tests.functions.engines import assert_close
+from tests.functions.engines import assert_close, empty_model
 
 Array = NDArray[Any]
 
@@ -274,3 +275,23 @@ def assert_weights(found: Mapping[str, Array], expected: Mapping[str, Array]) ->
 
 def ops_of(model: ir.Model) -> list[str]:
     return [node.op_type for node in model.graph]
+
+
+def one_linear(
+    rows: int,
+    width: int,
+    reads: Callable[[ir.Value, ir.Value], list[ir.Node]] = lambda _y, _x: [],
+) -> ir.Model:
+    """x → linear layer `layer` (rows, width) → the nodes that `reads` makes of its result and x."""
+    model = empty_model()
+    x = ir.Value(name="x", shape=ir.Shape(["n", width]), type=ir.TensorType(ir.DataType.FLOAT))
+    model.graph.inputs.append(x)
+    values = np.random.default_rng(0).standard_normal((rows, width)).astype(np.float32)
+    weight = new_initializer(model, "layer.weight", ir.tensor(values))
+    nodes, result = make_linear("layer", x, weight, None)
+    behind = reads(result, x)
+    model.graph.extend([*nodes, *behind])
+    last = behind[-1].outputs[0] if behind else result
+    last.name, last.type, last.shape = "y", x.type, ir.Shape(["n", rows])
+    model.graph.outputs.append(last)
+    return model

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from resq_onnx.passes import quantise_linears, quantising
 from resq_onnx.passes.clean_up import CleanUp, sweep
 from resq_onnx.passes.lift_norms import LiftNorms
-from resq_onnx.passes.modules import find_linear, make_linear, module_of, new_initializer, only_node
+from resq_onnx.passes.modules import find_linear, module_of, only_node
 from resq_onnx.passes.quantise_cache import QuantiseCache
 from resq_onnx.passes.quantise_linears import QuantiseLinears, replace_linear
 from resq_onnx.passes.rotate_down import RotateDown
@@ -24,8 +24,8 @@ from resq_onnx.recipe import BitSplit, Recipe
 from resq_onnx.weights.gptq import gptq
 from resq_onnx.weights.quantised import QuantisedMatrix
 from resq_onnx.weights.rtn import round_to_nearest
-from tests.functions.engines import assert_close, empty_model
-from tests.passes.cases import Case, decoder_of, ops_of, weights_of
+from tests.functions.engines import assert_close
+from tests.passes.cases import Case, decoder_of, one_linear, ops_of, weights_of
 
 Array = NDArray[Any]
 
@@ -308,19 +308,7 @@ WIDTH = 8
 
 
 def small_graph(reads: Callable[[ir.Value, ir.Value], list[ir.Node]]) -> ir.Model:
-    """x → linear layer `layer` → the nodes that `reads` makes of its result and of x."""
-    model = empty_model()
-    x = ir.Value(name="x", shape=ir.Shape(["n", WIDTH]), type=ir.TensorType(ir.DataType.FLOAT))
-    model.graph.inputs.append(x)
-    values = np.random.default_rng(0).standard_normal((WIDTH, WIDTH)).astype(np.float32)
-    weight = new_initializer(model, "layer.weight", ir.tensor(values))
-    nodes, result = make_linear("layer", x, weight, None)
-    behind = reads(result, x)
-    model.graph.extend([*nodes, *behind])
-    last = behind[-1].outputs[0] if behind else result
-    last.name, last.type, last.shape = "y", x.type, x.shape
-    model.graph.outputs.append(last)
-    return model
+    return one_linear(WIDTH, WIDTH, reads)
 
 
 def quantise_small(model: ir.Model) -> ir.Node:

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from resq_onnx.passes import CleanUp, quantising
-from resq_onnx.passes.modules import find_linear, make_linear, new_initializer
+from resq_onnx.passes.modules import find_linear
 from resq_onnx.passes.quantise_linears import QuantiseLinears
 from resq_onnx.passes.stored_weights import dequantise_weight, store_matrix
 from resq_onnx.passes.tensors import read_float64
@@ -20,8 +20,8 @@ from resq_onnx.recipe import BitSplit
 from resq_onnx.runtime import create_session
 from resq_onnx.weights.quantised import QuantisedMatrix
 from resq_onnx.weights.rtn import round_to_nearest
-from tests.functions.engines import assert_close, empty_model
-from tests.passes.cases import FLOAT_TOLERANCE, Case, decoder_of, ops_of
+from tests.functions.engines import assert_close
+from tests.passes.cases import FLOAT_TOLERANCE, Case, decoder_of, one_linear, ops_of
 
 Array = NDArray[Any]
 
@@ -35,26 +35,12 @@ SPLITS = {
 }
 
 
-def small_graph() -> ir.Model:
-    """x → linear layer `layer` → y."""
-    model = empty_model()
-    x = ir.Value(name="x", shape=ir.Shape(["n", WIDTH]), type=ir.TensorType(ir.DataType.FLOAT))
-    model.graph.inputs.append(x)
-    values = np.random.default_rng(0).standard_normal((ROWS, WIDTH)).astype(np.float32)
-    weight = new_initializer(model, "layer.weight", ir.tensor(values))
-    nodes, result = make_linear("layer", x, weight, None)
-    model.graph.extend(nodes)
-    result.name, result.type, result.shape = "y", x.type, ir.Shape(["n", ROWS])
-    model.graph.outputs.append(result)
-    return model
-
-
 @pytest.mark.parametrize("ordered", [False, True], ids=["in place", "reordered"])
 @pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS)
 def test_a_layer_computes_with_the_floats_its_integers_stand_for(
     split: BitSplit, ordered: bool, tmp_path: Path
 ) -> None:
-    model = small_graph()
+    model = one_linear(ROWS, WIDTH)
     linear = find_linear(model, "layer")
     weight = read_float64(linear.weight.const_value)
     order = np.random.default_rng(1).permutation(WIDTH)
