@@ -34,7 +34,7 @@ from resq_onnx.graph import RECIPE_KEY
 from resq_onnx.moments import Moments
 from resq_onnx.passes import CleanUp, KeepLastLogits, folding, lifting, quantising
 from resq_onnx.projections import Projections, compute_projections
-from resq_onnx.projections_file import load_calibration, projections_for, save_calibration
+from resq_onnx.projections_file import load_calibration, save_calibration, stored_projections
 from resq_onnx.recipe import Recipe
 from resq_onnx.reference import Reference
 from resq_onnx.report import FILE_NAME as PAGE_NAME
@@ -190,7 +190,7 @@ def calibrate(
         moments = reference.moments(recipe, report.progress, report.warn).compact()
         if not is_main_process():
             return None
-        bases = compute_projections(recipe, source.layout, moments)
+        bases = _bases(reference, source, recipe, moments, report)
         save_calibration(staging.model, recipe, source.digest, moments, bases)
         staging.publish()
     return Path(out)
@@ -216,18 +216,33 @@ def _calibrate(
             raise ResqError(
                 f"{saved}: made for another model; run resq-onnx calibrate {source.name} {saved}"
             )
-        moments, bases = calibration.moments, projections_for(calibration, recipe, source.layout)
+        moments, bases = calibration.moments, stored_projections(calibration, recipe, source.layout)
         calibrated = calibration.recipe_json
     elif recipe.needs_calibration:
         report.step("Calibrating")
         moments = reference.moments(recipe, report.progress, report.warn).compact()
     if bases is None:
-        bases = compute_projections(recipe, source.layout, moments)
+        bases = _bases(reference, source, recipe, moments, report)
     length = text_length(source.layout.vocab_size, source.layout.max_positions)
     text = reference.held_out_text(SEQUENCES, length, calibrated)
     del reference
     gc.collect()
     return _Calibrated(moments, bases, token_ids, logits, text)
+
+
+def _bases(
+    reference: Reference,
+    source: ModelSource,
+    recipe: Recipe,
+    moments: Moments | None,
+    report: Report,
+) -> Projections:
+    """The projections by linear algebra, and trained if the recipe says so."""
+    bases = compute_projections(recipe, source.layout, moments)
+    if not recipe.trains:
+        return bases
+    report.step("Training the rotations")
+    return reference.trained(recipe, bases, report.progress, report.warn)
 
 
 @contextmanager

@@ -32,7 +32,10 @@ Array = NDArray[Any]
 Matrix = NDArray[np.float64]
 
 METHODS_FROM_MOMENTS: Final = ("resq", "outlier")
-"""Methods whose bases depend on the calibration text."""
+"""Methods whose bases are found by linear algebra on what the calibration measured."""
+
+METHODS_FROM_HADAMARD: Final = ("quarot", "spinquant")
+"""Methods whose bases are random Hadamard matrices, or start from such."""
 
 _HIDDEN, _VALUE, _KEY, _DOWN_SIGNS, _DOWN_LOW, _DOWN_HIGH = range(6)
 """First element of a random stream's key; renumbering changes every exported file."""
@@ -164,7 +167,10 @@ def compute_projections(
             of another model's shape, or not finite.
     """
     used = _usable(recipe, layout, moments) if recipe.method in METHODS_FROM_MOMENTS else None
-    splits, rotates = _splits(recipe, layout, used), recipe.method in ("resq", "quarot")
+    splits, rotates = (
+        _splits(recipe, layout, used),
+        recipe.method in ("resq", *METHODS_FROM_HADAMARD),
+    )
     grid = list(np.ndindex(layout.num_layers, layout.num_kv_heads))
 
     def basis(width: int, edges: Sequence[int], moment: Array | None, *key: int) -> Matrix:
@@ -201,7 +207,7 @@ def compute_projections(
         down_high=factors({split.high for split in splits.down}, _DOWN_HIGH),
         splits=splits,
         # U_C is for the cache's sake alone: one in float needs no rotation.
-        rotates_keys=recipe.cache == "quantised" and recipe.method in ("resq", "quarot", "outlier"),
+        rotates_keys=recipe.cache == "quantised" and (rotates or recipe.method == "outlier"),
         rotates_down=rotates,
     )
 
@@ -259,7 +265,7 @@ def _basis(
     rng: np.random.Generator,
 ) -> Matrix:
     """One orthogonal matrix (width, width), by the recipe's method; parts meet at `edges`."""
-    if method == "quarot":
+    if method in METHODS_FROM_HADAMARD:
         return randomised_hadamard(width, rng)
     if moment is None:
         return np.eye(width)
@@ -278,7 +284,7 @@ def _down_transform(
     if moment is not None:
         order = _largest_last(np.diagonal(moment), split.high)
     signs = np.ones(split.width)
-    if recipe.method in ("resq", "quarot"):
+    if recipe.method in ("resq", *METHODS_FROM_HADAMARD):
         signs = random_signs(split.width, _stream(recipe, _DOWN_SIGNS, layer))
     return DownTransform(order, signs)
 

@@ -27,7 +27,6 @@ from resq_onnx.projections import (
     Projections,
     check_finite,
     check_shapes,
-    compute_projections,
     hidden_moment,
 )
 from resq_onnx.recipe import BitSplit, Recipe
@@ -50,8 +49,12 @@ FIELDS_OF_PROJECTIONS: Final = (
     "seed",
     "cache",
     "target_bits",
+    "rotations",
 )
 """Fields of a recipe that change its projections; the others may differ."""
+
+FIELDS_OF_TRAINING: Final = ("training_steps", "activation_clip", "activations")
+"""Fields that change trained ones besides. Not the text: the file's was chosen when it was made."""
 
 SPECTRUM_DIGITS: Final = 6
 
@@ -136,18 +139,19 @@ def load_calibration(path: str | Path) -> Calibration:
         )
 
 
-def projections_for(calibration: Calibration, recipe: Recipe, layout: ModelLayout) -> Projections:
-    """The projections a recipe asks for: the stored ones if they are those, else new ones.
+def stored_projections(
+    calibration: Calibration, recipe: Recipe, layout: ModelLayout
+) -> Projections | None:
+    """The projections of a file if they are those that a recipe asks for, else None.
 
     Raises:
-        ResqError: The calibration is another model's, or as for `compute_projections`.
+        ResqError: The calibration is another model's.
     """
     check_shapes(layout, calibration.moments)
     asked = recipe.to_json()
     stored = Recipe().to_json() | calibration.recipe_json  # an older file lacks newer fields
-    if all(stored[field] == asked[field] for field in FIELDS_OF_PROJECTIONS):
-        return calibration.projections
-    return compute_projections(recipe, layout, calibration.moments)
+    fields = FIELDS_OF_PROJECTIONS + (FIELDS_OF_TRAINING if recipe.trains else ())
+    return calibration.projections if all(stored[f] == asked[f] for f in fields) else None
 
 
 def spectra_of(moments: Moments) -> dict[str, Any]:

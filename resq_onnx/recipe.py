@@ -8,12 +8,13 @@ from typing import Any, Final, Literal, get_args
 
 from resq_onnx.errors import ResqError
 
-Method = Literal["resq", "quarot", "outlier", "rtn", "none"]
+Method = Literal["resq", "spinquant", "quarot", "outlier", "rtn", "none"]
 WeightMethod = Literal["gptq", "rtn"]
 Format = Literal["custom", "qdq"]
 Logits = Literal["all", "last"]
 Precision = Literal["quantised", "float"]
 Tables = Literal["shared", "separate"]
+Rotations = Literal["random", "trained"]
 
 LOW_BITS: Final = (4, 8)
 """Widths the low part may have: what ONNX stores without padding as INT4 or INT8."""
@@ -28,7 +29,7 @@ ROUNDING: Final = 0.05
 """Coefficients by which a fraction of a width may miss a whole number: who is told that 1/3
 would do gives 0.333333, and six digits of 100,000 coefficients are right to a twentieth."""
 
-METHODS_WITHOUT_HIGH_PART: Final = ("quarot", "rtn", "none")
+METHODS_WITHOUT_HIGH_PART: Final = ("spinquant", "quarot", "rtn", "none")
 """Baselines that quantise every coefficient alike."""
 
 
@@ -64,9 +65,12 @@ class Recipe:
     """What to do to a model; the same recipe, model and seed give the same file.
 
     Attributes:
-        method: How projections are found: `resq` (PCA), `quarot` (random Hadamard, no high
-            part), `outlier` (permutation by magnitude), `rtn` (identity, no high part) or
-            `none` (nothing is quantised: the float model).
+        method: How projections are found: `resq` (PCA), `spinquant` (trained, no high part),
+            `quarot` (random Hadamard, no high part), `outlier` (permutation by magnitude), `rtn`
+            (identity, no high part) or `none` (nothing is quantised: the float model).
+        rotations: Whether the rotations inside `resq`'s parts are `random`, or `trained`, as
+            `spinquant`'s always are.
+        training_steps: Steps of that training, each on two calibration sequences.
         weights: `gptq`, or `rtn` (round to nearest).
         low_bits: Width of the low part of weights, activations and cache.
         high_bits: Width of the high part.
@@ -91,6 +95,8 @@ class Recipe:
     """
 
     method: Method = "resq"
+    rotations: Rotations = "random"
+    training_steps: int = 100
     weights: WeightMethod = "gptq"
     low_bits: int = 4
     high_bits: int = 8
@@ -112,6 +118,7 @@ class Recipe:
     def __post_init__(self) -> None:
         choices: list[tuple[str, Any, tuple[Any, ...]]] = [
             ("method", self.method, get_args(Method)),
+            ("rotations", self.rotations, get_args(Rotations)),
             ("weights", self.weights, get_args(WeightMethod)),
             ("format", self.format, get_args(Format)),
             ("logits", self.logits, get_args(Logits)),
@@ -135,7 +142,9 @@ class Recipe:
                 f"activation_clip is {self.activation_clip}; it must be above 0 and at most 1"
             )
         self._check_target_bits()
-        for name in ("samples", "sequence_length"):
+        if self.rotations == "trained" and self.method not in ("resq", "spinquant"):
+            raise ResqError(f"rotations of method {self.method} cannot be trained; resq's can")
+        for name in ("samples", "sequence_length", "training_steps"):
             value = getattr(self, name)
             if value < 1:
                 raise ResqError(f"{name} is {value}; it must be at least 1")
@@ -155,6 +164,11 @@ class Recipe:
     def has_high_part(self) -> bool:
         """Whether the method keeps some coefficients in more bits."""
         return self.method not in METHODS_WITHOUT_HIGH_PART
+
+    @property
+    def trains(self) -> bool:
+        """Whether rotations are learned by gradient descent."""
+        return self.rotations == "trained" or self.method == "spinquant"
 
     @property
     def needs_calibration(self) -> bool:

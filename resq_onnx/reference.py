@@ -16,9 +16,11 @@ from resq_onnx.calibration.distributed import collect_shared_moments
 from resq_onnx.calibration.held_out import held_out_sequences
 from resq_onnx.errors import ResqError
 from resq_onnx.moments import Moments
+from resq_onnx.projections import Projections
 from resq_onnx.quiet import quiet_libraries
 from resq_onnx.recipe import Recipe
 from resq_onnx.source import ModelSource
+from resq_onnx.training import BATCH, train_rotations
 
 Progress = Callable[[int, int], None]
 
@@ -36,7 +38,7 @@ class Reference:
         options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         with quiet_libraries():
             try:
-                self._model = AutoModelForCausalLM.from_pretrained(
+                self.model = AutoModelForCausalLM.from_pretrained(
                     source.folder, dtype=torch.float32, use_safetensors=True, **options
                 ).eval()
             except (OSError, ValueError, RuntimeError) as error:
@@ -51,15 +53,34 @@ class Reference:
 
     def moments(self, recipe: Recipe, progress: Progress, warn: Callable[[str], None]) -> Moments:
         """Second moments of the activations on the recipe's calibration text."""
-        sequences = calibration_sequences(
+        sequences = self._sequences(recipe, recipe.samples, warn)
+        return collect_shared_moments(self.model, self._source.layout, sequences, progress)
+
+    def trained(
+        self,
+        recipe: Recipe,
+        bases: Projections,
+        progress: Progress,
+        warn: Callable[[str], None],
+    ) -> Projections:
+        """Bases whose rotations were trained on the recipe's calibration text."""
+        sequences = self._sequences(recipe, recipe.training_steps * BATCH, warn)
+        order = np.random.default_rng(recipe.seed).permutation(len(sequences))
+        return train_rotations(
+            self.model, self._source.layout, recipe, bases, sequences[order], progress
+        )
+
+    def _sequences(
+        self, recipe: Recipe, samples: int, warn: Callable[[str], None]
+    ) -> NDArray[np.int64]:
+        return calibration_sequences(
             self.tokenizer,
             recipe.calibration,
-            recipe.samples,
+            samples,
             recipe.sequence_length,
             recipe.seed,
             warn,
         )
-        return collect_shared_moments(self._model, self._source.layout, sequences, progress)
 
     def text(self, samples: int, length: int) -> NDArray[np.int64]:
         """Some token ids of ordinary text, (samples, length)."""
@@ -79,7 +100,7 @@ class Reference:
     def logits(self, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Logits of token ids (B, S), in one pass: (B, S, vocabulary)."""
         with torch.inference_mode():
-            logits = self._model(input_ids=torch.from_numpy(token_ids)).logits
+            logits = self.model(input_ids=torch.from_numpy(token_ids)).logits
         return np.asarray(logits.float().numpy())
 
     def logits_and_layers(
@@ -95,7 +116,7 @@ class Reference:
         family = self._source.layout.family
         layers = [family.layer.format(layer) for layer in range(self._source.layout.num_layers)]
         hooks = [
-            self._model.get_submodule(name).register_forward_hook(keep)
+            self.model.get_submodule(name).register_forward_hook(keep)
             for name in (family.embedding, *layers)
         ]
         try:
@@ -107,6 +128,6 @@ class Reference:
 
     def embeddings(self, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """The residual stream before the first layer of token ids (B, S): (B, S, D)."""
-        module = self._model.get_submodule(self._source.layout.family.embedding)
+        module = self.model.get_submodule(self._source.layout.family.embedding)
         with torch.inference_mode():
             return np.asarray(module(torch.from_numpy(token_ids)).float().numpy())

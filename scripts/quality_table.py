@@ -1,10 +1,13 @@
-"""Reproduce the README's table: perplexity and size of every method on one model.
+"""Perplexity and size of one model, exported in many ways: the README's table, or the study's.
 
     python scripts/fetch_brown.py build/brown
-    python scripts/quality_table.py build/models/SmolLM2-135M-Instruct.Q4_1.gguf
+    python -m scripts.quality_table build/models/SmolLM2-135M-Instruct.Q4_1.gguf
+    python -m scripts.quality_table build/models/SmolLM2-135M-Instruct.Q4_1.gguf --table study
+    python -m scripts.quality_table build/models/SmolLM2-135M-Instruct.Q4_1.gguf --only low8
 
-Calibrates once, exports every row through the command line, and evaluates all files on text that
-was not calibrated on. Files that exist are not made again, so an interrupted run goes on.
+Calibrates once a text and size, exports every row through the command line, and evaluates all files
+on text that was not calibrated on. Files that exist are not made again, so an interrupted run goes
+on.
 """
 
 from __future__ import annotations
@@ -18,36 +21,60 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from scripts.quality_rows import DEFAULT, FLOAT, TABLES, Row
+
 RESQ: Final = [sys.executable, "-m", "resq_onnx"]
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the table: a name, and the options of its export."""
+class Bench:
+    """What all rows have in common: the model, its texts, and where files are kept."""
 
-    label: str
-    file: str
-    options: tuple[str, ...]
+    model: Path
+    work: Path
+    calibration: str
+    samples: int
+    text: Path
+    windows: int
 
+    def export(self, row: Row) -> Path:
+        """The row's file, written if it is not there."""
+        target = self.work / row.file / "model.onnx"
+        if row.file == "rotated":
+            self.export(DEFAULT)
+        elif not target.exists():
+            rotated = ["--save-rotated", str(self.work / "rotated" / "model.onnx")]
+            extra = rotated if row == DEFAULT else []
+            text = self._text(row)
+            arguments = ["export", str(self.model), str(target), *text, *row.options, *extra]
+            run([*arguments, "--projections", str(self._projections(text))])
+        return target
 
-ROWS: Final = (
-    Row("float32, as traced", "float", ("--method", "none")),
-    Row("float32, rotated (`--save-rotated`)", "rotated", ()),
-    Row("`resq` (default)", "resq", ()),
-    Row("`resq --head-bits 4`", "head4", ("--head-bits", "4")),
-    Row("`resq --tables separate`", "separate", ("--tables", "separate")),
-    Row("`resq --activation-clip 1`", "unclipped", ("--activation-clip", "1")),
-    Row(
-        "`resq --activations float --cache float`, weights alone",
-        "weights",
-        ("--activations", "float", "--cache", "float"),
-    ),
-    Row("`resq --down-high 0`, as in the paper", "paper", ("--down-high", "0")),
-    Row("`outlier`", "outlier", ("--method", "outlier")),
-    Row("`quarot`", "quarot", ("--method", "quarot")),
-    Row("`rtn`, GPTQ weights", "rtn-gptq", ("--method", "rtn")),
-    Row("`rtn --weights rtn`", "rtn", ("--method", "rtn", "--weights", "rtn")),
-)
+    def perplexity(self, row: Row) -> float:
+        """Perplexity of the row's file; kept in a file for the next run."""
+        model = self.export(row)
+        kept = model.with_name(f"perplexity-{self.windows}.json")
+        if not kept.exists():
+            text = ["--text", str(self.text), "--max-windows", str(self.windows)]
+            kept.write_text(run(["evaluate", str(model), *text, "--json"]))
+        (result,) = json.loads(kept.read_text())["models"].values()
+        return float(result["perplexity"])
+
+    def megabytes(self, row: Row) -> float:
+        """Size of the row's model and its data."""
+        files = self.export(row).parent.glob("model.onnx*")
+        return sum(file.stat().st_size for file in files) / 1e6
+
+    def _text(self, row: Row) -> list[str]:
+        text, samples = row.text or self.calibration, row.samples or self.samples
+        return ["--calibration", text, "--samples", str(samples)]
+
+    def _projections(self, text: list[str]) -> Path:
+        name = f"{Path(text[1]).stem}-{text[3]}.safetensors"
+        file = self.work / name
+        if not file.exists():
+            run(["calibrate", str(self.model), str(file), *text])
+        return file
 
 
 def run(arguments: list[str]) -> str:
@@ -56,62 +83,55 @@ def run(arguments: list[str]) -> str:
     return done.stdout
 
 
-def export_all(model: Path, folder: Path, calibration: Path, samples: int) -> None:
-    """Write what is missing of every row's file."""
-    projections = folder / "projections.safetensors"
-    shared = ["--calibration", str(calibration), "--samples", str(samples)]
-    if not projections.exists():
-        run(["calibrate", str(model), str(projections), *shared])
-    for row in ROWS:
-        target = folder / row.file / "model.onnx"
-        if target.exists() or row.file == "rotated":
-            continue
-        rotated = ["--save-rotated", str(folder / "rotated" / "model.onnx")]
-        extra = rotated if row.file == "resq" else []
-        arguments = ["export", str(model), str(target), "--projections", str(projections)]
-        run([*arguments, *shared, *row.options, *extra])
-
-
-def evaluate(folder: Path, row: Row, text: Path, windows: int) -> float:
-    """Perplexity of a row's file; kept in a file for the next run."""
-    kept = folder / row.file / f"perplexity-{windows}.json"
-    if not kept.exists():
-        model = str(folder / row.file / "model.onnx")
-        arguments = ["evaluate", model, "--text", str(text), "--max-windows", str(windows)]
-        kept.write_text(run([*arguments, "--json"]))
-    (result,) = json.loads(kept.read_text())["models"].values()
-    return float(result["perplexity"])
-
-
-def main() -> None:
-    """Make the files, and print the table as Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--brown", type=Path, default=Path("build/brown"))
-    parser.add_argument("--work", type=Path, default=Path("build/quality"))
-    parser.add_argument("--samples", type=int, default=32)
-    parser.add_argument("--windows", type=int, default=20)
-    options = parser.parse_args()
-    options.work.mkdir(parents=True, exist_ok=True)
-    export_all(options.model, options.work, options.brown / "calibration.txt", options.samples)
+def print_table(bench: Bench, rows: tuple[Row, ...]) -> None:
+    """Print one line a row as Markdown, as soon as it is known."""
+    baseline = bench.perplexity(FLOAT)
     print("| export | perplexity | ÷ float | MB |\n|---|---|---|---|")
-    baseline = None
-    for row in ROWS:
-        value = evaluate(options.work, row, options.brown / "held-out.txt", options.windows)
-        baseline = baseline or value
-        files = (options.work / row.file).glob("model.onnx*")
-        size = sum(file.stat().st_size for file in files) / 1e6
-        print(f"| {row.label} | {value:.3f} | {value / baseline:.4f} | {size:.1f} |")
+    for row in rows:
+        value, size = bench.perplexity(row), bench.megabytes(row)
+        print(f"| {row.label} | {value:.3f} | {value / baseline:.4f} | {size:.1f} |", flush=True)
+    versions = ", ".join(version(name) for name in ("onnxruntime", "torch", "transformers"))
     print(
-        f"\nBrown corpus, {options.windows} windows of 512 tokens of held-out documents; "
-        f"calibrated on {options.samples}×512 tokens of the others. {version('onnxruntime')}, "
-        f"{version('torch')}, {version('transformers')}."
+        f"\n{bench.text.name}, {bench.windows} windows of 512 tokens; calibrated on "
+        f"{bench.samples}×512 tokens of {Path(bench.calibration).name}. {versions}."
     )
 
 
 def version(package: str) -> str:
     """Name and version of an installed package."""
     return f"{package} {importlib.metadata.version(package)}"
+
+
+def main() -> None:
+    """Make the files, and print the table as Markdown."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--table", choices=TABLES, default="readme")
+    parser.add_argument("--only", help="names of the rows to print, with commas between them")
+    parser.add_argument("--brown", type=Path, default=Path("build/brown"))
+    parser.add_argument("--work", type=Path, default=Path("build/quality"))
+    parser.add_argument("--samples", type=int, default=32)
+    parser.add_argument("--windows", type=int, default=20)
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    bench = Bench(
+        options.model,
+        options.work,
+        str(options.brown / "calibration.txt"),
+        options.samples,
+        options.brown / "held-out.txt",
+        options.windows,
+    )
+    rows = TABLES[options.table]
+    if options.only:
+        everything = {row.file: row for table in TABLES.values() for row in table}
+        unknown = set(options.only.split(",")) - set(everything)
+        if unknown:
+            parser.error(f"no row {', '.join(sorted(unknown))}; there are {', '.join(everything)}")
+        rows = tuple(everything[name] for name in options.only.split(","))
+    print_table(bench, rows)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ LAYOUT = ModelLayout(
     norm_epsilon=1e-5,
     tied=False,
 )
-METHODS: tuple[Method, ...] = ("resq", "quarot", "outlier", "rtn", "none")
+METHODS: tuple[Method, ...] = ("resq", "spinquant", "quarot", "outlier", "rtn", "none")
 
 
 def _samples(width: int, rng: np.random.Generator) -> NDArray[np.float64]:

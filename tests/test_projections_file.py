@@ -1,6 +1,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from resq_onnx.errors import ResqError
 from resq_onnx.families import FAMILIES, ModelLayout
 from resq_onnx.moments import SITES, Moments, moment_shapes
 from resq_onnx.projections import Projections, compute_projections
-from resq_onnx.projections_file import load_calibration, projections_for, save_calibration
+from resq_onnx.projections_file import load_calibration, save_calibration, stored_projections
 from resq_onnx.recipe import Method, Recipe
 
 LAYOUT = ModelLayout(
@@ -112,7 +113,7 @@ def test_a_file_of_version_1_is_read(tmp_path: Path) -> None:
     save_file(tensors, old, metadata)
     loaded = load_calibration(old)
     _assert_same(loaded.projections, projections)
-    assert projections_for(loaded, Recipe(), LAYOUT) is loaded.projections
+    assert stored_projections(loaded, Recipe(), LAYOUT) is loaded.projections
 
 
 def test_only_half_of_each_symmetric_matrix_is_stored(tmp_path: Path) -> None:
@@ -142,7 +143,7 @@ def test_the_stored_projections_serve_a_recipe_that_differs_elsewhere(tmp_path: 
     _saved(file, Recipe(samples=4))
     loaded = load_calibration(file)
     other = Recipe(samples=9, weights="rtn", format="qdq", activations="float")
-    assert projections_for(loaded, other, LAYOUT) is loaded.projections
+    assert stored_projections(loaded, other, LAYOUT) is loaded.projections
 
 
 @pytest.mark.parametrize(
@@ -156,16 +157,28 @@ def test_the_stored_projections_serve_a_recipe_that_differs_elsewhere(tmp_path: 
         Recipe(low_bits=8),
         Recipe(cache="float"),
         Recipe(target_bits=5.0),
+        Recipe(rotations="trained"),
     ],
-    ids=["seed", "outlier", "quarot", "high_fraction", "down_high", "low_bits", "cache", "target"],
+    ids=lambda recipe: "-".join(
+        name for name, value in recipe.to_json().items() if value != Recipe().to_json()[name]
+    ),
 )
-def test_other_projections_come_from_the_same_moments(tmp_path: Path, recipe: Recipe) -> None:
+def test_stored_projections_do_not_serve_other_ones(tmp_path: Path, recipe: Recipe) -> None:
     file = tmp_path / "projections.safetensors"
     _saved(file, Recipe())
+    assert stored_projections(load_calibration(file), recipe, LAYOUT) is None
+
+
+@pytest.mark.parametrize("changed", [{"training_steps": 7}, {"activation_clip": 1.0}])
+def test_trained_projections_serve_their_own_training_alone(
+    tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    file, recipe = tmp_path / "projections.safetensors", Recipe(rotations="trained")
+    _saved(file, recipe)
     loaded = load_calibration(file)
-    found = projections_for(loaded, recipe, LAYOUT)
-    assert found is not loaded.projections
-    _assert_same(found, compute_projections(recipe, LAYOUT, loaded.moments))
+    assert stored_projections(loaded, recipe, LAYOUT) is loaded.projections
+    other = dataclasses.replace(recipe, **changed)
+    assert stored_projections(loaded, other, LAYOUT) is None
 
 
 def test_a_calibration_of_another_model_is_refused(tmp_path: Path) -> None:
@@ -173,7 +186,7 @@ def test_a_calibration_of_another_model_is_refused(tmp_path: Path) -> None:
     _saved(file, Recipe())
     other = dataclasses.replace(LAYOUT, hidden_size=64)
     with pytest.raises(ResqError, match="belong to another model"):
-        projections_for(load_calibration(file), Recipe(), other)
+        stored_projections(load_calibration(file), Recipe(), other)
 
 
 def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from resq_onnx.errors import ResqError
 from resq_onnx.recipe import BitSplit, Recipe
 
 BAD_CHOICES: list[tuple[str, Any, str]] = [
-    ("method", "gptq", "resq, quarot, outlier, rtn, none"),
+    ("method", "gptq", "resq, spinquant, quarot, outlier, rtn, none"),
     ("weights", "resq", "gptq, rtn"),
     ("format", "onnx", "custom, qdq"),
     ("activations", "int8", "quantised, float"),
@@ -54,6 +54,8 @@ def test_every_default_is_allowed_and_survives_json() -> None:
         ("outlier", "rtn", True, True),
         ("quarot", "gptq", False, True),
         ("quarot", "rtn", False, False),
+        ("spinquant", "gptq", False, True),
+        ("spinquant", "rtn", False, False),
         ("rtn", "gptq", False, True),
         ("rtn", "rtn", False, False),
         ("none", "gptq", False, False),
@@ -138,3 +140,11 @@ def test_a_fraction_may_be_given_in_six_digits(evens: int, denominator: int) -> 
     rounded = Recipe(high_fraction=float(f"{1 / denominator:.6g}")).split(width, "the width")
     assert rounded == exact
     assert exact.high == width // denominator
+
+
+def test_spinquant_trains_and_resq_may() -> None:
+    assert Recipe(method="spinquant").trains
+    assert Recipe(rotations="trained").trains
+    assert not Recipe().trains
+    with pytest.raises(ResqError, match="rotations of method outlier cannot be trained"):
+        Recipe(method="outlier", rotations="trained")

@@ -8,7 +8,16 @@ from typing import Any, get_args
 import click
 
 from resq_onnx.commands.console import out, reporting
-from resq_onnx.recipe import Format, Logits, Method, Precision, Recipe, Tables, WeightMethod
+from resq_onnx.recipe import (
+    Format,
+    Logits,
+    Method,
+    Precision,
+    Recipe,
+    Rotations,
+    Tables,
+    WeightMethod,
+)
 
 DEFAULTS = Recipe()
 
@@ -19,6 +28,10 @@ def _recipe_options(command: Any) -> Any:
     options = [
         click.option("--method", type=choice(get_args(Method)), default=DEFAULTS.method,
                      help="How the 4/8-bit bases are found; all but resq are baselines."),
+        click.option("--rotations", type=choice(get_args(Rotations)), default=DEFAULTS.rotations,
+                     help="Whether the rotations inside resq's parts are random or learned."),
+        click.option("--training-steps", type=int, default=DEFAULTS.training_steps,
+                     help="Steps of learning rotations, for `trained` and for spinquant."),
         click.option("--calibration", default=DEFAULTS.calibration,
                      help="A .txt or .jsonl file, a name known to `datasets`, or python-docs."),
         click.option("--samples", type=int, default=DEFAULTS.samples,

@@ -15,6 +15,7 @@ LARGEST_GROUPS: Final = 6
 METHODS: Final = {
     "resq": "ResQ: principal components",
     "quarot": "QuaRot: random Hadamard rotations",
+    "spinquant": "SpinQuant: rotations learned from the quantised loss",
     "outlier": "outlier channels",
     "rtn": "no change of basis",
     "none": "float, not quantised",

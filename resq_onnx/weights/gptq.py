@@ -52,7 +52,7 @@ def gptq(weight: NDArray[Any], hessian: NDArray[Any], split: BitSplit) -> Quanti
     high_scale = clip_search(columns[high].T, split.high_bits, importance[high])
     parts = [(low_scale, split.low_bits)] * split.low + [(high_scale, split.high_bits)] * split.high
     rounded = np.empty((split.width, weight.shape[0]), np.int8)
-    rounded[places] = _round_with_feedback(columns, feedback, parts)
+    rounded[places] = round_with_feedback(columns, feedback, parts)
     return QuantisedMatrix(
         low=np.ascontiguousarray(rounded[low].T),
         low_scale=low_scale,
@@ -88,7 +88,7 @@ def feedback_factors(hessian: NDArray[Any]) -> tuple[NDArray[np.float32], NDArra
     )
 
 
-def _round_with_feedback(
+def round_with_feedback(
     columns: NDArray[np.float32],
     feedback: NDArray[np.float32],
     parts: list[tuple[NDArray[np.float32], int]],

@@ -408,6 +408,12 @@ and zero point for each part there is."""
 RECIPES: Final[dict[tuple[str, ...], tuple[int, dict[int, int], dict[int, int]]]] = {
     # options: bytes of a cache record, columns by bits of q/k/v, and of down
     ("--method", "quarot", "--seed", "3"): (LOW_RECORD, {4: 64}, {4: 192}),
+    ("--method", "spinquant", "--training-steps", "2"): (LOW_RECORD, {4: 64}, {4: 192}),
+    ("--rotations", "trained", "--training-steps", "2"): (
+        MIXED_RECORD,
+        {4: 56, 8: 8},
+        {4: 168, 8: 24},
+    ),
     ("--method", "rtn", "--weights", "rtn"): (LOW_RECORD, {4: 64}, {4: 192}),
     ("--method", "outlier", "--down-high", "0"): (MIXED_RECORD, {4: 56, 8: 8}, {4: 192}),
     ("--high-fraction", "0", "--weights", "rtn"): (LOW_RECORD, {4: 64}, {4: 168, 8: 24}),

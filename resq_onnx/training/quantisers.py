@@ -1,0 +1,63 @@
+"""The activation quantiser of the exported file in PyTorch, with a gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from resq_onnx.recipe import BitSplit
+
+SMALLEST_SCALE: Final = 2.0**-126
+"""Stands in for the scale 0 of a row of zeros, as in the functions."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Columns that are quantised together.
+
+    Attributes:
+        width: How many.
+        bits: Of their integers.
+        clip: Share of the range that the integers span.
+    """
+
+    width: int
+    bits: int
+    clip: float = 1.0
+
+
+def parts_of(split: BitSplit, low_clip: float = 1.0) -> tuple[Part, ...]:
+    """The low and the high part of a split; a part of width 0 is left out."""
+    clip = low_clip if split.low_bits == 4 else 1.0
+    parts = (Part(split.low, split.low_bits, clip), Part(split.high, split.high_bits))
+    return tuple(part for part in parts if part.width)
+
+
+def fake_quantise(x: torch.Tensor, parts: Sequence[Part]) -> torch.Tensor:
+    """What the integers of each row of x (..., width) stand for, asymmetric and per row.
+
+    Backwards the rounding counts as the identity (a straight-through estimator).
+
+    Args:
+        x: Rows whose columns are those of the parts, in order.
+        parts: Their widths add up to x's; without any, x is returned as it is.
+    """
+    if not parts:
+        return x
+    columns = x.detach().split([part.width for part in parts], dim=-1)
+    rounded = [_rounded(some, part) for some, part in zip(columns, parts, strict=True)]
+    return x + (torch.cat(rounded, dim=-1) - x.detach())
+
+
+def _rounded(x: torch.Tensor, part: Part) -> torch.Tensor:
+    levels = 2**part.bits - 1
+    least = x.amin(-1, keepdim=True).clamp(max=0.0) * part.clip
+    greatest = x.amax(-1, keepdim=True).clamp(min=0.0) * part.clip
+    scale = ((greatest - least) / levels).clamp(min=SMALLEST_SCALE)
+    zero = torch.round(-least / scale)
+    integers = (torch.round(x / scale) + zero).clamp(0, levels)
+    value: torch.Tensor = (integers - zero) * scale
+    return value

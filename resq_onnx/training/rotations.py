@@ -1,0 +1,139 @@
+"""Train the rotations inside U_A and U_B on the loss of the model with quantised activations.
+
+Liu et al., "SpinQuant" (arXiv 2405.16406): R1 of the residual stream and R2 of the values descend,
+by Cayley transforms, on the next-token loss of a model whose activations and cache are quantised
+and whose weights are not, since GPTQ takes care of these afterwards. ResQ trains the rotations
+inside each part of its bases in the same way. Keys and down_proj keep their random rotations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from resq_onnx.families import ModelLayout
+from resq_onnx.projections import Projections
+from resq_onnx.recipe import Recipe
+from resq_onnx.training.simulation import Bases, bases_of, parts_by_recipe, simulated
+from resq_onnx.training.stiefel import descend
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Progress = Callable[[int, int], None]
+
+LEARNING_RATE: Final = 1.5
+"""Of the first step; it falls linearly to 0. SpinQuant's."""
+
+BATCH: Final = 2
+"""Sequences of a step."""
+
+
+def train_rotations(
+    model: PreTrainedModel,
+    layout: ModelLayout,
+    recipe: Recipe,
+    projections: Projections,
+    sequences: NDArray[np.int64],
+    progress: Progress | None = None,
+) -> Projections:
+    """Turn U_A and U_B, inside their parts, so that quantised activations cost less.
+
+    Args:
+        model: The original model; its weights do not change.
+        layout: Its sizes and module names.
+        recipe: Its bits, clip and number of training steps.
+        projections: Where to start.
+        sequences: Token ids (samples, tokens); two are taken each step, in order, and over
+            again when all were.
+        progress: Called after each step with the number of steps done and of all.
+
+    Returns:
+        The projections with other `hidden` and `value`, orthogonal as before.
+    """
+    start = bases_of(projections)
+    hidden = _Turned(start.hidden, projections.splits.hidden_edges())
+    edges = [projections.splits.head_edges(layer) for layer in range(layout.num_layers)]
+    values = [_Turned(start.value[layer], edges[layer]) for layer in range(layout.num_layers)]
+    leaves = [leaf for turned in (hidden, *values) for leaf in turned.rotations]
+    now = [start]
+    parts = parts_by_recipe(recipe, projections)
+    order = itertools.cycle(range(len(sequences)))
+    with _frozen(model), simulated(model, layout, projections, parts, lambda: now[0]):
+        for step in range(recipe.training_steps):
+            batch = sequences[[next(order) for _ in range(BATCH)]]
+            for row in batch:
+                now[0] = Bases(
+                    hidden.basis(), torch.stack([turned.basis() for turned in values]), start.key
+                )
+                loss = next_token_loss(model, torch.from_numpy(row[None]))
+                (loss / BATCH).backward()
+            descend(leaves, LEARNING_RATE * (1 - step / recipe.training_steps))
+            if progress is not None:
+                progress(step + 1, recipe.training_steps)
+    with torch.no_grad():
+        value = np.stack([turned.exact(projections.value[i]) for i, turned in enumerate(values)])
+        return dataclasses.replace(
+            projections, hidden=hidden.exact(projections.hidden), value=value
+        )
+
+
+def next_token_loss(model: PreTrainedModel, token_ids: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy, in nats, of the tokens after the first of (B, S)."""
+    logits = cast(Any, model)(input_ids=token_ids, use_cache=False).logits[:, :-1]
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), token_ids[:, 1:].flatten())
+
+
+class _Turned:
+    """Bases (..., n, n) whose parts are turned, each by an orthogonal matrix to be trained."""
+
+    def __init__(self, start: torch.Tensor, edges: Sequence[int]) -> None:
+        self._blocks = _blocks(start, edges)
+        self.rotations = [
+            torch.eye(block.shape[-1]).expand(*block.shape[:-2], -1, -1).clone().requires_grad_()
+            for block in self._blocks
+        ]
+
+    def basis(self) -> torch.Tensor:
+        """The bases as they are turned now."""
+        pairs = zip(self._blocks, self.rotations, strict=True)
+        return torch.cat([block @ rotation for block, rotation in pairs], dim=-1)
+
+    def exact(self, start: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The same in float64: orthogonal to the last bits."""
+        widths = [rotation.shape[-1] for rotation in self.rotations]
+        blocks = np.split(start, np.cumsum(widths)[:-1], axis=-1)
+        turns = [_orthonormal(rotation.detach().double()) for rotation in self.rotations]
+        pairs = zip(blocks, turns, strict=True)
+        return np.concatenate([block @ turn for block, turn in pairs], axis=-1)
+
+
+def _orthonormal(rotations: torch.Tensor) -> NDArray[np.float64]:
+    """The nearest orthogonal matrices, by the polar decomposition."""
+    left, _, right = torch.linalg.svd(rotations)
+    return np.asarray((left @ right).numpy())
+
+
+def _blocks(start: torch.Tensor, edges: Sequence[int]) -> list[torch.Tensor]:
+    return list(torch.tensor_split(start, list(edges), dim=-1))
+
+
+class _frozen:  # noqa: N801
+    """Weights take no gradient meanwhile."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._before = [(p, p.requires_grad) for p in cast(Any, model).parameters()]
+
+    def __enter__(self) -> None:
+        for parameter, _ in self._before:
+            parameter.requires_grad_(False)
+
+    def __exit__(self, *_error: object) -> None:
+        for parameter, before in self._before:
+            parameter.requires_grad_(before)

@@ -1,0 +1,239 @@
+"""A model in PyTorch that reads activations and cache as the exported file will.
+
+The weights stay in the original basis. Wherever the file quantises, the model's values are turned
+into the new basis, rounded, and turned back:
+
+1. what q/k/v and gate/up read: behind the norms' division, before their gain;
+2. keys and values, behind RoPE: attention then works in the new bases of a head;
+3. what o_proj reads, head by head; 4. what down_proj reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
+
+from resq_onnx.families import ModelLayout
+from resq_onnx.hadamard import KroneckerFactors
+from resq_onnx.projections import Projections
+from resq_onnx.recipe import Recipe
+from resq_onnx.training.quantisers import Part, fake_quantise, parts_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+ATTENTION: Final = "resq_simulated"
+"""Name under which transformers finds the attention that reads a quantised cache."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """How each site is rounded: one entry a layer, and the record of the cache."""
+
+    attention: tuple[tuple[Part, ...], ...]
+    mlp: tuple[tuple[Part, ...], ...]
+    attention_out: tuple[tuple[Part, ...], ...]
+    down: tuple[tuple[Part, ...], ...]
+    record: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Bases:
+    """Changes of basis that a simulation reads anew in each pass, so that they may be trained.
+
+    Attributes:
+        hidden: (D, D), or (layers, D, D) with one for each layer.
+        value: (layers, kv heads, d, d).
+        key: (layers, kv heads, d, d).
+    """
+
+    hidden: torch.Tensor
+    value: torch.Tensor
+    key: torch.Tensor
+
+    def hidden_of(self, layer: int) -> torch.Tensor:
+        """U_A as a layer reads it, (D, D)."""
+        return self.hidden if self.hidden.dim() == 2 else self.hidden[layer]
+
+
+def parts_by_recipe(recipe: Recipe, projections: Projections) -> Parts:
+    """The parts of every site as the exported file will have them."""
+    splits, clip = projections.splits, recipe.activation_clip
+    reads = recipe.activations == "quantised"
+    attention, mlp, attention_out, down = (
+        tuple(parts_of(split, clip) if reads else () for split in of_site)
+        for of_site in (splits.attention, splits.mlp, splits.attention_out, splits.down)
+    )
+    record = parts_of(splits.record) if recipe.cache == "quantised" else ()
+    return Parts(attention, mlp, attention_out, down, record)
+
+
+def bases_of(projections: Projections) -> Bases:
+    """The projections as float32 tensors."""
+    tensors = (
+        torch.from_numpy(np.ascontiguousarray(basis)).float()
+        for basis in (projections.hidden, projections.value, projections.key)
+    )
+    return Bases(*tensors)
+
+
+@contextmanager
+def simulated(
+    model: PreTrainedModel,
+    layout: ModelLayout,
+    projections: Projections,
+    parts: Parts,
+    bases: Callable[[], Bases],
+) -> Iterator[None]:
+    """Quantise what a model's modules read, meanwhile.
+
+    Args:
+        model: A Hugging Face causal language model.
+        layout: Its sizes and module names.
+        projections: Whose U_D is used.
+        parts: How each site is rounded.
+        bases: Called in each pass; gives the bases of that pass.
+    """
+    AttentionInterface.register(ATTENTION, _attention(layout, parts.record, bases))
+    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+    before = cast(Any, model.config)._attn_implementation
+    with ExitStack() as stack:
+        model.set_attn_implementation(ATTENTION)
+        stack.callback(model.set_attn_implementation, before)
+
+        def hook(layer: int, role: str) -> nn.Module:
+            return model.get_submodule(layout.module(layer, role))
+
+        for layer in range(layout.num_layers):
+            handles = [
+                hook(layer, "attention_norm").register_forward_hook(
+                    _norm(layout, bases, layer, parts.attention[layer])
+                ),
+                hook(layer, "mlp_norm").register_forward_hook(
+                    _norm(layout, bases, layer, parts.mlp[layer])
+                ),
+                hook(layer, "attention_out").register_forward_pre_hook(
+                    _attention_out(layout, bases, layer, parts.attention_out[layer])
+                ),
+                hook(layer, "down").register_forward_pre_hook(
+                    _down(projections, layer, parts.down[layer])
+                ),
+            ]
+            for handle in handles:
+                stack.callback(handle.remove)
+        yield
+
+
+def _norm(
+    layout: ModelLayout, bases: Callable[[], Bases], layer: int, parts: tuple[Part, ...]
+) -> Callable[..., torch.Tensor]:
+    """Rule 1: a forward hook of an RMSNorm."""
+
+    def read(module: nn.Module, inputs: tuple[torch.Tensor, ...], _output: Any) -> torch.Tensor:
+        basis, x = bases().hidden_of(layer), inputs[0]
+        inverse_rms = torch.rsqrt(x.square().mean(-1, keepdim=True) + layout.norm_epsilon)
+        rounded = fake_quantise((x * inverse_rms) @ basis, parts) @ basis.mT
+        return rounded * cast(torch.Tensor, module.weight)
+
+    return read
+
+
+def _attention(
+    layout: ModelLayout, record: tuple[Part, ...], bases: Callable[[], Bases]
+) -> Callable[..., tuple[torch.Tensor, None]]:
+    """Rule 2: attention over queries (B, H, S, d), keys and values (B, G, S, d)."""
+
+    def attend(
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        scaling: float,
+        **_unused: Any,
+    ) -> tuple[torch.Tensor, None]:
+        layer, now = cast(int, module.layer_idx), bases()
+        repeats, turn = layout.heads_per_kv_head, now.key[layer]
+        keys = fake_quantise(key @ turn, record).repeat_interleave(repeats, dim=1)
+        values = fake_quantise(value @ now.value[layer], record).repeat_interleave(repeats, dim=1)
+        out = nn.functional.scaled_dot_product_attention(
+            query @ turn.repeat_interleave(repeats, dim=0),
+            keys,
+            values,
+            attn_mask=attention_mask,
+            is_causal=attention_mask is None and query.shape[2] > 1,
+            scale=scaling,
+        )
+        return out.transpose(1, 2).contiguous(), None  # (B, S, H, d), values' basis
+
+    return attend
+
+
+def _attention_out(
+    layout: ModelLayout, bases: Callable[[], Bases], layer: int, parts: tuple[Part, ...]
+) -> Callable[..., tuple[torch.Tensor]]:
+    """Rule 3: a forward pre-hook of o_proj, whose input `_attention` left in values' basis."""
+
+    def read(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+        x = inputs[0]
+        heads = x.unflatten(-1, (layout.num_heads, layout.head_dim))
+        turn = bases().value[layer].repeat_interleave(layout.heads_per_kv_head, dim=0)
+        rounded = fake_quantise(heads, parts)
+        return (torch.einsum("...hd,hed->...he", rounded, turn).reshape(x.shape),)
+
+    return read
+
+
+def _down(
+    projections: Projections, layer: int, parts: tuple[Part, ...]
+) -> Callable[..., tuple[torch.Tensor]]:
+    """Rule 4: a forward pre-hook of down_proj."""
+    transform, split = projections.down[layer], projections.splits.down[layer]
+    order = torch.from_numpy(transform.order)
+    back = torch.argsort(order)
+    signs = torch.from_numpy(transform.signs).float()
+    turns = [
+        (_tensors(factors[width]), width)
+        for factors, width in (
+            (projections.down_low, split.low),
+            (projections.down_high, split.high),
+        )
+        if width
+    ]
+
+    def turned(x: torch.Tensor, inverse: bool) -> torch.Tensor:
+        if not projections.rotates_down:
+            return x
+        columns = x.split([width for _, width in turns], dim=-1)
+        return torch.cat(
+            [
+                _kronecker(part, outer.mT if inverse else outer, inner.mT if inverse else inner)
+                for part, ((outer, inner), _) in zip(columns, turns, strict=True)
+            ],
+            dim=-1,
+        )
+
+    def read(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+        rounded = fake_quantise(turned(inputs[0][..., order] * signs, inverse=False), parts)
+        return ((turned(rounded, inverse=True) * signs)[..., back],)
+
+    return read
+
+
+def _tensors(factors: KroneckerFactors) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.from_numpy(factors.outer).float(), torch.from_numpy(factors.inner).float()
+
+
+def _kronecker(x: torch.Tensor, outer: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
+    """Compute x @ kron(outer, inner) over the last axis."""
+    rows = x.unflatten(-1, (outer.shape[0], inner.shape[0]))
+    mixed: torch.Tensor = outer.mT @ (rows @ inner)
+    return mixed.flatten(-2)

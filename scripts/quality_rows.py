@@ -1,0 +1,91 @@
+"""The rows of the README's table and of docs/quality.md's: each is one export, by its options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table.
+
+    Attributes:
+        label: What is printed.
+        file: Name of the row's folder; rows of two tables that share it are exported once.
+        options: Options of `resq-onnx export`, besides those of its calibration.
+        samples: Calibration sequences of 512 tokens; None is the script's `--samples`.
+        text: Calibration text; None is the script's `--calibration`.
+    """
+
+    label: str
+    file: str
+    options: tuple[str, ...] = ()
+    samples: int | None = None
+    text: str | None = None
+
+
+FLOAT: Final = Row("float32, as traced", "float", ("--method", "none"))
+DEFAULT: Final = Row("`resq` (default)", "resq")
+
+README: Final = (
+    FLOAT,
+    Row("float32, rotated (`--save-rotated`)", "rotated"),
+    DEFAULT,
+    Row("`resq --head-bits 4`", "head4", ("--head-bits", "4")),
+    Row("`resq --tables separate`", "separate", ("--tables", "separate")),
+    Row("`resq --activation-clip 1`", "unclipped", ("--activation-clip", "1")),
+    Row(
+        "`resq --activations float --cache float`, weights alone",
+        "weights",
+        ("--activations", "float", "--cache", "float"),
+    ),
+    Row("`resq --down-high 0`, as in the paper", "paper", ("--down-high", "0")),
+    Row("`outlier`", "outlier", ("--method", "outlier")),
+    Row("`quarot`", "quarot", ("--method", "quarot")),
+    Row("`rtn`, GPTQ weights", "rtn-gptq", ("--method", "rtn")),
+    Row("`rtn --weights rtn`", "rtn", ("--method", "rtn", "--weights", "rtn")),
+)
+
+STUDY: Final = (
+    FLOAT,
+    DEFAULT,
+    *(Row(f"`--seed {seed}`", f"seed-{seed}", ("--seed", str(seed))) for seed in range(1, 5)),
+    Row("`--low-bits 8`, 8 bits everywhere", "low8", ("--low-bits", "8")),
+    Row("`--weights rtn`", "resq-rtn", ("--weights", "rtn")),
+    Row(
+        "`--activations float --cache float`",
+        "weights",
+        ("--activations", "float", "--cache", "float"),
+    ),
+    Row("`--activations float`", "activations-float", ("--activations", "float")),
+    Row("`--cache float`", "cache-float", ("--cache", "float")),
+    Row("`--activation-clip 1`", "unclipped", ("--activation-clip", "1")),
+    *(
+        Row(f"`--activation-clip {clip}`", f"clip-{clip}", ("--activation-clip", clip))
+        for clip in ("0.95", "0.9", "0.8")
+    ),
+    Row("`--down-high 0`", "paper", ("--down-high", "0")),
+    Row("`--down-high 0.0625`", "down-16", ("--down-high", "0.0625")),
+    Row("`--down-high 0.25`", "down-4", ("--down-high", "0.25")),
+    Row("`--high-fraction 0.0625`", "rank-16", ("--high-fraction", "0.0625")),
+    Row("`--high-fraction 0.25`", "rank-4", ("--high-fraction", "0.25")),
+    Row("`--target-bits 4.5`", "target", ("--target-bits", "4.5")),
+    Row("`--tables separate`", "separate", ("--tables", "separate")),
+    Row("`--head-bits 4`", "head4", ("--head-bits", "4")),
+    Row(
+        "`--head-bits 4 --down-high 0`",
+        "head4-paper",
+        ("--head-bits", "4", "--down-high", "0"),
+    ),
+    Row(
+        "`--head-bits 4 --target-bits 4.36`",
+        "head4-target",
+        ("--head-bits", "4", "--target-bits", "4.36"),
+    ),
+    Row("`--samples 8`", "samples-8", samples=8),
+    Row("`--samples 128`", "samples-128", samples=128),
+    Row("`--calibration python-docs`", "python-docs", text="python-docs"),
+)
+
+TABLES: Final = {"readme": README, "study": STUDY}
