@@ -70,7 +70,7 @@ class Recipe:
             (identity, no high part) or `none` (nothing is quantised: the float model).
         rotations: Whether the rotations inside `resq`'s parts are `random`, or `trained`, as
             `spinquant`'s always are.
-        training_steps: Steps of that training, each on two calibration sequences.
+        training_steps: Steps of that training, each on a sequence of the calibration text.
         weights: `gptq`, or `rtn` (round to nearest).
         low_bits: Width of the low part of weights, activations and cache.
         high_bits: Width of the high part.

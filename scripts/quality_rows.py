@@ -41,6 +41,8 @@ README: Final = (
         ("--activations", "float", "--cache", "float"),
     ),
     Row("`resq --down-high 0`, as in the paper", "paper", ("--down-high", "0")),
+    Row("`resq --rotations trained`", "trained", ("--rotations", "trained")),
+    Row("`spinquant`", "spinquant", ("--method", "spinquant")),
     Row("`outlier`", "outlier", ("--method", "outlier")),
     Row("`quarot`", "quarot", ("--method", "quarot")),
     Row("`rtn`, GPTQ weights", "rtn-gptq", ("--method", "rtn")),
@@ -53,26 +55,7 @@ STUDY: Final = (
     *(Row(f"`--seed {seed}`", f"seed-{seed}", ("--seed", str(seed))) for seed in range(1, 5)),
     Row("`--low-bits 8`, 8 bits everywhere", "low8", ("--low-bits", "8")),
     Row("`--weights rtn`", "resq-rtn", ("--weights", "rtn")),
-    Row(
-        "`--activations float --cache float`",
-        "weights",
-        ("--activations", "float", "--cache", "float"),
-    ),
-    Row("`--activations float`", "activations-float", ("--activations", "float")),
-    Row("`--cache float`", "cache-float", ("--cache", "float")),
-    Row("`--activation-clip 1`", "unclipped", ("--activation-clip", "1")),
-    *(
-        Row(f"`--activation-clip {clip}`", f"clip-{clip}", ("--activation-clip", clip))
-        for clip in ("0.95", "0.9", "0.8")
-    ),
-    Row("`--down-high 0`", "paper", ("--down-high", "0")),
-    Row("`--down-high 0.0625`", "down-16", ("--down-high", "0.0625")),
-    Row("`--down-high 0.25`", "down-4", ("--down-high", "0.25")),
-    Row("`--high-fraction 0.0625`", "rank-16", ("--high-fraction", "0.0625")),
-    Row("`--high-fraction 0.25`", "rank-4", ("--high-fraction", "0.25")),
     Row("`--target-bits 4.5`", "target", ("--target-bits", "4.5")),
-    Row("`--tables separate`", "separate", ("--tables", "separate")),
-    Row("`--head-bits 4`", "head4", ("--head-bits", "4")),
     Row(
         "`--head-bits 4 --down-high 0`",
         "head4-paper",

@@ -31,8 +31,8 @@ Progress = Callable[[int, int], None]
 LEARNING_RATE: Final = 1.5
 """Of the first step; it falls linearly to 0. SpinQuant's."""
 
-BATCH: Final = 2
-"""Sequences of a step."""
+BATCH: Final = 1
+"""Sequences of a step. SpinQuant takes 8 of 2,048 tokens, on as many GPUs."""
 
 
 def train_rotations(
@@ -50,8 +50,8 @@ def train_rotations(
         layout: Its sizes and module names.
         recipe: Its bits, clip and number of training steps.
         projections: Where to start.
-        sequences: Token ids (samples, tokens); two are taken each step, in order, and over
-            again when all were.
+        sequences: Token ids (samples, tokens); `BATCH` are taken each step, in order, and
+            over again when all were.
         progress: Called after each step with the number of steps done and of all.
 
     Returns:
