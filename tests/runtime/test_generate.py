@@ -36,7 +36,7 @@ class FixedLogits:
     def __init__(self, probabilities: list[float]) -> None:
         self.logits = np.log(np.array(probabilities, np.float32))
 
-    def reset(self) -> None:
+    def rewind(self, length: int) -> None:
         pass
 
     def run(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -76,6 +76,17 @@ def test_tokens_come_one_by_one() -> None:
 
 def test_every_text_begins_anew(decoder: BufferedDecoder) -> None:
     assert list(generate(decoder, [3, 1, 4], 8)) == list(generate(decoder, [3, 1, 4], 8))
+
+
+def test_what_the_decoder_knows_of_a_prompt_does_not_run_again(decoder: BufferedDecoder) -> None:
+    whole = list(generate(decoder, [3, 1, 4, 1, 5], 8))
+    for known in range(5):
+        decoder.reset()
+        if known:
+            decoder.run(np.array([[*[3, 1, 4, 1, 5][:known], 9]]))  # and one token too many
+        assert list(generate(decoder, [3, 1, 4, 1, 5], 8, known=known)) == whole
+    with pytest.raises(ValueError, match="5 of 5 tokens cannot be known"):
+        generate(decoder, [3, 1, 4, 1, 5], 8, known=5)
 
 
 def test_a_buffer_that_just_holds_the_text_is_enough(decoder: BufferedDecoder) -> None:
@@ -127,6 +138,8 @@ def test_an_impossible_token_is_never_drawn() -> None:
         ([1], {"temperature": -0.1}, "temperature is -0.1"),
         ([1], {"top_p": 0.0}, "top-p is 0.0"),
         ([1], {"top_p": 1.5}, "top-p is 1.5"),
+        ([1], {"temperature": float("nan")}, "temperature is nan"),
+        ([1], {"seed": -1}, "seed is -1"),
     ],
 )
 def test_bad_arguments_are_refused_before_the_first_token(

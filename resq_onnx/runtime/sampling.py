@@ -1,0 +1,85 @@
+"""The choice of the next token: the likeliest one, or one drawn by temperature and top-p.
+
+Divide the logits by the temperature, take their softmax, keep the likeliest tokens that together
+have a probability of top-p (Holtzman et al., "The Curious Case of Neural Text Degeneration",
+arXiv 1904.09751), and draw one of them by its share. All of it in float64 and with one random
+number a token, so that the same seed and the same logits give the same tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resq_onnx.errors import ResqError
+
+FLOORS: Final = (1e-3, 1e-6, 0.0)
+"""Weights, relative to the likeliest token's, from which on tokens are sorted: the first of these
+floors above which there is enough. Sorting a vocabulary takes longer than running a small model,
+and hardly a text needs more than the first thousand tokens."""
+
+
+class Sampler:
+    """Chooses tokens from logits, one after the other."""
+
+    def __init__(self, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0) -> None:
+        """Begin a sequence of draws.
+
+        Args:
+            temperature: 0 always takes the likeliest token (the first of equals).
+            top_p: Draw only among the fewest likeliest tokens that together have this probability.
+            seed: Seeds the draws; 0 or more.
+
+        Raises:
+            ResqError: A number is out of its range.
+        """
+        if not 0.0 <= temperature < np.inf:
+            raise ResqError(f"temperature is {temperature}; it must be 0 or more")
+        if not 0.0 < top_p <= 1.0:
+            raise ResqError(f"top-p is {top_p}; it must be more than 0 and at most 1")
+        if seed < 0:
+            raise ResqError(f"seed is {seed}; it must be 0 or more")
+        self._temperature = temperature
+        self._top_p = top_p
+        self._random = np.random.default_rng(seed)
+
+    def choose(self, logits: NDArray[Any]) -> int:
+        """Choose a token from logits, (vocabulary,)."""
+        if self._temperature == 0.0:
+            return int(logits.argmax())
+        scaled = logits.astype(np.float64)
+        with np.errstate(over="ignore"):  # a tiny temperature: minus infinity is what is meant
+            weights = np.exp((scaled - scaled.max()) / self._temperature)  # the largest is 1
+        if self._top_p == 1.0:
+            return self._draw(weights)
+        kept = likeliest(weights, self._top_p)
+        return int(kept[self._draw(weights[kept])])
+
+    def _draw(self, weights: NDArray[np.float64]) -> int:
+        """An index, each as often as its weight says; never one without any."""
+        ends = weights.cumsum()
+        # A product of two floats may be rounded up to the end of the last interval.
+        point = min(self._random.random() * ends[-1], np.nextafter(ends[-1], 0.0))
+        return int(ends.searchsorted(point, side="right"))
+
+
+def likeliest(weights: NDArray[np.float64], share: float) -> NDArray[np.int64]:
+    """The fewest tokens that together have a share of all weight, likeliest first.
+
+    The one that crosses the share is still in, so there is always one. Of equal weights the first
+    comes first.
+
+    Args:
+        weights: (vocabulary,), not negative; the largest is 1.
+        share: More than 0, at most 1.
+    """
+    needed = share * weights.sum()
+    for floor in FLOORS:
+        found = np.flatnonzero(weights >= floor)
+        order = found[np.argsort(-weights[found], kind="stable")]
+        sums = weights[order].cumsum()
+        if sums[-1] >= needed:
+            break
+    return order[: int(sums.searchsorted(needed)) + 1]
