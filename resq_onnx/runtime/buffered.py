@@ -128,6 +128,27 @@ class BufferedDecoder:
         self.length = length
         self._seen[:] = self._mask[:, :length].sum(axis=1, keepdims=True)
 
+    def copy_beginning(self, other: BufferedDecoder, length: int) -> None:
+        """Forget the text, and know the first `length` tokens that another decoder knows.
+
+        Args:
+            other: Of the same session and batch. It must not run meanwhile.
+            length: How many tokens.
+
+        Raises:
+            ValueError: The other one does not know as many, or they have no room here.
+        """
+        if not 0 <= length <= min(other.length, self.max_length):
+            raise ValueError(
+                f"cannot copy {length} tokens: there are {other.length}, and room for "
+                f"{self.max_length}"
+            )
+        for mine, theirs in zip(self._caches, other._caches, strict=True):
+            mine[:, :, :length] = theirs[:, :, :length]
+        self._mask[:, :length] = other._mask[:, :length]
+        self.length = length
+        self.rewind(length)
+
     def _check_room(self, new: int) -> None:
         if self.length + new > self.max_length:
             raise ResqError(

@@ -172,3 +172,34 @@ def test_logits_of_unknown_width_are_refused(session: Any, monkeypatch: pytest.M
     monkeypatch.setattr(buffered, "read_signature", lambda *_arguments: signature)
     with pytest.raises(ResqError, match="logits has no fixed last dimension"):
         BufferedDecoder(session, ROOM)
+
+
+@pytest.mark.parametrize("length", [0, 1, 4])
+def test_a_copied_beginning_is_as_good_as_one_that_ran(session: Any, length: int) -> None:
+    mask = np.ones_like(TOKENS)
+    mask[0, 0] = 0
+    first, second = (BufferedDecoder(session, ROOM + extra, batch=2) for extra in (0, 2))
+    first.run(TOKENS, mask)
+    second.run(TOKENS[:, ::-1].copy())  # another text, which is forgotten
+    second.copy_beginning(first, length)
+    assert second.length == length
+    found = second.run(TOKENS[:, length:], mask[:, length:])
+    np.testing.assert_array_equal(found, twin(session, TOKENS, mask))
+    # The one that was copied from goes on as if nothing had happened.
+    np.testing.assert_array_equal(
+        first.run(TOKENS[:, :1]),
+        twin(
+            session,
+            np.concatenate([TOKENS, TOKENS[:, :1]], axis=1),
+            np.concatenate([mask, mask[:, -1:]], axis=1),
+        ),
+    )
+
+
+def test_no_more_is_copied_than_there_is_or_has_room(session: Any) -> None:
+    long, short = BufferedDecoder(session, ROOM, batch=2), BufferedDecoder(session, 3, batch=2)
+    long.run(TOKENS)
+    with pytest.raises(ValueError, match="cannot copy 7 tokens: there are 6"):
+        BufferedDecoder(session, ROOM, batch=2).copy_beginning(long, 7)
+    with pytest.raises(ValueError, match="cannot copy 4 tokens: there are 6, and room for 3"):
+        short.copy_beginning(long, 4)
