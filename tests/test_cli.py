@@ -79,6 +79,17 @@ OPTIONS = {
     ),
     "inspect": ("--json",),
     "report": ("--evaluation", "--benchmark", "--out"),
+    "serve": (
+        "--host",
+        "--port",
+        "--name",
+        "--max-length",
+        "--max-concurrent",
+        "--max-waiting",
+        "--timeout",
+        "--threads",
+        "--no-kernels",
+    ),
 }
 
 

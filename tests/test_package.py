@@ -19,6 +19,7 @@ MODULES_THAT_RUN_MODELS = (
     "resq_onnx.custom_ops",
     "resq_onnx.evaluation",
     "resq_onnx.runtime",
+    "resq_onnx.serving.server",
     "resq_onnx.side_by_side",
 )
 

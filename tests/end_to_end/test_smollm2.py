@@ -25,6 +25,7 @@ from resq_onnx.evaluation.parity import DECODE_TOLERANCE, FLOAT_TOLERANCE, compa
 from resq_onnx.evaluation.perplexity import negative_log_likelihood
 from resq_onnx.runtime import BufferedDecoder, Decoder, Tokenizer, create_session, generate
 from tests.command_line import program, run_successfully
+from tests.serving.served import served
 
 SAMPLES: Final = 8
 
@@ -200,3 +201,27 @@ def test_plain_onnx_gives_the_same_answer_as_the_functions(
     )
     assert plain == functions
     assert "Paris" in tokenizer.decode(plain)
+
+
+def test_a_served_model_says_to_the_openai_client_what_generate_says(
+    exported: Exported, tmp_path: Path
+) -> None:
+    said = run_successfully(
+        "generate", exported.out, "--chat", "--prompt", QUESTION, "--max-new-tokens", 24
+    ).stdout
+    with served(exported.out, tmp_path / "log.txt", "--name", "smollm2") as server:
+        client = server.client()
+        options: dict[str, Any] = {"model": "smollm2", "temperature": 0, "max_tokens": 24}
+        messages: Any = [{"role": "user", "content": QUESTION}]
+        answer = client.chat.completions.create(messages=messages, **options)
+        assert f"{answer.choices[0].message.content}\n" == said
+        assert answer.choices[0].finish_reason in ("stop", "length")
+        # An emoji is several tokens, and comes in one piece all the same.
+        emoji = {"prompt": "🌊🐟🌊🐟🌊🐟🌊", **options}
+        whole = client.completions.create(**emoji).choices[0].text
+        assert any(ord(character) > 0xFFFF for character in whole)
+        chunks = client.completions.create(**emoji, stream=True)
+        pieces = [chunk.choices[0].text for chunk in chunks]
+        assert "".join(pieces) == whole
+        # Only what is cut off by the last token may be incomplete.
+        assert "\N{REPLACEMENT CHARACTER}" not in "".join(pieces[:-2])

@@ -44,8 +44,7 @@ def test_the_likeliest_are_those_of_a_full_sort(
 
 
 def test_every_token_is_drawn_as_often_as_its_probability_says() -> None:
-    logits = np.log(np.array([0.05, 0.2, 0.0, 0.75], np.float32), where=[1, 1, 0, 1],
-                    out=np.full(4, -np.inf, np.float32))  # fmt: skip
+    logits = np.array([*np.log([0.05, 0.2]), -np.inf, np.log(0.75)], np.float32)
     sampler = Sampler(1.0, 1.0, seed=3)
     counts = np.bincount([sampler.choose(logits) for _ in range(4000)], minlength=4)
     assert counts[2] == 0

@@ -1,0 +1,69 @@
+"""The command that answers requests over HTTP: serve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from resq_onnx.commands.console import out
+from resq_onnx.commands.running import session_options
+from resq_onnx.errors import ResqError
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("model", metavar="FOLDER", type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in, all of them.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, help="0 picks a free one.")
+@click.option("--name", help="What clients call the model.  [default: the folder's name]")
+@click.option("--max-length", type=click.IntRange(min=2), metavar="TOKENS",
+              help="Of a prompt and its answer.  [default: the model's positions]")  # fmt: skip
+@click.option("--max-concurrent", type=click.IntRange(min=1), default=4,
+              help="Requests that run at once.")  # fmt: skip
+@click.option("--max-waiting", type=click.IntRange(min=0), default=16,
+              help="Requests that wait for one to end; any more get status 429.")  # fmt: skip
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=600.0,
+              metavar="SECONDS", help="A request may take, waiting included.")  # fmt: skip
+@session_options
+def serve(
+    model: Path,
+    host: str,
+    port: int,
+    name: str | None,
+    max_length: int | None,
+    max_concurrent: int,
+    max_waiting: int,
+    timeout: float,
+    threads: int | None,
+    no_kernels: bool,
+) -> None:
+    """Answer requests as OpenAI's API does, with an exported model.
+
+    FOLDER is one that export wrote, or the .onnx file in it. There are POST /v1/chat/completions
+    and /v1/completions, GET /v1/models and /health. Nobody is asked for a key.
+    """
+    try:
+        from resq_onnx.serving.server import Address, listen, run
+    except ModuleNotFoundError as error:
+        if (error.name or "resq_onnx").startswith("resq_onnx"):
+            raise
+        raise ResqError(
+            f"serving a model needs {error.name}, which is not installed; "
+            f'run `pip install "resq-onnx[serve]"`'
+        ) from None
+    from resq_onnx.serving.app import Service
+    from resq_onnx.serving.engine import Engine, find_model
+    from resq_onnx.serving.scheduling import Scheduler
+
+    path = find_model(model)
+    name = name or path.resolve().parent.name
+    listening, url = listen(Address(host, port))
+    with listening:
+        engine = Engine(path, name, max_concurrent, max_length, threads, kernels=not no_kernels)
+        service = Service(engine, Scheduler(max_concurrent, max_waiting), timeout)
+
+        def ready() -> None:
+            line = f"Serving {name} ({engine.max_length} tokens) at {url}/v1"
+            out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+        run(service, listening, ready)

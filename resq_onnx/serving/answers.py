@@ -1,0 +1,100 @@
+"""Answers as they go: the JSON objects of OpenAI's two endpoints, whole and in chunks."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+
+class Answer(ABC):
+    """One answer, which has an id of its own and the time at which it began."""
+
+    id_prefix: ClassVar[str]
+    whole_object: ClassVar[str]
+    chunk_object: ClassVar[str]
+
+    def __init__(self, model: str) -> None:
+        """Begin an answer of this model."""
+        self._head = {
+            "id": f"{self.id_prefix}-{secrets.token_hex(12)}",
+            "created": int(time.time()),
+            "model": model,
+        }
+
+    @abstractmethod
+    def first(self) -> list[dict[str, Any]]:
+        """Chunks before the first piece."""
+
+    @abstractmethod
+    def piece(self, text: str, reason: str | None = None) -> dict[str, Any]:
+        """A chunk with more text, or with the reason why there is no more."""
+
+    @abstractmethod
+    def whole(self, text: str, reason: str, usage: dict[str, Any]) -> dict[str, Any]:
+        """The answer in one object."""
+
+    def usage(self, usage: dict[str, Any]) -> dict[str, Any]:
+        """The last chunk of a stream, where it was asked for."""
+        return self._object(self.chunk_object, []) | {"usage": usage}
+
+    def _object(self, name: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return self._head | {"object": name, "choices": choices}
+
+    def _choice(self, content: dict[str, Any], reason: str | None) -> list[dict[str, Any]]:
+        return [{"index": 0, **content, "logprobs": None, "finish_reason": reason}]
+
+
+class ChatAnswer(Answer):
+    """An answer of /v1/chat/completions."""
+
+    id_prefix = "chatcmpl"
+    whole_object = "chat.completion"
+    chunk_object = "chat.completion.chunk"
+
+    def first(self) -> list[dict[str, Any]]:
+        """The role, which comes once."""
+        return [self._chunk({"role": "assistant", "content": ""}, None)]
+
+    def piece(self, text: str, reason: str | None = None) -> dict[str, Any]:
+        """A chunk with more text, or with the reason why there is no more."""
+        return self._chunk({"content": text} if text else {}, reason)
+
+    def whole(self, text: str, reason: str, usage: dict[str, Any]) -> dict[str, Any]:
+        """The answer in one object."""
+        message = {"role": "assistant", "content": text, "refusal": None}
+        choices = self._choice({"message": message}, reason)
+        return self._object(self.whole_object, choices) | {"usage": usage}
+
+    def _chunk(self, delta: dict[str, Any], reason: str | None) -> dict[str, Any]:
+        return self._object(self.chunk_object, self._choice({"delta": delta}, reason))
+
+
+class TextAnswer(Answer):
+    """An answer of /v1/completions, which does not repeat the prompt."""
+
+    id_prefix = "cmpl"
+    whole_object = chunk_object = "text_completion"
+
+    def first(self) -> list[dict[str, Any]]:
+        """Nothing."""
+        return []
+
+    def piece(self, text: str, reason: str | None = None) -> dict[str, Any]:
+        """A chunk with more text, or with the reason why there is no more."""
+        return self._object(self.chunk_object, self._choice({"text": text}, reason))
+
+    def whole(self, text: str, reason: str, usage: dict[str, Any]) -> dict[str, Any]:
+        """The answer in one object."""
+        return self.piece(text, reason) | {"usage": usage}
+
+
+def usage(prompt_tokens: int, known: int, new_tokens: int) -> dict[str, Any]:
+    """How many tokens a request took; `known` of the prompt's did not run again."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": new_tokens,
+        "total_tokens": prompt_tokens + new_tokens,
+        "prompt_tokens_details": {"cached_tokens": known},
+    }

@@ -1,0 +1,171 @@
+"""The routes, and one request from its body to the line in the log."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from resq_onnx.serving.answers import Answer, ChatAnswer, TextAnswer
+from resq_onnx.serving.deadlines import Deadline, Deadlines, while_connected
+from resq_onnx.serving.engine import Engine
+from resq_onnx.serving.protocol import Asked, read_chat, read_completion
+from resq_onnx.serving.refusals import RefusalError, broken, gone, invalid, unknown_model
+from resq_onnx.serving.replies import Reply, refusal_response
+from resq_onnx.serving.scheduling import Scheduler
+
+MAX_BODY: Final = 4 * 2**20
+"""Bytes of a request: the text of far more tokens than a model of today has positions."""
+
+logger = logging.getLogger("resq_onnx.serving")
+
+
+class Service:
+    """What the routes share: the model, the places, the requests under way.
+
+    Attributes:
+        engine: The model.
+        scheduler: Its places.
+        deadlines: The requests under way.
+        app: The ASGI application.
+    """
+
+    def __init__(self, engine: Engine, scheduler: Scheduler, seconds: float) -> None:
+        """Make the application; every request may take these seconds."""
+        self.engine = engine
+        self.scheduler = scheduler
+        self.deadlines = Deadlines(seconds)
+        self._created = int(time.time())
+        chat = Endpoint(self, read_chat, ChatAnswer)
+        completions = Endpoint(self, read_completion, TextAnswer)
+        self.app = Starlette(
+            routes=[
+                Route("/v1/chat/completions", chat, methods=["POST"]),
+                Route("/v1/completions", completions, methods=["POST"]),
+                Route("/v1/models", self._models),
+                Route("/v1/models/{name:path}", self._model),
+                Route("/health", self._health),
+            ],
+            exception_handlers={HTTPException: _refuse_route},
+        )
+
+    async def _models(self, _: Request) -> JSONResponse:
+        return JSONResponse({"object": "list", "data": [self._description()]})
+
+    async def _model(self, request: Request) -> JSONResponse:
+        name = request.path_params["name"]
+        if name != self.engine.name:
+            return refusal_response(unknown_model(name, self.engine.name))
+        return JSONResponse(self._description())
+
+    async def _health(self, _: Request) -> JSONResponse:
+        scheduler = self.scheduler
+        return JSONResponse(
+            {"status": "ok", "running": scheduler.running, "waiting": scheduler.waiting}
+        )
+
+    def _description(self) -> dict[str, Any]:
+        return {
+            "id": self.engine.name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "resq-onnx",
+            "max_model_len": self.engine.max_length,
+        }
+
+
+class Endpoint:
+    """One of the two routes that generate text."""
+
+    def __init__(
+        self, service: Service, read: Callable[[bytes, str], Asked], answer: type[Answer]
+    ) -> None:
+        """Take what makes it this route: how its requests are read, and what its answers are."""
+        self._service = service
+        self._read = read
+        self._answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request; all that can happen to it ends here, with one line in the log."""
+        began = time.perf_counter()
+        reply = Reply(scope, receive, send, self._answer(self._service.engine.name))
+        status = 200
+        try:
+            try:
+                async with self._service.deadlines.one() as deadline:
+                    await self._reply(Request(scope, receive), reply, deadline)
+            except RefusalError as refusal:
+                status, reply.reason = refusal.status, refusal.code or refusal.kind
+                await reply.refuse(refusal)
+            except Exception:
+                logger.exception("unexpected error")
+                status, reply.reason = 500, "server_error"
+                await reply.refuse(broken())
+        finally:
+            logger.info(
+                "POST %s %d %s: %d prompt tokens (%d known), %d new, %.3f s",
+                scope["path"], status, reply.reason, reply.prompt_tokens, reply.known,
+                reply.new_tokens, time.perf_counter() - began,
+            )  # fmt: skip
+
+    async def _reply(self, request: Request, reply: Reply, deadline: Deadline) -> None:
+        service = self._service
+        asked = self._read(await _body(request), service.engine.name)
+        running = service.scheduler.start(partial(service.engine.answer, asked))
+        try:
+            async with while_connected(request.receive, deadline):
+                if asked.stream:
+                    await reply.stream(running, asked.include_usage)
+                else:
+                    await reply.whole(running)
+        finally:
+            running.cancel()
+
+
+async def _body(request: Request) -> bytes:
+    """The body of a request.
+
+    A web page can make a browser send JSON here only if it says so, which the browser then asks
+    this server about, and this server does not agree to.
+
+    Raises:
+        RefusalError: It is too long or is not said to be JSON, or the client has gone.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise RefusalError(415, "the header Content-Type must be application/json")
+    too_long = RefusalError(
+        413, f"the body has more than {MAX_BODY} bytes, which is what this server takes"
+    )
+    declared = request.headers.get("content-length", "0")
+    if not declared.isdecimal():
+        raise invalid("the header Content-Length is no number")
+    if int(declared) > MAX_BODY:
+        raise too_long
+    body, more = bytearray(), True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise gone()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+        if len(body) > MAX_BODY:
+            raise too_long
+    return bytes(body)
+
+
+async def _refuse_route(_: Request, error: Exception) -> JSONResponse:
+    """A path or a method that there is not, in the form of all other refusals."""
+    assert isinstance(error, HTTPException)
+    paths = "/v1/chat/completions, /v1/completions, /v1/models and /health"
+    message = f"{error.detail}: there are {paths}"
+    return refusal_response(RefusalError(error.status_code, message, headers=error.headers or {}))

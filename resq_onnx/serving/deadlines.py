@@ -1,0 +1,84 @@
+"""How a request is ended from outside: its time is up, its client has gone, the server stops."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.types import Receive
+
+from resq_onnx.serving.refusals import RefusalError, gone, stopping, timed_out
+
+
+class Deadline:
+    """The end of one request, which can be put forward to now."""
+
+    def __init__(self, timeout: asyncio.Timeout, reason: RefusalError) -> None:
+        """Watch over a timeout that runs already.
+
+        Args:
+            timeout: Around all that the request does.
+            reason: Why it ends if nothing else happens.
+        """
+        self._timeout = timeout
+        self.reason = reason
+
+    def end(self, reason: RefusalError) -> None:
+        """End the request, wherever it waits."""
+        self.reason = reason
+        self._timeout.reschedule(asyncio.get_running_loop().time())
+
+
+class Deadlines:
+    """The requests under way."""
+
+    def __init__(self, seconds: float) -> None:
+        """Give every request this time."""
+        self._seconds = seconds
+        self._open: set[Deadline] = set()
+        self._stopped = False
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[Deadline]:
+        """Around all that a request does.
+
+        Raises:
+            RefusalError: It was ended.
+        """
+        if self._stopped:
+            raise stopping()
+        deadline = None
+        try:
+            async with asyncio.timeout(self._seconds) as timeout:
+                deadline = Deadline(timeout, timed_out(self._seconds))
+                self._open.add(deadline)
+                yield deadline
+        except TimeoutError:
+            if deadline is None or not timeout.expired():
+                raise
+            raise deadline.reason from None
+        finally:
+            self._open.discard(deadline)
+
+    def stop(self) -> None:
+        """End all requests, and those to come."""
+        self._stopped = True
+        for deadline in self._open:
+            deadline.end(stopping())
+
+
+@asynccontextmanager
+async def while_connected(receive: Receive, deadline: Deadline) -> AsyncIterator[None]:
+    """End a request, of which the body has been read, when its client closes the connection."""
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        deadline.end(gone())
+
+    watcher = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watcher.cancel()

@@ -1,0 +1,118 @@
+"""Decoders and what they know: a conversation's next turn begins where the last one ended."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from resq_onnx.errors import ResqError
+from resq_onnx.graph import RECIPE_KEY
+from resq_onnx.runtime.buffered import BufferedDecoder
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+
+@dataclass(eq=False)
+class Text:
+    """A decoder and the text that it runs.
+
+    Attributes:
+        decoder: Knows the first `decoder.length` of the tokens.
+        tokens: Whoever runs the decoder appends what comes after the prompt.
+    """
+
+    decoder: BufferedDecoder
+    tokens: list[int] = field(default_factory=list)
+
+    def shared(self, ids: Sequence[int]) -> int:
+        """How many tokens of a new text the decoder knows: never the last, which has to run."""
+        known = self.tokens[: self.decoder.length]
+        pairs = enumerate(zip(known, ids[:-1], strict=False))
+        return next((i for i, (a, b) in pairs if a != b), min(len(known), len(ids) - 1))
+
+
+class DecoderPool:
+    """As many decoders as may run at once, for threads to borrow.
+
+    With `reuse` a decoder keeps its text when it comes back, and a new text goes to the one that
+    knows most of its beginning, if that is half of what it knows at all. Else, as when two
+    conversations have their instructions in common, neither is to be forgotten for the other: the
+    beginning is copied to the decoder that has rested longest.
+    """
+
+    def __init__(
+        self, session: onnxruntime.InferenceSession, count: int, max_length: int, reuse: bool
+    ) -> None:
+        """Make the decoders; the memory of their caches is taken when it is first written to.
+
+        Args:
+            session: The model.
+            count: How many.
+            max_length: Tokens each knows at most.
+            reuse: Whether texts are kept, as they may be where `steps_do_not_matter`. Without,
+                each text gets a decoder of its own length: function bodies copy a whole cache.
+
+        Raises:
+            ResqError: The model is no decoder, or there is not enough memory.
+        """
+        self._session = session
+        self._reuse = reuse
+        self._lock = threading.Lock()
+        self._resting: list[Text] = []
+        """Those that rest longest first."""
+        try:
+            for _ in range(count if reuse else 1):
+                self._resting.append(Text(BufferedDecoder(session, max_length)))
+        except MemoryError:
+            raise ResqError(
+                f"there is no memory for {count} caches of {max_length} tokens; give a smaller "
+                f"--max-length or --max-concurrent"
+            ) from None
+
+    @contextmanager
+    def lend(self, ids: Sequence[int], max_new_tokens: int) -> Iterator[Text]:
+        """Lend a decoder for a new text, of which it may know a beginning already.
+
+        No more may be lent at once than there are.
+        """
+        if not self._reuse:
+            yield Text(BufferedDecoder(self._session, len(ids) + max_new_tokens), list(ids))
+            return
+        with self._lock:
+            text = self._begin(ids)
+        try:
+            yield text
+        finally:
+            with self._lock:
+                self._resting.append(text)
+
+    def _begin(self, ids: Sequence[int]) -> Text:
+        best = max(self._resting, key=lambda text: text.shared(ids))
+        shared = best.shared(ids)
+        text = best if 2 * shared >= best.decoder.length else self._resting[0]
+        if text is best:
+            text.decoder.rewind(shared)
+        else:
+            text.decoder.copy_beginning(best.decoder, shared)
+        self._resting.remove(text)
+        text.tokens = list(ids)
+        return text
+
+
+def steps_do_not_matter(session: onnxruntime.InferenceSession) -> bool:
+    """Whether a cache is the same to the last bit in whatever steps it is filled.
+
+    So it is in a file in which all arithmetic is that of our operators, if their kernels run.
+    """
+    found = session.get_modelmeta().custom_metadata_map.get(RECIPE_KEY)
+    recipe = json.loads(found) if found else {}
+    return (
+        recipe.get("format") == "custom"
+        and recipe.get("method") != "none"
+        and recipe.get("activations") == recipe.get("cache") == "quantised"
+    )

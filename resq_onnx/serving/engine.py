@@ -1,0 +1,238 @@
+"""From a request to its answer: the prompt's tokens, a decoder, pieces of text. Runs in threads."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resq_onnx.errors import ResqError
+from resq_onnx.runtime.buffered import PREFILL_SLICE
+from resq_onnx.runtime.generate import generate
+from resq_onnx.runtime.session import check_is_file, create_session
+from resq_onnx.runtime.signature import read_signature
+from resq_onnx.runtime.tokenizer import Tokenizer
+from resq_onnx.serving.decoders import DecoderPool, Text, steps_do_not_matter
+from resq_onnx.serving.protocol import Asked, Prompt
+from resq_onnx.serving.refusals import gone, invalid
+from resq_onnx.serving.stop_strings import StopStrings
+
+
+@dataclass(frozen=True)
+class Begun:
+    """The prompt has been understood: from here on nothing is wrong with the request.
+
+    Attributes:
+        prompt_tokens: How many it has.
+        known: How many of them need not run, as an earlier request had the same ones.
+    """
+
+    prompt_tokens: int
+    known: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """More of the answer.
+
+    Attributes:
+        text: Whole characters, and no part of a stop string.
+        new_tokens: Tokens that have been made so far.
+    """
+
+    text: str
+    new_tokens: int
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The answer is complete.
+
+    Attributes:
+        reason: "stop" (the model had said everything, or a stop string came) or "length".
+        new_tokens: Tokens that were made, without the one by which the model ends.
+    """
+
+    reason: str
+    new_tokens: int
+
+
+Event = Begun | Piece | Ended
+"""An answer is one `Begun`, pieces, one `Ended`."""
+
+
+class Engine:
+    """A model, its tokenizer, and decoders for as many requests as may run at once.
+
+    Attributes:
+        name: What clients call the model.
+        max_length: Tokens of a prompt and its answer together.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        concurrent: int,
+        max_length: int | None = None,
+        threads: int | None = None,
+        kernels: bool = True,
+    ) -> None:
+        """Open a model.
+
+        Args:
+            path: The .onnx file, with its tokenizer beside it.
+            name: What clients call it.
+            concurrent: How many `answer` may run at once.
+            max_length: Tokens of a prompt and its answer; None for as many as the model has
+                positions.
+            threads: As for `create_session`.
+            kernels: As for `create_session`.
+
+        Raises:
+            ResqError: The model or its tokenizer cannot be used, or it has fewer positions.
+        """
+        self.name = name
+        check_is_file(path)
+        # Clients read what the tokenizer says of itself: the model's name, and no path of ours.
+        self._tokenizer = replace(Tokenizer.load(path.parent), folder=Path(name))
+        self.max_length = _check_length(path.parent / "config.json", max_length)
+        session = create_session(path, threads, kernels=kernels)
+        reuse = kernels and steps_do_not_matter(session)
+        self._pool = DecoderPool(session, concurrent, self.max_length, reuse)
+        self._vocabulary = read_signature(session).vocabulary or 0
+
+    def answer(self, asked: Asked, cancelled: threading.Event) -> Iterator[Event]:
+        """Answer a request, piece by piece.
+
+        The same request with the same seed has the same answer, whatever ran before or runs
+        beside it.
+
+        Args:
+            asked: The request.
+            cancelled: When it is set, the answer ends within a token or a slice of the prompt.
+
+        Raises:
+            RefusalError: The prompt cannot be used or has no room; or `cancelled` was set.
+        """
+        ids = self._encode(asked.prompt)
+        limit = self._check_room(len(ids), asked.max_tokens)
+        with self._pool.lend(ids, limit) as text:
+            yield Begun(len(ids), text.decoder.length)
+            _prefill(text, cancelled)
+            tokens = generate(
+                text.decoder,
+                ids,
+                limit,
+                asked.temperature,
+                asked.top_p,
+                asked.seed,
+                self._tokenizer.stop_ids,
+                known=text.decoder.length,
+            )
+            stops = StopStrings(asked.stop)
+            for piece in self._tokenizer.stream(_watched(tokens, text, cancelled)):
+                if certain := stops.feed(piece):
+                    yield Piece(certain, len(text.tokens) - len(ids))
+                if stops.found:
+                    break
+            made = len(text.tokens) - len(ids)
+            if rest := stops.rest():
+                yield Piece(rest, made)
+            yield Ended("length" if made == limit and not stops.found else "stop", made)
+
+    def _encode(self, prompt: Prompt) -> Sequence[int]:
+        if prompt.token_ids:
+            if not all(0 <= token < self._vocabulary for token in prompt.token_ids):
+                raise invalid(f"token ids must be from 0 to {self._vocabulary - 1}", "prompt")
+            return prompt.token_ids
+        if prompt.text is not None:
+            return self._tokenizer.encode(prompt.text)
+        try:
+            rendered = self._tokenizer.apply_chat_template(prompt.messages)
+        except ResqError as error:
+            raise invalid(str(error), "messages") from None
+        return self._tokenizer.encode(rendered, add_special_tokens=False)
+
+    def _check_room(self, prompt_tokens: int, max_tokens: int | None) -> int:
+        """How many new tokens there may be."""
+        if not prompt_tokens:
+            raise invalid("the prompt has no tokens; give some text to continue", "prompt")
+        room = self.max_length - prompt_tokens
+        if room < max(max_tokens or 1, 1):
+            wanted = f" and {max_tokens} new ones" if max_tokens else ""
+            raise invalid(
+                f"this model takes {self.max_length} tokens, and there would be {prompt_tokens} "
+                f"of the prompt{wanted}; shorten the prompt or ask for fewer tokens",
+                "max_tokens" if room > 0 else None,
+                "context_length_exceeded",
+            )
+        return max_tokens or room
+
+
+def _prefill(text: Text, cancelled: threading.Event) -> None:
+    """Run a prompt up to its last slice, and look between slices whether anybody still waits."""
+    decoder, ids = text.decoder, text.tokens
+    while len(ids) - decoder.length > PREFILL_SLICE:
+        _check(cancelled)
+        decoder.run(np.array([ids[decoder.length :][:PREFILL_SLICE]], np.int64))
+
+
+def _watched(tokens: Iterable[int], text: Text, cancelled: threading.Event) -> Iterator[int]:
+    """Keep a record of the tokens, and look after each whether anybody still waits."""
+    _check(cancelled)
+    for token in tokens:
+        text.tokens.append(token)
+        yield token
+        _check(cancelled)
+
+
+def _check(cancelled: threading.Event) -> None:
+    if cancelled.is_set():
+        raise gone()
+
+
+def find_model(path: Path) -> Path:
+    """The .onnx file that a folder holds: model.onnx, or the only one.
+
+    Raises:
+        ResqError: There is none, or one among several would have to be chosen.
+    """
+    if not path.is_dir():
+        return path
+    if (path / "model.onnx").is_file():
+        return path / "model.onnx"
+    found = sorted(path.glob("*.onnx"))
+    if len(found) != 1:
+        names = ", ".join(one.name for one in found)
+        raise ResqError(
+            f"{path}: holds {f'several .onnx files ({names})' if found else 'no .onnx file'}; "
+            f"give the one that resq-onnx export wrote"
+        )
+    return found[0]
+
+
+def _check_length(config: Path, asked: int | None) -> int:
+    """The number of tokens a text may have, by the positions that config.json names."""
+    try:
+        found: Any = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    positions = found.get("max_position_embeddings") if isinstance(found, dict) else None
+    if not isinstance(positions, int):
+        if asked is None:
+            raise ResqError(
+                f"{config}: does not say max_position_embeddings, the length of the longest text; "
+                f"give --max-length"
+            )
+        return asked
+    if asked is not None and asked > positions:
+        raise ResqError(
+            f"--max-length is {asked}, and the model has {positions} positions ({config})"
+        )
+    return asked or positions

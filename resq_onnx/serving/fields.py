@@ -1,0 +1,91 @@
+"""Fields of a JSON object, read one by one: the value, its default, or a refusal that names it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from resq_onnx.serving.refusals import invalid
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """Read a request's body.
+
+    A field that is null counts as left out, as OpenAI's interface has it.
+
+    Raises:
+        RefusalError: It is no JSON object, or has text that is no Unicode.
+    """
+    try:
+        found = json.loads(body, parse_constant=_refuse_constant)
+        # An escape such as \ud800 makes half a character, which no encoder takes.
+        json.dumps(found, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise invalid(f"the body cannot be read as JSON: {reason}") from None
+    if not isinstance(found, dict):
+        raise invalid("the body must be a JSON object")
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def whole_number(
+    fields: Mapping[str, Any], name: str, low: int, high: int, default: int | None = None
+) -> int | None:
+    """An integer from low to high."""
+    value = fields.get(name, default)
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise invalid(f"{name} must be a whole number from {low} to {high}", name)
+    return value
+
+
+def number(fields: Mapping[str, Any], name: str, low: float, high: float, default: float) -> float:
+    """A number from low to high."""
+    value = fields.get(name, default)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
+        raise invalid(f"{name} must be a number from {low:g} to {high:g}", name)
+    return float(value)
+
+
+def flag(fields: Mapping[str, Any], name: str, where: str = "") -> bool:
+    """True or false; false if left out."""
+    value = fields.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise invalid(f"{where}{name} must be true or false", f"{where}{name}")
+    return bool(value)
+
+
+def text(value: Any, where: str) -> str:
+    """A string."""
+    if not isinstance(value, str):
+        raise invalid(f"{where} must be a string", where)
+    return value
+
+
+def texts(fields: Mapping[str, Any], name: str, most: int, longest: int) -> tuple[str, ...]:
+    """A string or a list of strings, none of them empty; none at all if left out."""
+    value = fields.get(name, [])
+    found = [value] if isinstance(value, str) else value
+    if (
+        not isinstance(found, list)
+        or len(found) > most
+        or not all(isinstance(one, str) and 0 < len(one) <= longest for one in found)
+    ):
+        raise invalid(
+            f"{name} must be a string or a list of at most {most} strings, each of 1 to {longest} "
+            f"characters",
+            name,
+        )
+    return tuple(found)
+
+
+def same(value: Any, allowed: Sequence[Any]) -> bool:
+    """Whether a value is one of those allowed; to Python true is 1, and to JSON it is not."""
+    kind = isinstance(value, bool)
+    return any(value == one and isinstance(one, bool) == kind for one in allowed)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")

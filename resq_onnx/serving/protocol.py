@@ -1,0 +1,212 @@
+"""Requests as they come: the JSON of OpenAI's two endpoints, and what of it is refused.
+
+What would change the answer and cannot be done is refused. Fields that change nothing (`user`,
+`metadata`, `store`, ...), and fields that nobody has heard of, are let pass.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from resq_onnx.serving import fields
+from resq_onnx.serving.refusals import invalid, unknown_model
+
+MAX_TEMPERATURE: Final = 2.0
+MAX_STOPS: Final = 4
+MAX_STOP_LENGTH: Final = 1000
+"""OpenAI's bounds, but for the last: every character of a stop string costs time at every piece."""
+
+COMPLETION_TOKENS: Final = 16
+"""What `max_tokens` is where a completion does not say, as OpenAI has it. A chat may fill the
+context."""
+
+MAX_INTEGER: Final = 2**63 - 1
+
+ROLES: Final = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+}
+"""By role of a message, what chat templates call it."""
+
+NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
+    "n": (1,),
+    "best_of": (1,),
+    "echo": (False,),
+    "suffix": ("",),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "logit_bias": ({},),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "response_format": ({"type": "text"},),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "modalities": (["text"],),
+    "audio": (),
+    "web_search_options": (),
+    "reasoning_effort": ("none",),
+    "verbosity": (),
+    # Not OpenAI's: other servers know them, and their clients may send them here.
+    "top_k": (0, -1),
+    "min_p": (0,),
+    "repetition_penalty": (1,),
+    "min_tokens": (0,),
+    "ignore_eos": (False,),
+}
+"""By field that would change the answer, the values with which it does not."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is to be continued: one of the three.
+
+    Attributes:
+        messages: Of a chat, each with "role" and "content".
+        text: Plain text.
+        token_ids: Text that the client has made tokens of.
+    """
+
+    messages: tuple[dict[str, str], ...] = ()
+    text: str | None = None
+    token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request that can be answered, unless its prompt is too long.
+
+    Attributes:
+        prompt: What to continue.
+        max_tokens: New tokens at most; None for all that have room.
+        temperature: As for `Sampler`.
+        top_p: As for `Sampler`.
+        seed: As for `Sampler`.
+        stop: Strings that end the answer and are no part of it.
+        stream: Whether to send pieces as they come.
+        include_usage: Whether a stream is to end with the number of tokens.
+    """
+
+    prompt: Prompt
+    max_tokens: int | None
+    temperature: float
+    top_p: float
+    seed: int
+    stop: tuple[str, ...]
+    stream: bool
+    include_usage: bool
+
+
+def read_chat(body: bytes, model: str) -> Asked:
+    """Read the body of a request to /v1/chat/completions.
+
+    Args:
+        body: JSON.
+        model: The name of the model that is served.
+
+    Raises:
+        RefusalError: It is no such request, asks for another model, or for what is not done here.
+    """
+    found = _read(body, model)
+    messages = found.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise invalid("messages must be a list of at least one message", "messages")
+    prompt = Prompt(messages=tuple(_message(one, i) for i, one in enumerate(messages)))
+    limit = fields.whole_number(found, "max_tokens", 1, MAX_INTEGER)
+    limit = fields.whole_number(found, "max_completion_tokens", 1, MAX_INTEGER, limit)
+    return _asked(found, prompt, limit)
+
+
+def read_completion(body: bytes, model: str) -> Asked:
+    """Read the body of a request to /v1/completions; as `read_chat`."""
+    found = _read(body, model)
+    limit = fields.whole_number(found, "max_tokens", 1, MAX_INTEGER, COMPLETION_TOKENS)
+    return _asked(found, _prompt(found.get("prompt")), limit)
+
+
+def _read(body: bytes, model: str) -> dict[str, Any]:
+    found = fields.parse_object(body)
+    if fields.text(found.get("model", model), "model") != model:
+        raise unknown_model(found["model"], model)
+    for name, neutral in NEUTRAL.items():
+        if name in found and not fields.same(found[name], neutral):
+            allowed = " or ".join([*(repr(value) for value in neutral), "nothing"])
+            raise invalid(
+                f"{name} is not supported by this server; leave it out (it can only be {allowed})",
+                name,
+                "unsupported_parameter",
+            )
+    return found
+
+
+def _asked(found: Mapping[str, Any], prompt: Prompt, limit: int | None) -> Asked:
+    top_p = fields.number(found, "top_p", 0.0, 1.0, 1.0)
+    if top_p == 0.0:
+        raise invalid("top_p must be more than 0; for the likeliest tokens set temperature 0",
+                      "top_p")  # fmt: skip
+    seed = fields.whole_number(found, "seed", -MAX_INTEGER - 1, MAX_INTEGER)
+    options = found.get("stream_options", {})
+    if not isinstance(options, dict):
+        raise invalid("stream_options must be an object", "stream_options")
+    return Asked(
+        prompt=prompt,
+        max_tokens=limit,
+        temperature=fields.number(found, "temperature", 0.0, MAX_TEMPERATURE, 1.0),
+        top_p=top_p,
+        # Generators are seeded with numbers from 0 on; none falls on another's.
+        seed=secrets.randbits(64) if seed is None else seed % 2**64,
+        stop=fields.texts(found, "stop", MAX_STOPS, MAX_STOP_LENGTH),
+        stream=fields.flag(found, "stream"),
+        include_usage=fields.flag(options, "include_usage", "stream_options."),
+    )
+
+
+def _message(message: Any, place: int) -> dict[str, str]:
+    where = f"messages[{place}]"
+    if not isinstance(message, dict):
+        raise invalid(f"{where} must be an object with role and content", where)
+    role = message.get("role")
+    if not isinstance(role, str) or role not in ROLES:
+        raise invalid(
+            f"{where}.role is {role!r}; it must be one of {', '.join(ROLES)}", f"{where}.role"
+        )
+    for name in ("tool_calls", "function_call", "audio", "refusal"):
+        if message.get(name):
+            raise invalid(f"{where}.{name} is not supported by this server", f"{where}.{name}")
+    return {"role": ROLES[role], "content": _content(message.get("content"), f"{where}.content")}
+
+
+def _content(content: Any, where: str) -> str:
+    """A message's text: a string, or the text of its parts, one behind the other."""
+    if not isinstance(content, list):
+        return fields.text(content, where)
+    found = []
+    for place, part in enumerate(content):
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind != "text":
+            raise invalid(
+                f"{where}[{place}] has type {kind!r}; this model reads parts of type 'text' alone",
+                f"{where}[{place}]",
+            )
+        found.append(fields.text(part.get("text"), f"{where}[{place}].text"))
+    return "".join(found)
+
+
+def _prompt(prompt: Any) -> Prompt:
+    """A text, a list of token ids, or a list that holds one of these."""
+    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str | list):
+        prompt = prompt[0]
+    if isinstance(prompt, str):
+        return Prompt(text=prompt)
+    if isinstance(prompt, list) and prompt and all(type(token) is int for token in prompt):
+        return Prompt(token_ids=tuple(prompt))
+    raise invalid(
+        "prompt must be one text, or the token ids of one; several prompts are several requests",
+        "prompt",
+    )

@@ -1,0 +1,100 @@
+"""What a client is told when it gets no answer: OpenAI's error objects, by cause."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+RETRY_SECONDS: Final = 2
+"""After which a client that found every place taken may try again."""
+
+
+@dataclass(eq=False)
+class RefusalError(Exception):
+    """A request ends without an answer, or without the rest of one.
+
+    Attributes:
+        status: Of the HTTP response, if its head has not been sent yet.
+        message: What is wrong and what to do, for whoever wrote the request.
+        kind: `type` of the error object.
+        param: The field of the request that it is about.
+        code: For programs.
+        headers: Further headers of the response.
+    """
+
+    status: int
+    message: str
+    kind: str = "invalid_request_error"
+    param: str | None = None
+    code: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.message
+
+    def to_json(self) -> dict[str, Any]:
+        """The body of the response, or the data of a last event."""
+        error = {
+            "message": self.message,
+            "type": self.kind,
+            "param": self.param,
+            "code": self.code,
+        }
+        return {"error": error}
+
+
+def invalid(message: str, param: str | None = None, code: str | None = None) -> RefusalError:
+    """The request itself is wrong."""
+    return RefusalError(400, message, param=param, code=code)
+
+
+def unknown_model(name: str, served: str) -> RefusalError:
+    """The request is for another model."""
+    return RefusalError(
+        404,
+        f"the model {name!r} is not served here; this is {served!r}",
+        param="model",
+        code="model_not_found",
+    )
+
+
+def busy(running: int, waiting: int) -> RefusalError:
+    """Every place is taken, in the queue too."""
+    return RefusalError(
+        429,
+        f"{running} requests are running and {waiting} waiting, which is as many as this server "
+        f"takes; try again in {RETRY_SECONDS} seconds",
+        kind="rate_limit_error",
+        code="rate_limit_exceeded",
+        headers={"Retry-After": str(RETRY_SECONDS)},
+    )
+
+
+def timed_out(seconds: float) -> RefusalError:
+    """The request took longer than a request may; trying it again would only add to the load."""
+    return RefusalError(
+        504,
+        f"the request took longer than {seconds:g} seconds, which is what this server allows; "
+        f"ask for fewer tokens",
+        kind="timeout_error",
+        code="timeout",
+        headers={"x-should-retry": "false"},
+    )
+
+
+def stopping() -> RefusalError:
+    """The server is being shut down."""
+    return RefusalError(
+        503, "the server is shutting down", kind="server_error", code="shutting_down"
+    )
+
+
+def gone() -> RefusalError:
+    """The client has closed the connection: nobody is told, and the log says 499, as others do."""
+    return RefusalError(499, "the client has closed the connection", kind="client_closed_request")
+
+
+def broken() -> RefusalError:
+    """A defect of this program; its log has the traceback."""
+    return RefusalError(500, "unexpected error; the server's log has it", kind="server_error")

@@ -1,0 +1,126 @@
+"""Sending an answer: as one JSON object, as a stream of events, or as a refusal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterable
+from contextlib import suppress
+from typing import Any, Final
+
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
+
+from resq_onnx.serving.answers import Answer, usage
+from resq_onnx.serving.engine import Begun, Ended, Event, Piece
+from resq_onnx.serving.refusals import RefusalError
+
+EVENT_STREAM: Final = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),  # a proxy in between must not collect the pieces
+]
+
+LAST_WORDS_SECONDS: Final = 1.0
+"""How long a client that reads nothing may hold up the message that its time is up."""
+
+
+class Reply:
+    """The reply to one request.
+
+    Attributes:
+        prompt_tokens: Tokens of the prompt, once they are known.
+        known: How many of them did not run again.
+        new_tokens: Tokens of the answer so far.
+        reason: Why the answer ended, once it has.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, answer: Answer) -> None:
+        """Send nothing yet.
+
+        Args:
+            scope: Of the request, as the next two.
+            receive: What the client sends.
+            send: What it is sent.
+            answer: Makes the JSON objects.
+        """
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._answer = answer
+        self._streams = False
+        self.prompt_tokens = self.known = self.new_tokens = 0
+        self.reason = ""
+
+    async def whole(self, events: AsyncIterable[Event]) -> None:
+        """Send an answer when it is complete."""
+        pieces = []
+        async for event in events:
+            self._note(event)
+            if isinstance(event, Piece):
+                pieces.append(event.text)
+        answer = self._answer.whole("".join(pieces), self.reason, self._usage())
+        await JSONResponse(answer)(self._scope, self._receive, self._send)
+
+    async def stream(self, events: AsyncIterable[Event], include_usage: bool) -> None:
+        """Send an answer piece by piece; until the prompt is understood, nothing is sent.
+
+        With `include_usage` every chunk has the field, and a last one its value.
+        """
+        none_yet: dict[str, Any] = {"usage": None} if include_usage else {}
+        async for event in events:
+            self._note(event)
+            if isinstance(event, Begun):
+                await self._begin_stream()
+                chunks = self._answer.first()
+            elif isinstance(event, Piece):
+                chunks = [self._answer.piece(event.text)]
+            else:
+                chunks = [self._answer.piece("", event.reason)]
+            for chunk in chunks:
+                await self._send_event(chunk | none_yet)
+        if include_usage:
+            await self._send_event(self._answer.usage(self._usage()))
+        await self._end_stream(b"data: [DONE]\n\n")
+
+    async def refuse(self, refusal: RefusalError) -> None:
+        """Say why there is no answer, or no more of it."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_SECONDS):
+                if self._streams:
+                    await self._end_stream(_event(refusal.to_json()))
+                else:
+                    await refusal_response(refusal)(self._scope, self._receive, self._send)
+
+    def _note(self, event: Event) -> None:
+        if isinstance(event, Begun):
+            self.prompt_tokens, self.known = event.prompt_tokens, event.known
+            return
+        self.new_tokens = event.new_tokens
+        if isinstance(event, Ended):
+            self.reason = event.reason
+
+    def _usage(self) -> dict[str, Any]:
+        return usage(self.prompt_tokens, self.known, self.new_tokens)
+
+    async def _begin_stream(self) -> None:
+        self._streams = True
+        head = {"type": "http.response.start", "status": 200, "headers": EVENT_STREAM}
+        await self._send(head)
+
+    async def _send_event(self, content: dict[str, Any]) -> None:
+        body = _event(content)
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def _end_stream(self, body: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def refusal_response(refusal: RefusalError) -> JSONResponse:
+    """A refusal as a response of its own."""
+    return JSONResponse(refusal.to_json(), refusal.status, dict(refusal.headers))
+
+
+def _event(content: dict[str, Any]) -> bytes:
+    """A server-sent event. JSON has no line breaks of its own, so it is one line of data."""
+    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n".encode()

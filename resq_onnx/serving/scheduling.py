@@ -1,0 +1,109 @@
+"""How many requests run at once, how many wait, and how threads tell what they have found."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from resq_onnx.serving.refusals import busy
+
+Item = TypeVar("Item")
+Work = Callable[[threading.Event], Iterator[Item]]
+"""What runs in a thread. It ends early, and soon, after the event is set."""
+
+
+@dataclass(frozen=True)
+class _End:
+    error: BaseException | None = None
+
+
+class Running(Generic[Item]):
+    """A piece of work, as the event loop sees it: an iterator of what the thread yields."""
+
+    def __init__(self, work: Work[Item]) -> None:
+        """Belongs to the event loop that runs now."""
+        self._work = work
+        self._loop = asyncio.get_running_loop()
+        self._items: asyncio.Queue[Item | _End] = asyncio.Queue()
+        self._cancelled = threading.Event()
+        self.future: Future[None] | None = None
+
+    def run(self) -> None:
+        """Do the work, in a thread."""
+        error: BaseException | None = None
+        try:
+            with closing(self._work(self._cancelled)) as items:  # type: ignore[type-var]
+                for item in items:
+                    self._tell(item)
+        except BaseException as found:  # whatever it is, the one who waits must know
+            error = found
+        self._tell(_End(error))
+
+    def cancel(self) -> None:
+        """Let the work end soon, or never begin. Nobody may wait for its items after that."""
+        self._cancelled.set()
+        if self.future is not None:
+            self.future.cancel()
+
+    async def __aiter__(self) -> AsyncIterator[Item]:
+        """What the work yields, as it does; raises what it raises."""
+        while not isinstance(item := await self._items.get(), _End):
+            yield item
+        if item.error is not None:
+            raise item.error
+
+    def _tell(self, item: Item | _End) -> None:
+        self._loop.call_soon_threadsafe(self._items.put_nowait, item)
+
+
+class Scheduler:
+    """Runs pieces of work in a bounded number of threads, in the order in which they came."""
+
+    def __init__(self, concurrent: int, waiting: int) -> None:
+        """Start no thread yet.
+
+        Args:
+            concurrent: How many run at once.
+            waiting: How many more may wait for one of them to end.
+        """
+        self._concurrent = concurrent
+        self._waiting = waiting
+        self._unfinished = 0
+        self._executor = ThreadPoolExecutor(concurrent, thread_name_prefix="generation")
+
+    @property
+    def running(self) -> int:
+        """How many run now."""
+        return min(self._unfinished, self._concurrent)
+
+    @property
+    def waiting(self) -> int:
+        """How many wait now."""
+        return self._unfinished - self.running
+
+    def start(self, work: Work[Item]) -> Running[Item]:
+        """Let work run as soon as there is a place.
+
+        Raises:
+            RefusalError: There is no place to wait either.
+        """
+        if self._unfinished >= self._concurrent + self._waiting:
+            raise busy(self.running, self.waiting)
+        running = Running(work)
+        loop = asyncio.get_running_loop()
+        self._unfinished += 1
+        running.future = self._executor.submit(running.run)
+        running.future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._finish))
+        return running
+
+    async def join(self) -> None:
+        """Wait until no thread works any more; nothing new can be started."""
+        await asyncio.to_thread(self._executor.shutdown, wait=True, cancel_futures=True)
+
+    def _finish(self) -> None:
+        self._unfinished -= 1

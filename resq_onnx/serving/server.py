@@ -1,0 +1,111 @@
+"""Listening: a socket, uvicorn on it, and an end within seconds when a signal asks for it."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import uvicorn
+
+from resq_onnx.errors import ResqError
+from resq_onnx.serving.app import Service, logger
+
+GRACE_SECONDS: Final = 3
+"""How long a client that reads nothing may hold up the end of the server."""
+
+BACKLOG: Final = 128
+"""Connections that the operating system keeps until they are accepted."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where to listen.
+
+    Attributes:
+        host: An address or a name of this machine.
+        port: 0 for a free one.
+    """
+
+    host: str
+    port: int
+
+
+def listen(address: Address) -> tuple[socket.socket, str]:
+    """Open the socket, so that a port that is taken is known before a model is loaded.
+
+    Returns:
+        The socket, on which connections wait from now on, and its URL.
+
+    Raises:
+        ResqError: Nothing can listen there.
+    """
+    try:
+        (family, *_, target), *_ = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        opened = socket.create_server(target[:2], family=family, backlog=BACKLOG)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ResqError(
+            f"cannot listen on {address.host} port {address.port}: {reason}; give another --host "
+            f"or --port (0 picks a free one)"
+        ) from None
+    host, port = opened.getsockname()[:2]
+    return opened, f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def run(service: Service, listening: socket.socket, ready: Callable[[], None]) -> None:
+    """Serve until SIGINT or SIGTERM; requests under way then end with an error.
+
+    Args:
+        service: What to serve.
+        listening: Where.
+        ready: Is called once requests are answered.
+    """
+    _log_to_stderr()
+    config = uvicorn.Config(
+        service.app,
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="critical",  # what matters is in our own log
+        access_log=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    try:
+        _Server(config, service, ready).run([listening])
+    except KeyboardInterrupt:  # uvicorn raises the signal again after it has ended in order
+        logger.info("stopped")
+
+
+class _Server(uvicorn.Server):
+    """Ends requests itself before uvicorn waits for them."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._service = service
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._service.deadlines.stop()
+        await super().shutdown(sockets)
+        await self._service.scheduler.join()
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

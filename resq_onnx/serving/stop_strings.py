@@ -1,0 +1,45 @@
+"""Strings that end an answer, wherever tokens cut them: nothing of one is ever sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class StopStrings:
+    """Passes text on, piece by piece, up to the first stop string.
+
+    The first is the one that is complete first, and of those that end together the longest: which
+    one it is does not depend on how the text came in pieces.
+
+    Attributes:
+        found: Whether a stop string has come; there is nothing more to say then.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        """Take the strings, none of them empty."""
+        self._stops = tuple(stops)
+        self._held = ""
+        self.found = False
+
+    def feed(self, piece: str) -> str:
+        """Take the next piece, and give what is certain to be no part of a stop string."""
+        text = self._held + piece
+        starts = ((text.find(stop), stop) for stop in self._stops)
+        ends = [(start + len(stop), start) for start, stop in starts if start >= 0]
+        if ends:
+            self.found, self._held = True, ""
+            return text[: min(ends)[1]]
+        kept = max((_overlap(text, stop) for stop in self._stops), default=0)
+        self._held = text[len(text) - kept :]
+        return text[: len(text) - kept]
+
+    def rest(self) -> str:
+        """What was held back, once no more text can come: a beginning of a stop string is text."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of a text that a stop string begins with."""
+    longest = min(len(text), len(stop) - 1)
+    return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

@@ -1,0 +1,34 @@
+"""A tiny exported model with room for long answers, and a server with two places."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.command_line import QUICK, run_successfully
+from tests.serving.served import Served, served
+from tests.tiny_models import write_model
+
+POSITIONS = 8192
+"""An answer that fills them takes seconds: what ends one earlier can be told from its end."""
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What export wrote; the model is called `tiny`."""
+    top = tmp_path_factory.mktemp("serving")
+    write_model(
+        top / "model", "llama", tied=False, num_hidden_layers=1, max_position_embeddings=POSITIONS
+    )
+    run_successfully("export", top / "model", top / "tiny" / "model.onnx", *QUICK)
+    return top / "tiny"
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Two requests run, two wait."""
+    log = tmp_path_factory.mktemp("log") / "log.txt"
+    with served(folder, log, "--max-concurrent", 2, "--max-waiting", 2) as found:
+        yield found

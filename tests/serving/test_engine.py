@@ -1,0 +1,107 @@
+"""Answers in this process: what a decoder knows changes how fast they come, and nothing else."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resq_onnx.serving.engine import Begun, Ended, Engine, Piece
+from resq_onnx.serving.protocol import Asked, Prompt
+from resq_onnx.serving.refusals import RefusalError
+
+LONG = tuple(range(3, 253)) * 3
+"""A prompt of 750 tokens: three slices."""
+
+DEFAULTS: dict[str, Any] = {
+    "max_tokens": 24,
+    "temperature": 1.0,
+    "top_p": 0.9,
+    "seed": 4,
+    "stop": (),
+    "stream": False,
+    "include_usage": False,
+}
+
+
+@pytest.fixture
+def engine(folder: Path) -> Engine:
+    return open_engine(folder)
+
+
+def open_engine(folder: Path, concurrent: int = 1, **options: Any) -> Engine:
+    return Engine(folder / "model.onnx", "tiny", concurrent, 1024, threads=1, **options)
+
+
+def asked(ids: tuple[int, ...], **changes: Any) -> Asked:
+    return Asked(Prompt(token_ids=ids), **(DEFAULTS | changes))
+
+
+def said(engine: Engine, request: Asked) -> tuple[int, str, Ended]:
+    """Tokens that were known, the text, and how it ended."""
+    begun, *pieces, ended = engine.answer(request, threading.Event())
+    assert isinstance(begun, Begun)
+    assert isinstance(ended, Ended)
+    assert [piece for piece in pieces if not isinstance(piece, Piece)] == []
+    return begun.known, "".join(piece.text for piece in pieces if isinstance(piece, Piece)), ended
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("before", [LONG, LONG[:300], LONG[:2] + LONG, LONG + LONG[:30]])
+def test_an_answer_is_the_same_whatever_the_decoder_knew(
+    folder: Path, engine: Engine, before: tuple[int, ...], temperature: float
+) -> None:
+    request = asked(LONG, temperature=temperature)
+    known, fresh, ended = said(open_engine(folder), request)
+    assert known == 0
+    said(engine, asked(before))
+    known, text, again = said(engine, request)
+    shared = next((i for i, (a, b) in enumerate(zip(before, LONG[:-1], strict=False)) if a != b),
+                  min(len(before), len(LONG) - 1))  # fmt: skip
+    assert known >= shared > 0
+    assert (text, again) == (fresh, ended)
+
+
+def test_without_kernels_nothing_is_kept_and_answers_repeat(folder: Path) -> None:
+    engine = open_engine(folder, kernels=False)
+    first = said(engine, asked(LONG[:20], max_tokens=5))
+    assert first == said(engine, asked(LONG[:20], max_tokens=5))
+    assert first[0] == 0
+
+
+def test_a_conversation_is_not_forgotten_for_another_with_the_same_instructions(
+    folder: Path,
+) -> None:
+    engine = open_engine(folder, concurrent=2)
+    instructions = LONG[:40]
+    first, second = instructions + LONG[100:200], instructions + LONG[300:400][::-1]
+    assert said(engine, asked(first))[0] == 0
+    assert said(engine, asked(second))[0] == 40
+    assert said(engine, asked((*first, 9, 9)))[0] >= len(first)
+    assert said(engine, asked((*second, 9, 9)))[0] >= len(second)
+
+
+@pytest.mark.parametrize("pulled", [1, 2, 5])
+def test_a_cancelled_answer_ends_at_once_and_gives_its_decoder_back(
+    engine: Engine, pulled: int
+) -> None:
+    whole = said(engine, asked(LONG))
+    cancelled = threading.Event()
+    events = engine.answer(asked(LONG[::-1]), cancelled)
+    for _ in range(pulled):
+        next(events)
+    cancelled.set()
+    with pytest.raises(RefusalError, match="closed the connection"):
+        list(events)
+    assert said(engine, asked(LONG))[1:] == whole[1:]
+
+
+def test_an_answer_that_nobody_reads_to_its_end_gives_its_decoder_back(engine: Engine) -> None:
+    for _ in range(3):
+        events: Iterator[object] = engine.answer(asked(LONG), threading.Event())
+        next(events)
+        del events
+    assert said(engine, asked(LONG))[2].new_tokens == 24

@@ -1,0 +1,102 @@
+"""Bodies of requests, field by field."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from resq_onnx.serving.protocol import NEUTRAL, Asked, read_chat, read_completion
+from resq_onnx.serving.refusals import RefusalError
+
+USER = {"role": "user", "content": "a"}
+
+
+def chat(**fields: Any) -> Asked:
+    return read_chat(json.dumps({"messages": [USER]} | fields).encode(), "tiny")
+
+
+def complete(**fields: Any) -> Asked:
+    return read_completion(json.dumps({"prompt": "a"} | fields).encode(), "tiny")
+
+
+def test_what_is_left_out_or_null_is_as_openai_has_it() -> None:
+    nulls = {"max_tokens": None, "temperature": None, "stop": None, "stream": None, "tools": None}
+    for asked in (chat(), chat(**nulls)):
+        assert (asked.temperature, asked.top_p, asked.stop) == (1.0, 1.0, ())
+        assert (asked.stream, asked.include_usage, asked.max_tokens) == (False, False, None)
+    assert complete().max_tokens == 16
+    assert chat(max_tokens=3, max_completion_tokens=4).max_tokens == 4
+    assert chat().seed != chat().seed
+
+
+@pytest.mark.parametrize("name", NEUTRAL)
+def test_a_field_that_would_change_the_answer_may_only_say_that_it_does_not(name: str) -> None:
+    for value in NEUTRAL[name]:
+        assert chat(**{name: value}, seed=1) == chat(seed=1)
+    with pytest.raises(RefusalError, match=f"{name} is not supported by this server") as found:
+        complete(**{name: "something else"})
+    assert (found.value.status, found.value.param) == (400, name)
+
+
+def test_false_is_not_zero_and_true_is_not_one() -> None:
+    for fields in ({"logprobs": 0}, {"n": True}):
+        with pytest.raises(RefusalError, match="not supported"):
+            chat(**fields)
+
+
+def test_every_seed_of_64_bits_is_a_seed_of_its_own() -> None:
+    seeds = [-(2**63), -1, 0, 1, 2**63 - 1]
+    assert len({chat(seed=seed).seed for seed in seeds}) == len(seeds)
+    assert min(chat(seed=seed).seed for seed in seeds) == 0
+
+
+def test_developers_are_the_system_to_a_template_and_text_parts_are_one_text() -> None:
+    parts = [{"type": "text", "text": "b"}, {"type": "text", "text": "c"}]
+    asked = chat(
+        messages=[{"role": "developer", "content": "a"}, {"role": "user", "content": parts}]
+    )
+    assert asked.prompt.messages == (
+        {"role": "system", "content": "a"},
+        {"role": "user", "content": "bc"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": "a"}, "messages"),
+        ({"messages": ["a"]}, "messages[0]"),
+        ({"messages": [USER, {"role": ["user"], "content": "a"}]}, "messages[1].role"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+         "messages[0].content[0]"),
+        ({"messages": [{"role": "user", "content": ["a"]}]}, "messages[0].content[0]"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+         "messages[0].content[0].text"),
+        ({"messages": [USER | {"tool_calls": [{}]}]}, "messages[0].tool_calls"),
+        ({"model": 3}, "model"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 1.5}, "max_tokens"),
+        ({"max_completion_tokens": "5"}, "max_completion_tokens"),
+        ({"temperature": -1}, "temperature"),
+        ({"temperature": "1"}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"top_p": 1.1}, "top_p"),
+        ({"seed": 2**63}, "seed"),
+        ({"seed": True}, "seed"),
+        ({"stop": ["a"] * 5}, "stop"),
+        ({"stop": "a" * 1001}, "stop"),
+        ({"stop": 3}, "stop"),
+        ({"stream": 1}, "stream"),
+        ({"stream_options": 1}, "stream_options"),
+        ({"stream_options": {"include_usage": "yes"}}, "stream_options.include_usage"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_wrong_field_is_named(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(RefusalError) as found:
+        chat(**fields)
+    assert (found.value.status, found.value.param) == (400, param)

@@ -1,0 +1,180 @@
+"""What clients do wrong, too fast, too slowly, or not at all any more."""
+
+from __future__ import annotations
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from resq_onnx.serving.app import MAX_BODY
+from tests.serving.served import CHAT, COMPLETIONS, HELLO, Served, served
+
+ENDLESS: dict[str, Any] = {"max_tokens": 8000}
+"""An answer that takes seconds: greedily the model says the same for ever."""
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "cannot be read as JSON"),
+        (b'{"prompt": "a"', "cannot be read as JSON"),
+        (b'{"prompt": "\xff"}', "cannot be read as JSON"),
+        (b"[1]", "must be a JSON object"),
+        (b'{"prompt": "a", "temperature": NaN}', "NaN is no JSON"),
+        (b'{"prompt": "\\ud800"}', "cannot be read as JSON"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"prompt": "a", "seed": ' + b"1" * 5000 + b"}", "cannot be read as JSON"),
+        (b'{"prompt": ""}', "prompt has no tokens"),
+        (b'{"prompt": ["a", "b"]}', "several prompts are several requests"),
+        (b'{"prompt": [1, 256]}', "token ids must be from 0 to 255"),
+    ],
+)
+def test_a_bad_body_is_refused_with_a_reason(server: Served, body: bytes, reason: str) -> None:
+    status, found = server.post(COMPLETIONS, body)
+    assert status == 400
+    assert reason in found["error"]["message"]
+
+
+def test_a_prompt_without_room_for_an_answer_is_refused(server: Served) -> None:
+    status, found = server.post(COMPLETIONS, {"prompt": [5] * 8192})
+    assert status == 400
+    assert found["error"]["code"] == "context_length_exceeded"
+    assert "takes 8192 tokens, and there would be 8192 of the prompt" in found["error"]["message"]
+
+
+def test_a_huge_body_is_refused_unread_or_as_soon_as_it_is_too_long(server: Served) -> None:
+    status, found = server.post(COMPLETIONS, {"prompt": "a" * MAX_BODY})
+    assert status == 413
+    assert f"more than {MAX_BODY} bytes" in found["error"]["message"]
+    connection = server.connect()
+    headers = {"Content-Type": "application/json"}
+    chunks = (b"a" * 2**16 for _ in range(MAX_BODY // 2**16 + 1))
+    connection.request("POST", COMPLETIONS, chunks, headers, encode_chunked=False)
+    response = connection.getresponse()
+    assert response.status == 413
+    response.read()
+    connection.close()
+
+
+def test_only_json_is_read_so_that_no_web_page_can_ask(server: Served) -> None:
+    body = {"prompt": "a"}
+    assert server.post(COMPLETIONS, body, **{"Content-Type": "text/plain"})[0] == 415
+    utf8 = {"Content-Type": "application/json; charset=utf-8"}
+    assert server.post(COMPLETIONS, body, **utf8)[0] == 200
+
+
+def test_unknown_paths_and_methods_are_refused_in_the_same_form(server: Served) -> None:
+    status, found = server.post("/v1/embeddings", {})
+    assert status == 404
+    assert "there are /v1/chat/completions" in found["error"]["message"]
+    assert server.post("/v1/models", {})[0] == 405
+
+
+def test_more_requests_than_places_are_told_to_come_back(server: Served) -> None:
+    running = [server.begin_stream(**ENDLESS) for _ in range(2)]
+    with ThreadPoolExecutor(2) as threads:
+        waiting = [
+            threads.submit(server.post, COMPLETIONS, {"prompt": "a", "max_tokens": 1})
+            for _ in range(2)
+        ]
+        server.wait_for(running=2, waiting=2)
+        with pytest.raises(
+            openai.RateLimitError, match="2 requests are running and 2 waiting"
+        ) as found:
+            server.client().completions.create(model="tiny", prompt="a")
+        assert found.value.response.headers["retry-after"] == "2"
+        for connection in running:
+            connection.close()
+        assert [one.result()[0] for one in waiting] == [200, 200]
+    server.wait_for(running=0)
+
+
+def test_many_clients_at_once_all_get_their_own_answers(server: Served) -> None:
+    client = server.client(max_retries=30)
+    prompts = [f"{word} statement" for word in ("if", "while", "for", "try", "with", "def")]
+
+    def say(prompt: str) -> str:
+        answer = client.completions.create(
+            model="tiny", prompt=prompt, max_tokens=20, temperature=0
+        )
+        return answer.choices[0].text
+
+    alone = [say(prompt) for prompt in prompts]
+    assert len(set(alone)) > 1
+    with ThreadPoolExecutor(6) as threads:
+        assert list(threads.map(say, prompts * 2)) == alone * 2
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_ends_its_generation(server: Served, stream: bool) -> None:
+    count = len(server.lines())
+    if stream:
+        connection = server.begin_stream(**ENDLESS)
+    else:
+        connection = server.connect()
+        body = json.dumps({"messages": HELLO, "temperature": 0, **ENDLESS})
+        connection.request("POST", CHAT, body, {"Content-Type": "application/json"})
+        server.wait_for(running=1)
+    connection.close()
+    line = server.wait_for_line(count)
+    assert (line.status, line.reason) == (499, "client_closed_request")
+    assert line.new_tokens < ENDLESS["max_tokens"]
+    server.wait_for(running=0)
+
+
+def test_a_client_that_goes_gives_up_its_place_in_the_queue(server: Served) -> None:
+    running = [server.begin_stream(**ENDLESS) for _ in range(2)]
+    waiting = server.connect()
+    body = json.dumps({"messages": HELLO})
+    waiting.request("POST", CHAT, body, {"Content-Type": "application/json"})
+    server.wait_for(running=2, waiting=1)
+    waiting.close()
+    server.wait_for(running=2, waiting=0)
+    for connection in running:
+        connection.close()
+    server.wait_for(running=0)
+
+
+def test_a_client_that_reads_nothing_holds_up_nobody(server: Served) -> None:
+    connection = server.connect()
+    body = json.dumps({"messages": HELLO, "temperature": 0, "stream": True, **ENDLESS})
+    connection.request("POST", CHAT, body, {"Content-Type": "application/json"})
+    # Its pieces pile up, and its place is free as soon as they are made.
+    server.wait_for(running=1)
+    assert server.post(COMPLETIONS, {"prompt": "a"})[0] == 200
+    server.wait_for(running=0)
+    text = connection.getresponse().read().decode()
+    connection.close()
+    assert text.endswith("data: [DONE]\n\n")
+    assert text.count("data: ") > 1000
+
+
+def test_a_request_that_takes_too_long_is_ended(folder: Path, tmp_path: Path) -> None:
+    with served(folder, tmp_path / "log.txt", "--timeout", 1) as server:
+        client = server.client(max_retries=2)
+        options: Any = {"model": "tiny", "messages": HELLO, "temperature": 0, **ENDLESS}
+        begun = time.monotonic()
+        with pytest.raises(openai.InternalServerError, match="longer than 1 seconds") as found:
+            client.chat.completions.create(**options)
+        assert time.monotonic() - begun >= 1
+        assert found.value.status_code == 504
+        stream = client.chat.completions.create(**options, stream=True)
+        with pytest.raises(openai.APIError, match="longer than 1 seconds"):
+            list(stream)
+        assert [(line.status, line.reason) for line in server.lines()] == [(504, "timeout")] * 2
+
+
+def test_the_log_has_a_line_for_each_request_and_no_prompt(folder: Path, tmp_path: Path) -> None:
+    with served(folder, tmp_path / "log.txt") as server:
+        server.post(COMPLETIONS, {"prompt": "a very secret prompt", "max_tokens": 3, "seed": 1})
+        server.post(COMPLETIONS, {"prompt": "a very secret prompt", "n": 3})
+        first, second = server.wait_for_line(0), server.wait_for_line(1)
+        assert (first.path, first.status, first.reason) == (COMPLETIONS, 200, "length")
+        assert (first.prompt_tokens > 0, first.new_tokens) == (True, 3)
+        assert (second.status, second.reason) == (400, "unsupported_parameter")
+        assert "secret" not in server.log.read_text()
