@@ -6,6 +6,7 @@ import logging
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -79,10 +80,9 @@ def run(service: Service, listening: socket.socket, ready: Callable[[], None]) -
         backlog=BACKLOG,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    try:
+    with suppress(KeyboardInterrupt):  # uvicorn raises the signal again after all is in order
         _Server(config, service, ready).run([listening])
-    except KeyboardInterrupt:  # uvicorn raises the signal again after it has ended in order
-        logger.info("stopped")
+    logger.info("stopped")
 
 
 class _Server(uvicorn.Server):

@@ -21,7 +21,7 @@ def test_a_signal_ends_it_in_order_while_it_streams(
 ) -> None:
     with served(folder, tmp_path / "log.txt", "--max-concurrent", 1) as server:
         reading = server.begin_stream(max_tokens=8000)
-        # One that is waiting, one that reads nothing, one whose body never comes.
+        # One that is waiting, and one whose body never comes.
         others = [server.connect() for _ in range(2)]
         for other in others:
             other.putrequest("POST", COMPLETIONS)
