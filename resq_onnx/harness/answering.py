@@ -1,0 +1,117 @@
+"""How a model goes on with a text, until a string says that it has said enough."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import onnxruntime
+
+from resq_onnx.errors import ResqError
+from resq_onnx.runtime import BufferedDecoder, Tokenizer, generate
+
+SAMPLING_ONLY: Final = frozenset({"top_k", "top_p", "min_p", "typical_p"})
+"""Options that change nothing where the likeliest token is always taken."""
+
+NEUTRAL: Final[Mapping[str, Any]] = {"num_beams": 1, "repetition_penalty": 1.0, "use_cache": True}
+"""Options whose value here asks for nothing that we would not do anyway."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How an answer is to be given.
+
+    Attributes:
+        until: Strings that end it and are no part of it.
+        max_tokens: Ends it too.
+        temperature: 0 takes the likeliest token, as `generate` has it.
+        top_p: As `generate` has it.
+    """
+
+    until: tuple[str, ...]
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Wishes:
+        """Read a task's options, after lm_eval brought them into one form.
+
+        Raises:
+            ResqError: One of them asks for what `generate` cannot do.
+        """
+        rest = dict(options)
+        until, max_tokens = rest.pop("until"), rest.pop("max_gen_toks")
+        sampling = rest.pop("do_sample")
+        temperature = rest.pop("temperature", 1.0)
+        top_p = rest.pop("top_p", 1.0)
+        strange = [
+            name
+            for name, value in rest.items()
+            if not (name in NEUTRAL and value == NEUTRAL[name])
+            and not (name in SAMPLING_ONLY and not sampling)
+        ]
+        if strange:
+            raise ResqError(
+                f"generation option {', '.join(sorted(strange))} is not supported; set it aside "
+                f"with --gen_kwargs, or choose another task: until, max_gen_toks, do_sample, "
+                f"temperature and top_p are"
+            )
+        stops = tuple(stop for stop in until if stop)
+        if not sampling:
+            return cls(stops, max_tokens)
+        return cls(stops, max_tokens, float(temperature), float(top_p))
+
+
+class Answerer:
+    """Continues prompts with a model, one at a time."""
+
+    def __init__(
+        self, session: onnxruntime.InferenceSession, tokenizer: Tokenizer, max_length: int
+    ) -> None:
+        """Take the model, and the number of tokens that prompt and answer may have together."""
+        self._session = session
+        self._tokenizer = tokenizer
+        self._max_length = max_length
+
+    def answer(self, prompt: Sequence[int], wishes: Wishes, seed: int) -> str:
+        """The text that follows a prompt; of a long one only the end is read.
+
+        Args:
+            prompt: At least one token.
+            wishes: How to answer.
+            seed: Of the draws, where tokens are drawn.
+
+        Raises:
+            ResqError: The answer alone may be as long as the model's positions.
+        """
+        room = self._max_length - wishes.max_tokens
+        if room < 1:
+            raise ResqError(
+                f"an answer may have {wishes.max_tokens} tokens and the model reads "
+                f"{self._max_length} with the prompt; give a smaller max_gen_toks"
+            )
+        prompt = prompt[-room:]
+        decoder = BufferedDecoder(self._session, len(prompt) + wishes.max_tokens)
+        tokens = generate(
+            decoder,
+            prompt,
+            wishes.max_tokens,
+            wishes.temperature,
+            wishes.top_p,
+            seed,
+            self._stop_ids(wishes.until),
+        )
+        text = ""
+        for piece in self._tokenizer.stream(tokens):
+            text += piece
+            ends = [text.find(stop) for stop in wishes.until if stop in text]
+            if ends:
+                return text[: min(ends)]
+        return text
+
+    def _stop_ids(self, until: Sequence[str]) -> frozenset[int]:
+        """The model's own, and strings that are one token: a special one is never decoded."""
+        found = (self._tokenizer.backend.token_to_id(stop) for stop in until)
+        return self._tokenizer.stop_ids | {token for token in found if token is not None}

@@ -1,0 +1,27 @@
+"""Makes the model known to lm_eval by name."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from resq_onnx.errors import ResqError
+
+NAME: Final = "resq-onnx"
+CLASS: Final = "resq_onnx.harness.model:ResqOnnx"
+
+
+def register() -> None:
+    """Let lm_eval find the model under `NAME`, unless its entry point has told lm_eval already.
+
+    Raises:
+        ResqError: lm_eval is not installed.
+    """
+    try:
+        import lm_eval.models  # noqa: F401, it fills the registry only while that is empty
+        from lm_eval.api.registry import model_registry
+    except ModuleNotFoundError as error:
+        raise ResqError(
+            f"the lm-evaluation-harness needs {error.name}; run `pip install resq-onnx[harness]`"
+        ) from None
+    if NAME not in model_registry:
+        model_registry.register(NAME, target=CLASS)
