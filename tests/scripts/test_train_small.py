@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from pydoc_data.topics import topics
-from typing import Final
+from typing import Any, Final
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def test_training_lowers_the_loss_and_writes_a_model_that_loads(tmp_path: Path) 
     assert len(losses) == HOW.steps
     assert losses[-1] < losses[0] - 0.3
     assert [path.name for path in out.parent.iterdir()] == ["model"]
-    model = AutoModelForCausalLM.from_pretrained(out)
+    model: Any = AutoModelForCausalLM.from_pretrained(out)
     tokenizer = AutoTokenizer.from_pretrained(out)
     assert model.config.architectures == ["Qwen2ForCausalLM"]
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id == 0
