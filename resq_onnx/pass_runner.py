@@ -1,0 +1,39 @@
+"""Runs graph passes in order, and shows what each of them did."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_ir as ir
+
+from resq_onnx.staging import writing_to
+
+
+class PassRunner:
+    """Runs passes one by one, and writes the graph after each if asked to."""
+
+    def __init__(self, folder: Path | None) -> None:
+        """Take the folder for the graphs, or None.
+
+        Raises:
+            ResqError: The folder cannot be made.
+        """
+        self._folder = folder
+        self._count = 0
+        if folder is not None:
+            with writing_to(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+
+    def run(self, graph: ir.Model, passes: list[ir.passes.PassBase]) -> None:
+        """Change `graph` by one pass after the other.
+
+        Raises:
+            ResqError: A graph cannot be written into the folder.
+        """
+        for one in passes:
+            one(graph)
+            self._count += 1
+            if self._folder is not None:
+                file = self._folder / f"{self._count:02}_{type(one).__name__}.txt"
+                with writing_to(file):
+                    file.write_text(str(graph.graph))
