@@ -1,10 +1,12 @@
-"""final norm · lm_head  →  Slice of the last position · final norm · lm_head.
+"""final norm · lm_head  →  the last token of each sequence · final norm · lm_head.
 
 Only the next token is predicted: one row of logits instead of one for each token of a prompt,
 which with a large vocabulary is most of a prompt's memory and a good part of its time.
 
-1. The slice comes before the norm, so that a head that absorbs the norm still finds it there.
-2. The logits become (batch, 1, vocabulary).
+1. The choice comes before the norm, so that a head that absorbs the norm still finds it there.
+2. The last token is the last one that attention_mask does not call padding: sequences of unequal
+   length may be padded on either side. Of nothing but padding it is the last of all.
+3. The logits become (batch, 1, vocabulary).
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ END = int(np.iinfo(np.int64).max)
 
 
 class KeepLastLogits(ir.passes.InPlacePass):
-    """Compute logits for the last position alone."""
+    """Compute logits for the last token of each sequence alone."""
 
     def __init__(self, layout: ModelLayout) -> None:
         """Take the names from `layout`."""
@@ -28,13 +30,28 @@ class KeepLastLogits(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:  # noqa: D102
         module = self._family.final_norm
         norm = only_node(model, module, "RMSNormalization")
-        bounds = [
+        stream = norm.inputs[0]  # (B, S, D)
+        mask = next(value for value in model.graph.inputs if value.name == "attention_mask")
+        end, columns, depth = (
             new_initializer(model, f"{module}.last_{name}", ir.tensor(np.array([value], np.int64)))
-            for name, value in {"start": -1, "end": END, "axis": 1}.items()
-        ]
-        last = tag(ir.node("Slice", [norm.inputs[0], *bounds], name=f"{module}.last"), module)
-        model.graph.insert_before(norm, last)
-        norm.replace_input_with(0, last.outputs[0])
+            for name, value in {"end": END, "axis": 1, "depth": -1}.items()
+        )
+        nodes: list[ir.Node] = []
+
+        def add(operator: str, inputs: list[ir.Value | None], name: str, **attributes: int) -> None:
+            node = ir.node(operator, inputs, attributes, name=f"{module}.{name}")
+            nodes.append(tag(node, module))
+            if name != "last":
+                node.outputs[0].type = ir.TensorType(ir.DataType.INT64)
+
+        add("Shape", [stream], "new", start=1, end=2)
+        add("Neg", [nodes[-1].outputs[0]], "start")
+        add("Slice", [mask, nodes[-1].outputs[0], end, columns], "new_mask")  # (B, S)
+        add("ArgMax", [nodes[-1].outputs[0]], "place", axis=1, keepdims=1, select_last_index=1)
+        add("Unsqueeze", [nodes[-1].outputs[0], depth], "index")  # (B, 1, 1)
+        add("GatherND", [stream, nodes[-1].outputs[0]], "last", batch_dims=1)  # (B, 1, D)
+        model.graph.insert_before(norm, nodes)
+        norm.replace_input_with(0, nodes[-1].outputs[0])
         logits = model.graph.outputs[0]
         if logits.shape is not None:
             logits.shape = ir.Shape([logits.shape[0], 1, logits.shape[2]])

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
+from typing import BinaryIO, Final
 
 from resq_onnx.errors import ResqError
+from resq_onnx.licence import KEYS
 from resq_onnx.quiet import quiet_libraries
+
+TEXT: Final = 8
+SCALARS: Final = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+"""Types of metadata, by the number that stands for them: text, and the bytes of the others."""
+
+LONGEST_TEXT: Final = 1 << 16
+"""Bytes of a text that is read: what says how long it is may be damaged."""
 
 
 def unpack_gguf(file: Path, folder: Path) -> None:
@@ -45,3 +55,46 @@ def unpack_gguf(file: Path, folder: Path) -> None:
         model.config.save_pretrained(folder)
         model.generation_config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+    _write_licence(file, folder)
+
+
+def _write_licence(file: Path, folder: Path) -> None:
+    """What the file says of the model's licence, where a directory says it: in README.md."""
+    import yaml
+
+    said = leading_texts(file)
+    names = {key: f"general.{key.replace('_', '.')}" for key in KEYS}
+    found = {key: said[name] for key, name in names.items() if name in said}
+    if found:
+        (folder / "README.md").write_text(f"---\n{yaml.safe_dump(found)}---\n")
+
+
+def leading_texts(file: Path) -> dict[str, str]:
+    """The texts among a file's metadata, up to the first list: name, licence and the like.
+
+    The gguf package would read the lists too; that of the tokens alone takes it seconds.
+    """
+    found: dict[str, str] = {}
+    with file.open("rb") as stream:
+        stream.seek(16)  # behind "GGUF", the version, and the number of tensors
+        try:
+            (count,) = struct.unpack("<Q", stream.read(8))
+            for _ in range(count):
+                name = _read_text(stream)
+                (kind,) = struct.unpack("<I", stream.read(4))
+                if kind == TEXT:
+                    found[name] = _read_text(stream)
+                elif kind in SCALARS:
+                    stream.seek(SCALARS[kind], 1)
+                else:
+                    break
+        except (struct.error, ValueError):
+            pass  # a damaged file is refused by who reads its weights
+    return found
+
+
+def _read_text(stream: BinaryIO) -> str:
+    (length,) = struct.unpack("<Q", stream.read(8))
+    if length > LONGEST_TEXT:
+        raise ValueError(f"a text of {length} bytes")
+    return stream.read(length).decode()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from resq_onnx.calibration.corpus import FILE_SUFFIXES
 from resq_onnx.errors import ResqError
 from resq_onnx.evaluation.against_float import SEQUENCES, text_length
 from resq_onnx.families import ModelLayout
@@ -36,6 +39,8 @@ class Measured:
         token_ids: A short text, (PARITY_SEQUENCES, PARITY_TOKENS).
         logits: What PyTorch makes of it.
         text: A longer one, (SEQUENCES, tokens), none of which the calibration has seen.
+        recipe: The recipe, with the calibration that took place: that of a projections file, and
+            by its name alone, for a file that is passed on says nothing of this machine.
     """
 
     moments: Moments | None
@@ -43,6 +48,7 @@ class Measured:
     token_ids: NDArray[np.int64]
     logits: NDArray[np.float32]
     text: NDArray[np.int64]
+    recipe: Recipe
 
 
 def check_widths(recipe: Recipe, source: ModelSource) -> None:
@@ -92,7 +98,7 @@ def measure(
     text = reference.held_out_text(SEQUENCES, length, calibrated)
     del reference
     gc.collect()
-    return Measured(moments, bases, token_ids, logits, text)
+    return Measured(moments, bases, token_ids, logits, text, _carried_out(recipe, calibrated))
 
 
 def find_projections(
@@ -108,3 +114,10 @@ def find_projections(
         return bases
     report.step("Training the rotations")
     return reference.trained(recipe, bases, report.progress, report.warn)
+
+
+def _carried_out(recipe: Recipe, calibrated: Mapping[str, Any]) -> Recipe:
+    done = {name: calibrated[name] for name in ("calibration", "samples", "sequence_length")}
+    if Path(done["calibration"]).suffix in FILE_SUFFIXES:
+        done["calibration"] = Path(done["calibration"]).name
+    return dataclasses.replace(recipe, **done)

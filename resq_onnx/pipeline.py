@@ -16,6 +16,9 @@ from resq_onnx.evaluation.against_float import compare_with_float, observe
 from resq_onnx.evaluation.parity import check_decode_parity
 from resq_onnx.float_model import check_float, open_tapped, staged_float
 from resq_onnx.graph import RECIPE_KEY
+from resq_onnx.handoff.card import write_card
+from resq_onnx.handoff.targets import DEFAULT as DEFAULT_TARGET
+from resq_onnx.handoff.targets import target_named
 from resq_onnx.measuring import check_widths, find_projections, measure
 from resq_onnx.pass_runner import PassRunner
 from resq_onnx.passes import CleanUp, KeepLastLogits, folding, lifting, quantising
@@ -39,18 +42,23 @@ def export(
     out: str | Path,
     recipe: Recipe | None = None,
     *,
+    target: str = DEFAULT_TARGET,
     projections: str | Path | None = None,
     save_rotated: str | Path | None = None,
     dump_passes: str | Path | None = None,
     page: bool = False,
     report: Report | None = None,
 ) -> Summary:
-    """Quantise a model and write it as ONNX, with its data, tokenizer and resq.json beside it.
+    """Quantise a model and write it as ONNX, in a folder that is finished for a runtime.
+
+    Beside the model are its data, tokenizer, chat template, configuration, resq.json, a card, and
+    what else the target wants.
 
     Args:
         model: A Hugging Face model directory with safetensors, or a .gguf file.
         out: The .onnx file to write. Nothing appears there unless everything succeeded.
-        recipe: What to do; the default recipe if None.
+        recipe: What to do; the target's default recipe if None.
+        target: The runtime that the folder is for: a name in `resq_onnx.handoff.targets`.
         projections: A file that `calibrate` wrote for this model: the model is then not
             calibrated again.
         save_rotated: Also write the folded, not yet quantised float model to this file.
@@ -62,10 +70,12 @@ def export(
         What was written, how large, how good.
 
     Raises:
-        ResqError: The input cannot be used, parity was not reached, or the output cannot be
-            written.
+        ResqError: The input cannot be used, the target cannot read such a file, parity was not
+            reached, or the output cannot be written.
     """
-    recipe, report = recipe or Recipe(), report or Report()
+    runtime, report = target_named(target), report or Report()
+    recipe = recipe or runtime.recipe()
+    runtime.accept(recipe)
     passes = PassRunner(Path(dump_passes) if dump_passes else None)
     with (
         staged(out) as staging,
@@ -79,7 +89,7 @@ def export(
 
         # 2. Second moments, and from them the bases. PyTorch's model is gone afterwards.
         measured = measure(source, recipe, projections, report)
-        bases = measured.projections
+        bases, recipe = measured.projections, measured.recipe
 
         # 3. The graph, without weights, with one operator per module.
         report.step("Tracing the graph")
@@ -123,9 +133,11 @@ def export(
         # 8. What belongs beside the model; then everything appears at once.
         source.copy_companions(staging.folder)
         parity = {"float": rotated, "decode": decoded}
-        summary = write_summary(staging, source, recipe, parity, quality, spectra)
+        summary = write_summary(staging, source, recipe, target, parity, quality, spectra)
         if page:
             write_report(staging.model, staging.folder / PAGE_NAME)
+        runtime.write(staging.model, recipe)
+        write_card(staging, runtime, report.warn)
         if kept is not None:
             source.copy_companions(kept.folder)
             kept.publish()

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout, layout_of
+from resq_onnx.licence import stated_licence
 from resq_onnx.safetensors_store import SafetensorsStore
 
 COMPANION_FILES: Final = (
@@ -62,6 +63,11 @@ class ModelSource:
     def layout(self) -> ModelLayout:
         """Sizes and module names."""
         return layout_of(self.config, self.name)
+
+    @cached_property
+    def licence(self) -> dict[str, str]:
+        """What config.json or README.md says of the licence; empty if neither says anything."""
+        return stated_licence(self.folder, self.config)
 
     @cached_property
     def weights(self) -> SafetensorsStore:

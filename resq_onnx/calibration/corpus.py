@@ -20,6 +20,9 @@ PYTHON_DOCS: Final = "python-docs"
 DATASETS: Final = {"wikitext": ("Salesforce/wikitext", "wikitext-2-raw-v1")}
 """Short names of data sets that need a configuration: their repository and configuration."""
 
+FILE_SUFFIXES: Final = (".txt", ".jsonl")
+"""Of a text that is a file, and no name of a data set."""
+
 SEPARATOR: Final = "\n\n"
 """Stands between two documents."""
 

@@ -8,6 +8,8 @@ from typing import Any, get_args
 import click
 
 from resq_onnx.commands.console import out, reporting
+from resq_onnx.handoff.targets import DEFAULT as DEFAULT_TARGET
+from resq_onnx.handoff.targets import TARGETS
 from resq_onnx.recipe import (
     Format,
     Logits,
@@ -60,7 +62,13 @@ def _recipe_options(command: Any) -> Any:
 
 @click.command(context_settings={"show_default": True})
 @click.argument("model", type=click.Path(path_type=Path))
-@click.argument("target", metavar="OUT.onnx", type=click.Path(path_type=Path))
+@click.argument("path", metavar="OUT.onnx", type=click.Path(path_type=Path))
+@click.option(
+    "--target",
+    type=click.Choice(list(TARGETS)),
+    default=DEFAULT_TARGET,
+    help="The runtime that the folder of OUT.onnx is for.",
+)
 @_recipe_options
 @click.option(
     "--weights",
@@ -71,13 +79,13 @@ def _recipe_options(command: Any) -> Any:
 @click.option(
     "--format",
     type=click.Choice(get_args(Format)),
-    default=DEFAULTS.format,
+    show_default="the target's",
     help="Keep the ai.resq operators, or write plain ONNX with QDQ nodes.",
 )
 @click.option(
     "--logits",
     type=click.Choice(get_args(Logits)),
-    default=DEFAULTS.logits,
+    show_default="the target's",
     help="Compute logits for all tokens of a call, or for the last one, as generation needs.",
 )
 @click.option(
@@ -117,7 +125,8 @@ def _recipe_options(command: Any) -> Any:
               help="Also write report.html beside the model: a page for people.")  # fmt: skip
 def export(
     model: Path,
-    target: Path,
+    path: Path,
+    target: str,
     projections: Path | None,
     save_rotated: Path | None,
     dump_passes: Path | None,
@@ -127,14 +136,16 @@ def export(
     """Quantise MODEL, a Hugging Face directory or a .gguf file, and write OUT.onnx."""
     from resq_onnx.printing import print_summary
 
-    asked = Recipe(**recipe)  # before the imports that take seconds
+    chosen = {name: value for name, value in recipe.items() if value is not None}
+    asked = TARGETS[target].recipe(**chosen)  # before the imports that take seconds
     with reporting() as report:
         from resq_onnx import pipeline
 
         summary = pipeline.export(
             model,
-            target,
+            path,
             asked,
+            target=target,
             projections=projections,
             save_rotated=save_rotated,
             dump_passes=dump_passes,

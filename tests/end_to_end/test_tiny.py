@@ -40,6 +40,7 @@ PERPLEXITY_TOLERANCE: Final = 1e-4
 """Relative: rotating a model changes its perplexity by less than 0.01 %."""
 
 COMPANIONS: Final = {
+    "README.md",
     "chat_template.jinja",
     "config.json",
     "generation_config.json",
@@ -141,7 +142,7 @@ def test_beside_the_model_lies_what_one_needs_to_run_it(exported: Exported) -> N
         f"{path.name}{end}" for path in (exported.out, exported.rotated) for end in ("", ".data")
     }
     assert {path.name for path in exported.out.parent.iterdir()} == COMPANIONS | models
-    for name in COMPANIONS - {"resq.json"}:
+    for name in COMPANIONS - {"README.md", "resq.json"}:
         assert (exported.out.parent / name).read_bytes() == (exported.model / name).read_bytes()
 
 

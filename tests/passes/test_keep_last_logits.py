@@ -32,6 +32,23 @@ def test_the_logits_are_those_of_the_last_position(case: Case) -> None:
     assert state.length == case.token_ids.shape[1]
 
 
+def test_padding_is_no_last_token(llama: Case) -> None:
+    """Sequences of unequal length in one batch, padded on the right and on the left."""
+    decoder = decoder_of(keeping_last(llama).after(KeepLastLogits))
+    width = llama.token_ids.shape[1]
+    lengths, places = [width, width - 1, 3], np.arange(width)
+    for padded_right in (True, False):
+        mask = np.array(
+            [places < n if padded_right else places >= width - n for n in lengths], np.int64
+        )
+        ids = np.zeros_like(mask)
+        for row, length in enumerate(lengths):
+            ids[row, mask[row] == 1] = llama.token_ids[0, :length]
+        logits, _ = decoder.run(ids, attention_mask=mask)
+        expected = np.stack([llama.logits[0, length - 1] for length in lengths])
+        assert_close(logits[:, 0], expected, FLOAT_TOLERANCE)
+
+
 def test_any_portion_of_a_text_gives_one_row(llama: Case) -> None:
     decoder, state = decoder_of(keeping_last(llama).after(KeepLastLogits)), None
     for start, end in ((0, 3), (3, 4), (4, 8)):
@@ -39,17 +56,18 @@ def test_any_portion_of_a_text_gives_one_row(llama: Case) -> None:
         assert_close(logits, llama.logits[:, end - 1 : end], FLOAT_TOLERANCE)
 
 
-def test_the_quantised_head_and_its_norm_read_the_slice(case: Case) -> None:
+def test_the_quantised_head_and_its_norm_read_the_last_token(case: Case) -> None:
     last = keeping_last(case)
     graph, family = last.after(QuantiseEmbedding), last.layout.family
-    kept = only_node(graph, family.final_norm, "Slice")
+    kept = only_node(graph, family.final_norm, "GatherND")
     head = only_node(graph, family.head, "MixedPrecisionMatMul")
     if last.shares_table:
         norm = only_node(graph, family.final_norm, "RMSNormalization")
         assert norm.inputs[0] is kept.outputs[0]
     else:
         assert head.inputs[0] is kept.outputs[0]
-    assert Counter(ops_of(graph)) - Counter(ops_of(case.after(QuantiseEmbedding))) == {"Slice": 1}
+    added = Counter(ops_of(graph)) - Counter(ops_of(case.after(QuantiseEmbedding)))
+    assert added == Counter(["Shape", "Neg", "Slice", "ArgMax", "Unsqueeze", "GatherND"])
 
 
 def test_the_quantised_logits_are_those_of_all_positions(case: Case) -> None:

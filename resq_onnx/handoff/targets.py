@@ -1,0 +1,90 @@
+"""The table of targets: every runtime that `export --target` writes a folder for."""
+
+from __future__ import annotations
+
+from typing import Final, get_args
+
+from resq_onnx.errors import ResqError
+from resq_onnx.handoff.genai import GENAI
+from resq_onnx.handoff.target import Target
+from resq_onnx.recipe import Format
+
+DEFAULT: Final = "ort"
+
+ORT: Final = Target(
+    name=DEFAULT,
+    about="ONNX Runtime",
+    formats=get_args(Format),
+    usage="""\
+With resq-onnx installed, for one prompt or for a program of your own:
+
+```console
+$ resq-onnx generate {{ model }} --prompt "Once upon a time"
+{% if chat %}
+$ resq-onnx generate {{ model }} --chat --prompt "Tell me about the sea."
+{% endif %}
+```
+
+```python
+from resq_onnx import create_session
+from resq_onnx.runtime import BufferedDecoder, Tokenizer, generate
+
+tokenizer = Tokenizer.load(".")
+decoder = BufferedDecoder(create_session("{{ model }}"), max_length=512)
+prompt = tokenizer.encode("Once upon a time")
+tokens = generate(decoder, prompt, 40, stop_ids=tokenizer.stop_ids)
+for piece in tokenizer.stream(tokens):
+    print(piece, end="", flush=True)
+```
+{% if recipe.format == "custom" %}
+
+The file carries its operators of the domain `ai.resq` as ONNX functions, so that a plain
+`onnxruntime.InferenceSession` of 1.31 or newer opens it too, without the speed of the kernels.
+{% endif %}
+""",
+)
+
+PORTABLE: Final = Target(
+    name="portable",
+    about="any runtime that knows the operators of ONNX opset 23",
+    formats=("qdq",),
+    usage="""\
+`{{ model }}` holds standard operators alone; weights and activations are quantised by
+QuantizeLinear and DequantizeLinear nodes. A runtime must know blocked quantisation, INT4 and UINT4.
+
+```python
+import numpy as np
+import onnxruntime
+
+session = onnxruntime.InferenceSession("{{ model }}", providers=["CPUExecutionProvider"])
+ids = np.array([[1, 2, 3]])  # from tokenizer.json
+feeds = {
+    "input_ids": ids,
+    "attention_mask": np.ones_like(ids),
+    "position_ids": np.arange(ids.shape[1])[None],
+}
+for past in session.get_inputs():
+    if past.name.startswith("past_key_values"):  # nothing yet; later, what `present` gave
+        heads, width = past.shape[1], past.shape[3]
+        kind = np.uint8 if past.type == "tensor(uint8)" else np.float32
+        feeds[past.name] = np.zeros((1, heads, 0, width), kind)
+logits, *present = session.run(None, feeds)
+```
+
+`resq-onnx generate {{ model }} --prompt "Once upon a time"` runs it too.
+""",
+)
+
+TARGETS: Final = {target.name: target for target in (ORT, GENAI, PORTABLE)}
+"""By name; the first is the default."""
+
+
+def target_named(name: str) -> Target:
+    """Find a target.
+
+    Raises:
+        ResqError: There is none of this name.
+    """
+    if name not in TARGETS:
+        raise ResqError(f"target is {name!r}; it must be one of {', '.join(TARGETS)}")
+    return TARGETS[name]

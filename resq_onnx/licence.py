@@ -1,0 +1,59 @@
+"""The licence of a model, as the model's own files state it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+KEYS: Final = ("license", "license_name", "license_link")
+"""As Hugging Face's model cards name them; the last two go with `license: other`."""
+
+MOST_BYTES: Final = 1 << 16
+"""Of a README.md that are looked at: what stands before its text is a few lines."""
+
+
+def stated_licence(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """What config.json or, failing that, the front matter of README.md says of the licence.
+
+    Returns:
+        Those of `KEYS` that are there, `license` among them; empty if neither file states it.
+    """
+    for said in (config, front_matter(folder / "README.md")):
+        found = {key: _text(said[key]) for key in KEYS if said.get(key)}
+        if "license" in found:
+            return found
+    return {}
+
+
+def licence_in_words(stated: Mapping[str, str]) -> str:
+    """One phrase for people; `not stated` where nothing is known."""
+    name = stated.get("license_name") or stated.get("license") or "not stated"
+    link = stated.get("license_link")
+    return f"{name} ({link})" if link else name
+
+
+def front_matter(path: Path) -> dict[str, Any]:
+    """The YAML between the first two lines of dashes of a Markdown file; empty if there is none."""
+    import yaml  # only exports need it
+
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MOST_BYTES)
+    except (OSError, UnicodeDecodeError):
+        return {}
+    opening, _, rest = text.partition("\n")
+    block, closing, _ = rest.partition("\n---")
+    if opening.rstrip() != "---" or not closing:
+        return {}
+    try:
+        found = yaml.safe_load(block)
+    except yaml.YAMLError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _text(value: Any) -> str:
+    """A value of YAML in one line; a model may have several licences."""
+    listed = value if isinstance(value, list) else [value]
+    return " ".join(", ".join(str(one) for one in listed).split())
