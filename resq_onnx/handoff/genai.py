@@ -11,11 +11,14 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from resq_onnx.custom_ops import LIBRARY_NAME, library_path
 from resq_onnx.handoff.target import Target
 from resq_onnx.recipe import Format, Recipe
+
+if TYPE_CHECKING:
+    from resq_onnx.families import ModelLayout
 
 CONFIG_NAME: Final = "genai_config.json"
 
@@ -42,65 +45,67 @@ def genai_config(model: Path) -> dict[str, Any]:
 
     Args:
         model: The .onnx file; its tokenizer and configuration lie beside it.
-
-    Raises:
-        ResqError: A file beside it cannot be read.
     """
-    import onnx_ir as ir
-
     from resq_onnx.families import layout_of
     from resq_onnx.runtime.tokenizer import Tokenizer
 
-    folder = model.parent
-    config = json.loads((folder / "config.json").read_text())
-    generation = _read_json(folder / "generation_config.json")
-    layout = layout_of(config, str(model))
-    inputs = {value.name: value for value in ir.load(model).graph.inputs}
-    _, kv_heads, _, record = inputs["past_key_values.0.key"].shape or (0, 0, 0, 0)
-    stops = sorted(Tokenizer.load(folder).stop_ids)
-    tokens = {"bos_token_id": None, "pad_token_id": next(iter(stops), None)}
-    for name in tokens:
-        found = [said[name] for said in (config, generation) if said.get(name) is not None]
-        tokens[name] = next(iter(found), tokens[name])
-    plain = [name for name in ("input_ids", "attention_mask", "position_ids") if name in inputs]
-    context = layout.max_positions
+    said = [_read_json(model.with_name(f"{name}.json")) for name in ("config", "generation_config")]
+    layout = layout_of(said[0], str(model))
+    stops = sorted(Tokenizer.load(model.parent).stop_ids)
+    tokens = {
+        name: next((one[name] for one in said if one.get(name) is not None), otherwise)
+        for name, otherwise in {"bos_token_id": None, "pad_token_id": next(iter(stops), 0)}.items()
+    }
+    sampling = {name: value for name, value in said[1].items() if name in SAMPLING and value}
     return {
         "model": {
             "type": MODEL_TYPE,
             "vocab_size": layout.vocab_size,
-            "context_length": context,
+            "context_length": layout.max_positions,
             **{name: token for name, token in tokens.items() if token is not None},
             "eos_token_id": stops,
-            "decoder": {
-                "filename": model.name,
-                "session_options": {"provider_options": []},
-                "hidden_size": layout.hidden_size,
-                "head_size": record,
-                "num_attention_heads": layout.num_heads,
-                "num_key_value_heads": kv_heads,
-                "num_hidden_layers": layout.num_layers,
-                "inputs": {
-                    **{name: name for name in plain},
-                    "past_key_names": "past_key_values.%d.key",
-                    "past_value_names": "past_key_values.%d.value",
-                },
-                "outputs": {
-                    "logits": "logits",
-                    "present_key_names": "present.%d.key",
-                    "present_value_names": "present.%d.value",
-                },
-            },
+            "decoder": _decoder(model, layout),
         },
         "search": {
-            **{name: generation.get(name, default) for name, default in SAMPLING.items()},
-            "max_length": min(context, MAX_LENGTH),
+            **SAMPLING,
+            **sampling,
+            "max_length": min(layout.max_positions, MAX_LENGTH),
             "past_present_share_buffer": True,
         },
     }
 
 
+def _decoder(model: Path, layout: ModelLayout) -> dict[str, Any]:
+    """Of the graph: its file, sizes, inputs and outputs."""
+    import onnx_ir as ir
+
+    inputs = {value.name: value.shape for value in ir.load(model).graph.inputs}
+    plain = [name for name in ("input_ids", "attention_mask", "position_ids") if name in inputs]
+    cache = inputs["past_key_values.0.key"]
+    assert cache is not None
+    return {
+        "filename": model.name,
+        "session_options": {"provider_options": []},
+        "hidden_size": layout.hidden_size,
+        "head_size": cache[3],
+        "num_attention_heads": layout.num_heads,
+        "num_key_value_heads": cache[1],
+        "num_hidden_layers": layout.num_layers,
+        "inputs": {
+            **{name: name for name in plain},
+            "past_key_names": "past_key_values.%d.key",
+            "past_value_names": "past_key_values.%d.value",
+        },
+        "outputs": {
+            "logits": "logits",
+            "present_key_names": "present.%d.key",
+            "present_value_names": "present.%d.value",
+        },
+    }
+
+
 def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _has_our_operators(recipe: Recipe) -> bool:

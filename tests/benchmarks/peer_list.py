@@ -65,6 +65,13 @@ PEERS: Final = (
         builders=GENAI_BUILDER,
     ),
     Peer("onnxruntime-genai int4", "genai", "genai", GENAI_BUILDER),
+    Peer(
+        "onnxruntime-genai, our export",
+        "genai",
+        "ours_genai",
+        ("onnxruntime", "onnxruntime-genai"),
+        ours=True,
+    ),
     Peer("llama.cpp Q4_0", "llama_cpp", "llama_cpp", ("xllamacpp",), "model.gguf"),
     Peer("openvino int4", "openvino_int4", "openvino", ("openvino", "openvino-genai")),
     Peer("torch dynamic int8", "torch_int8", "huggingface", ("torch", "transformers")),

@@ -3,6 +3,7 @@
 | folder        | what                                                                         |
 |---------------|------------------------------------------------------------------------------|
 | ours          | `resq-onnx export`                                                           |
+| ours_genai    | `resq-onnx export --target genai`                                            |
 | float32       | `resq-onnx export --method none`                                             |
 | huggingface   | the .gguf file dequantised to float32 safetensors                            |
 | genai         | onnxruntime-genai's builder: int4, block 32, accuracy level 4, last logits   |
@@ -122,6 +123,7 @@ def _run(command: list[str]) -> None:
 
 FORMS: Final[dict[str, Callable[[Workshop, Path], None]]] = {
     "ours": _export(),
+    "ours_genai": _export("--target", "genai"),
     "float32": _export("--method", "none"),
     "huggingface": _huggingface,
     "genai": _genai,

@@ -56,7 +56,7 @@ def test_the_figures_are_those_of_resq_json(folder: Path) -> None:
     decode = said["parity"]["decode"]
     assert table["decode through the cache with one pass"][0] == f"{decode['kl_divergence']:.1e}"
     inspection = inspect_model(folder / "model.onnx")
-    assert table["cache"][0].startswith(f"{inspection.cache_bytes_per_token} bytes per token")
+    assert table["KV cache"][0].startswith(f"{inspection.cache_bytes_per_token} bytes per token")
     assert f"{said['bytes']['total'] / 1e6:.1f} MB" in table["graph and weights"][0]
 
 

@@ -23,6 +23,7 @@ import resq_onnx
 from resq_onnx.custom_ops import library_path
 from resq_onnx.handoff.genai import CONFIG_NAME, genai_config
 from resq_onnx.runtime import BufferedDecoder, Decoder, Tokenizer, create_session, generate
+from resq_onnx.runtime.tokenizer import INCOMPLETE
 from tests.command_line import contents, run_successfully
 from tests.tiny_models import SIZES, change_config
 
@@ -175,7 +176,8 @@ def test_streamed_pieces_are_the_text(
     for _ in range(NEW):
         generator.generate_next_token()
         pieces.append(stream.decode(generator.get_next_tokens()[0]))
-    assert "".join(pieces) == tokenizer.decode(sequence(generator)[len(ids) :])
+    whole = tokenizer.decode(sequence(generator)[len(ids) :])
+    assert "".join(pieces) == whole.replace(INCOMPLETE, "")  # theirs leaves broken UTF-8 away
 
 
 # Tokens
