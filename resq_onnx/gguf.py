@@ -97,4 +97,7 @@ def _read_text(stream: BinaryIO) -> str:
     (length,) = struct.unpack("<Q", stream.read(8))
     if length > LONGEST_TEXT:
         raise ValueError(f"a text of {length} bytes")
-    return stream.read(length).decode()
+    text = stream.read(length)
+    if len(text) < length:
+        raise ValueError("the file ends in a text")
+    return text.decode()

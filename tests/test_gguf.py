@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from resq_onnx.errors import ResqError
+from resq_onnx.gguf import LONGEST_TEXT, leading_texts
 from resq_onnx.source import ModelSource, open_model
 from tests import tiny_models
 
@@ -41,6 +42,8 @@ def write_gguf(model: PreTrainedModel, folder: Path, file: Path) -> None:
     """A Llama in llama.cpp's format, float32, with the tokenizer of `folder`."""
     config: Any = model.config
     writer = gguf.GGUFWriter(file, "llama")
+    writer.add_license("other")
+    writer.add_license_name("tiny-licence")
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
@@ -90,6 +93,7 @@ def test_a_gguf_file_is_unpacked_into_a_directory_that_is_gone_afterwards(tmp_pa
         epsilon = float(np.float32(expected.norm_epsilon))
         assert source.layout == replace(expected, norm_epsilon=epsilon)
         assert "quantization_config" not in source.config
+        assert source.licence == {"license": "other", "license_name": "tiny-licence"}
         source.check()
         unpacked = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         stored = {tensor.name for tensor in source.weights}
@@ -106,3 +110,42 @@ def test_a_damaged_gguf_file_is_refused(tmp_path: Path) -> None:
     file.write_bytes(b"GGUF" + bytes(100))
     with pytest.raises(ResqError, match="cannot be read as a GGUF model"), open_model(file):
         pass
+
+
+@pytest.fixture
+def metadata(tmp_path: Path) -> Path:
+    """A file of metadata alone: texts with a number between them, then a list, then a text."""
+    writer = gguf.GGUFWriter(tmp_path / "metadata.gguf", "llama")
+    writer.add_name("Tiny")
+    writer.add_quantization_version(2)
+    writer.add_license("mit")
+    writer.add_languages(["en"])
+    writer.add_description("behind a list")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    return tmp_path / "metadata.gguf"
+
+
+def test_the_texts_before_the_first_list_are_read(metadata: Path) -> None:
+    assert leading_texts(metadata) == {
+        "general.architecture": "llama",
+        "general.name": "Tiny",
+        "general.license": "mit",
+    }
+
+
+def test_of_a_file_cut_off_anywhere_the_beginning_is_read(metadata: Path) -> None:
+    whole, expected = metadata.read_bytes(), leading_texts(metadata)
+    for length in range(len(whole)):
+        metadata.write_bytes(whole[:length])
+        found = leading_texts(metadata)
+        assert found.items() <= expected.items()
+
+
+def test_a_length_that_cannot_be_true_ends_the_reading(metadata: Path) -> None:
+    content = metadata.read_bytes()
+    place = content.index(b"general.license") - 8
+    broken = (LONGEST_TEXT + 1).to_bytes(8, "little")
+    metadata.write_bytes(content[:place] + broken + content[place + 8 :])
+    assert "general.license" not in leading_texts(metadata)
