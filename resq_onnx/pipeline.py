@@ -1,7 +1,7 @@
 """export(): from a model directory to a quantised ONNX file. Start reading here.
 
 open ─► calibrate ─► trace ─► lift ─► fold ─► float parity ─► quantise ─► write ─► decode parity
-─► quality
+─► quality ─► what the target wants
 """
 
 from __future__ import annotations
