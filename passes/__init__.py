@@ -27,6 +27,7 @@ from resq_onnx.passes.quantise_linears import QuantiseLinears
 from resq_onnx.passes.rotate_down import RotateDown
 from resq_onnx.passes.rotate_keys import RotateKeys
 from resq_onnx.passes.split_head import SplitHead
+from resq_onnx.passes.split_projections import SplitProjections
 from resq_onnx.passes.untie_embedding import UntieEmbedding
 from resq_onnx.projections import Projections
 from resq_onnx.recipe import Recipe
@@ -37,6 +38,7 @@ __all__ = ["CleanUp", "KeepLastLogits", "folding", "lifting", "quantising"]
 def lifting(layout: ModelLayout) -> list[ir.passes.PassBase]:
     """From the tracer's nodes to one operator per module."""
     return [
+        *([SplitProjections(layout)] if layout.family.fused else []),
         LiftNorms(layout),
         LiftAttention(layout),
         LiftMlp(layout),

@@ -5,11 +5,14 @@ depend on sizes; the whole scope is replaced instead of matched.
 
 1. The shared tables cos and sin, (positions, d/2), are nodes over constants: a runtime folds
    them when it loads the file, and the file stays small.
-2. The inputs are the results of q_proj, k_proj, v_proj and the layer's past.
+2. The inputs are the results of q_proj, k_proj, v_proj, the layer's past, and the gains of the
+   norms of queries and keys where a model has them.
 3. What o_proj reads, and the layer's present, become the outputs.
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 import numpy as np
 import onnx_ir as ir
@@ -18,16 +21,32 @@ from resq_onnx.families import ModelLayout
 from resq_onnx.functions import RotaryForm, add_call
 from resq_onnx.passes.modules import find_linear, find_weight, new_initializer, only_node, tag
 
+UNTURNED_DIM: Final = 2
+"""The least that RoPE can turn: a layer without RoPE turns one pair of coefficients by 0."""
 
-def rotary_form(layout: ModelLayout, *, rotates_keys: bool) -> RotaryForm:
-    """The form of every attention node of a model."""
+
+def rotary_form(layout: ModelLayout, layer: int, *, rotates_keys: bool) -> RotaryForm:
+    """The form of the attention node of a layer."""
+    attention = layout.attention_of(layer)
+    rotary_dim = layout.rotary_dim or layout.head_dim
     return RotaryForm(
         num_heads=layout.num_heads,
         kv_num_heads=layout.num_kv_heads,
         head_dim=layout.head_dim,
-        rotary_dim=layout.head_dim,
+        rotary_dim=UNTURNED_DIM if attention.frequencies is None else rotary_dim,
         rotates_keys=rotates_keys,
+        qk_norm=layout.norms_heads,
+        window=attention.window,
     )
+
+
+def attention_attributes(node: ir.Node) -> dict[str, float]:
+    """What an attention node chose, for the node that takes its place."""
+    return {
+        name: node.attributes.get_float(name)
+        for name in ("scale", "norm_epsilon")
+        if name in node.attributes
+    }
 
 
 class LiftAttention(ir.passes.InPlacePass):
@@ -38,9 +57,11 @@ class LiftAttention(ir.passes.InPlacePass):
         self._layout = layout
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:  # noqa: D102
-        tables = _rotary_tables(model, self._layout)
-        for layer in range(self._layout.num_layers):
-            self._lift(model, layer, tables)
+        layout = self._layout
+        names = {layout.attention_of(layer).frequencies for layer in range(layout.num_layers)}
+        tables = {name: _rotary_tables(model, layout, name) for name in sorted(names, key=str)}
+        for layer in range(layout.num_layers):
+            self._lift(model, layer, tables[layout.attention_of(layer).frequencies])
         return ir.passes.PassResult(model, modified=True)
 
     def _lift(self, model: ir.Model, layer: int, tables: tuple[ir.Value, ir.Value]) -> None:
@@ -57,11 +78,14 @@ class LiftAttention(ir.passes.InPlacePass):
             module,
         )
         present = [f"present.{layer}.key", f"present.{layer}.value"]
+        scale = only_node(model, module, "Attention").attributes.get_float("scale")
+        gains, epsilon = self._head_norms(model, layer)
+        mask, positions = inputs["attention_mask"], inputs["position_ids"]
         attention = add_call(
             model,
-            rotary_form(layout, rotates_keys=False),
-            [joined.outputs[0], *past, inputs["attention_mask"], inputs["position_ids"], *tables],
-            {"scale": only_node(model, module, "Attention").attributes.get_float("scale")},
+            rotary_form(layout, layer, rotates_keys=False),
+            [joined.outputs[0], *past, mask, positions, *tables, None, *gains],
+            {"scale": scale, **epsilon},
             f"{module}.attention",
             [f"{module}.attention.out", *present],
         )
@@ -72,11 +96,34 @@ class LiftAttention(ir.passes.InPlacePass):
                 new = attention.outputs[1 + present.index(value.name)]
                 value.name, new.shape, graph.outputs[index] = None, value.shape, new
 
+    def _head_norms(self, model: ir.Model, layer: int) -> tuple[list[ir.Value], dict[str, float]]:
+        """Gains and epsilon of the norms of queries and keys; nothing if there are none."""
+        layout = self._layout
+        if not layout.norms_heads:
+            return [], {}
+        modules = [layout.module(layer, role) for role in ("query_norm", "key_norm")]
+        gains = [find_weight(model, module) for module in modules]
+        return gains, {"norm_epsilon": layout.norm_epsilon}
 
-def _rotary_tables(model: ir.Model, layout: ModelLayout) -> tuple[ir.Value, ir.Value]:
-    """cos and sin of position · frequency for every position of the model."""
+
+def _rotary_tables(
+    model: ir.Model, layout: ModelLayout, name: str | None
+) -> tuple[ir.Value, ir.Value]:
+    """cos and sin of position · frequency for every position of the model.
+
+    Args:
+        model: The model that gets the nodes.
+        layout: Its sizes and names.
+        name: The buffer of the rotary module with the frequencies; None for one of 0.
+    """
     module = layout.family.rotary
-    frequencies = find_weight(model, module, "inv_freq")
+    if name is None:
+        module = f"{module}.unturned"
+        still = ir.tensor(np.zeros(1, np.float32))
+        frequencies = new_initializer(model, f"{module}.frequency", still)
+    else:
+        frequencies = find_weight(model, module, name)
+        module += "" if name == "inv_freq" else f".{name}"
     positions = new_initializer(
         model, f"{module}.positions", ir.tensor(np.array(layout.max_positions, np.int64))
     )

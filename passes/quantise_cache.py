@@ -7,19 +7,17 @@
 
 from __future__ import annotations
 
-from typing import Final
+import dataclasses
 
 import onnx_ir as ir
 
 from resq_onnx.families import ModelLayout
 from resq_onnx.functions import AttentionForm, RecordLayout, add_call
 from resq_onnx.graph import cache_names
+from resq_onnx.passes.lift_attention import attention_attributes, rotary_form
 from resq_onnx.passes.modules import read_halved, tag
-from resq_onnx.passes.replacing import find_attention, put_in_place_of
+from resq_onnx.passes.replacing import KEY_PROJECTION, find_attention, put_in_place_of
 from resq_onnx.projections import Projections
-
-KEY_PROJECTION: Final = 7
-"""Place of U_C among the inputs of an attention node."""
 
 
 class QuantiseCache(ir.passes.InPlacePass):
@@ -30,26 +28,23 @@ class QuantiseCache(ir.passes.InPlacePass):
         self._layout = layout
         split = projections.splits.record
         self._record = RecordLayout(layout.head_dim, split.high, split.low_bits)
-        self._form = AttentionForm(
-            num_heads=layout.num_heads,
-            kv_num_heads=layout.num_kv_heads,
-            head_dim=layout.head_dim,
-            rotary_dim=layout.head_dim,
-            rotates_keys=projections.rotates_keys,
-            layout=self._record,
-        )
+        self._rotates_keys = projections.rotates_keys
+
+    def _form(self, layer: int) -> AttentionForm:
+        floats = rotary_form(self._layout, layer, rotates_keys=self._rotates_keys)
+        return AttentionForm(**dataclasses.asdict(floats), layout=self._record)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:  # noqa: D102
         for layer in range(self._layout.num_layers):
             module = self._layout.module(layer, "attention")
             old = find_attention(model, module)
-            if self._form.rotates_keys:
+            if self._rotates_keys:
                 read_halved(model, old, KEY_PROJECTION, f"{old.name}.key_projection")
             new = add_call(
                 model,
-                self._form,
+                self._form(layer),
                 old.inputs,
-                {"scale": old.attributes.get_float("scale")},
+                attention_attributes(old),
                 f"{module}.mixed_precision",
                 [f"{output.name}.quantised" for output in old.outputs],
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import onnx_ir as ir
 
@@ -10,6 +11,9 @@ from resq_onnx.graph import DOMAIN
 from resq_onnx.passes.modules import nodes_of
 
 ATTENTIONS = ("RotaryAttention", "MixedPrecisionAttention")
+
+KEY_PROJECTION: Final = 7
+"""Place of U_C among the inputs of an attention node."""
 
 
 def find_attention(model: ir.Model, module: str) -> ir.Node:

@@ -10,9 +10,9 @@ import onnx_ir as ir
 
 from resq_onnx.families import ModelLayout
 from resq_onnx.functions import add_call
-from resq_onnx.passes.lift_attention import rotary_form
+from resq_onnx.passes.lift_attention import attention_attributes, rotary_form
 from resq_onnx.passes.modules import new_initializer, tag
-from resq_onnx.passes.replacing import find_attention, put_in_place_of
+from resq_onnx.passes.replacing import KEY_PROJECTION, find_attention, put_in_place_of
 from resq_onnx.projections import Projections
 
 
@@ -27,7 +27,6 @@ class RotateKeys(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:  # noqa: D102
         if not self._projections.rotates_keys:
             return ir.passes.PassResult(model, modified=False)
-        form = rotary_form(self._layout, rotates_keys=True)
         for layer in range(self._layout.num_layers):
             module = self._layout.module(layer, "attention")
             old = find_attention(model, module)
@@ -38,9 +37,9 @@ class RotateKeys(ir.passes.InPlacePass):
             )
             new = add_call(
                 model,
-                form,
-                [*old.inputs[:7], basis],
-                {"scale": old.attributes.get_float("scale")},
+                rotary_form(self._layout, layer, rotates_keys=True),
+                [*old.inputs[:KEY_PROJECTION], basis, *old.inputs[KEY_PROJECTION + 1 :]],
+                attention_attributes(old),
                 f"{module}.attention",
                 [f"{output.name}.rotated" for output in old.outputs],
             )

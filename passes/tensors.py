@@ -63,6 +63,26 @@ def read_float64(tensor: ir.TensorProtocol | None) -> NDArray[np.float64]:
     return values
 
 
+def rows_of(tensor: ir.TensorProtocol | None, begin: int, end: int) -> ir.TensorProtocol:
+    """Some rows of a weight, read from where it is."""
+    assert tensor is not None, "a weight without values"
+    rows, *rest = dims(tensor)
+    shape = (end - begin, *rest)
+    if isinstance(tensor, ir.ExternalTensor):
+        row = tensor.nbytes // rows
+        return ir.ExternalTensor(
+            tensor.location,
+            (tensor.offset or 0) + begin * row,
+            (end - begin) * row,
+            tensor.dtype,
+            shape=ir.Shape(shape),
+            name=tensor.name or "",
+            base_dir=tensor.base_dir,
+        )
+    whole = tensor.compute if isinstance(tensor, FoldedTensor) else tensor.numpy
+    return FoldedTensor(lambda: whole()[begin:end], shape, tensor.name)
+
+
 def fold(
     value: ir.Value,
     function: Callable[[NDArray[np.float64]], NDArray[np.float64]],

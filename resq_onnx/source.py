@@ -117,7 +117,7 @@ def _expected_shapes(layout: ModelLayout) -> Iterator[tuple[str, tuple[int, ...]
     yield f"{family.final_norm}.weight", (hidden,)
     if not layout.tied:
         yield f"{family.head}.weight", (layout.vocab_size, hidden)
-    shapes = {
+    shapes: dict[str, tuple[int, ...]] = {
         "attention_norm": (hidden,),
         "query": (heads, hidden),
         "key": (kv_heads, hidden),
@@ -128,9 +128,16 @@ def _expected_shapes(layout: ModelLayout) -> Iterator[tuple[str, tuple[int, ...]
         "up": (layout.intermediate_size, hidden),
         "down": (hidden, layout.intermediate_size),
     }
+    if layout.norms_heads:
+        shapes |= {"query_norm": (layout.head_dim,), "key_norm": (layout.head_dim,)}
+    for name, roles in family.fused.items():
+        parts = [shapes.pop(role) for role in roles]
+        shapes[name] = (sum(rows for rows, *_ in parts), hidden)
     for layer in range(layout.num_layers):
         for role, shape in shapes.items():
-            yield f"{layout.module(layer, role)}.weight", shape
+            stored = f"{family.layer.format(layer)}.{role}"
+            module = stored if role in family.fused else layout.module(layer, role)
+            yield f"{module}.weight", shape
 
 
 @contextmanager

@@ -19,10 +19,18 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
 )
 
 from resq_onnx.quiet import quiet_libraries
@@ -49,6 +57,12 @@ LLAMA3_ROPE: Final[dict[str, Any]] = {
 }
 """Of the eight frequencies of a head of 16, some are kept, some divided, some between."""
 
+WINDOW: Final = 6
+"""Tokens of a sliding window: fewer than any text on which a model is tried."""
+
+SMALL_TOKENS: Final[dict[str, Any]] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+"""The configuration's own are beyond a tiny vocabulary."""
+
 KINDS: Final[dict[str, tuple[type[Any], type[Any], dict[str, Any]]]] = {
     "llama": (LlamaConfig, LlamaForCausalLM, {}),
     "llama3": (LlamaConfig, LlamaForCausalLM, {"rope_parameters": LLAMA3_ROPE}),
@@ -58,6 +72,26 @@ KINDS: Final[dict[str, tuple[type[Any], type[Any], dict[str, Any]]]] = {
         {"attention_bias": True, "mlp_bias": True},
     ),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM, {}),
+    "llama_with_wide_heads": (LlamaConfig, LlamaForCausalLM, {"head_dim": 32}),
+    "mistral": (MistralConfig, MistralForCausalLM, {"sliding_window": WINDOW}),
+    "mistral_without_window": (MistralConfig, MistralForCausalLM, {"sliding_window": None}),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM, {}),
+    "qwen3_with_windows": (
+        Qwen3Config,
+        Qwen3ForCausalLM,
+        {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1},
+    ),
+    "smollm3": (
+        SmolLM3Config,
+        SmolLM3ForCausalLM,
+        {"no_rope_layer_interval": 2} | SMALL_TOKENS,
+    ),
+    "phi3": (Phi3Config, Phi3ForCausalLM, SMALL_TOKENS),
+    "phi3_partly_rotary": (
+        Phi3Config,
+        Phi3ForCausalLM,
+        {"partial_rotary_factor": 0.75, "sliding_window": WINDOW} | SMALL_TOKENS,
+    ),
 }
 """By kind: configuration, model, and what the configuration says beyond `SIZES`."""
 

@@ -50,13 +50,17 @@ def collect_moments(
     Raises:
         ResqError: A weight or an activation is infinite or not a number.
     """
+    from transformers.cache_utils import DynamicCache
+
     check_weights(model)
     moments = Moments.zeros(layout)
     decoder = cast(Any, model).get_decoder()  # the model without its head
     with torch.inference_mode(), _recording(model, layout, moments):
         for start in range(0, len(sequences), batch_size):
             batch = torch.from_numpy(sequences[start : start + batch_size]).to(model.device)
-            cache = decoder(input_ids=batch, use_cache=True).past_key_values
+            # A cache of the model's own making would forget what leaves a sliding window.
+            cache: Any = DynamicCache()
+            decoder(input_ids=batch, past_key_values=cache, use_cache=True)
             for layer in range(layout.num_layers):
                 entry = cache.layers[layer]  # keys and values are (batch, kv_heads, tokens, d)
                 for heads, total, role in (

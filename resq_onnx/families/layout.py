@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from resq_onnx.errors import ResqError
+from resq_onnx.families.attention import LayerAttention, attention_of_layers
 from resq_onnx.families.records import FAMILIES, Family
 
 Number = TypeVar("Number", int, float)
@@ -22,6 +23,8 @@ class ModelLayout:
         head_dim: Size of a head, d.
         norm_epsilon: Added to the mean square inside every RMSNorm.
         tied: Whether lm_head shares the embedding's weight.
+        attention: By layer, what is particular to its attention; layers past the end have nothing.
+        rotary_dim: Leading coefficients of a head that RoPE turns; None for all of them.
     """
 
     family: Family
@@ -35,6 +38,8 @@ class ModelLayout:
     max_positions: int
     norm_epsilon: float
     tied: bool
+    attention: tuple[LayerAttention, ...] = ()
+    rotary_dim: int | None = None
 
     @property
     def heads_per_kv_head(self) -> int:
@@ -44,6 +49,15 @@ class ModelLayout:
     def module(self, layer: int, role: str) -> str:
         """Full name of a layer's module, e.g. `module(3, "query")`."""
         return f"{self.family.layer.format(layer)}.{getattr(self.family, role)}"
+
+    def attention_of(self, layer: int) -> LayerAttention:
+        """What is particular to the attention of a layer."""
+        return self.attention[layer] if layer < len(self.attention) else LayerAttention()
+
+    @property
+    def norms_heads(self) -> bool:
+        """Whether each head of the queries and keys is RMS-normalised before RoPE."""
+        return self.family.query_norm is not None
 
 
 def layout_of(config: Mapping[str, Any], where: str) -> ModelLayout:
@@ -58,23 +72,28 @@ def layout_of(config: Mapping[str, Any], where: str) -> ModelLayout:
             size is missing or inconsistent.
     """
     family = _family_of(config, where)
+    config = {**family.defaults, **config}
 
     def size(name: str, default: int | None = None) -> int:
         return _positive(int, config, name, where, default)
 
     heads, hidden = size("num_attention_heads"), size("hidden_size")
+    layers, max_positions = size("num_hidden_layers"), size("max_position_embeddings")
+    head_dim = size("head_dim", hidden // heads)
     layout = ModelLayout(
         family=family,
-        num_layers=size("num_hidden_layers"),
+        num_layers=layers,
         hidden_size=hidden,
         num_heads=heads,
         num_kv_heads=size("num_key_value_heads", heads),
-        head_dim=size("head_dim", hidden // heads),
+        head_dim=head_dim,
         intermediate_size=size("intermediate_size"),
         vocab_size=size("vocab_size"),
-        max_positions=size("max_position_embeddings"),
+        max_positions=max_positions,
         norm_epsilon=_positive(float, config, "rms_norm_eps", where),
         tied=bool(config.get("tie_word_embeddings", False)),
+        attention=attention_of_layers(config, family, layers, max_positions, where),
+        rotary_dim=_rotary_dim(config, family, head_dim, where),
     )
     if layout.num_heads % layout.num_kv_heads:
         raise ResqError(
@@ -121,13 +140,37 @@ def _check_supported(config: Mapping[str, Any], family: Family, where: str) -> N
             f"{where}: hidden_act {activation!r} is not supported for {family.name}; "
             f"supported: {', '.join(family.activations)}"
         )
-    # transformers 5 writes rope_parameters, earlier versions rope_scaling.
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    rope = _rope_of(config)
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in family.rope_types:
         raise ResqError(
-            f"{where}: RoPE scaling {kind!r} is not supported for {family.name}; "
-            f"supported: {', '.join(family.rope_types)}"
+            f"{where}: config.json says the rope_type is {kind!r}; RoPE scaling {kind!r} is not "
+            f"supported for {family.name}; supported: {', '.join(family.rope_types)}. Export a "
+            f"model of this family that has one of these"
         )
-    if config.get("use_sliding_window"):
-        raise ResqError(f"{where}: sliding-window attention is not supported for {family.name}")
+
+
+def _rotary_dim(config: Mapping[str, Any], family: Family, head_dim: int, where: str) -> int | None:
+    """Coefficients of a head that RoPE turns, or None for all."""
+    name = "partial_rotary_factor"
+    factor = _rope_of(config).get(name, config.get(name, 1.0))
+    if factor is None or factor == 1.0:
+        return None
+    if not family.partly_rotary:
+        raise ResqError(
+            f"{where}: config.json says {name} is {factor!r}, which is not supported for "
+            f"{family.name}; only models in which it is 1, or left out, can be exported"
+        )
+    width = int(head_dim * factor) if isinstance(factor, float) else 0
+    if not 0 < width < head_dim or width % 2:
+        raise ResqError(
+            f"{where}: config.json says {name} is {factor!r}; of a head of {head_dim} it must "
+            f"give an even number of coefficients"
+        )
+    return width
+
+
+def _rope_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a config.json says of RoPE."""
+    # transformers 5 writes rope_parameters, earlier versions rope_scaling.
+    return config.get("rope_parameters") or config.get("rope_scaling") or {}

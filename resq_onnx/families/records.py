@@ -2,8 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+LayerRule = Callable[[Mapping[str, Any], int], bool]
+"""Whether something holds for a layer, by what config.json says."""
+
+
+def every_layer(config: Mapping[str, Any], layer: int) -> bool:
+    """Every layer alike."""
+    del config, layer
+    return True
+
+
+def last_layers(config: Mapping[str, Any], layer: int) -> bool:
+    """The layers from `max_window_layers` on."""
+    return bool(layer >= config["max_window_layers"])
+
+
+def layers_without_rope(config: Mapping[str, Any], layer: int) -> bool:
+    """The layers that `no_rope_layers` marks with 0, or every `no_rope_layer_interval`-th."""
+    marks = config.get("no_rope_layers")
+    if marks is None:
+        return bool((layer + 1) % config["no_rope_layer_interval"] == 0)
+    return not marks[layer]
 
 
 @dataclass(frozen=True)
@@ -15,8 +38,18 @@ class Family:
     Attributes:
         name: What the user calls it.
         architecture: The class name in `architectures` of config.json.
+        query_norm: RMSNorm of each head of the queries before RoPE; None if there is none.
+        key_norm: The same for keys.
         activations: Values of `hidden_act` whose MLP is act(gate) * up with act = SiLU.
         rope_types: Values of `rope_type` whose tables this project has checked.
+        defaults: What transformers takes where config.json leaves an entry out.
+        windowed: Layers with a sliding window, where config.json asks for one and does not list
+            them as `layer_types`; None if the family has no windows.
+        window_switch: The entry that has to be true for windows to count, if there is one.
+        unturned: Layers whose queries and keys RoPE does not turn; None if there are none.
+        partly_rotary: Whether RoPE may turn a share of each head, `partial_rotary_factor`.
+        fused: Linear layers whose rows are those of several roles, one after the other; the names
+            of these roles are then not in the checkpoint.
     """
 
     name: str
@@ -27,6 +60,8 @@ class Family:
     query: str = "self_attn.q_proj"
     key: str = "self_attn.k_proj"
     value: str = "self_attn.v_proj"
+    query_norm: str | None = None
+    key_norm: str | None = None
     attention_out: str = "self_attn.o_proj"
     gate: str = "mlp.gate_proj"
     up: str = "mlp.up_proj"
@@ -38,10 +73,61 @@ class Family:
     rotary: str = "model.rotary_emb"
     activations: tuple[str, ...] = ("silu", "swish")
     rope_types: tuple[str, ...] = ("default", "linear", "llama3")
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    windowed: LayerRule | None = None
+    window_switch: str | None = None
+    unturned: LayerRule | None = None
+    partly_rotary: bool = False
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
+
+QWEN_DEFAULTS: Final = {"max_window_layers": 28, "sliding_window": 4096}
 
 LLAMA: Final = Family(name="Llama", architecture="LlamaForCausalLM")
-QWEN2: Final = Family(name="Qwen2", architecture="Qwen2ForCausalLM")
+QWEN2: Final = Family(
+    name="Qwen2",
+    architecture="Qwen2ForCausalLM",
+    defaults=QWEN_DEFAULTS,
+    windowed=last_layers,
+    window_switch="use_sliding_window",
+)
+QWEN3: Final = Family(
+    name="Qwen3",
+    architecture="Qwen3ForCausalLM",
+    query_norm="self_attn.q_norm",
+    key_norm="self_attn.k_norm",
+    defaults=QWEN_DEFAULTS | {"head_dim": 128},
+    windowed=last_layers,
+    window_switch="use_sliding_window",
+)
 
-FAMILIES: Final[dict[str, Family]] = {f.architecture: f for f in (LLAMA, QWEN2)}
+MISTRAL: Final = Family(
+    name="Mistral",
+    architecture="MistralForCausalLM",
+    defaults={"sliding_window": 4096, "num_key_value_heads": 8},
+    windowed=every_layer,
+)
+SMOLLM3: Final = Family(
+    name="SmolLM3",
+    architecture="SmolLM3ForCausalLM",
+    defaults={"no_rope_layer_interval": 4, "num_key_value_heads": 4, "tie_word_embeddings": True},
+    windowed=layers_without_rope,
+    window_switch="use_sliding_window",
+    unturned=layers_without_rope,
+)
+PHI3: Final = Family(
+    name="Phi-3",
+    architecture="Phi3ForCausalLM",
+    rope_types=("default",),
+    windowed=every_layer,
+    partly_rotary=True,
+    fused={
+        "self_attn.qkv_proj": ("query", "key", "value"),
+        "mlp.gate_up_proj": ("gate", "up"),
+    },
+)
+
+FAMILIES: Final[dict[str, Family]] = {
+    f.architecture: f for f in (LLAMA, QWEN2, QWEN3, MISTRAL, SMOLLM3, PHI3)
+}
 """Every family that can be exported, by the architecture its config.json names."""

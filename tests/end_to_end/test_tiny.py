@@ -23,14 +23,11 @@ from resq_onnx.inspection import Inspection, inspect_model
 from resq_onnx.recipe import Recipe
 from resq_onnx.runtime import BufferedDecoder, Decoder, Tokenizer, create_session, generate
 from tests.command_line import QUICK, contents, run, run_process, run_successfully
+from tests.end_to_end.tiny_text import TEXT, WINDOW, prefill, token_ids, torch_logits
 from tests.tiny_models import SIZES, write_model
 
 KINDS: Final = {"llama": True, "qwen2": False}
 """By kind, whether the embedding is tied: between them with and without biases, tied and not."""
-
-TEXT: Final = "A compound statement contains other statements; they affect their execution. " * 8
-
-WINDOW: Final = 32
 
 NOISE: Final = 0.25
 """Relative: what one flipped bit in the cache can do to the perplexity of a model so small, on a
@@ -116,22 +113,6 @@ def plain(export_small: Export) -> Path:
 def floats(export_small: Export) -> Path:
     """The small model, not quantised."""
     return export_small("--method", "none")
-
-
-def token_ids(folder: Path, windows: int = 4) -> NDArray[np.int64]:
-    """The beginning of TEXT, (windows, WINDOW)."""
-    ids = Tokenizer.load(folder).encode(TEXT, add_special_tokens=False)
-    return np.array(ids[: windows * WINDOW]).reshape(windows, WINDOW)
-
-
-def torch_logits(model: PreTrainedModel, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-    with torch.no_grad():
-        logits: NDArray[np.float32] = model(input_ids=torch.from_numpy(ids)).logits.numpy()
-    return logits
-
-
-def prefill(path: Path, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-    return Decoder(create_session(path)).run(ids)[0]
 
 
 # The exported file

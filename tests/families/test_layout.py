@@ -69,18 +69,15 @@ def test_a_config_that_transformers_wrote_gives_the_sizes_of_the_model(
     model = tiny_models.write_model(tmp_path, kind, tied=tied)
     layout, weights = ModelSource(tmp_path, kind).layout, dict(model.named_parameters())
     assert layout.tied == tied
+    query, value, up = (layout.module(1, role) + ".weight" for role in ("query", "value", "up"))
     sizes = {
         f"{layout.family.embedding}.weight": (layout.vocab_size, layout.hidden_size),
-        layout.module(1, "query") + ".weight": (
-            layout.num_heads * layout.head_dim,
-            layout.hidden_size,
-        ),
-        layout.module(1, "value") + ".weight": (
-            layout.num_kv_heads * layout.head_dim,
-            layout.hidden_size,
-        ),
-        layout.module(1, "up") + ".weight": (layout.intermediate_size, layout.hidden_size),
+        query: (layout.num_heads * layout.head_dim, layout.hidden_size),
+        value: (layout.num_kv_heads * layout.head_dim, layout.hidden_size),
+        up: (layout.intermediate_size, layout.hidden_size),
     }
+    for name in (name for name in sizes.keys() - weights.keys() if layout.family.fused):
+        del sizes[name]  # a part of a stored matrix
     for name, shape in sizes.items():
         assert tuple(weights[name].shape) == shape
     assert layout.max_positions == tiny_models.SIZES["max_position_embeddings"]
@@ -90,24 +87,28 @@ def test_a_config_that_transformers_wrote_gives_the_sizes_of_the_model(
 
 @pytest.mark.parametrize("architecture", FAMILIES)
 def test_every_module_that_a_family_names_is_in_its_model(architecture: str) -> None:
-    kind = {"LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2"}[architecture]
-    make_config, _, special = tiny_models.KINDS[kind]
+    kinds = {make.__name__: kind for kind, (_, make, _) in tiny_models.KINDS.items()}
+    make_config, _, special = tiny_models.KINDS[kinds[architecture]]
     config = make_config(**tiny_models.SIZES | special)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     assert type(model).__name__ == architecture
     names = {name for name, _ in model.named_modules()}
     layout = layout_of(config.to_dict() | {"architectures": [architecture]}, "tiny")
-    roles = ("attention", "query", "key", "value", "attention_out", "gate", "up", "down")
-    modules = {layout.module(1, role) for role in (*roles, "attention_norm", "mlp_norm")}
     family = layout.family
+    roles = {"attention", "query", "key", "value", "attention_out", "gate", "up", "down"}
+    roles |= {"attention_norm", "mlp_norm"}
+    roles |= {"query_norm", "key_norm"} if layout.norms_heads else set()
+    stored = {role for together in family.fused.values() for role in together}
+    modules = {layout.module(1, role) for role in roles - stored}
+    modules |= {f"{family.layer.format(1)}.{name}" for name in family.fused}
     assert modules | {family.embedding, family.final_norm, family.head, family.rotary} <= names
 
 
 def test_an_unknown_architecture_is_told_the_known_ones() -> None:
     line = refusal(architectures=["GPT2LMHeadModel"])
     assert "architecture GPT2LMHeadModel is not supported" in line
-    assert "LlamaForCausalLM, Qwen2ForCausalLM" in line
+    assert "LlamaForCausalLM, MistralForCausalLM, Phi3ForCausalLM, Qwen2ForCausalLM" in line
 
 
 @pytest.mark.parametrize("named", [None, []])
@@ -169,7 +170,3 @@ def test_another_rope_scaling_is_refused_with_those_that_are_known(rope: dict[st
 )
 def test_a_known_rope_scaling_is_accepted_in_every_spelling(rope: dict[str, Any]) -> None:
     assert layout_of(CONFIG | rope, "some/model").num_layers == 3
-
-
-def test_sliding_windows_are_refused() -> None:
-    assert "sliding-window attention" in refusal(use_sliding_window=True)

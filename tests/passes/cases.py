@@ -13,7 +13,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from resq_onnx.calibration.statistics import collect_moments
 from resq_onnx.evaluation.parity import decode_logits
@@ -38,6 +38,9 @@ CASES: Final[dict[str, tuple[str, bool]]] = {
     "llama untied with biases": ("llama_with_biases", False),
     "qwen2 tied": ("qwen2", True),
     "qwen2 untied": ("qwen2", False),
+    "qwen3 with windows": ("qwen3_with_windows", False),
+    "smollm3 tied": ("smollm3", True),
+    "phi3 partly rotary": ("phi3_partly_rotary", False),
 }
 """By name, a kind of `tiny_models.KINDS` and whether its embedding is tied."""
 
@@ -149,7 +152,8 @@ class Case:
         """PyTorch's logits, and its cache: key and value of layer 0, of layer 1, ..."""
         with torch.inference_mode():
             arguments = {name: torch.from_numpy(array) for name, array in inputs.items()}
-            result = self.model(**arguments, use_cache=True)
+            # A cache of the model's own making would forget what leaves a sliding window.
+            result = self.model(**arguments, past_key_values=DynamicCache(), use_cache=True)
         layers = result.past_key_values.layers
         return result.logits.numpy(), [
             tensor.numpy() for layer in layers for tensor in (layer.keys, layer.values)

@@ -1,0 +1,53 @@
+"""One linear layer of a checkpoint that does the work of several  →  those several.
+
+1. qkv_proj → q_proj, k_proj, v_proj; gate_up_proj → gate_proj, up_proj, where a family stores them
+   so. Each gets a range of the stored rows: of bytes of the file, as long as they are float32.
+2. What read the one layer still does: the lifting passes that follow replace those nodes.
+
+The passes in between change each part in its own way; `merge_projections` joins them again.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from resq_onnx.families import ModelLayout
+from resq_onnx.passes.modules import find_linear, make_linear, new_initializer
+from resq_onnx.passes.tensors import rows_of
+
+
+class SplitProjections(ir.passes.InPlacePass):
+    """Give every role of a layer a linear layer of its own."""
+
+    def __init__(self, layout: ModelLayout) -> None:
+        """Take sizes and names from `layout`."""
+        self._layout = layout
+        heads, shared = layout.num_heads * layout.head_dim, layout.num_kv_heads * layout.head_dim
+        width = layout.intermediate_size
+        self._rows = {"query": heads, "key": shared, "value": shared, "gate": width, "up": width}
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:  # noqa: D102
+        fused = self._layout.family.fused
+        for layer in range(self._layout.num_layers):
+            for name, roles in fused.items():
+                self._split(model, layer, name, roles)
+        return ir.passes.PassResult(model, modified=bool(fused))
+
+    def _split(self, model: ir.Model, layer: int, name: str, roles: tuple[str, ...]) -> None:
+        whole = find_linear(model, f"{self._layout.family.layer.format(layer)}.{name}")
+        begin = 0
+        for role in roles:
+            module, end = self._layout.module(layer, role), begin + self._rows[role]
+            values: list[ir.Value | None] = [
+                None
+                if value is None
+                else new_initializer(
+                    model, f"{module}.{parameter}", rows_of(value.const_value, begin, end)
+                )
+                for parameter, value in (("weight", whole.weight), ("bias", whole.bias))
+            ]
+            weight, bias = values
+            assert weight is not None
+            nodes, _ = make_linear(module, whole.source, weight, bias)
+            model.graph.insert_before(whole.nodes[0], nodes)
+            begin = end

@@ -1,0 +1,101 @@
+"""What is particular to the attention of one layer, read from a config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from resq_onnx.errors import ResqError
+from resq_onnx.families.records import Family
+
+LAYER_TYPES: Final = {"full_attention": False, "sliding_attention": True}
+"""Entries of `layer_types`: whether the layer has a window."""
+
+
+@dataclass(frozen=True)
+class LayerAttention:
+    """The attention of one layer.
+
+    Attributes:
+        window: Slots a query sees, counting its own; -1 for all.
+        frequencies: The buffer of the family's rotary module that holds RoPE's frequencies; None
+            if queries and keys are not turned.
+    """
+
+    window: int = -1
+    frequencies: str | None = "inv_freq"
+
+
+def attention_of_layers(
+    config: Mapping[str, Any], family: Family, layers: int, max_positions: int, where: str
+) -> tuple[LayerAttention, ...]:
+    """Read the attention of every layer.
+
+    Args:
+        config: The parsed config.json, with the family's defaults filled in.
+        family: Its family.
+        layers: How many there are.
+        max_positions: A window of as many slots hides nothing.
+        where: The model's path, for the message of a refusal.
+
+    Raises:
+        ResqError: An entry is not understood, or asks for what is not supported.
+    """
+    window = _window(config, family, where)
+    if window is None or window >= max_positions:
+        windows = [-1] * layers
+    else:
+        windowed = _windowed_layers(config, family, layers, where)
+        windows = [window if has else -1 for has in windowed]
+    if family.unturned is None:
+        return tuple(map(LayerAttention, windows))
+    _check_list(config, "no_rope_layers", layers, where)
+    names = [None if family.unturned(config, layer) else "inv_freq" for layer in range(layers)]
+    return tuple(map(LayerAttention, windows, names))
+
+
+def _window(config: Mapping[str, Any], family: Family, where: str) -> int | None:
+    """The size of the windows, or None if config.json asks for none."""
+    window = config.get("sliding_window")
+    if family.windowed is None:
+        if config.get("use_sliding_window"):
+            raise ResqError(
+                f"{where}: config.json says use_sliding_window is true, and {family.name} models "
+                f"have no sliding windows; set it to false if the model was trained without"
+            )
+        return None
+    if window is None or (family.window_switch and not config.get(family.window_switch)):
+        return None
+    if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+        raise ResqError(
+            f"{where}: config.json says sliding_window is {window!r}; it must be a number of "
+            f"tokens above 0, or null"
+        )
+    return window
+
+
+def _windowed_layers(
+    config: Mapping[str, Any], family: Family, layers: int, where: str
+) -> list[bool]:
+    assert family.windowed is not None
+    kinds = config.get("layer_types")
+    if kinds is None or family.window_switch is None:
+        return [family.windowed(config, layer) for layer in range(layers)]
+    _check_list(config, "layer_types", layers, where)
+    unknown = [kind for kind in kinds if kind not in LAYER_TYPES]
+    if unknown:
+        raise ResqError(
+            f"{where}: config.json says layer_types has {unknown[0]!r}, which is not supported; "
+            f"supported: {', '.join(LAYER_TYPES)}"
+        )
+    return [LAYER_TYPES[kind] for kind in kinds[:layers]]
+
+
+def _check_list(config: Mapping[str, Any], name: str, layers: int, where: str) -> None:
+    entries = config.get(name)
+    if entries is not None and (not isinstance(entries, list) or len(entries) < layers):
+        raise ResqError(
+            f"{where}: config.json says {name} is {entries!r}; it must list one entry for each of "
+            f"the {layers} layers"
+        )
