@@ -27,6 +27,7 @@ from resq_onnx.passes.quantise_linears import QuantiseLinears
 from resq_onnx.passes.rotate_down import RotateDown
 from resq_onnx.passes.rotate_keys import RotateKeys
 from resq_onnx.passes.split_head import SplitHead
+from resq_onnx.passes.split_post_norms import SplitPostNorms
 from resq_onnx.passes.split_projections import SplitProjections
 from resq_onnx.passes.untie_embedding import UntieEmbedding
 from resq_onnx.projections import Projections
@@ -54,6 +55,7 @@ def folding(
     shares_table = recipe.shares_table(tied=layout.tied)
     return [
         SplitHead(layout) if shares_table else UntieEmbedding(layout),
+        *([SplitPostNorms(layout)] if layout.post_norms else []),
         FuseNormGains(layout, shares_table=shares_table),
         FoldHiddenBasis(layout, projections, shares_table=shares_table),
         FoldValueBasis(layout, projections),

@@ -3,7 +3,7 @@
 1. What reads the stream: W ← W · U_A (q, k, v, gate, up, lm_head).
 2. What writes it: W ← U_Aᵀ · W and b ← U_Aᵀ · b (o, down); the embedding's rows E ← E · U_A.
 3. Where lm_head reads the embedding's table too, the layer before it both reads and writes what is
-   in this basis: W ← U_Aᵀ · W · U_A.
+   in this basis: W ← U_Aᵀ · W · U_A. So does the layer behind a norm that ends a block.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from resq_onnx.families import ModelLayout
-from resq_onnx.passes.modules import find_linear, find_weight, head_input
+from resq_onnx.passes.modules import find_linear, find_weight, head_input, post_layer
 from resq_onnx.passes.tensors import fold
 from resq_onnx.projections import Projections
 
@@ -52,4 +52,7 @@ class FoldHiddenBasis(ir.passes.InPlacePass):
                 fold(linear.weight, lambda w: basis.T @ w)
                 if linear.bias is not None:
                     fold(linear.bias, lambda b: basis.T @ b)
+            for role in layout.post_norms:
+                square = find_linear(model, post_layer(layout, layer, role))
+                fold(square.weight, lambda w: basis.T @ w @ basis)
         return ir.passes.PassResult(model, modified=True)

@@ -19,7 +19,8 @@ import onnx_ir as ir
 
 from resq_onnx.families import ModelLayout
 from resq_onnx.functions import RotaryForm, add_call
-from resq_onnx.passes.modules import find_linear, find_weight, new_initializer, only_node, tag
+from resq_onnx.passes.lift_norms import stored_gain
+from resq_onnx.passes.modules import find_linear, find_weight, new_initializer, tag
 
 UNTURNED_DIM: Final = 2
 """The least that RoPE can turn: a layer without RoPE turns one pair of coefficients by 0."""
@@ -37,6 +38,7 @@ def rotary_form(layout: ModelLayout, layer: int, *, rotates_keys: bool) -> Rotar
         rotates_keys=rotates_keys,
         qk_norm=layout.norms_heads,
         window=attention.window,
+        caps_scores=layout.softcap is not None,
     )
 
 
@@ -44,7 +46,7 @@ def attention_attributes(node: ir.Node) -> dict[str, float]:
     """What an attention node chose, for the node that takes its place."""
     return {
         name: node.attributes.get_float(name)
-        for name in ("scale", "norm_epsilon")
+        for name in ("scale", "norm_epsilon", "softcap")
         if name in node.attributes
     }
 
@@ -78,14 +80,14 @@ class LiftAttention(ir.passes.InPlacePass):
             module,
         )
         present = [f"present.{layer}.key", f"present.{layer}.value"]
-        scale = only_node(model, module, "Attention").attributes.get_float("scale")
         gains, epsilon = self._head_norms(model, layer)
+        cap = {} if layout.softcap is None else {"softcap": layout.softcap}
         mask, positions = inputs["attention_mask"], inputs["position_ids"]
         attention = add_call(
             model,
             rotary_form(layout, layer, rotates_keys=False),
             [joined.outputs[0], *past, mask, positions, *tables, None, *gains],
-            {"scale": scale, **epsilon},
+            {"scale": layout.scale, **epsilon, **cap},
             f"{module}.attention",
             [f"{module}.attention.out", *present],
         )
@@ -102,7 +104,7 @@ class LiftAttention(ir.passes.InPlacePass):
         if not layout.norms_heads:
             return [], {}
         modules = [layout.module(layer, role) for role in ("query_norm", "key_norm")]
-        gains = [find_weight(model, module) for module in modules]
+        gains = [stored_gain(model, layout, module) for module in modules]
         return gains, {"norm_epsilon": layout.norm_epsilon}
 
 

@@ -16,7 +16,8 @@ class LiftMlp(ir.passes.InPlacePass):
     def __init__(self, layout: ModelLayout) -> None:
         """Take sizes and names from `layout`."""
         self._layout = layout
-        self._form = HadamardForm(BitSplit(layout.intermediate_size, 0), rotates=False)
+        split = BitSplit(layout.intermediate_size, 0)
+        self._form = HadamardForm(split, rotates=False, activation=layout.activation)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:  # noqa: D102
         for layer in range(self._layout.num_layers):

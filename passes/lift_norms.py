@@ -2,6 +2,7 @@
 
 1. The input is what the module's Pow squares.
 2. The output is what the module's last Mul, the one with the gain, makes.
+3. Where a checkpoint holds the gain less 1, the 1 is added when it is read.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from resq_onnx.families import ModelLayout
-from resq_onnx.passes.modules import nodes_of, tag
+from resq_onnx.passes.modules import find_weight, nodes_of, only_consumer, tag
+from resq_onnx.passes.tensors import fold
 
 
 class LiftNorms(ir.passes.InPlacePass):
@@ -17,11 +19,11 @@ class LiftNorms(ir.passes.InPlacePass):
 
     def __init__(self, layout: ModelLayout) -> None:
         """Take the names of the norms from `layout`."""
-        self._epsilon = layout.norm_epsilon
+        self._layout = layout
         self._modules = [
             layout.module(layer, role)
             for layer in range(layout.num_layers)
-            for role in ("attention_norm", "mlp_norm")
+            for role in ("attention_norm", "mlp_norm", *layout.post_norms)
         ] + [layout.family.final_norm]
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:  # noqa: D102
@@ -32,18 +34,29 @@ class LiftNorms(ir.passes.InPlacePass):
     def _lift(self, model: ir.Model, module: str) -> None:
         nodes = nodes_of(model, module)
         squares = [node for node in nodes if node.op_type == "Pow"]
-        gain = model.graph.initializers.get(f"{module}.weight")
-        if len(squares) != 1 or gain is None:
+        read = model.graph.initializers.get(f"{module}.weight")
+        if len(squares) != 1 or read is None:
             raise ValueError(f"{module}: not traced as an RMSNorm with a gain")
-        scaled = [node for node in gain.consumers() if node.op_type == "Mul"]
+        if self._layout.family.offset_gains:
+            read = only_consumer(read, module).outputs[0]
+        scaled = [node for node in read.consumers() if node.op_type == "Mul"]
         if len(scaled) != 1:
             raise ValueError(f"{module}: its gain is read by {len(scaled)} Mul nodes, expected 1")
+        gain = stored_gain(model, self._layout, module)
         norm = ir.node(
             "RMSNormalization",
             [squares[0].inputs[0], gain],
-            {"axis": -1, "epsilon": self._epsilon, "stash_type": 1},
+            {"axis": -1, "epsilon": self._layout.norm_epsilon, "stash_type": 1},
             name=f"{module}.norm",
         )
         model.graph.insert_before(squares[0], tag(norm, module))
         # The traced nodes stay: other modules may read their constants, and a sweep follows.
         scaled[0].outputs[0].replace_all_uses_with(norm.outputs[0])
+
+
+def stored_gain(model: ir.Model, layout: ModelLayout, module: str) -> ir.Value:
+    """The gain of a norm, whose initializer from now on holds all of it."""
+    gain = find_weight(model, module)
+    if layout.family.offset_gains:
+        fold(gain, lambda stored: 1.0 + stored)
+    return gain

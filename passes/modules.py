@@ -139,6 +139,11 @@ def head_input(layout: ModelLayout) -> str:
     return f"{layout.family.head}.input"
 
 
+def post_layer(layout: ModelLayout, layer: int, role: str) -> str:
+    """Name of the square linear layer behind a norm that ends a block."""
+    return f"{layout.module(layer, role)}.linear"
+
+
 def read_halved(model: ir.Model, reader: ir.Node, place: int, name: str) -> None:
     """Store an initializer in FLOAT16, behind a Cast that a runtime folds when it loads the file.
 

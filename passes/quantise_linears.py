@@ -21,7 +21,7 @@ from resq_onnx.families import ModelLayout
 from resq_onnx.functions import MatMulForm, add_call
 from resq_onnx.moments import Moments
 from resq_onnx.passes.merge_projections import merged_module
-from resq_onnx.passes.modules import Linear, find_linear, producer_of, tag
+from resq_onnx.passes.modules import Linear, find_linear, post_layer, producer_of, tag
 from resq_onnx.passes.replacing import put_in_place_of
 from resq_onnx.passes.stored_weights import dequantise_weight, store_matrix
 from resq_onnx.passes.tensors import read_float64
@@ -43,7 +43,8 @@ class _Site:
     Attributes:
         module: The linear layer.
         split: Low and high columns.
-        hessian: The second moment of the layer's input, in the basis of the ordered columns.
+        hessian: The second moment of the layer's input, in the basis of the ordered columns; None
+            if it was not measured: then the weight is rounded to nearest.
         groups: Groups of columns of the activation that are quantised apart.
         order: Puts the weight's columns in the order [low | high], new[j] = old[order[j]];
             None if they are in it.
@@ -51,13 +52,13 @@ class _Site:
 
     module: str
     split: BitSplit
-    hessian: Callable[[Moments], Matrix]
+    hessian: Callable[[Moments], Matrix] | None
     groups: int = 1
     order: NDArray[np.int64] | None = None
 
 
 class QuantiseLinears(ir.passes.InPlacePass):
-    """Quantise the four linear layers of every decoder layer; q/k/v and gate/up are merged."""
+    """Quantise the linear layers of every decoder layer; q/k/v and gate/up are merged."""
 
     def __init__(
         self,
@@ -116,6 +117,11 @@ class QuantiseLinears(ir.passes.InPlacePass):
                 splits.down[layer],
                 lambda moments: bases.down_hessian(layer, _float64(moments.down[layer])),
             ),
+            # In 8 bits: each holds a norm's gains, and little else.
+            *(
+                _Site(post_layer(layout, layer, role), BitSplit(0, layout.hidden_size), None)
+                for role in layout.post_norms
+            ),
         ]
 
     def _quantiser(self, linear: Linear, site: _Site) -> Callable[[], QuantisedMatrix]:
@@ -125,7 +131,7 @@ class QuantiseLinears(ir.passes.InPlacePass):
             weight = read_float64(tensor)
             if site.order is not None:
                 weight = weight[:, site.order]
-            if not self._uses_gptq:
+            if not self._uses_gptq or site.hessian is None:
                 return round_to_nearest(weight, site.split)
             assert moments is not None, "GPTQ needs second moments"
             return gptq(weight, site.hessian(moments), site.split)

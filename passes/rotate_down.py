@@ -42,7 +42,8 @@ class RotateDown(ir.passes.InPlacePass):
                 raise ValueError(f"{down.module}: what it reads was not lifted")
             module = down.module.rpartition(".")[0]
             name = f"{module}.gated_hadamard"
-            form = HadamardForm(split, rotates=bases.rotates_down)
+            activation = self._layout.activation
+            form = HadamardForm(split, rotates=bases.rotates_down, activation=activation)
             inputs = [old.inputs[0], *self._factors(model, split)]
             new = add_call(model, form, inputs, {}, name, [f"{name}.out"])
             put_in_place_of(model, [old], tag(new, module))

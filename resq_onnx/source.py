@@ -128,6 +128,7 @@ def _expected_shapes(layout: ModelLayout) -> Iterator[tuple[str, tuple[int, ...]
         "up": (layout.intermediate_size, hidden),
         "down": (hidden, layout.intermediate_size),
     }
+    shapes |= dict.fromkeys(layout.post_norms, (hidden,))
     if layout.norms_heads:
         shapes |= {"query_norm": (layout.head_dim,), "key_norm": (layout.head_dim,)}
     for name, roles in family.fused.items():

@@ -15,6 +15,7 @@ of it that the passes rely on:
 from __future__ import annotations
 
 import ast
+from collections.abc import Set
 from typing import Any, Final
 
 import onnx_ir as ir
@@ -81,8 +82,9 @@ def trace(source: ModelSource) -> ir.Model:
         model = _export_without_weights(source)
     _tag_nodes_with_modules(model)
     _name_inputs_and_outputs(model, source.layout)
-    _point_to_weights(model, source)
-    _set_rotary_frequencies(model, source)
+    _name_initializers(model, source.layout)
+    buffers = _compute_buffers(model, source)
+    _point_to_weights(model, source, buffers)
     model.ir_version = IR_VERSION
     model.producer_name, model.producer_version = "resq-onnx", None
     return model
@@ -98,7 +100,7 @@ def _export_without_weights(source: ModelSource) -> ir.Model:
     cache = (batch, layout.num_kv_heads, past, layout.head_dim)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         causal_lm = AutoModelForCausalLM.from_config(
-            config, attn_implementation="sdpa", dtype=torch.float32
+            config, attn_implementation=layout.family.traced_attention, dtype=torch.float32
         )
         arguments = (
             torch.zeros(batch, tokens, dtype=torch.int64),
@@ -148,16 +150,18 @@ def _name_inputs_and_outputs(model: ir.Model, layout: ModelLayout) -> None:
         value.shape = ir.Shape(shapes[name])
 
 
-def _point_to_weights(model: ir.Model, source: ModelSource) -> None:
-    initializers = model.graph.initializers
-    for value in list(initializers.values()):
+def _name_initializers(model: ir.Model, layout: ModelLayout) -> None:
+    for value in list(model.graph.initializers.values()):
         assert value.name is not None
         name = value.name.removeprefix(f"{_WRAPPED}.")
-        tied_away = source.layout.tied and name == f"{source.layout.family.head}.weight"
-        if tied_away:
-            name = f"{source.layout.family.embedding}.weight"
+        if layout.tied and name == f"{layout.family.head}.weight":
+            name = f"{layout.family.embedding}.weight"
         value.name = name
-        if name.endswith("inv_freq"):
+
+
+def _point_to_weights(model: ir.Model, source: ModelSource, computed: Set[str]) -> None:
+    for name, value in model.graph.initializers.items():
+        if name in computed:
             continue
         stored = source.weights[name]
         expected = value.shape.numpy() if value.shape is not None else ()
@@ -172,16 +176,24 @@ def _point_to_weights(model: ir.Model, source: ModelSource) -> None:
             value.const_value = FoldedTensor(stored.float32, stored.shape, name)
 
 
-def _set_rotary_frequencies(model: ir.Model, source: ModelSource) -> None:
-    """Compute the one buffer that is not stored: RoPE's frequencies, by transformers itself."""
+def _compute_buffers(model: ir.Model, source: ModelSource) -> set[str]:
+    """Compute the buffers that are not stored, such as RoPE's frequencies, by transformers itself.
+
+    Returns:
+        Their names.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config: Any = AutoConfig.from_pretrained(source.folder)
     config.num_hidden_layers = 1
     config.vocab_size = 8
+    config.pad_token_id = None  # which may lie beyond so small a vocabulary
     config.intermediate_size = 8
     with quiet_libraries():
         smallest = AutoModelForCausalLM.from_config(config)
-    rotary = smallest.get_submodule(source.layout.family.rotary)
-    value = model.graph.initializers[f"{source.layout.family.rotary}.inv_freq"]
-    value.const_value = ir.tensor(rotary.inv_freq.float().numpy(), name=value.name)
+    buffers = dict(smallest.named_buffers())
+    initializers = model.graph.initializers
+    for name in buffers.keys() & initializers.keys():
+        value = initializers[name]
+        value.const_value = ir.tensor(buffers[name].float().numpy(), name=name)
+    return buffers.keys() & initializers.keys()

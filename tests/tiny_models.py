@@ -17,6 +17,10 @@ from typing import Any, Final
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -57,11 +61,27 @@ LLAMA3_ROPE: Final[dict[str, Any]] = {
 }
 """Of the eight frequencies of a head of 16, some are kept, some divided, some between."""
 
+GEMMA3_ROPE: Final[dict[str, Any]] = {
+    "full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1000.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+}
+"""Frequencies of their own for either kind of layer."""
+
 WINDOW: Final = 6
 """Tokens of a sliding window: fewer than any text on which a model is tried."""
 
-SMALL_TOKENS: Final[dict[str, Any]] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+SMALL_TOKENS: Final[dict[str, Any]] = {"pad_token_id": 255, "bos_token_id": 1, "eos_token_id": 2}
 """The configuration's own are beyond a tiny vocabulary."""
+
+GEMMA: Final[dict[str, Any]] = {
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "query_pre_attn_scalar": 24,
+    "sliding_window": WINDOW,
+    "layer_types": ["sliding_attention", "full_attention"],
+}
+"""Another divisor of scores than the head size, and one layer of each kind."""
 
 KINDS: Final[dict[str, tuple[type[Any], type[Any], dict[str, Any]]]] = {
     "llama": (LlamaConfig, LlamaForCausalLM, {}),
@@ -86,6 +106,12 @@ KINDS: Final[dict[str, tuple[type[Any], type[Any], dict[str, Any]]]] = {
         SmolLM3ForCausalLM,
         {"no_rope_layer_interval": 2} | SMALL_TOKENS,
     ),
+    "gemma2": (
+        Gemma2Config,
+        Gemma2ForCausalLM,
+        GEMMA | {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 4.0},
+    ),
+    "gemma3": (Gemma3TextConfig, Gemma3ForCausalLM, GEMMA | {"rope_parameters": GEMMA3_ROPE}),
     "phi3": (Phi3Config, Phi3ForCausalLM, SMALL_TOKENS),
     "phi3_partly_rotary": (
         Phi3Config,
@@ -158,7 +184,7 @@ def _randomise(model: PreTrainedModel, seed: int, dtype: torch.dtype) -> None:
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.ndim == 1:
-                parameter.copy_(0.3 * noise + (1.0 if "norm" in name else 0.0))
+                parameter.copy_(0.3 * noise + parameter)  # 1, or 0 where that stands for 1
             elif "embed" in name:
                 parameter.copy_(0.5 * noise)
             else:

@@ -111,6 +111,10 @@ inline void weigh(const Attention& a, const ChunkMask& mask, std::int64_t own_sl
     const std::int64_t last = own_slot - mask.first_slot;  // may lie outside of the chunk
     const std::int64_t first = a.window > 0 ? last - a.window + 1 : 0;
     const bool sees_all = mask.shows_all && last >= kChunk - 1 && first <= 0;
+    for (std::int64_t j = 0; j < kChunk && a.softcap > 0.0f; j += kLanes) {
+        const F cap = broadcast(a.softcap);
+        store(scores + j, cap * tanh(load(scores + j) / cap));
+    }
     float seen[kChunk];
     for (std::int64_t j = 0; j < kChunk && !sees_all; ++j) {
         seen[j] = j >= first && j <= last ? mask.shown[j] : 0.0f;

@@ -32,4 +32,15 @@ inline float exp(float x) {
 // x / (1 + e^-x)
 inline F silu(F x) { return x * (broadcast(1.0f) / (broadcast(1.0f) + exp(zero() - x))); }
 
+// x (1 + tanh(t / 2)) / 2 = x / (1 + e^-t), where t = 2 sqrt(2 / pi) (x + 0.044715 x³).
+inline F gelu_tanh(F x) {
+    const F t = fma(x * x, broadcast(0.044715f) * x, x) * broadcast(1.5957691f);
+    return x * (broadcast(1.0f) / (broadcast(1.0f) + exp(zero() - t)));
+}
+
+// 1 - 2 / (1 + e^2x), to an absolute error of 2^-23.
+inline F tanh(F x) {
+    return broadcast(1.0f) - broadcast(2.0f) / (broadcast(1.0f) + exp(x + x));
+}
+
 }  // namespace resq::RESQ_ISA

@@ -22,11 +22,12 @@ inline std::size_t hadamard_scratch_bytes(const GatedHadamard& h) {
 }
 
 template <typename T>
-inline void gate(const T* gate_up, std::int64_t width, float* hidden) {
+inline void gate(Activation activation, const T* gate_up, std::int64_t width, float* hidden) {
     for (std::int64_t k = 0; k < width; k += kLanes) {
         const std::int64_t left = width - k;
-        const F x = silu(load_first(gate_up + k, left)) * load_first(gate_up + width + k, left);
-        store_first(hidden + k, x, left);
+        const F x = load_first(gate_up + k, left), up = load_first(gate_up + width + k, left);
+        store_first(hidden + k, (activation == Activation::kSilu ? silu(x) : gelu_tanh(x)) * up,
+                    left);
     }
 }
 
@@ -76,7 +77,8 @@ inline void gated_hadamard_range(const GatedHadamard& h, const T* gate_up, T* y,
         const std::int64_t left = last - begin;
         const std::int64_t tokens = left < kTokensAtOnce ? left : kTokensAtOnce;
         for (std::int64_t t = 0; t < tokens; ++t) {
-            gate(gate_up + (begin + t) * 2 * h.width, h.width, scratch + t * h.width);
+            gate(h.activation, gate_up + (begin + t) * 2 * h.width, h.width,
+                 scratch + t * h.width);
         }
         float* columns = scratch;
         for (const HadamardPart& part : h.parts) {

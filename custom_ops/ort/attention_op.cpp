@@ -245,6 +245,10 @@ AttentionKernel::AttentionKernel(const NodeInfo& node) : kernels_(kernels()) {
     a.k_norm = read_gain(node, kKNorm, "k_norm", &fixed_dim_);
     a.epsilon = a.q_norm != nullptr || a.k_norm != nullptr ? node.real("norm_epsilon") : 0.0f;
     a.scale = node.real("scale", std::nanf(""));
+    a.softcap = node.real("softcap", 0.0f);
+    if (!(a.softcap >= 0.0f) || std::isinf(a.softcap)) {
+        refuse("softcap", std::to_string(a.softcap), "a number above 0, or 0 for none");
+    }
 }
 
 void AttentionKernel::compute(const NodeContext& context) const {

@@ -42,9 +42,10 @@ HadamardPart read_part(const NodeInfo& node, std::size_t index, const std::strin
 
 HadamardKernel::HadamardKernel(const NodeInfo& node) : kernels_(kernels()) {
     const std::string activation = node.text("activation", "silu");
-    if (activation != "silu") {
-        refuse("activation", "'" + activation + "'", "'silu'");
+    if (activation != "silu" && activation != "gelu_tanh") {
+        refuse("activation", "'" + activation + "'", "'silu' or 'gelu_tanh'");
     }
+    hadamard_.activation = activation == "silu" ? Activation::kSilu : Activation::kGeluTanh;
     high_rank_ = node.integer("high_rank", 0);
     hadamard_.parts[0] = read_part(node, kLow, "low");
     hadamard_.parts[1] = read_part(node, kHigh, "high");

@@ -14,7 +14,7 @@ struct Case {
     int low_bits;
     Mask mask;
     Float type;
-    bool projects, normalises, positions;
+    bool projects, normalises, positions, caps;
 
     std::string name() const {
         const auto text = [](std::int64_t number) { return std::to_string(number); };
@@ -25,7 +25,7 @@ struct Case {
                " rotary=" + text(rotary_dim) + " window=" + text(window) +
                " mask=" + text(static_cast<int>(mask)) + (type == Float::kHalf ? " float16" : "") +
                (projects ? " projection" : "") + (normalises ? " norms" : "") +
-               (positions ? " positions" : "");
+               (positions ? " positions" : "") + (caps ? " cap" : "");
     }
 };
 
@@ -52,6 +52,7 @@ Inputs::Inputs(const Case& c, Random& random) {
     a.head_dim = c.head_dim;
     a.rotary_dim = c.rotary_dim;
     a.scale = 0.125f;
+    a.softcap = c.caps ? 3.0f : 0.0f;
     a.window = c.window;
     a.record = Record::of(c.head_dim, c.high_rank, c.low_bits);
     fill_parameters(c, random);
@@ -281,6 +282,7 @@ Case any_options(std::int64_t dim, std::int64_t heads_per_kv, const Lengths& len
     c.projects = !random.one_in(3);
     c.normalises = random.one_in(3);
     c.positions = random.one_in(3);
+    c.caps = random.one_in(4);
     return c;
 }
 
@@ -288,7 +290,7 @@ Case any_options(std::int64_t dim, std::int64_t heads_per_kv, const Lengths& len
 
 void compare_attentions(Contest& contest, bool quick) {
     Random random(4);
-    for (const std::int64_t dim : {8, 16, 64, 80, 128}) {
+    for (const std::int64_t dim : {8, 16, 64, 80, 128, 256}) {
         for (const std::int64_t heads_per_kv : {1, 2, 3}) {
             for (const Lengths& lengths : kLengths) {
                 for (int time = 0; time < 3; ++time) {

@@ -95,6 +95,7 @@ void compare_orders(Contest& contest, const Orders& orders, bool is_fast, bool q
         hadamard.width += hadamard.parts[p].width();
     }
     hadamard.rotates = true;
+    hadamard.activation = random.one_in(3) ? Activation::kGeluTanh : Activation::kSilu;
     hold(contest, name, hadamard, quick, random);
 }
 
@@ -111,7 +112,9 @@ void compare_hadamards(Contest& contest, bool quick) {
     for (const std::int64_t width : kWidths) {
         GatedHadamard hadamard;
         hadamard.width = width;
-        hold(contest, "gate width=" + std::to_string(width), hadamard, quick, random);
+        hold(contest, "silu width=" + std::to_string(width), hadamard, quick, random);
+        hadamard.activation = Activation::kGeluTanh;
+        hold(contest, "gelu width=" + std::to_string(width), hadamard, quick, random);
     }
 }
 

@@ -43,29 +43,24 @@ def attention_of_layers(
         ResqError: An entry is not understood, or asks for what is not supported.
     """
     window = _window(config, family, where)
+    windowed = _windowed_layers(config, family, layers, where) if window else [False] * layers
     if window is None or window >= max_positions:
-        windows = [-1] * layers
-    else:
-        windowed = _windowed_layers(config, family, layers, where)
-        windows = [window if has else -1 for has in windowed]
-    if family.unturned is None:
-        return tuple(map(LayerAttention, windows))
+        window = -1  # it would hide nothing
     _check_list(config, "no_rope_layers", layers, where)
-    names = [None if family.unturned(config, layer) else "inv_freq" for layer in range(layers)]
-    return tuple(map(LayerAttention, windows, names))
+
+    def of(layer: int, has_window: bool) -> LayerAttention:
+        turns = family.unturned is None or not family.unturned(config, layer)
+        frequencies = family.frequencies[has_window] if turns else None
+        return LayerAttention(window if has_window else -1, frequencies)
+
+    return tuple(of(layer, has_window) for layer, has_window in enumerate(windowed))
 
 
 def _window(config: Mapping[str, Any], family: Family, where: str) -> int | None:
     """The size of the windows, or None if config.json asks for none."""
     window = config.get("sliding_window")
-    if family.windowed is None:
-        if config.get("use_sliding_window"):
-            raise ResqError(
-                f"{where}: config.json says use_sliding_window is true, and {family.name} models "
-                f"have no sliding windows; set it to false if the model was trained without"
-            )
-        return None
-    if window is None or (family.window_switch and not config.get(family.window_switch)):
+    is_off = family.window_switch is not None and not config.get(family.window_switch)
+    if family.windowed is None or window is None or is_off:
         return None
     if isinstance(window, bool) or not isinstance(window, int) or window < 1:
         raise ResqError(
@@ -80,7 +75,7 @@ def _windowed_layers(
 ) -> list[bool]:
     assert family.windowed is not None
     kinds = config.get("layer_types")
-    if kinds is None or family.window_switch is None:
+    if kinds is None or not family.lists_layers:
         return [family.windowed(config, layer) for layer in range(layers)]
     _check_list(config, "layer_types", layers, where)
     unknown = [kind for kind in kinds if kind not in LAYER_TYPES]

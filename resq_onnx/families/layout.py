@@ -25,6 +25,9 @@ class ModelLayout:
         tied: Whether lm_head shares the embedding's weight.
         attention: By layer, what is particular to its attention; layers past the end have nothing.
         rotary_dim: Leading coefficients of a head that RoPE turns; None for all of them.
+        query_scalar: Its square root divides the attention's scores; None for the head size.
+        softcap: A score s becomes softcap · tanh(s / softcap); None if it stays.
+        activation: Of the MLP's gate, as GatedHadamard names it.
     """
 
     family: Family
@@ -40,6 +43,9 @@ class ModelLayout:
     tied: bool
     attention: tuple[LayerAttention, ...] = ()
     rotary_dim: int | None = None
+    query_scalar: float | None = None
+    softcap: float | None = None
+    activation: str = "silu"
 
     @property
     def heads_per_kv_head(self) -> int:
@@ -53,6 +59,17 @@ class ModelLayout:
     def attention_of(self, layer: int) -> LayerAttention:
         """What is particular to the attention of a layer."""
         return self.attention[layer] if layer < len(self.attention) else LayerAttention()
+
+    @property
+    def scale(self) -> float:
+        """What a query's product with a key is multiplied with."""
+        return float((self.query_scalar or self.head_dim) ** -0.5)
+
+    @property
+    def post_norms(self) -> tuple[str, ...]:
+        """Roles of the norms between a layer's linear layers and the residual stream."""
+        roles = ("attention_post_norm", "mlp_post_norm")
+        return tuple(role for role in roles if getattr(self.family, role) is not None)
 
     @property
     def norms_heads(self) -> bool:
@@ -94,6 +111,9 @@ def layout_of(config: Mapping[str, Any], where: str) -> ModelLayout:
         tied=bool(config.get("tie_word_embeddings", False)),
         attention=attention_of_layers(config, family, layers, max_positions, where),
         rotary_dim=_rotary_dim(config, family, head_dim, where),
+        query_scalar=_optional(config, family.query_scalar_key, where),
+        softcap=_optional(config, family.softcap_key, where),
+        activation=_activation(config, family, where),
     )
     if layout.num_heads % layout.num_kv_heads:
         raise ResqError(
@@ -122,6 +142,16 @@ def _positive(
     return value
 
 
+def _optional(config: Mapping[str, Any], name: str | None, where: str) -> float | None:
+    """A number above 0 that may be null, or have no entry."""
+    value = config.get(name) if name else None
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise ResqError(f"{where}: config.json says {name} is {value!r}; it must be above 0")
+    return float(value)
+
+
 def _family_of(config: Mapping[str, Any], where: str) -> Family:
     architectures = config.get("architectures") or ["(none named)"]
     for name in architectures:
@@ -133,21 +163,34 @@ def _family_of(config: Mapping[str, Any], where: str) -> Family:
     )
 
 
-def _check_supported(config: Mapping[str, Any], family: Family, where: str) -> None:
-    activation = config.get("hidden_act", "silu")
+def _activation(config: Mapping[str, Any], family: Family, where: str) -> str:
+    name = family.activation_key
+    activation = config.get(name, "silu")
     if activation not in family.activations:
         raise ResqError(
-            f"{where}: hidden_act {activation!r} is not supported for {family.name}; "
+            f"{where}: {name} {activation!r} is not supported for {family.name}; "
             f"supported: {', '.join(family.activations)}"
         )
+    return family.activations[activation]
+
+
+def _check_supported(config: Mapping[str, Any], family: Family, where: str) -> None:
+    for name in family.must_be_off:
+        if config.get(name):
+            raise ResqError(
+                f"{where}: config.json says {name} is {config[name]!r}, which is not supported "
+                f"for {family.name}; only models in which it is off, or left out, can be exported"
+            )
     rope = _rope_of(config)
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in family.rope_types:
-        raise ResqError(
-            f"{where}: config.json says the rope_type is {kind!r}; RoPE scaling {kind!r} is not "
-            f"supported for {family.name}; supported: {', '.join(family.rope_types)}. Export a "
-            f"model of this family that has one of these"
-        )
+    # A model with several kinds of layers has an entry for each.
+    parts = [part for part in rope.values() if isinstance(part, Mapping)] or [rope]
+    for kind in (part.get("rope_type", part.get("type", "default")) for part in parts):
+        if kind not in family.rope_types:
+            raise ResqError(
+                f"{where}: config.json says the rope_type is {kind!r}; RoPE scaling {kind!r} is "
+                f"not supported for {family.name}; supported: {', '.join(family.rope_types)}. "
+                f"Export a model of this family that has one of these"
+            )
 
 
 def _rotary_dim(config: Mapping[str, Any], family: Family, head_dim: int, where: str) -> int | None:

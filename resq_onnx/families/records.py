@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 LayerRule = Callable[[Mapping[str, Any], int], bool]
@@ -21,12 +21,20 @@ def last_layers(config: Mapping[str, Any], layer: int) -> bool:
     return bool(layer >= config["max_window_layers"])
 
 
+def all_but_every_nth(config: Mapping[str, Any], layer: int) -> bool:
+    """All but every `sliding_window_pattern`-th layer."""
+    return bool((layer + 1) % config["sliding_window_pattern"] != 0)
+
+
 def layers_without_rope(config: Mapping[str, Any], layer: int) -> bool:
     """The layers that `no_rope_layers` marks with 0, or every `no_rope_layer_interval`-th."""
     marks = config.get("no_rope_layers")
     if marks is None:
         return bool((layer + 1) % config["no_rope_layer_interval"] == 0)
     return not marks[layer]
+
+
+SILU: Final = {"silu": "silu", "swish": "silu"}
 
 
 @dataclass(frozen=True)
@@ -40,11 +48,22 @@ class Family:
         architecture: The class name in `architectures` of config.json.
         query_norm: RMSNorm of each head of the queries before RoPE; None if there is none.
         key_norm: The same for keys.
-        activations: Values of `hidden_act` whose MLP is act(gate) * up with act = SiLU.
+        attention_post_norm: RMSNorm between o_proj and the residual addition, if there is one.
+        mlp_post_norm: The same behind down_proj.
+        offset_gains: Whether a checkpoint holds g - 1 instead of the gain g of a norm.
+        activation_key: The entry that names the activation of the MLP's gate.
+        activations: What it may be, and the name of this activation in GatedHadamard.
+        softcap_key: The entry that names the cap of attention scores, if there may be one.
+        query_scalar_key: The entry whose square root divides the scores, if not the head size.
+        must_be_off: Entries that must be false, null or left out.
+        traced_attention: The implementation that transformers can trace with.
         rope_types: Values of `rope_type` whose tables this project has checked.
         defaults: What transformers takes where config.json leaves an entry out.
         windowed: Layers with a sliding window, where config.json asks for one and does not list
             them as `layer_types`; None if the family has no windows.
+        lists_layers: Whether `layer_types`, where it is given, says which layers have a window.
+        frequencies: Buffers of the rotary module with RoPE's frequencies, for layers without and
+            with a window.
         window_switch: The entry that has to be true for windows to count, if there is one.
         unturned: Layers whose queries and keys RoPE does not turn; None if there are none.
         partly_rotary: Whether RoPE may turn a share of each head, `partial_rotary_factor`.
@@ -67,14 +86,24 @@ class Family:
     up: str = "mlp.up_proj"
     down: str = "mlp.down_proj"
     attention_norm: str = "input_layernorm"
+    attention_post_norm: str | None = None
     mlp_norm: str = "post_attention_layernorm"
+    mlp_post_norm: str | None = None
     final_norm: str = "model.norm"
     head: str = "lm_head"
     rotary: str = "model.rotary_emb"
-    activations: tuple[str, ...] = ("silu", "swish")
+    offset_gains: bool = False
+    activation_key: str = "hidden_act"
+    activations: Mapping[str, str] = field(default_factory=lambda: SILU)
+    softcap_key: str | None = None
+    query_scalar_key: str | None = None
+    must_be_off: tuple[str, ...] = ()
+    traced_attention: str = "sdpa"
     rope_types: tuple[str, ...] = ("default", "linear", "llama3")
     defaults: Mapping[str, Any] = field(default_factory=dict)
     windowed: LayerRule | None = None
+    lists_layers: bool = False
+    frequencies: tuple[str, str] = ("inv_freq", "inv_freq")
     window_switch: str | None = None
     unturned: LayerRule | None = None
     partly_rotary: bool = False
@@ -83,12 +112,15 @@ class Family:
 
 QWEN_DEFAULTS: Final = {"max_window_layers": 28, "sliding_window": 4096}
 
-LLAMA: Final = Family(name="Llama", architecture="LlamaForCausalLM")
+LLAMA: Final = Family(
+    name="Llama", architecture="LlamaForCausalLM", must_be_off=("use_sliding_window",)
+)
 QWEN2: Final = Family(
     name="Qwen2",
     architecture="Qwen2ForCausalLM",
     defaults=QWEN_DEFAULTS,
     windowed=last_layers,
+    lists_layers=True,
     window_switch="use_sliding_window",
 )
 QWEN3: Final = Family(
@@ -98,6 +130,7 @@ QWEN3: Final = Family(
     key_norm="self_attn.k_norm",
     defaults=QWEN_DEFAULTS | {"head_dim": 128},
     windowed=last_layers,
+    lists_layers=True,
     window_switch="use_sliding_window",
 )
 
@@ -112,6 +145,7 @@ SMOLLM3: Final = Family(
     architecture="SmolLM3ForCausalLM",
     defaults={"no_rope_layer_interval": 4, "num_key_value_heads": 4, "tie_word_embeddings": True},
     windowed=layers_without_rope,
+    lists_layers=True,
     window_switch="use_sliding_window",
     unturned=layers_without_rope,
 )
@@ -127,7 +161,46 @@ PHI3: Final = Family(
     },
 )
 
+GEMMA_DEFAULTS: Final = {
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 4096,
+    "tie_word_embeddings": True,
+}
+GEMMA2: Final = Family(
+    name="Gemma 2",
+    architecture="Gemma2ForCausalLM",
+    attention_post_norm="post_attention_layernorm",
+    mlp_norm="pre_feedforward_layernorm",
+    mlp_post_norm="post_feedforward_layernorm",
+    offset_gains=True,
+    activation_key="hidden_activation",
+    activations={"gelu_pytorch_tanh": "gelu_tanh"},
+    softcap_key="attn_logit_softcapping",
+    query_scalar_key="query_pre_attn_scalar",
+    must_be_off=("use_bidirectional_attention",),
+    traced_attention="eager",
+    rope_types=("default",),
+    defaults=GEMMA_DEFAULTS | {"attn_logit_softcapping": 50.0, "sliding_window_pattern": 2},
+    windowed=all_but_every_nth,
+    lists_layers=True,
+)
+GEMMA3: Final = replace(
+    GEMMA2,
+    name="Gemma 3",
+    architecture="Gemma3ForCausalLM",
+    query_norm="self_attn.q_norm",
+    key_norm="self_attn.k_norm",
+    softcap_key=None,
+    must_be_off=("attn_logit_softcapping", "use_bidirectional_attention"),
+    traced_attention="sdpa",
+    rope_types=("default", "linear"),
+    defaults=GEMMA_DEFAULTS | {"sliding_window_pattern": 6},
+    frequencies=("full_attention_inv_freq", "sliding_attention_inv_freq"),
+)
+
 FAMILIES: Final[dict[str, Family]] = {
-    f.architecture: f for f in (LLAMA, QWEN2, QWEN3, MISTRAL, SMOLLM3, PHI3)
+    f.architecture: f for f in (LLAMA, QWEN2, QWEN3, MISTRAL, SMOLLM3, PHI3, GEMMA2, GEMMA3)
 }
 """Every family that can be exported, by the architecture its config.json names."""

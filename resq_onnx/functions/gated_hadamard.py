@@ -1,16 +1,21 @@
-"""GatedHadamard: y = (silu(gate) * up) · blockdiag(low, high), the input of down_proj."""
+"""GatedHadamard: y = (act(gate) * up) · blockdiag(low, high), the input of down_proj."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import onnx_ir as ir
 from onnxscript import OpBuilder
 
 from resq_onnx.functions._form import AttributeValue, Form, Parameter
 from resq_onnx.recipe import BitSplit
+
+CUBIC: Final = 0.044715
+SLOPE: Final = 1.5957691216057308  # 2 sqrt(2/pi)
+"""GELU by a tanh (Hendrycks and Gimpel, arXiv 1606.08415): x (1 + tanh(t / 2)) / 2, which is
+x sigmoid(t), where t = SLOPE (x + CUBIC x³)."""
 
 
 @dataclass(frozen=True)
@@ -25,17 +30,24 @@ class HadamardForm(Form):
     Attributes:
         split: Widths of both parts of I.
         rotates: Whether the parts are multiplied with their matrix.
+        activation: act, `silu` or `gelu_tanh`.
     """
 
     op_type: ClassVar[str] = "GatedHadamard"
 
     split: BitSplit
     rotates: bool = True
+    activation: str = "silu"
+
+    def __post_init__(self) -> None:
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"{self.op_type}: no activation {self.activation!r}: {self}")
 
     @property
     def overload(self) -> str:  # noqa: D102
         rotation = "" if self.rotates else "_unrotated"
-        return f"low{self.split.low}_high{self.split.high}{rotation}"
+        activation = "" if self.activation == "silu" else f"_{self.activation}"
+        return f"low{self.split.low}_high{self.split.high}{rotation}{activation}"
 
     def inputs(self) -> tuple[Parameter, ...]:  # noqa: D102
         float32 = ir.DataType.FLOAT
@@ -52,12 +64,12 @@ class HadamardForm(Form):
         return (Parameter("Y", ir.DataType.FLOAT),)
 
     def attributes(self) -> dict[str, AttributeValue]:  # noqa: D102
-        return {"activation": "silu", "high_rank": self.split.high}
+        return {"activation": self.activation, "high_rank": self.split.high}
 
     def body(self, op: OpBuilder, *inputs: ir.Value) -> Sequence[ir.Value]:  # noqa: D102
         gate_up, low_outer, low_inner, high_outer, high_inner = inputs
         gate, up = op.Split(gate_up, axis=-1, num_outputs=2, _outputs=2)
-        hidden = op.Mul(op.Mul(gate, op.Sigmoid(gate)), up)  # (..., I)
+        hidden = op.Mul(op.Mul(gate, ACTIVATIONS[self.activation](op, gate)), up)  # (..., I)
         if not self.rotates:
             return [hidden]
         if not self.split.high:
@@ -70,6 +82,21 @@ class HadamardForm(Form):
             _rotated(op, high, high_outer, high_inner),
         ]
         return [op.Concat(*parts, axis=-1)]
+
+
+def _silu_factor(op: OpBuilder, gate: ir.Value) -> Any:
+    """silu(gate) / gate."""
+    return op.Sigmoid(gate)
+
+
+def _gelu_factor(op: OpBuilder, gate: ir.Value) -> Any:
+    """gelu_tanh(gate) / gate."""
+    cube = op.Mul(op.Mul(gate, gate), gate)
+    return op.Sigmoid(op.Mul(op.Add(gate, op.Mul(cube, CUBIC)), SLOPE))
+
+
+ACTIVATIONS: Final = {"silu": _silu_factor, "gelu_tanh": _gelu_factor}
+"""By name, what a gate is multiplied with to be activated."""
 
 
 def _rotated(op: OpBuilder, x: ir.Value, outer: ir.Value, inner: ir.Value) -> Any:

@@ -30,7 +30,8 @@ class RotaryForm(Form):
     Outputs: Y (B, S, H·d) · present_key, present_value (B, G, max(P, total), d).
     Query i sees slot j if attention_mask[b, j] is not 0 and j <= total - S + i and, with a
     window, j > total - S + i - window. A query that sees no slot gives finite numbers.
-    Attributes a node chooses: `scale` (1/sqrt(d)); `norm_epsilon`, if `qk_norm`.
+    Attributes a node chooses: `scale` (1/sqrt(d)); `norm_epsilon`, if `qk_norm`; `softcap`, if
+    `caps_scores`.
 
     Attributes:
         num_heads: Query heads, H.
@@ -41,6 +42,7 @@ class RotaryForm(Form):
         qk_norm: Whether queries and keys are RMS-normalised before RoPE.
         window: Slots a query sees, counting its own; -1 for all.
         position_ids: Whether they are given; otherwise query i is at position total - S + i.
+        caps_scores: Whether a score s becomes softcap · tanh(s / softcap).
     """
 
     op_type: ClassVar[str] = "RotaryAttention"
@@ -53,6 +55,7 @@ class RotaryForm(Form):
     qk_norm: bool = False
     window: int = -1
     position_ids: bool = True
+    caps_scores: bool = False
 
     def __post_init__(self) -> None:
         if self.num_heads % self.kv_num_heads:
@@ -71,6 +74,7 @@ class RotaryForm(Form):
             "projected": self.rotates_keys,
             "normed": self.qk_norm,
             "counted": not self.position_ids,
+            "capped": self.caps_scores,
         }
         return "_".join([name, *(option for option, chosen in options.items() if chosen)])
 
@@ -111,7 +115,8 @@ class RotaryForm(Form):
 
     def free_attributes(self) -> dict[str, float | None]:  # noqa: D102
         norm: dict[str, float | None] = {"norm_epsilon": None} if self.qk_norm else {}
-        return {"scale": self.head_dim**-0.5, **norm}
+        cap: dict[str, float | None] = {"softcap": None} if self.caps_scores else {}
+        return {"scale": self.head_dim**-0.5, **norm, **cap}
 
     def to_cache(self, op: OpBuilder, x: ir.Value) -> Any:
         """What the cache stores of (B, G, S, d)."""
@@ -164,6 +169,9 @@ class RotaryForm(Form):
         """Softmax attention of (B, G, H/G*S, d) over (B, G, total, d): (B, S, H·d)."""
         query = op.Mul(query, attribute_value(op, "scale"))
         grouped = op.MatMul(query, op.Transpose(keys, perm=[0, 1, 3, 2]))  # (B, G, H/G*S, total)
+        if self.caps_scores:
+            cap = attribute_value(op, "softcap")
+            grouped = op.Mul(op.Tanh(op.Div(grouped, cap)), cap)
         by_head = op.Concat([0, self.num_heads], op.Shape(seen, start=2), axis=0)
         scores = op.Where(seen, op.Reshape(grouped, by_head), LOWEST)  # (B, H, S, total)
         weights = op.Reshape(op.Softmax(scores, axis=-1), op.Shape(grouped))

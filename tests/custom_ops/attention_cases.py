@@ -58,6 +58,10 @@ FORMS: Final = {
     "partly rotary, wide": form_of(dim=80, high=10, rotary_dim=32),
     "window": form_of(window=3),
     "window of one": form_of(window=1),
+    "capped scores": form_of(caps_scores=True),
+    "capped scores, window, head of 256": form_of(
+        heads=2, shared=1, dim=256, window=5, caps_scores=True
+    ),
     "positions not given": form_of(position_ids=False),
     "every head its own keys": form_of(heads=3, shared=3),
     "one kv head": form_of(heads=8, shared=1),

@@ -36,17 +36,18 @@ TOLERANCE: Final = 2e-6
 """Of the length of a row: sums of float32 products, of up to 84 and then 16 or 512 terms."""
 
 
-def form_of(factors: tuple[Sizes | None, Sizes | None]) -> HadamardForm:
+def form_of(factors: tuple[Sizes | None, Sizes | None], activation: str = "silu") -> HadamardForm:
     """The form of these factors."""
     if factors == (None, None):
-        return HadamardForm(UNROTATED, rotates=False)
-    return HadamardForm(BitSplit(*(m * n for m, n in (sizes or (0, 0) for sizes in factors))))
+        return HadamardForm(UNROTATED, rotates=False, activation=activation)
+    split = BitSplit(*(m * n for m, n in (sizes or (0, 0) for sizes in factors)))
+    return HadamardForm(split, activation=activation)
 
 
-def node_of(name: str, *leading: int, seed: int = 0) -> Node:
+def node_of(name: str, *leading: int, seed: int = 0, activation: str = "silu") -> Node:
     """A node with the factors of this name; gate_up of shape (*leading, 2I)."""
     factors, rng = FACTORS[name], np.random.default_rng(seed)
-    form = form_of(factors)
+    form = form_of(factors, activation)
     arrays = {}
     for part, sizes in zip(("low", "high"), factors, strict=True):
         if sizes:
@@ -72,13 +73,18 @@ def expected(node: Node) -> Array:
         else None
         for part in ("low", "high")
     ]
-    return oracle.gated_hadamard(node.arrays["gate_up"], *matrices)
+    return oracle.gated_hadamard(node.arrays["gate_up"], *matrices, activation=activation_of(node))
+
+
+def activation_of(node: Node) -> str:
+    """The node's activation."""
+    return str(node.attributes["activation"])
 
 
 def assert_close(actual: Array, wanted: Array, node: Node) -> None:
     """Equal up to the rounding of float32 sums, see `TOLERANCE`."""
     assert actual.shape == wanted.shape
-    hidden = oracle.gated_hadamard(node.arrays["gate_up"], None, None)
+    hidden = oracle.gated_hadamard(node.arrays["gate_up"], None, None, activation=activation_of(node))
     sizes = np.sqrt(np.sum(hidden**2, axis=-1, keepdims=True)) + np.finfo(np.float32).tiny
     for part in ("low", "high"):
         for side in ("outer", "inner"):

@@ -24,6 +24,7 @@ from onnx import numpy_helper
 
 from resq_onnx import custom_ops
 from resq_onnx.functions import DOMAIN, OPSET, VERSION, Form
+from tests.functions.attention_cases import SOFTCAP
 from tests.functions.engines import IR_VERSION, PER_CALL, run
 
 Array = NDArray[Any]
@@ -149,8 +150,9 @@ def _signature(name: str, array: Array) -> onnx.ValueInfoProto:
 
 def chosen_attributes(form: Form) -> dict[str, float]:
     """The usual values of the attributes a form leaves to its nodes."""
+    usual = {"norm_epsilon": EPSILON, "softcap": SOFTCAP}
     free = form.free_attributes()
-    return {name: EPSILON if value is None else value for name, value in free.items()}
+    return {name: usual[name] if value is None else value for name, value in free.items()}
 
 
 def by_body(form: Form, arrays: Mapping[str, Array], **chosen: float) -> list[Array]:

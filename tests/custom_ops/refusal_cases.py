@@ -93,7 +93,7 @@ HADAMARD: Final[list[tuple[str, Change, tuple[str, ...]]]] = [
     ("a factor of rank 1", {"high_inner": (4,)}, ("high_inner",)),
     ("half a pair of factors", {"low_inner": None}, ("low_inner",)),
     ("the other half", {"high_outer": None}, ("high_outer",)),
-    ("another activation", {"activation": "gelu"}, ("activation", "gelu", "silu")),
+    ("another activation", {"activation": "gelu"}, ("activation", "gelu", "silu", "gelu_tanh")),
     ("a high part unlike its factors", {"high_rank": 5}, ("high_rank", "5", "4")),
     ("a high part less than nothing", {"high_rank": -1}, ("high_rank", "-1")),
 ]
@@ -160,6 +160,8 @@ ATTENTION: Final[list[tuple[str, Change, tuple[str, ...]]]] = [
     ),
     ("a window of nothing", {"local_window": 0}, ("local_window", "0")),
     ("a window before -1", {"local_window": -2}, ("local_window", "-2")),
+    ("a cap below 0", {"softcap": -1.0}, ("softcap", "-1", "0")),
+    ("a cap beyond all numbers", {"softcap": float("inf")}, ("softcap", "inf")),
     ("a high part beyond the head", {"high_rank": 18}, ("high_rank", "18", "16")),
     ("a high part less than nothing", {"high_rank": -2}, ("high_rank", "-2")),
     ("half a byte too many", {"high_rank": 3}, ("high_rank", "3")),

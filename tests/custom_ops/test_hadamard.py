@@ -35,6 +35,16 @@ def test_every_form_agrees_with_a_dense_matrix_and_with_its_body(name: str, rows
     assert_close(y, by_body(form_of(FACTORS[name]), node.arrays)[0], node)
 
 
+@pytest.mark.parametrize("rows", [1, 8, 33])
+@pytest.mark.parametrize("name", ["both parts", "as SmolLM2", "not rotated"])
+def test_a_gate_activated_by_gelu_agrees_likewise(name: str, rows: int) -> None:
+    node = node_of(name, rows, activation="gelu_tanh")
+    (y,) = node.run()
+    assert_close(y, expected(node), node)
+    assert_close(y, by_body(form_of(FACTORS[name], "gelu_tanh"), node.arrays)[0], node)
+    assert np.abs(y - node_of(name, rows).run()[0]).max() > 1e-3 * np.abs(y).max()
+
+
 @pytest.mark.parametrize("leading", [(), (1,), (2, 3), (2, 1, 3)], ids=str)
 @pytest.mark.parametrize("name", ["both parts", "not rotated"])
 def test_leading_dimensions_are_kept(name: str, leading: tuple[int, ...]) -> None:

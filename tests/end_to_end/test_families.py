@@ -30,6 +30,8 @@ KINDS: Final = {
     "qwen3_with_windows": False,
     "smollm3": True,
     "phi3_partly_rotary": False,
+    "gemma2": True,
+    "gemma3": False,
 }
 """By kind, whether the embedding is tied."""
 

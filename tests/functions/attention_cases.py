@@ -19,6 +19,8 @@ Array = NDArray[Any]
 HEADS, SHARED, DIM = 4, 2, 16
 POSITIONS: Final = 40
 EPSILON: Final = 1e-6
+SOFTCAP: Final = 1.5
+"""Scores of random inputs are beyond it often enough."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,8 @@ def node(form: RotaryForm, arrays: Mapping[str, Array], engine: str = "onnxrunti
 
 def chosen(form: RotaryForm) -> dict[str, float]:
     """The attributes the form leaves to its nodes."""
-    return {"norm_epsilon": EPSILON} if form.qk_norm else {}
+    norm = {"norm_epsilon": EPSILON} if form.qk_norm else {}
+    return norm | ({"softcap": SOFTCAP} if form.caps_scores else {})
 
 
 def attention(form: RotaryForm, arrays: Mapping[str, Array]) -> oracle.Attention:
@@ -139,6 +142,7 @@ def attention(form: RotaryForm, arrays: Mapping[str, Array]) -> oracle.Attention
         arrays.get("k_norm"),
         EPSILON,
         form.window,
+        SOFTCAP if form.caps_scores else 0.0,
     )
 
 

@@ -144,6 +144,7 @@ class Attention:
     k_norm: Array | None = None
     epsilon: float = 0.0
     window: int = -1
+    softcap: float = 0.0
 
     def heads(self, qkv: Array, positions: Array) -> tuple[Array, Array, Array]:
         """Queries (B, H, S, d), keys and values (B, G, S, d), turned and projected, float32."""
@@ -181,6 +182,8 @@ class Attention:
                 if mask[b, j] != 0 and j <= own and (self.window < 0 or j > own - self.window)
             ]
             scores = keys[b, g, seen] @ query[b, h, i].astype(np.float64) * dim**-0.5
+            if self.softcap:
+                scores = self.softcap * np.tanh(scores / self.softcap)
             weights = np.exp(scores - scores.max())
             y[b, i, h] = weights @ values[b, g, seen] / weights.sum()
         return y.reshape(batch, tokens, -1)
@@ -195,10 +198,12 @@ def put(past: Array, new: Array, total: int) -> Array:
     return present
 
 
-def gated_hadamard(gate_up: Array, low: Array | None, high: Array | None) -> Array:
-    """(silu(gate) * up) · blockdiag(low, high), (..., I); None: not multiplied."""
+def gated_hadamard(
+    gate_up: Array, low: Array | None, high: Array | None, *, activation: str = "silu"
+) -> Array:
+    """(act(gate) * up) · blockdiag(low, high), (..., I); None: not multiplied."""
     gate, up = np.split(gate_up.astype(np.float64), 2, axis=-1)
-    hidden: Array = gate / (1 + np.exp(-gate)) * up
+    hidden: Array = activated(gate, activation) * up
     parts = [m for m in (low, high) if m is not None]
     if not parts:
         return hidden
@@ -209,3 +214,10 @@ def gated_hadamard(gate_up: Array, low: Array | None, high: Array | None) -> Arr
         start += len(part)
     rotated: Array = hidden @ matrix
     return rotated
+
+
+def activated(x: Array, activation: str) -> Array:
+    """SiLU, or GELU by its approximation with a tanh."""
+    if activation == "silu":
+        return np.asarray(x / (1 + np.exp(-x)))
+    return np.asarray(0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))))

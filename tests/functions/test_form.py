@@ -42,6 +42,7 @@ ALL_FORMS: list[Form] = [
     AttentionForm(**HEADS, layout=RecordLayout(16, 0), window=4, rotates_keys=False),
     RotaryForm(**HEADS, qk_norm=True),
     RotaryForm(**HEADS, position_ids=False),
+    RotaryForm(**HEADS, caps_scores=True),
     HadamardForm(BitSplit(12, 4)),
     HadamardForm(BitSplit(12, 4), rotates=False),
 ]

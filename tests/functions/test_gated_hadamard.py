@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from resq_onnx.functions import HadamardForm
@@ -85,7 +86,32 @@ def test_without_rotation_only_the_gate_is_applied(engine: str, high: int) -> No
     assert_close(y, oracle.gated_hadamard(gate_up, None, None), TOLERANCE)
 
 
-def test_large_gates_neither_overflow_nor_vanish() -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_gate_may_be_activated_by_gelu(engine: str) -> None:
+    arrays = arrays_for((3, 4), (2, 2), 2, 3)
+    (y,) = run(engine, HadamardForm(BitSplit(12, 4), activation="gelu_tanh"), arrays)
+    matrices = [
+        np.kron(arrays[f"{part}_outer"], arrays[f"{part}_inner"]) for part in ("low", "high")
+    ]
+    wanted = oracle.gated_hadamard(arrays["gate_up"], *matrices, activation="gelu_tanh")
+    assert_close(y, wanted, TOLERANCE)
+    assert np.abs(y - expected(arrays)).max() > 100 * TOLERANCE * np.abs(y).max()
+
+
+def test_gelu_is_that_of_pytorch() -> None:
+    x = np.linspace(-12, 12, 1001)
+    wanted = torch.nn.functional.gelu(torch.from_numpy(x), approximate="tanh").numpy()
+    np.testing.assert_allclose(oracle.activated(x, "gelu_tanh"), wanted, rtol=0, atol=1e-12)
+
+
+def test_another_activation_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="no activation 'relu'"):
+        HadamardForm(BitSplit(3, 0), activation="relu")
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+def test_large_gates_neither_overflow_nor_vanish(activation: str) -> None:
     gate_up = np.array([[100.0, -100.0, 0.0, 1.0, 1.0, 1.0]], np.float32)
-    (y,) = run("onnxruntime", HadamardForm(BitSplit(3, 0), rotates=False), {"gate_up": gate_up})
+    form = HadamardForm(BitSplit(3, 0), rotates=False, activation=activation)
+    (y,) = run("onnxruntime", form, {"gate_up": gate_up})
     np.testing.assert_allclose(y, [[100.0, 0.0, 0.0]], atol=1e-30)

@@ -44,6 +44,7 @@ FORMS = {
     "projected": BASE,
     "not projected": dataclasses.replace(BASE, rotates_keys=False),
     "partly rotary, window": dataclasses.replace(BASE, rotary_dim=6, window=3),
+    "capped": dataclasses.replace(BASE, caps_scores=True),
     "window of one": dataclasses.replace(BASE, window=1),
     "without high part": dataclasses.replace(BASE, layout=RecordLayout(DIM, 0)),
     "high part alone": dataclasses.replace(BASE, layout=RecordLayout(DIM, DIM)),

@@ -34,6 +34,7 @@ FORMS = {
     "projected": BASE,
     "not projected": dataclasses.replace(BASE, rotates_keys=False),
     "normed, partly rotary": dataclasses.replace(BASE, qk_norm=True, rotary_dim=10),
+    "capped": dataclasses.replace(BASE, caps_scores=True),
     "window": dataclasses.replace(BASE, window=2),
     "positions not given": dataclasses.replace(BASE, position_ids=False),
 }

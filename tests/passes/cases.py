@@ -41,6 +41,8 @@ CASES: Final[dict[str, tuple[str, bool]]] = {
     "qwen3 with windows": ("qwen3_with_windows", False),
     "smollm3 tied": ("smollm3", True),
     "phi3 partly rotary": ("phi3_partly_rotary", False),
+    "gemma2 tied": ("gemma2", True),
+    "gemma3 untied": ("gemma3", False),
 }
 """By name, a kind of `tiny_models.KINDS` and whether its embedding is tied."""
 

@@ -50,6 +50,7 @@ struct Attention {
     std::int64_t head_dim = 0;
     std::int64_t rotary_dim = 0;
     float scale = 1.0f;
+    float softcap = 0.0f;      // a score s becomes softcap · tanh(s / softcap); 0: it stays
     std::int64_t window = -1;  // slots a query sees, counting its own; -1 for all
     Record record;
     std::int64_t positions = 0;         // rows of the tables

@@ -1,4 +1,4 @@
-// GatedHadamard: y = (silu(gate) * up) · blockdiag(low, high), the input of down_proj.
+// GatedHadamard: y = (act(gate) * up) · blockdiag(low, high), the input of down_proj.
 #pragma once
 
 #include <cstdint>
@@ -37,8 +37,11 @@ inline bool is_sylvester(const float* matrix, std::int64_t order) {
     return true;
 }
 
+enum class Activation { kSilu, kGeluTanh };
+
 struct GatedHadamard {
     std::int64_t width = 0;  // columns of y; gate_up has twice as many, [gate | up]
+    Activation activation = Activation::kSilu;
     bool rotates = false;
     HadamardPart parts[2];  // low, high
 };
