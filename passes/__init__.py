@@ -39,7 +39,7 @@ __all__ = ["CleanUp", "KeepLastLogits", "folding", "lifting", "quantising"]
 def lifting(layout: ModelLayout) -> list[ir.passes.PassBase]:
     """From the tracer's nodes to one operator per module."""
     return [
-        *([SplitProjections(layout)] if layout.family.fused else []),
+        SplitProjections(layout),
         LiftNorms(layout),
         LiftAttention(layout),
         LiftMlp(layout),
@@ -55,7 +55,7 @@ def folding(
     shares_table = recipe.shares_table(tied=layout.tied)
     return [
         SplitHead(layout) if shares_table else UntieEmbedding(layout),
-        *([SplitPostNorms(layout)] if layout.post_norms else []),
+        SplitPostNorms(layout),
         FuseNormGains(layout, shares_table=shares_table),
         FoldHiddenBasis(layout, projections, shares_table=shares_table),
         FoldValueBasis(layout, projections),

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from numpy.typing import NDArray
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from resq_onnx.calibration.corpus import calibration_sequences
 from resq_onnx.calibration.distributed import collect_shared_moments
@@ -38,7 +39,8 @@ class Reference:
         options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         with quiet_libraries():
             try:
-                self.model = AutoModelForCausalLM.from_pretrained(
+                auto_class = getattr(transformers, source.layout.family.auto_class)
+                self.model = auto_class.from_pretrained(
                     source.folder, dtype=torch.float32, use_safetensors=True, **options
                 ).eval()
             except (OSError, ValueError, RuntimeError) as error:

@@ -66,25 +66,35 @@ class StoredTensor:
 class SafetensorsStore:
     """The tensors of one model folder, by name; only headers are read up front."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, stored_prefix: tuple[str, str] | None = None) -> None:
         """Read the header of every file.
+
+        Args:
+            folder: Where the files are.
+            stored_prefix: The beginning of some names, and what files may have instead of it.
 
         Raises:
             ResqError: There is no .safetensors file, one is damaged or truncated, or a
                 tensor has a type that is not a float.
         """
         self.folder = folder
+        self._stored_prefix = stored_prefix
         self._tensors: dict[str, StoredTensor] = {}
         for file in _weight_files(folder):
             self._tensors.update({tensor.name: tensor for tensor in _read_header(file)})
 
     def __getitem__(self, name: str) -> StoredTensor:
-        if name not in self._tensors:
+        if name not in self:
             raise ResqError(f"{self.folder}: the safetensors files have no tensor {name}")
-        return self._tensors[name]
+        return self._tensors.get(name) or self._tensors[self._other_name(name)]
 
     def __contains__(self, name: str) -> bool:
-        return name in self._tensors
+        return name in self._tensors or self._other_name(name) in self._tensors
+
+    def _other_name(self, name: str) -> str:
+        if self._stored_prefix is None or not name.startswith(self._stored_prefix[0]):
+            return name
+        return self._stored_prefix[1] + name.removeprefix(self._stored_prefix[0])
 
     def __iter__(self) -> Iterator[StoredTensor]:
         return iter(self._tensors.values())

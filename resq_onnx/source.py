@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -72,7 +73,14 @@ class ModelSource:
     @cached_property
     def weights(self) -> SafetensorsStore:
         """The weights, not yet loaded."""
-        return SafetensorsStore(self.folder)
+        return SafetensorsStore(self.folder, self.layout.family.stored_prefix)
+
+    @property
+    def float32_bytes(self) -> int:
+        """Bytes of the language model's weights in float32."""
+        others = self.layout.family.other_parts
+        weights = (tensor for tensor in self.weights if not tensor.name.startswith(others))
+        return 4 * sum(math.prod(tensor.shape) for tensor in weights)
 
     @cached_property
     def digest(self) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +52,7 @@ def write_summary(
     """Write resq.json into the staging folder, and return its gist."""
     graph, data = staging.model, staging.folder / f"{staging.target.name}.data"
     sizes = {"graph": graph.stat().st_size, "data": data.stat().st_size if data.exists() else 0}
-    source_bytes = 4 * sum(math.prod(tensor.shape) for tensor in source.weights)
+    source_bytes = source.float32_bytes
     content: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "model": source.config.get("_name_or_path") or Path(source.name).name,

@@ -91,15 +91,15 @@ def trace(source: ModelSource) -> ir.Model:
 
 
 def _export_without_weights(source: ModelSource) -> ir.Model:
+    import transformers
     from torch._subclasses.fake_tensor import FakeTensorMode
-    from transformers import AutoConfig, AutoModelForCausalLM
 
     layout = source.layout
-    config = AutoConfig.from_pretrained(source.folder)
+    config = transformers.AutoConfig.from_pretrained(source.folder)
     batch, tokens, past = TRACED_BATCH, TRACED_TOKENS, TRACED_PAST
     cache = (batch, layout.num_kv_heads, past, layout.head_dim)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        causal_lm = AutoModelForCausalLM.from_config(
+        causal_lm = getattr(transformers, layout.family.auto_class).from_config(
             config, attn_implementation=layout.family.traced_attention, dtype=torch.float32
         )
         arguments = (
@@ -153,6 +153,9 @@ def _name_inputs_and_outputs(model: ir.Model, layout: ModelLayout) -> None:
 def _name_initializers(model: ir.Model, layout: ModelLayout) -> None:
     for value in list(model.graph.initializers.values()):
         assert value.name is not None
+        if not value.uses():  # the other parts of a larger model
+            model.graph.initializers.pop(value.name)
+            continue
         name = value.name.removeprefix(f"{_WRAPPED}.")
         if layout.tied and name == f"{layout.family.head}.weight":
             name = f"{layout.family.embedding}.weight"
@@ -182,15 +185,17 @@ def _compute_buffers(model: ir.Model, source: ModelSource) -> set[str]:
     Returns:
         Their names.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    import transformers
 
-    config: Any = AutoConfig.from_pretrained(source.folder)
-    config.num_hidden_layers = 1
-    config.vocab_size = 8
-    config.pad_token_id = None  # which may lie beyond so small a vocabulary
-    config.intermediate_size = 8
+    config: Any = transformers.AutoConfig.from_pretrained(source.folder)
+    text = config.get_text_config()
+    text.vocab_size = 8
+    text.pad_token_id = None  # which may lie beyond so small a vocabulary
+    text.intermediate_size = 8
+    for part in (text, getattr(config, "vision_config", text)):
+        part.num_hidden_layers = 1
     with quiet_libraries():
-        smallest = AutoModelForCausalLM.from_config(config)
+        smallest = getattr(transformers, source.layout.family.auto_class).from_config(config)
     buffers = dict(smallest.named_buffers())
     initializers = model.graph.initializers
     for name in buffers.keys() & initializers.keys():

@@ -196,3 +196,16 @@ def test_nothing_stays_mapped_after_reading(tmp_path: Path) -> None:
     values = store["a"].float32()
     file.write_bytes(b"")
     np.testing.assert_array_equal(values, np.ones(4))
+
+
+def test_a_name_may_begin_otherwise_in_a_file(tmp_path: Path) -> None:
+    save_file(
+        {"model.norm": torch.ones(2), "visual.norm": torch.ones(3)}, tmp_path / "a.safetensors"
+    )
+    store = SafetensorsStore(tmp_path, ("model.text.", "model."))
+    assert store["model.text.norm"].shape == (2,)
+    assert store["model.norm"] == store["model.text.norm"]
+    assert store["visual.norm"].shape == (3,)
+    assert "model.text.bias" not in store
+    with pytest.raises(ResqError, match=r"no tensor model\.text\.bias"):
+        store["model.text.bias"]

@@ -29,8 +29,12 @@ from transformers import (
     Phi3ForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
     Qwen3Config,
     Qwen3ForCausalLM,
     SmolLM3Config,
@@ -83,6 +87,19 @@ GEMMA: Final[dict[str, Any]] = {
 }
 """Another divisor of scores than the head size, and one layer of each kind."""
 
+VISION: Final[dict[str, Any]] = {
+    "depth": 1,
+    "num_heads": 2,
+    "patch_size": 4,
+    "hidden_size": 64,
+}
+MROPE: Final[dict[str, Any]] = {
+    "rope_type": "default",
+    "rope_theta": 100.0,
+    "mrope_section": [2, 3, 3],
+}
+"""The eight frequencies of a head of 16, cut into time, height and width."""
+
 KINDS: Final[dict[str, tuple[type[Any], type[Any], dict[str, Any]]]] = {
     "llama": (LlamaConfig, LlamaForCausalLM, {}),
     "llama3": (LlamaConfig, LlamaForCausalLM, {"rope_parameters": LLAMA3_ROPE}),
@@ -100,6 +117,19 @@ KINDS: Final[dict[str, tuple[type[Any], type[Any], dict[str, Any]]]] = {
         Qwen3Config,
         Qwen3ForCausalLM,
         {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1},
+    ),
+    "qwen2_vl": (
+        Qwen2VLConfig,
+        Qwen2VLForConditionalGeneration,
+        {"rope_parameters": MROPE, "vision_config": VISION | {"embed_dim": 32}},
+    ),
+    "qwen2_5_vl": (
+        Qwen2_5_VLConfig,
+        Qwen2_5_VLForConditionalGeneration,
+        {
+            "rope_parameters": MROPE,
+            "vision_config": VISION | {"hidden_size": 32, "out_hidden_size": 64},
+        },
     ),
     "smollm3": (
         SmolLM3Config,
@@ -157,7 +187,7 @@ def write_model(
     with quiet_libraries():
         stored: Any = copy.deepcopy(model)
         stored.to(dtype).save_pretrained(folder)
-    write_tokenizer(folder, config.vocab_size)
+    write_tokenizer(folder, config.get_text_config().vocab_size)
     return model
 
 

@@ -89,7 +89,7 @@ def layout_of(config: Mapping[str, Any], where: str) -> ModelLayout:
             size is missing or inconsistent.
     """
     family = _family_of(config, where)
-    config = {**family.defaults, **config}
+    config = _text_config(config, family)
 
     def size(name: str, default: int | None = None) -> int:
         return _positive(int, config, name, where, default)
@@ -140,6 +140,16 @@ def _positive(
     if isinstance(value, bool) or not isinstance(value, kind) or not value > 0:
         raise ResqError(f"{where}: config.json says {name} is {value!r}; it must be above 0")
     return value
+
+
+def _text_config(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    """What a config.json says of the language model, with the family's defaults filled in."""
+    section = config.get(family.text_section) if family.text_section else None
+    if not isinstance(section, Mapping):
+        return {**family.defaults, **config}
+    tied = "tie_word_embeddings"  # said at the top, or, by older versions, in the section
+    said = {tied: bool(config.get(tied)) or bool(section.get(tied))}
+    return {**family.defaults, **config, **section, **said}
 
 
 def _optional(config: Mapping[str, Any], name: str | None, where: str) -> float | None:

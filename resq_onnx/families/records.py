@@ -57,6 +57,11 @@ class Family:
         query_scalar_key: The entry whose square root divides the scores, if not the head size.
         must_be_off: Entries that must be false, null or left out.
         traced_attention: The implementation that transformers can trace with.
+        auto_class: What in transformers opens a model of the family.
+        text_section: The entry of config.json that holds what is said of the language model, where
+            it is part of a larger model; older files say it at the top.
+        stored_prefix: The beginning of the modules' names, and what a checkpoint may have instead.
+        other_parts: The beginnings of a checkpoint's names that are not the language model's.
         rope_types: Values of `rope_type` whose tables this project has checked.
         defaults: What transformers takes where config.json leaves an entry out.
         windowed: Layers with a sliding window, where config.json asks for one and does not list
@@ -99,6 +104,10 @@ class Family:
     query_scalar_key: str | None = None
     must_be_off: tuple[str, ...] = ()
     traced_attention: str = "sdpa"
+    auto_class: str = "AutoModelForCausalLM"
+    text_section: str | None = None
+    stored_prefix: tuple[str, str] | None = None
+    other_parts: tuple[str, ...] = ()
     rope_types: tuple[str, ...] = ("default", "linear", "llama3")
     defaults: Mapping[str, Any] = field(default_factory=dict)
     windowed: LayerRule | None = None
@@ -199,8 +208,31 @@ GEMMA3: Final = replace(
     defaults=GEMMA_DEFAULTS | {"sliding_window_pattern": 6},
     frequencies=("full_attention_inv_freq", "sliding_attention_inv_freq"),
 )
+QWEN2_VL: Final = replace(
+    QWEN2,
+    name="Qwen2-VL",
+    architecture="Qwen2VLForConditionalGeneration",
+    embedding="model.language_model.embed_tokens",
+    layer="model.language_model.layers.{}",
+    final_norm="model.language_model.norm",
+    rotary="model.language_model.rotary_emb",
+    # The three rows of M-RoPE's positions are equal for text: it is then RoPE.
+    rope_types=("default", "mrope"),
+    auto_class="AutoModelForImageTextToText",
+    text_section="text_config",
+    stored_prefix=("model.language_model.", "model."),
+    other_parts=("visual.", "model.visual."),
+    defaults=QWEN_DEFAULTS | {"max_window_layers": 80},
+)
+QWEN2_5_VL: Final = replace(
+    QWEN2_VL, name="Qwen2.5-VL", architecture="Qwen2_5_VLForConditionalGeneration"
+)
 
 FAMILIES: Final[dict[str, Family]] = {
-    f.architecture: f for f in (LLAMA, QWEN2, QWEN3, MISTRAL, SMOLLM3, PHI3, GEMMA2, GEMMA3)
+    family.architecture: family
+    for family in (
+        *(LLAMA, QWEN2, QWEN3, MISTRAL, SMOLLM3, PHI3, GEMMA2, GEMMA3),
+        *(QWEN2_VL, QWEN2_5_VL),
+    )
 }
 """Every family that can be exported, by the architecture its config.json names."""

@@ -84,7 +84,9 @@ def activation_of(node: Node) -> str:
 def assert_close(actual: Array, wanted: Array, node: Node) -> None:
     """Equal up to the rounding of float32 sums, see `TOLERANCE`."""
     assert actual.shape == wanted.shape
-    hidden = oracle.gated_hadamard(node.arrays["gate_up"], None, None, activation=activation_of(node))
+    hidden = oracle.gated_hadamard(
+        node.arrays["gate_up"], None, None, activation=activation_of(node)
+    )
     sizes = np.sqrt(np.sum(hidden**2, axis=-1, keepdims=True)) + np.finfo(np.float32).tiny
     for part in ("low", "high"):
         for side in ("outer", "inner"):

@@ -32,6 +32,8 @@ KINDS: Final = {
     "phi3_partly_rotary": False,
     "gemma2": True,
     "gemma3": False,
+    "qwen2_vl": True,
+    "qwen2_5_vl": False,
 }
 """By kind, whether the embedding is tied."""
 

@@ -1,4 +1,4 @@
-"""Windows, layers without RoPE, and partial RoPE, as config.json says them."""
+"""Windows, RoPE and scores of each layer, as config.json says them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import Phi3Config, Qwen3Config, SmolLM3Config
+from transformers import Gemma2Config, Phi3Config, Qwen3Config, SmolLM3Config
 
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout, layout_of
@@ -28,7 +28,8 @@ WINDOWS_ON: dict[str, Any] = {"use_sliding_window": True, "sliding_window": 100}
 
 
 def layout(family: str, **entries: Any) -> ModelLayout:
-    said = CONFIG | {"architectures": [f"{family}ForCausalLM"]} | entries
+    name = family if family.endswith("Generation") else f"{family}ForCausalLM"
+    said = CONFIG | {"architectures": [name]} | entries
     return layout_of(said, "some/model")
 
 
@@ -100,6 +101,62 @@ def test_other_families_turn_every_layer(family: str) -> None:
     assert turned(layout(family)) == [True] * 4
 
 
+def test_all_but_every_nth_layer_of_a_gemma_has_a_window() -> None:
+    assert windows(layout("Gemma2")) == [4096, -1, 4096, -1]
+    assert windows(layout("Gemma3", sliding_window=512)) == [512] * 4
+    every_third = layout("Gemma3", sliding_window=512, sliding_window_pattern=3)
+    assert windows(every_third) == [512, 512, -1, 512]
+
+
+def test_the_layers_of_a_gemma3_have_the_frequencies_of_their_kind() -> None:
+    full, sliding = "full_attention_inv_freq", "sliding_attention_inv_freq"
+    wide = {"sliding_window": 10**6, "sliding_window_pattern": 2}  # no window, but its frequencies
+    for size in ({"sliding_window": 512, "sliding_window_pattern": 2}, wide):
+        found = layout("Gemma3", **size)
+        names = [found.attention_of(layer).frequencies for layer in range(4)]
+        assert names == [sliding, full, sliding, full]
+    assert windows(layout("Gemma3", **wide)) == [-1] * 4
+
+
+def test_the_scores_of_a_gemma_have_a_scale_and_a_cap_of_their_own() -> None:
+    found = layout("Gemma2", query_pre_attn_scalar=144)
+    assert found.scale == pytest.approx(1 / 12)
+    assert found.softcap == 50.0
+    assert layout("Gemma2", attn_logit_softcapping=None).softcap is None
+    assert layout("Gemma3").softcap is None
+    assert layout("Llama").scale == pytest.approx(0.25)
+    assert layout("Llama").softcap is None
+
+
+def test_the_gate_of_a_gemma_is_activated_by_gelu() -> None:
+    assert layout("Gemma2").activation == layout("Gemma3").activation == "gelu_tanh"
+    assert layout("Qwen3").activation == "silu"
+    with pytest.raises(ResqError, match="hidden_activation 'silu' is not supported for Gemma 3"):
+        layout("Gemma3", hidden_activation="silu")
+
+
+VL = ("Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration")
+
+
+@pytest.mark.parametrize("family", VL)
+def test_a_language_model_within_a_larger_one_is_said_in_a_section(family: str) -> None:
+    said = {"hidden_size": 128, "rope_parameters": {"rope_type": "default"}}
+    found = layout(family, tie_word_embeddings=True, text_config=said)
+    assert found.hidden_size == 128
+    assert found.tied
+    assert layout(family, text_config={"tie_word_embeddings": True}).tied
+    assert not layout(family, text_config={}).tied
+    assert found.module(1, "query") == "model.language_model.layers.1.self_attn.q_proj"
+
+
+@pytest.mark.parametrize("family", VL)
+def test_or_at_the_top_by_older_files(family: str) -> None:
+    rope = {"type": "mrope", "mrope_section": [2, 3, 3]}
+    found = layout(family, rope_scaling=rope, tie_word_embeddings=True)
+    assert found.hidden_size == 64
+    assert found.tied
+
+
 def test_a_phi3_turns_a_share_of_each_head() -> None:
     assert layout("Phi3").rotary_dim is None
     assert layout("Phi3", partial_rotary_factor=None).rotary_dim is None
@@ -112,9 +169,14 @@ def test_what_transformers_takes_for_granted_is_taken() -> None:
     assert layout("SmolLM3").tied == SmolLM3Config().tie_word_embeddings
     assert layout("Phi3").tied == Phi3Config().tie_word_embeddings
     assert layout("Qwen3").head_dim == Qwen3Config().head_dim
+    gemma, found = Gemma2Config(), layout("Gemma2")
+    assert found.head_dim == gemma.head_dim
+    assert found.tied == gemma.tie_word_embeddings
+    assert found.softcap == gemma.attn_logit_softcapping
+    assert found.query_scalar == gemma.query_pre_attn_scalar
 
 
-KINDS_WITH_LAYERS = ("mistral", "qwen3_with_windows", "smollm3", "phi3_partly_rotary")
+KINDS_WITH_LAYERS = ("mistral", "qwen3_with_windows", "smollm3", "phi3_partly_rotary", "gemma2")
 
 
 @pytest.mark.parametrize("kind", KINDS_WITH_LAYERS)
@@ -137,9 +199,9 @@ def test_the_layers_are_those_of_the_model_in_transformers(tmp_path: Path, kind:
 
 def test_a_window_where_the_family_has_none_is_refused() -> None:
     line = refusal("Llama", use_sliding_window=True)
-    assert "use_sliding_window is true" in line
+    assert "use_sliding_window is True" in line
     assert "Llama" in line
-    assert "set it to false" in line
+    assert "off, or left out" in line
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.5, "many", True])
@@ -182,6 +244,28 @@ def test_a_share_of_a_head_that_cannot_be_turned_is_refused(share: object) -> No
     line = refusal("Phi3", partial_rotary_factor=share)
     assert f"partial_rotary_factor is {share!r}" in line
     assert "even number" in line
+
+
+@pytest.mark.parametrize("family", ["Gemma2", "Gemma3"])
+def test_a_gemma_that_reads_in_both_directions_is_refused(family: str) -> None:
+    line = refusal(family, use_bidirectional_attention=True)
+    assert "use_bidirectional_attention is True" in line
+    assert "off, or left out" in line
+
+
+def test_capped_scores_of_a_gemma3_are_refused_for_its_class_ignores_them() -> None:
+    assert "attn_logit_softcapping is 50.0" in refusal("Gemma3", attn_logit_softcapping=50.0)
+
+
+@pytest.mark.parametrize("cap", [0, -1.0, "much", True])
+def test_a_cap_that_is_no_positive_number_is_refused(cap: object) -> None:
+    line = refusal("Gemma2", attn_logit_softcapping=cap)
+    assert f"attn_logit_softcapping is {cap!r}" in line
+
+
+def test_the_scaling_of_either_kind_of_layer_is_looked_at() -> None:
+    kinds = {"full_attention": {"rope_type": "yarn"}, "sliding_attention": {}}
+    assert "rope_type is 'yarn'" in refusal("Gemma3", rope_parameters=kinds)
 
 
 @pytest.mark.parametrize("kind", ["longrope", "su", "yarn", "linear"])
