@@ -21,6 +21,7 @@ from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
+from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
 from resq_onnx.hadamard import KroneckerFactors
 from resq_onnx.projections import Projections
@@ -101,7 +102,15 @@ def simulated(
         projections: Whose U_D is used.
         parts: How each site is rounded.
         bases: Called in each pass; gives the bases of that pass.
+
+    Raises:
+        ResqError: The model's attention is not one that this can stand in for.
     """
+    if layout.softcap is not None:
+        raise ResqError(
+            f"rotations cannot be trained for {layout.family.name}, whose attention scores are "
+            f"capped; take --rotations random, and a method other than spinquant"
+        )
     AttentionInterface.register(ATTENTION, _attention(layout, parts.record, bases))
     AttentionMaskInterface.register(ATTENTION, sdpa_mask)
     before = cast(Any, model.config)._attn_implementation
@@ -141,7 +150,8 @@ def _norm(
         basis, x = bases().hidden_of(layer), inputs[0]
         inverse_rms = torch.rsqrt(x.square().mean(-1, keepdim=True) + layout.norm_epsilon)
         rounded = fake_quantise((x * inverse_rms) @ basis, parts) @ basis.mT
-        return rounded * cast(torch.Tensor, module.weight)
+        gain = cast(torch.Tensor, module.weight)
+        return rounded * (1.0 + gain if layout.family.offset_gains else gain)
 
     return read
 

@@ -1,12 +1,17 @@
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 
+from resq_onnx.calibration.statistics import collect_moments
+from resq_onnx.errors import ResqError
+from resq_onnx.families import ModelLayout
 from resq_onnx.projections import compute_projections
 from resq_onnx.recipe import Recipe
+from resq_onnx.source import ModelSource
 from resq_onnx.training.quantisers import Part
 from resq_onnx.training.simulation import (
     Bases,
@@ -15,6 +20,7 @@ from resq_onnx.training.simulation import (
     parts_by_recipe,
     simulated,
 )
+from tests import tiny_models
 from tests.calibration.tiny import layout, obvious_moments, sequences, tiny_llama, tiny_qwen2
 
 RECIPE = Recipe(high_fraction=0.25, down_high=1 / 6)
@@ -85,3 +91,33 @@ def test_a_stack_of_hidden_bases_gives_each_layer_its_own() -> None:
     turn = torch.from_numpy(np.linalg.qr(np.random.default_rng(0).standard_normal((3, 4, 4)))[0])
     assert torch.equal(Bases(turn, turn, turn).hidden_of(2), turn[2])
     assert torch.equal(Bases(turn[0], turn, turn).hidden_of(2), turn[0])
+
+
+def _case(folder: Path, kind: str) -> tuple[Any, ModelLayout]:
+    model = tiny_models.write_model(folder, kind, tied=True)
+    return model, ModelSource(folder, kind).layout
+
+
+@pytest.mark.parametrize("kind", ["mistral", "smollm3", "phi3_partly_rotary", "gemma3"])
+def test_the_function_stays_the_same_with_windows_and_gains_less_one(
+    tmp_path: Path, kind: str
+) -> None:
+    model, of_model = _case(tmp_path, kind)
+    tokens = sequences(2, 3 * tiny_models.WINDOW)
+    bases = compute_projections(Recipe(), of_model, collect_moments(model, of_model, tokens))
+    expected = _logits(model, tokens)
+    with simulated(model, of_model, bases, _without_rounding(2), lambda: bases_of(bases)):
+        found = _logits(model, tokens)
+    largest = float(expected.abs().max())
+    torch.testing.assert_close(found, expected, rtol=0, atol=FLOAT32 * largest)
+
+
+def test_a_model_with_capped_scores_is_refused(tmp_path: Path) -> None:
+    model, of_model = _case(tmp_path, "gemma2")
+    bases = compute_projections(Recipe(method="quarot"), of_model, None)
+    parts = _without_rounding(2)
+    with (
+        pytest.raises(ResqError, match=r"cannot be trained for Gemma 2.*--rotations random"),
+        simulated(model, of_model, bases, parts, lambda: bases_of(bases)),
+    ):
+        pass
