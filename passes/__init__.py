@@ -12,9 +12,14 @@ import onnx_ir as ir
 from resq_onnx.families import ModelLayout
 from resq_onnx.moments import Moments
 from resq_onnx.passes.clean_up import CleanUp, sweep
+from resq_onnx.passes.contrib_attention import ContribAttention
+from resq_onnx.passes.contrib_embedding import ContribEmbedding
+from resq_onnx.passes.contrib_linears import ContribLinears
+from resq_onnx.passes.contrib_norms import ContribNorms
 from resq_onnx.passes.fold_hidden_basis import FoldHiddenBasis
 from resq_onnx.passes.fold_value_basis import FoldValueBasis
 from resq_onnx.passes.fuse_norm_gains import FuseNormGains
+from resq_onnx.passes.join_hadamards import JoinHadamards
 from resq_onnx.passes.keep_last_logits import KeepLastLogits
 from resq_onnx.passes.lift_attention import LiftAttention
 from resq_onnx.passes.lift_head import LiftHead
@@ -33,7 +38,7 @@ from resq_onnx.passes.untie_embedding import UntieEmbedding
 from resq_onnx.projections import Projections
 from resq_onnx.recipe import Recipe
 
-__all__ = ["CleanUp", "KeepLastLogits", "folding", "lifting", "quantising"]
+__all__ = ["CleanUp", "KeepLastLogits", "contributing", "folding", "lifting", "quantising"]
 
 
 def lifting(layout: ModelLayout) -> list[ir.passes.PassBase]:
@@ -73,4 +78,15 @@ def quantising(
         QuantiseLinears(layout, recipe, projections, moments),
         *([QuantiseCache(layout, projections)] if recipe.cache == "quantised" else []),
         QuantiseEmbedding(layout, recipe, shares_table=recipe.shares_table(tied=layout.tied)),
+    ]
+
+
+def contributing(layout: ModelLayout) -> list[ir.passes.PassBase]:
+    """From activations and cache in float to ONNX Runtime's own operators."""
+    return [
+        ContribLinears(layout),
+        ContribEmbedding(layout),
+        ContribAttention(layout),
+        JoinHadamards(),
+        ContribNorms(),
     ]

@@ -28,23 +28,32 @@ class FoldedTensor(ir.LazyTensor):
         return ir.Tensor(np.ascontiguousarray(self.compute(), dtype=np.float32), name=self.name)
 
 
-class PackedBytes(ir.LazyTensor):
-    """The bytes of a 4-bit tensor (..., n) as UINT8 (..., n / 2), to be stored once for both.
+class SameBytes(ir.LazyTensor):
+    """The bytes of another tensor as UINT8 of another shape, to be stored once for both.
 
-    The even element is in the low nibble, as ONNX packs. `save_model` points both to one place,
-    if the graph has both.
+    `save_model` points both to one place, if the graph has both.
     """
 
-    def __init__(self, packed: ir.TensorProtocol) -> None:
-        """Describe the bytes of a tensor whose last dimension is even."""
-        *rest, last = dims(packed)
-        shape = (*rest, last // 2)
+    def __init__(self, packed: ir.TensorProtocol, shape: Sequence[int]) -> None:
+        """Describe the bytes of a tensor, as many as `shape` has elements."""
         super().__init__(
             lambda: ir.Tensor(np.frombuffer(packed.tobytes(), np.uint8).reshape(shape)),
             ir.DataType.UINT8,
             ir.Shape(shape),
         )
         self.packed = packed
+
+
+class PackedBytes(SameBytes):
+    """The bytes of a 4-bit tensor (..., n) as UINT8 (..., n / 2).
+
+    The even element is in the low nibble, as ONNX packs.
+    """
+
+    def __init__(self, packed: ir.TensorProtocol) -> None:
+        """Describe the bytes of a tensor whose last dimension is even."""
+        *rest, last = dims(packed)
+        super().__init__(packed, (*rest, last // 2))
 
 
 def dims(tensor: ir.TensorProtocol) -> tuple[int, ...]:

@@ -7,6 +7,12 @@ from typing import Final
 DOMAIN: Final = "ai.resq"
 """Domain of our operators."""
 
+CONTRIB_DOMAIN: Final = "com.microsoft"
+"""Domain of the operators that ONNX Runtime has beyond the standard."""
+
+CONTRIB_VERSION: Final = 1
+"""Its version."""
+
 MODULE_KEY: Final = "ai.resq.module"
 """Node metadata: full name of the Hugging Face module the node belongs to."""
 

@@ -21,7 +21,7 @@ from resq_onnx.handoff.targets import DEFAULT as DEFAULT_TARGET
 from resq_onnx.handoff.targets import target_named
 from resq_onnx.measuring import check_widths, find_projections, measure
 from resq_onnx.pass_runner import PassRunner
-from resq_onnx.passes import CleanUp, KeepLastLogits, folding, lifting, quantising
+from resq_onnx.passes import CleanUp, KeepLastLogits, contributing, folding, lifting, quantising
 from resq_onnx.projections_file import save_calibration
 from resq_onnx.recipe import Recipe
 from resq_onnx.reference import Reference
@@ -107,7 +107,9 @@ def export(
             passes.run(graph, [KeepLastLogits(source.layout)])
         if recipe.method != "none":
             passes.run(graph, quantising(source.layout, recipe, bases, measured.moments))
-        if recipe.format == "qdq":
+        if recipe.format == "contrib":
+            passes.run(graph, contributing(source.layout))
+        if recipe.format in ("contrib", "qdq"):
             passes.run(graph, [InlinePass()])
         passes.run(graph, [CleanUp()])
         graph.metadata_props[RECIPE_KEY] = json.dumps(recipe.to_json())

@@ -10,7 +10,7 @@ from resq_onnx.errors import ResqError
 
 Method = Literal["resq", "spinquant", "quarot", "outlier", "rtn", "none"]
 WeightMethod = Literal["gptq", "rtn"]
-Format = Literal["custom", "qdq"]
+Format = Literal["custom", "qdq", "contrib"]
 Logits = Literal["all", "last"]
 Precision = Literal["quantised", "float"]
 Tables = Literal["shared", "separate"]
@@ -80,7 +80,9 @@ class Recipe:
         samples: Number of calibration sequences.
         sequence_length: Tokens per calibration sequence.
         seed: Seeds the random rotations and the choice of calibration sequences.
-        format: `custom` keeps the ai.resq functions, `qdq` inlines them.
+        format: `custom` keeps the ai.resq functions, `qdq` inlines them. `contrib` uses the
+            operators that ONNX Runtime has beyond the standard: they know 4-bit weights, but
+            neither our activations nor our cache, so both are `float` then.
         logits: Positions of which the file computes logits: `all` new tokens, or the `last` one.
         activation_clip: Share of an activation's range that the 4-bit integers of the layers'
             inputs span; 1 is the whole range.
@@ -133,6 +135,14 @@ class Recipe:
             if value not in known:
                 listed = ", ".join(str(choice) for choice in known)
                 raise ResqError(f"{name} is {value!r}; it must be one of {listed}")
+        if self.format == "contrib":
+            if self.method == "none":
+                raise ResqError(
+                    "format contrib stores quantised weights, and method none has none; use "
+                    "format custom or qdq"
+                )
+            object.__setattr__(self, "activations", "float")
+            object.__setattr__(self, "cache", "float")
         for name in ("high_fraction", "down_high"):
             value = getattr(self, name)
             if not 0.0 <= value < 1.0:

@@ -8,7 +8,7 @@ from typing import Final
 
 import onnx_ir as ir
 
-from resq_onnx.passes.tensors import PackedBytes, dims
+from resq_onnx.passes.tensors import SameBytes, dims
 
 DATA_ALIGNMENT: Final = 64
 """Every tensor starts on a cache line: kernels read weights where the file is mapped."""
@@ -37,7 +37,7 @@ def save_model(
     views = {
         value: tensor
         for value, tensor in tensors.items()
-        if isinstance(tensor, PackedBytes) and tensor.packed.name in initializers
+        if isinstance(tensor, SameBytes) and tensor.packed.name in initializers
     }
     try:
         for value in views:
@@ -60,7 +60,7 @@ def save_model(
             value.const_value = tensor
 
 
-def _at_the_place_of(stored: ir.TensorProtocol | None, view: PackedBytes) -> ir.TensorProtocol:
+def _at_the_place_of(stored: ir.TensorProtocol | None, view: SameBytes) -> ir.TensorProtocol:
     """A view as a tensor whose bytes are those of another one, which was stored."""
     if not isinstance(stored, ir.ExternalTensor):  # too small for the data file
         return view

@@ -24,6 +24,9 @@ TARGET: Final = "logits"
 LAYER: Final = re.compile(r"(?:.*\.)?layers\.(\d+)\.")
 """The beginning of the name of a layer's weight."""
 
+SUMS: Final = {"SkipSimplifiedLayerNormalization": 3}
+"""Operators that give a sum and its norm: the sum's place among their outputs."""
+
 SIZES_ONLY: Final = ("Shape", "Size")
 """Operators that read how many tokens there are, and nothing about them."""
 
@@ -91,8 +94,9 @@ def _meetings(nodes: Sequence[onnx.NodeProto], path: dict[str, int]) -> dict[int
         last_reader.update(dict.fromkeys(nodes[index].input, index))
     found, furthest = {}, last_reader.get(SOURCE, 0)
     for index, names in made.items():
-        if furthest <= index and len(names) == 1:
-            found[index] = names[0]
+        place = SUMS.get(nodes[index].op_type)
+        if furthest <= index and (len(names) == 1 or place is not None):
+            found[index] = names[0] if place is None else nodes[index].output[place]
         furthest = max(furthest, *(last_reader.get(name, index) for name in names))
     return found
 
@@ -104,6 +108,8 @@ def _layers(graph: onnx.GraphProto, path: dict[str, int]) -> dict[int, list[int]
     on_path = set(path.values())
     for index, node in enumerate(graph.node):
         weights: set[str] = set().union(*(made_of.get(name, set()) for name in node.input))
+        if index in on_path and node.op_type in SUMS:
+            continue  # its gain is the next layer's, and its sum the end of this one
         if index in on_path:
             for match in filter(None, map(LAYER.match, weights)):
                 readers.setdefault(int(match[1]), []).append(index)

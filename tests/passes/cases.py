@@ -20,7 +20,7 @@ from resq_onnx.evaluation.parity import decode_logits
 from resq_onnx.families import ModelLayout
 from resq_onnx.graph import cache_names
 from resq_onnx.moments import Moments
-from resq_onnx.passes import CleanUp, KeepLastLogits, folding, lifting, quantising
+from resq_onnx.passes import CleanUp, KeepLastLogits, contributing, folding, lifting, quantising
 from resq_onnx.passes.modules import make_linear, new_initializer
 from resq_onnx.passes.tensors import read_float64
 from resq_onnx.projections import Projections, compute_projections
@@ -111,6 +111,7 @@ class Case:
             *self.folding(self.projections),
             *([KeepLastLogits(self.layout)] if self.recipe.logits == "last" else []),
             *quantising(self.layout, self.recipe, self.projections, self.moments),
+            *(contributing(self.layout) if self.recipe.format == "contrib" else []),
             CleanUp(),
         ]
 
@@ -257,6 +258,18 @@ def assert_same_function(
         decoder = Decoder(session)
         assert_close(decoder.run(case.token_ids)[0], case.logits, FLOAT_TOLERANCE)
         assert_close(decode_logits(decoder, case.token_ids), case.logits, FLOAT_TOLERANCE)
+
+
+def assert_equal_functions(case: Case, found: ir.Model, expected: ir.Model) -> None:
+    """Two graphs compute the same logits, in one pass and token by token with the cache."""
+    ways = [
+        (decoder.run(case.token_ids)[0], decode_logits(decoder, case.token_ids))
+        for decoder in (
+            Decoder(session_of(graph, fold_weights=True)) for graph in (found, expected)
+        )
+    ]
+    for one, other in zip(*ways, strict=True):
+        assert_close(one, other, FLOAT_TOLERANCE)
 
 
 def weights_of(model: ir.Model) -> dict[str, Array]:

@@ -57,3 +57,20 @@ def separate(cases: Callable[[str], Case]) -> Case:
 def biased(cases: Callable[[str], Case]) -> Case:
     """A model in which every linear layer but lm_head has a bias."""
     return cases("llama untied with biases")
+
+
+@pytest.fixture(scope="session")
+def contrib(cases: Callable[[str], Case]) -> Case:
+    """A model in ONNX Runtime's own operators, with one table."""
+    return contrib_case(cases, "llama tied")
+
+
+@pytest.fixture(params=CASES)
+def any_contrib(cases: Callable[[str], Case], request: pytest.FixtureRequest) -> Case:
+    """Every case in ONNX Runtime's own operators."""
+    return contrib_case(cases, request.param)
+
+
+@cache
+def contrib_case(cases: Callable[[str], Case], name: str) -> Case:
+    return cases(name).with_recipe(format="contrib")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
+import pytest
 
 import resq_onnx.passes
 from resq_onnx.graph import MODULE_KEY
@@ -19,13 +20,27 @@ def file_of(one: ir.passes.PassBase) -> str:
     return f"{type(one).__module__.rpartition('.')[2]}.py"
 
 
-def test_the_readme_lists_every_pass_in_the_order_in_which_it_runs(llama: Case) -> None:
+CONTRIB = {
+    *("contrib_linears.py", "contrib_embedding.py", "contrib_attention.py"),
+    *("join_hadamards.py", "contrib_norms.py"),
+}
+
+LEFT_OUT: dict[str, tuple[dict[str, str], set[str]]] = {
+    "one table": ({}, {"untie_embedding.py", *CONTRIB}),
+    "two tables": ({"tables": "separate"}, {"split_head.py", *CONTRIB}),
+    "contrib": ({"format": "contrib"}, {"untie_embedding.py", "quantise_cache.py"}),
+}
+"""By name, choices of a recipe, and which passes it has no use for."""
+
+
+@pytest.mark.parametrize("name", LEFT_OUT)
+def test_the_readme_lists_every_pass_in_the_order_in_which_it_runs(llama: Case, name: str) -> None:
     rows = re.findall(r"^\| `(\w+\.py)` \|", (FOLDER / "README.md").read_text(), re.MULTILINE)
-    for tables, other in (("shared", "untie_embedding.py"), ("separate", "split_head.py")):
-        every = llama.with_recipe(logits="last", tables=tables)
-        expected = [file_of(one) for one in every.passes() if type(one) is not SWEEP]
-        assert [row for row in rows if row != other] == expected
-        assert other in rows
+    choices, left_out = LEFT_OUT[name]
+    every = llama.with_recipe(logits="last", **choices)
+    expected = [file_of(one) for one in every.passes() if type(one) is not SWEEP]
+    assert [row for row in rows if row not in left_out] == expected
+    assert left_out <= set(rows)
 
 
 def test_every_pass_has_a_test_file() -> None:
@@ -50,6 +65,11 @@ def test_every_function_a_node_calls_is_in_the_model(case: Case) -> None:
         model = case.after(type(one))
         ours = {node.op_identifier() for node in model.graph if node.domain == "ai.resq"}
         assert ours <= set(model.functions)
+
+
+def test_every_pass_to_contrib_leaves_a_graph_in_order(contrib: Case) -> None:
+    test_every_pass_leaves_a_graph_in_order_whose_nodes_are_tagged(contrib)
+    test_every_function_a_node_calls_is_in_the_model(contrib)
 
 
 def test_the_checker_accepts_the_float_and_the_quantised_graph(biased: Case) -> None:

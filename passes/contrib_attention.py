@@ -1,0 +1,90 @@
+"""RotaryAttention  →  GroupQueryAttention of ONNX Runtime.
+
+1. Its kernel turns queries and keys itself, by the same tables of cos and sin.
+2. Of attention_mask it is told how many tokens each text has, and how many the longest has. So
+   padding may only come after a text. position_ids is not an input any more: a token's
+   position is its place in the cache.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from resq_onnx.errors import ResqError
+from resq_onnx.families import ModelLayout
+from resq_onnx.graph import CONTRIB_DOMAIN, CONTRIB_VERSION
+from resq_onnx.passes.modules import new_initializer, tag
+from resq_onnx.passes.replacing import find_attention, put_in_place_of
+
+MODULE = "model.lengths"
+"""Name under which the nodes that count tokens are found."""
+
+
+class ContribAttention(ir.passes.InPlacePass):
+    """Let ONNX Runtime's own operator attend, with the cache in float."""
+
+    def __init__(self, layout: ModelLayout) -> None:
+        """Take names from `layout`."""
+        self._layout = layout
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:  # noqa: D102
+        lengths = _token_counts(model)
+        for layer in range(self._layout.num_layers):
+            module = self._layout.module(layer, "attention")
+            self._replace(model, module, lengths)
+        positions = next(value for value in model.graph.inputs if value.name == "position_ids")
+        if not positions.uses():
+            model.graph.inputs.remove(positions)
+        model.graph.opset_imports[CONTRIB_DOMAIN] = CONTRIB_VERSION
+        return ir.passes.PassResult(model, modified=True)
+
+    def _replace(self, model: ir.Model, module: str, lengths: tuple[ir.Value, ir.Value]) -> None:
+        old = find_attention(model, module)
+        qkv, past_key, past_value, _, _, cos, sin, *more = old.inputs
+        if old.op_type != "RotaryAttention" or any(value is not None for value in more):
+            raise ResqError(
+                f"{module}: format contrib has no attention with a quantised cache, with rotated "
+                "keys, or with norms of queries and keys; use format custom or qdq"
+            )
+        attributes = old.attributes
+        new = ir.node(
+            "GroupQueryAttention",
+            [qkv, None, None, past_key, past_value, *lengths, cos, sin],
+            {
+                "num_heads": attributes.get_int("num_heads"),
+                "kv_num_heads": attributes.get_int("kv_num_heads"),
+                "scale": attributes.get_float("scale"),
+                "local_window_size": attributes.get_int("local_window"),
+                "do_rotary": 1,
+            },
+            domain=CONTRIB_DOMAIN,
+            name=f"{module}.grouped",
+            num_outputs=3,
+        )
+        put_in_place_of(model, [old], tag(new, module))
+
+
+def _token_counts(model: ir.Model) -> tuple[ir.Value, ir.Value]:
+    """Tokens of each text but one, INT32 (B,), and of the longest with padding, INT32 ().
+
+    The nodes come first in the graph.
+    """
+    mask = next(value for value in model.graph.inputs if value.name == "attention_mask")
+    one = new_initializer(model, f"{MODULE}.one", ir.tensor(np.array(1, np.int64)))
+    axis = new_initializer(model, f"{MODULE}.axis", ir.tensor(np.array([1], np.int64)))
+    count = ir.node("ReduceSum", [mask, axis], {"keepdims": 0}, name=f"{MODULE}.tokens")
+    last = ir.node("Sub", [count.outputs[0], one], name=f"{MODULE}.last")
+    shape = ir.node("Shape", [mask], name=f"{MODULE}.shape")
+    total = ir.node("Gather", [shape.outputs[0], one], name=f"{MODULE}.total")
+    casts = [
+        ir.node("Cast", [node.outputs[0]], {"to": ir.DataType.INT32}, name=f"{node.name}.int32")
+        for node in (last, total)
+    ]
+    for node in (count, last, shape, total):
+        node.outputs[0].type = ir.TensorType(ir.DataType.INT64)
+    for node in casts:
+        node.outputs[0].type = ir.TensorType(ir.DataType.INT32)
+    nodes = [tag(node, MODULE) for node in (count, last, shape, total, *casts)]
+    model.graph.insert_before(model.graph[0], nodes)
+    return casts[0].outputs[0], casts[1].outputs[0]

@@ -1,0 +1,84 @@
+"""Attention as GroupQueryAttention."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from resq_onnx.errors import ResqError
+from resq_onnx.graph import cache_names
+from resq_onnx.passes.contrib_attention import ContribAttention
+from resq_onnx.passes.modules import only_node
+from resq_onnx.passes.quantise_cache import QuantiseCache
+from resq_onnx.passes.replacing import find_attention
+from resq_onnx.runtime import BufferedDecoder, Decoder
+from tests.functions.engines import assert_close
+from tests.passes.cases import (
+    FLOAT_TOLERANCE,
+    Case,
+    assert_equal_functions,
+    decoder_of,
+    session_of,
+)
+
+SHORT = 5
+"""Tokens of the shorter of two texts."""
+
+
+def test_the_function_stays(any_contrib: Case) -> None:
+    case = any_contrib
+    assert_equal_functions(case, case.after(ContribAttention), case.before(ContribAttention))
+
+
+def test_the_cache_stays(contrib: Case) -> None:
+    caches = [
+        decoder_of(graph).run(contrib.token_ids)[1].caches
+        for graph in (contrib.after(ContribAttention), contrib.before(ContribAttention))
+    ]
+    for found, expected in zip(*caches, strict=True):
+        assert_close(found, expected, FLOAT_TOLERANCE)
+
+
+def test_positions_are_not_asked_for(contrib: Case) -> None:
+    past, present = cache_names(contrib.layout.num_layers)
+    graph = contrib.after(ContribAttention).graph
+    assert [value.name for value in graph.inputs] == ["input_ids", "attention_mask", *past]
+    assert [value.name for value in graph.outputs] == ["logits", *present]
+
+
+def test_a_text_may_be_followed_by_padding(contrib: Case) -> None:
+    """As onnxruntime-genai pads; a new token then takes the place of the padding."""
+    decoder, ids = decoder_of(contrib.after(ContribAttention)), contrib.token_ids
+    mask = np.ones_like(ids)
+    mask[0, SHORT:] = 0
+    logits, state = decoder.run(ids, None, mask)
+    alone, alone_state = decoder.run(ids[:1, :SHORT])
+    assert_close(logits[:1, :SHORT], alone, FLOAT_TOLERANCE)
+
+    token = np.array([[7], [9]])
+    found, _ = decoder.run(token, state, np.concatenate([mask, np.ones((2, 1), np.int64)], axis=1))
+    expected, _ = decoder.run(token[:1], alone_state)
+    assert_close(found[:1], expected, FLOAT_TOLERANCE)
+
+
+def test_a_fixed_buffer_gives_what_concatenation_gives(contrib: Case) -> None:
+    session, ids = session_of(contrib.after(ContribAttention)), contrib.token_ids[:1]
+    buffered, plain, state = BufferedDecoder(session, 2 * ids.shape[1]), Decoder(session), None
+    for start, end in ((0, 3), (3, 4), (4, 7), (7, 8)):
+        found = buffered.run(ids[:, start:end])
+        logits, state = plain.run(ids[:, start:end], state)
+        assert_close(found, logits[:, -1], FLOAT_TOLERANCE)
+
+
+def test_a_quantised_cache_is_refused_by_name(llama: Case) -> None:
+    graph = llama.after(QuantiseCache).clone()
+    with pytest.raises(ResqError, match=r"model\.layers\.0\.self_attn: format contrib has no"):
+        ContribAttention(llama.layout)(graph)
+
+
+def test_a_scale_of_its_own_stays(contrib: Case) -> None:
+    graph, module = contrib.before(ContribAttention), "model.layers.0.self_attn"
+    find_attention(graph, module).attributes.add(ir.AttrFloat32("scale", 0.125))
+    ContribAttention(contrib.layout)(graph)
+    assert only_node(graph, module, "GroupQueryAttention").attributes.get_float("scale") == 0.125
