@@ -47,6 +47,12 @@ class Blocks:
     scale: ir.Value
 
     @property
+    def name(self) -> str:
+        """That of the bytes."""
+        assert self.weight.name is not None
+        return self.weight.name
+
+    @property
     def padded(self) -> int:
         """Columns with what fills the last block."""
         return -(-self.columns // self.size) * self.size

@@ -33,7 +33,7 @@ class ContribEmbedding(ir.passes.InPlacePass):
         in_head = [in_blocks(*part) for part in head.parts]
         multiply_blocks(model, head, in_head, self._level)
         table = in_head
-        if head.parts[0][0].name.startswith(f"{self._family.head}."):
+        if in_head[0].name.startswith(f"{self._family.head}."):
             table = [in_blocks(*part) for part in self._own_parts(model)]
         self._gather(model, table)
         model.graph.opset_imports[CONTRIB_DOMAIN] = CONTRIB_VERSION
@@ -66,7 +66,7 @@ class ContribEmbedding(ir.passes.InPlacePass):
 
 def _rows(model: ir.Model, indices: ir.Value | None, part: Blocks) -> list[ir.Node]:
     """The nodes that read rows of one part."""
-    weight, name = part.weight, part.weight.name
+    weight, name = part.weight, part.name
     assert weight.const_value is not None
     row_bytes = part.padded * part.bits // 8
     view = SameBytes(weight.const_value, (part.rows, row_bytes))

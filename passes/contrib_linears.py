@@ -98,7 +98,7 @@ def multiply_blocks(
             "block_size": part.size,
             "accuracy_level": accuracy_level,
         }
-        name = f"{module}.{part.weight.name.rpartition('_')[2]}"
+        name = f"{module}.{part.name.rpartition('_')[2]}"
         nodes.append(ir.node("MatMulNBits", inputs, attributes, domain=CONTRIB_DOMAIN, name=name))
     if len(blocks) > 1:
         summands = [node.outputs[0] for node in nodes[-len(blocks) :]]

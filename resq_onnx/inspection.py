@@ -12,12 +12,18 @@ from typing import Any, Final
 import onnx_ir as ir
 
 from resq_onnx.errors import ResqError
-from resq_onnx.graph import RECIPE_KEY
+from resq_onnx.graph import CONTRIB_DOMAIN, RECIPE_KEY
 from resq_onnx.runtime.session import check_is_file
 
 LAYER: Final = re.compile(r"\.\d+\.")
 BITS: Final = {"INT4": 4, "INT8": 8}
 """By element type, the bits of a quantised coefficient."""
+
+GATHERS: Final = ("GatherBlockQuantized",)
+
+ROWS: Final = "_rows"
+VIEWS: Final = (ROWS, "packed_low")
+"""Ends of the names of tensors that may be the bytes of another one."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,7 @@ def inspect_model(path: Path) -> Inspection:
     for node in graph:
         name = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
         operators[name] = operators.get(name, 0) + 1
-    groups = _groups(graph.initializers)
+    groups = _groups(graph.initializers, _blocks(graph))
     data = path.with_name(f"{path.name}.data")
     return Inspection(
         path=path,
@@ -139,21 +145,50 @@ def _check_data(initializers: Mapping[str, ir.Value]) -> None:
             )
 
 
-def _groups(initializers: Mapping[str, ir.Value]) -> list[TensorGroup]:
-    found: dict[tuple[str, str], list[ir.TensorProtocol]] = {}
+@dataclass(frozen=True)
+class _Stored:
+    """What a tensor holds: its type and sizes, or what its bytes stand for."""
+
+    dtype: str
+    values: int
+    columns: int
+
+
+def _blocks(graph: ir.Graph) -> dict[str, _Stored]:
+    """Weights of ONNX Runtime's own operators, by name: bytes, and the node says of what."""
+    found = {}
+    for node in graph:
+        if node.domain != CONTRIB_DOMAIN or node.op_type not in ("MatMulNBits", *GATHERS):
+            continue
+        value = node.inputs[0 if node.op_type in GATHERS else 1]
+        if value is None or value.name is None or value.const_value is None:
+            continue
+        bits, (rows, *_) = node.attributes.get_int("bits"), value.const_value.shape.numpy()
+        columns = node.attributes.get_int("K", 8 * value.const_value.nbytes // rows // bits)
+        found[value.name] = _Stored(f"INT{bits}", rows * columns, columns)
+    return found
+
+
+def _groups(
+    initializers: Mapping[str, ir.Value], blocks: Mapping[str, _Stored]
+) -> list[TensorGroup]:
+    found: dict[tuple[str, str], list[tuple[_Stored, int]]] = {}
     again = _views(initializers)
     for name, value in initializers.items():
-        if value.const_value is not None and name not in again:
-            key = (LAYER.sub(".*.", name), value.const_value.dtype.name)
-            found.setdefault(key, []).append(value.const_value)
+        tensor = value.const_value
+        if tensor is not None and name not in again:
+            plain = _Stored(tensor.dtype.name, tensor.size, _last_dimension(tensor))
+            stored = blocks.get(name, plain)
+            key = (LAYER.sub(".*.", name.removesuffix(ROWS)), stored.dtype)
+            found.setdefault(key, []).append((stored, tensor.nbytes))
     groups = [
         TensorGroup(
             name=name,
             count=len(tensors),
             dtype=dtype,
-            values=sum(tensor.size for tensor in tensors),
-            columns=round(sum(map(_last_dimension, tensors)) / len(tensors)),
-            bytes=sum(tensor.nbytes for tensor in tensors),
+            values=sum(stored.values for stored, _ in tensors),
+            columns=round(sum(stored.columns for stored, _ in tensors) / len(tensors)),
+            bytes=sum(size for _, size in tensors),
         )
         for (name, dtype), tensors in found.items()
     ]
@@ -162,16 +197,12 @@ def _groups(initializers: Mapping[str, ir.Value]) -> list[TensorGroup]:
 
 def _views(initializers: Mapping[str, ir.Value]) -> set[str]:
     """Tensors that are the bytes of others: what lies at their place is counted once."""
-    places: dict[tuple[Any, ...], list[ir.ExternalTensor]] = {}
-    for value in initializers.values():
+    places: dict[tuple[Any, ...], list[str]] = {}
+    for name, value in initializers.items():
         if isinstance(tensor := value.const_value, ir.ExternalTensor):
-            places.setdefault((tensor.path, tensor.offset), []).append(tensor)
-    return {
-        tensor.name
-        for tensors in places.values()
-        for tensor in tensors
-        if len(tensors) > 1 and tensor.dtype == ir.DataType.UINT8
-    }
+            places.setdefault((tensor.path, tensor.offset), []).append(name)
+    shared = [names for names in places.values() if len(names) > 1]
+    return {name for names in shared for name in names if name.endswith(VIEWS)}
 
 
 def _matrices(groups: list[TensorGroup]) -> list[QuantisedKind]:

@@ -153,7 +153,7 @@ def test_the_module_is_the_command_line_too() -> None:
         (["export", "model", "out.onnx", "--smaples", "3"], "--smaples"),
         (["export", "model", "out.onnx", "--method", "qarot"], "'quarot'"),
         (["export", "model", "out.onnx", "--weights", "awq"], "'gptq', 'rtn'"),
-        (["export", "model", "out.onnx", "--format", "gguf"], "'custom', 'qdq'"),
+        (["export", "model", "out.onnx", "--format", "gguf"], "'custom', 'qdq', 'contrib'"),
         (["export", "model", "out.onnx", "--logits", "first"], "'all', 'last'"),
         (["export", "model", "out.onnx", "--samples", "many"], "'many' is not a valid integer"),
         (["generate", "out.onnx"], "Missing option '--prompt'"),

@@ -503,6 +503,37 @@ def test_activations_and_cache_may_stay_in_float(
     assert "weight" in run_successfully("inspect", out).stdout
 
 
+@pytest.mark.parametrize("head_bits", [8, 4])
+def test_onnx_runtimes_own_operators_are_near_the_functions(
+    floats: Path, export_small: Export, projections: Path, text: Path, head_bits: int
+) -> None:
+    """The same weights; with ours, activations are floats, with these 8 bits inside a kernel."""
+    shared = ("--projections", projections, "--head-bits", head_bits)
+    ours = export_small(*shared, "--activations", "float", "--cache", "float")
+    own = export_small(*shared, "--format", "contrib")
+    model = onnx.load(own, load_external_data=False)
+    onnx.checker.check_model(own)
+    assert len(model.functions) == 0
+    assert {entry.domain for entry in model.opset_import} == {"", "com.microsoft"}
+    operators = {node.op_type for node in model.graph.node if node.domain == "com.microsoft"}
+    assert operators >= {"MatMulNBits", "GroupQueryAttention", "GatherBlockQuantized"}
+
+    ids = token_ids(own.parent)
+    expected = prefill(floats, ids)
+    errors = [compare(expected, prefill(path, ids), ids).kl_divergence for path in (ours, own)]
+    assert errors[1] == pytest.approx(errors[0], rel=0.1)
+    assert compare(prefill(ours, ids), prefill(own, ids), ids).kl_divergence < errors[0] / 20
+
+    found, known = inspect_model(own), inspect_model(ours)
+    assert [(kind.name, kind.columns) for kind in found.matrices] == [
+        (kind.name, kind.columns) for kind in known.matrices
+    ]
+    assert found.cache_bytes_per_token == known.cache_bytes_per_token
+    run_successfully("evaluate", own, "--text", text, "--window", WINDOW, "--json")
+    run_successfully("generate", own, "--prompt", "A compound", "--max-new-tokens", 4)
+    run_successfully("bench", own, "--prompt-tokens", 8, "--new-tokens", 4, "--repeat", 1)
+
+
 @pytest.mark.parametrize("target", [4.25, 4.75])
 def test_a_target_is_the_mean_of_the_layers_bits(
     plain: Path, floats: Path, export_small: Export, projections: Path, target: float

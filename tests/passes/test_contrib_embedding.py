@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Final
 
 import onnx_ir as ir
 import pytest
@@ -17,7 +18,7 @@ from tests.passes.cases import Case, assert_equal_functions
 EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
 FLOATS = 0
 
-TABLES = {
+TABLES: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "one table": ("llama tied", {}),
     "one table, 4 bits": ("llama tied", {"head_bits": 4}),
     "two tables": ("llama tied", {"tables": "separate"}),

@@ -86,3 +86,21 @@ def test_layers_that_are_not_numbered_one_by_one_are_an_error() -> None:
 def test_a_graph_without_layers_is_an_error() -> None:
     with pytest.raises(ResqError, match="give a file that resq-onnx export wrote"):
         residual_stream(graph_of("Mul(input_ids, a) -> x2", *HEAD))
+
+
+def test_a_sum_that_comes_with_its_norm_is_where_a_layer_ends() -> None:
+    """The norm's gain is the next layer's, and the last sum is read by nobody."""
+    fused = "SkipSimplifiedLayerNormalization({0}, {2}.down, {3}) -> {1}.normed, , , {1}"
+    layers = [
+        line
+        for number, gain in enumerate(("model.layers.1.norm.weight", "model.norm.weight"))
+        for line in (
+            f"MatMul({{0}}.normed, model.layers.{number}.up.weight) -> {{2}}.up",
+            f"MatMul({{2}}.up, model.layers.{number}.down.weight) -> {{2}}.down",
+            fused,
+        )
+        for line in [line.format(f"x{number}", f"x{number + 1}", number, gain)]
+    ]
+    first = "Mul(x0, model.layers.0.norm.weight) -> x0.normed"
+    graph = graph_of(*EMBEDDING, first, *layers, "MatMul(x2.normed, head.weight) -> logits")
+    assert residual_stream(graph) == ["x0", "x1", "x2"]

