@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +16,14 @@ from typing import Any, Final
 
 SECONDS: Final = 240.0
 """For anything a page does; a tiny model takes a few, on a busy machine many."""
+
+LAUNCH: Final = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.dup2(int(sys.argv[2]), 4)
+os.execvp(sys.argv[3], sys.argv[3:])
+"""
+"""Becomes the browser, with its pipes where it looks for them."""
 
 
 class Page:
@@ -97,6 +107,8 @@ def browsing(browser: str, profile: Path) -> Iterator[Page]:
         profile: A folder for what it keeps.
     """
     (commands, ours_out), (ours_in, events) = os.pipe(), os.pipe()
+    # Away from the places that they are to be put at.
+    theirs = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (commands, events)]
     options = (
         "--headless=new",
         "--no-sandbox",  # which root may not use
@@ -106,15 +118,14 @@ def browsing(browser: str, profile: Path) -> Iterator[Page]:
         "--remote-debugging-pipe",  # commands come in at 3, events go out at 4
         f"--user-data-dir={profile}",
     )
-    shell = f'exec "$0" "$@" 3<&{commands} 4>&{events}'
     process = subprocess.Popen(
-        ["/bin/sh", "-c", shell, browser, *options],
-        pass_fds=(commands, events),
+        [sys.executable, "-ISc", LAUNCH, *map(str, theirs), browser, *options],
+        pass_fds=theirs,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    os.close(commands)
-    os.close(events)
+    for end in (commands, events, *theirs):
+        os.close(end)
     try:
         yield Page(ours_in, ours_out)
     finally:

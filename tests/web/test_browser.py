@@ -81,7 +81,7 @@ def expected_answer(model: Path) -> str:
     ids = tokenizer.encode(chat, add_special_tokens=False)
     decoder = BufferedDecoder(create_session(model), len(ids) + NEW_TOKENS)
     found = generate(decoder, ids, NEW_TOKENS, stop_ids=tokenizer.stop_ids)
-    return tokenizer.decode(list(found))
+    return tokenizer.decode(list(found)).lstrip()
 
 
 def test_the_page_answers_what_the_session_answers(

@@ -36,14 +36,14 @@ const handlers = {
   },
 
   text({ text, speed }) {
-    writing.textContent = text;
+    writing.textContent = text.trimStart();
     element("status").textContent = speed;
     messages.scrollTop = messages.scrollHeight;
   },
 
   done({ text, summary }) {
     if (chats) conversation.push({ role: "assistant", content: text });
-    writing.textContent = text;
+    writing.textContent = text.trimStart();
     writing.classList.remove("writing");
     add("p", "measure", summary);
     finish();
