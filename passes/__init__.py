@@ -81,11 +81,11 @@ def quantising(
     ]
 
 
-def contributing(layout: ModelLayout) -> list[ir.passes.PassBase]:
+def contributing(layout: ModelLayout, recipe: Recipe) -> list[ir.passes.PassBase]:
     """From activations and cache in float to ONNX Runtime's own operators."""
+    products = [ContribLinears(layout), ContribEmbedding(layout)]
     return [
-        ContribLinears(layout),
-        ContribEmbedding(layout),
+        *(products if recipe.format == "contrib" else []),
         ContribAttention(layout),
         JoinHadamards(),
         ContribNorms(),

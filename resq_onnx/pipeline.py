@@ -107,9 +107,9 @@ def export(
             passes.run(graph, [KeepLastLogits(source.layout)])
         if recipe.method != "none":
             passes.run(graph, quantising(source.layout, recipe, bases, measured.moments))
-        if recipe.format == "contrib":
-            passes.run(graph, contributing(source.layout))
-        if recipe.format in ("contrib", "qdq"):
+        if recipe.uses_contrib:
+            passes.run(graph, contributing(source.layout, recipe))
+        if recipe.format != "custom":
             passes.run(graph, [InlinePass()])
         passes.run(graph, [CleanUp()])
         graph.metadata_props[RECIPE_KEY] = json.dumps(recipe.to_json())

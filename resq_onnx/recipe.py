@@ -10,7 +10,7 @@ from resq_onnx.errors import ResqError
 
 Method = Literal["resq", "spinquant", "quarot", "outlier", "rtn", "none"]
 WeightMethod = Literal["gptq", "rtn"]
-Format = Literal["custom", "qdq", "contrib"]
+Format = Literal["custom", "qdq", "contrib", "web"]
 Logits = Literal["all", "last"]
 Precision = Literal["quantised", "float"]
 Tables = Literal["shared", "separate"]
@@ -82,7 +82,9 @@ class Recipe:
         seed: Seeds the random rotations and the choice of calibration sequences.
         format: `custom` keeps the ai.resq functions, `qdq` inlines them. `contrib` uses the
             operators that ONNX Runtime has beyond the standard: they know 4-bit weights, but
-            neither our activations nor our cache, so both are `float` then.
+            neither our activations nor our cache, so both are `float` then. `web` is the same for
+            a runtime whose operators for 4-bit weights are slow, as onnxruntime-web's are: the
+            weights become floats when the file is opened.
         logits: Positions of which the file computes logits: `all` new tokens, or the `last` one.
         activation_clip: Share of an activation's range that the 4-bit integers of the layers'
             inputs span; 1 is the whole range.
@@ -135,10 +137,10 @@ class Recipe:
             if value not in known:
                 listed = ", ".join(str(choice) for choice in known)
                 raise ResqError(f"{name} is {value!r}; it must be one of {listed}")
-        if self.format == "contrib":
+        if self.uses_contrib:
             if self.method == "none":
                 raise ResqError(
-                    "format contrib stores quantised weights, and method none has none; use "
+                    f"format {self.format} stores quantised weights, and method none has none; use "
                     "format custom or qdq"
                 )
             object.__setattr__(self, "activations", "float")
@@ -169,6 +171,11 @@ class Recipe:
                 f"target_bits is {self.target_bits}; it must be at least low_bits "
                 f"({self.low_bits}) and less than high_bits ({self.high_bits})"
             )
+
+    @property
+    def uses_contrib(self) -> bool:
+        """Whether the file has operators that ONNX Runtime has beyond the standard."""
+        return self.format in ("contrib", "web")
 
     @property
     def has_high_part(self) -> bool:

@@ -40,6 +40,11 @@ README: Final = (
         "weights",
         ("--activations", "float", "--cache", "float"),
     ),
+    Row(
+        "`resq --format contrib`, the same in ONNX Runtime's own operators",
+        "contrib",
+        ("--format", "contrib"),
+    ),
     Row("`resq --down-high 0`, as in the paper", "paper", ("--down-high", "0")),
     Row("`resq --rotations trained`", "trained", ("--rotations", "trained")),
     Row("`spinquant`", "spinquant", ("--method", "spinquant")),

@@ -90,6 +90,7 @@ OPTIONS = {
         "--threads",
         "--no-kernels",
     ),
+    "web": ("--port", "--open", "--write", "--packages"),
 }
 
 
@@ -153,7 +154,7 @@ def test_the_module_is_the_command_line_too() -> None:
         (["export", "model", "out.onnx", "--smaples", "3"], "--smaples"),
         (["export", "model", "out.onnx", "--method", "qarot"], "'quarot'"),
         (["export", "model", "out.onnx", "--weights", "awq"], "'gptq', 'rtn'"),
-        (["export", "model", "out.onnx", "--format", "gguf"], "'custom', 'qdq', 'contrib'"),
+        (["export", "model", "out.onnx", "--format", "gguf"], "'custom', 'qdq', 'contrib', 'web'"),
         (["export", "model", "out.onnx", "--logits", "first"], "'all', 'last'"),
         (["export", "model", "out.onnx", "--samples", "many"], "'many' is not a valid integer"),
         (["generate", "out.onnx"], "Missing option '--prompt'"),
@@ -167,6 +168,8 @@ def test_the_module_is_the_command_line_too() -> None:
         (["evaluate", "out.onnx", "--text", "a.txt", "--per-layer"], "needs --reference"),
         (["bench"], "Missing argument 'OUT.onnx'"),
         (["report"], "Missing argument 'OUT.onnx'"),
+        (["web"], "Missing argument 'FOLDER'"),
+        (["web", "folder", "--port", "70000"], "--port"),
         (["bench", "out.onnx", "--new-tokens", "0"], "--new-tokens"),
         (["bench", "out.onnx", "--repeat", "0"], "--repeat"),
     ],

@@ -16,7 +16,7 @@ from resq_onnx.recipe import BitSplit, Recipe
 BAD_CHOICES: list[tuple[str, Any, str]] = [
     ("method", "gptq", "resq, spinquant, quarot, outlier, rtn, none"),
     ("weights", "resq", "gptq, rtn"),
-    ("format", "onnx", "custom, qdq, contrib"),
+    ("format", "onnx", "custom, qdq, contrib, web"),
     ("activations", "int8", "quantised, float"),
     ("cache", "float16", "quantised, float"),
     ("low_bits", 3, "4, 8"),
@@ -150,9 +150,11 @@ def test_spinquant_trains_and_resq_may() -> None:
         Recipe(method="outlier", rotations="trained")
 
 
-def test_onnx_runtimes_own_operators_leave_activations_and_cache_in_float() -> None:
-    recipe = Recipe(format="contrib")
+@pytest.mark.parametrize("format", ["contrib", "web"])
+def test_onnx_runtimes_own_operators_leave_activations_and_cache_in_float(format: Any) -> None:
+    recipe = Recipe(format=format)
+    assert recipe.uses_contrib
     assert (recipe.activations, recipe.cache) == ("float", "float")
     assert Recipe(**recipe.to_json()) == recipe
     with pytest.raises(ResqError, match="method none has none; use format custom or qdq"):
-        Recipe(format="contrib", method="none")
+        Recipe(format=format, method="none")

@@ -111,7 +111,7 @@ class Case:
             *self.folding(self.projections),
             *([KeepLastLogits(self.layout)] if self.recipe.logits == "last" else []),
             *quantising(self.layout, self.recipe, self.projections, self.moments),
-            *(contributing(self.layout) if self.recipe.format == "contrib" else []),
+            *(contributing(self.layout, self.recipe) if self.recipe.uses_contrib else []),
             CleanUp(),
         ]
 

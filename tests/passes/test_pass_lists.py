@@ -28,6 +28,13 @@ CONTRIB = {
 LEFT_OUT: dict[str, tuple[dict[str, str], set[str]]] = {
     "one table": ({}, {"untie_embedding.py", *CONTRIB}),
     "two tables": ({"tables": "separate"}, {"split_head.py", *CONTRIB}),
+    "web": (
+        {"format": "web"},
+        {
+            *("untie_embedding.py", "quantise_cache.py"),
+            *("contrib_linears.py", "contrib_embedding.py"),
+        },
+    ),
     "contrib": ({"format": "contrib"}, {"untie_embedding.py", "quantise_cache.py"}),
 }
 """By name, choices of a recipe, and which passes it has no use for."""

@@ -26,7 +26,7 @@ QUESTION: Final = "Why do compound statements contain other statements?"
 NEW_TOKENS: Final = 12
 SIZES: Final = {"desk": (900, 700), "phone": (390, 760)}
 FEWEST_COLOURS: Final = 60
-READY: Final = "['ready', 'failed'].includes(document.body.dataset.state)"
+READY: Final = "['ready', 'failed'].includes(document.body?.dataset.state)"
 
 
 def skip_or_fail(reason: str) -> None:
@@ -60,7 +60,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     write_model(folder / "model", "llama", tied=True)
     out = folder / "out" / "model.onnx"
-    resq_onnx.export(folder / "model", out, Recipe(samples=4, sequence_length=64, format="contrib"))
+    resq_onnx.export(folder / "model", out, Recipe(samples=4, sequence_length=64, format="web"))
     return out
 
 
@@ -139,7 +139,7 @@ def test_a_model_that_cannot_be_opened_is_said_on_the_page(
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         page.open(f"http://localhost:{server.server_address[1]}/", SIZES["desk"], "light")
-        page.wait_for("document.body.dataset.state === 'failed'")
+        page.wait_for("document.body?.dataset.state === 'failed'")
         assert page.run("document.querySelector('.error') !== null")
         server.shutdown()
         thread.join()

@@ -72,6 +72,8 @@ async function load() {
     executionProviders: ["wasm"],
     externalData: Object.entries(weights).map(([path, data]) => ({ path, data })),
     logSeverityLevel: 3,
+    // Weights of format web become floats now, not in every run.
+    extra: { session: { disable_quant_qdq: "1" } },
   });
   decoder = new Decoder(session);
   tell("ready", {
