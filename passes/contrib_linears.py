@@ -4,8 +4,8 @@
    columns were reordered, they are gathered instead.
 2. MatMulNBits of ONNX Runtime multiplies each with weights of 4 or 8 bits; the first one adds the
    bias.
-3. With `accuracy_level` 4 its kernel rounds each block of x to 8 bits: decode is three times as
-   fast, and the perplexity of SmolLM2 the same.
+3. With `accuracy_level` 4 its kernel rounds each block of x to 8 bits: a token takes a third of the
+   time (AVX-512-VNNI), and the perplexity of SmolLM2 is 0.4 % higher.
 """
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ def web(
 ) -> None:
     """Chat with an exported model in the browser: FOLDER holds it and its tokenizer.
 
-    The model runs in the browser itself, by onnxruntime-web; export it with --format contrib, whose
-    operators it has kernels for. The page, the model and all else come from this machine, and
+    The model runs in the browser itself, by onnxruntime-web; export it with --format web, which
+    suits its kernels. The page, the model and all else come from this machine, and
     nobody but this machine is served. The first time, npm fetches what the page needs.
     """
     from resq_onnx.web import fetch_packages, make_server, make_site, write_site

@@ -80,7 +80,8 @@ def _recipe_options(command: Any) -> Any:
     "--format",
     type=click.Choice(get_args(Format)),
     show_default="the target's",
-    help="Keep the ai.resq operators, or write plain ONNX with QDQ nodes.",
+    help="Keep the ai.resq operators, write plain ONNX with QDQ nodes, or use ONNX Runtime's own "
+    "operators, for any machine (contrib) or for browsers.",
 )
 @click.option(
     "--logits",

@@ -91,7 +91,7 @@ def fetch_packages(archives: Path | None = None, cache: Path | None = None) -> d
         ResqError: npm is missing or fails, or an archive is not the one that is expected.
     """
     cache = cache or cache_folder()
-    found = {}
+    found: dict[str, Path] = {}
     for package in PACKAGES:
         folder = cache / f"{package.archive.removesuffix('.tgz')}"
         if not folder.is_dir():

@@ -66,7 +66,7 @@ def make_server(site: Site, port: int, host: str = LOOPBACK) -> ThreadingHTTPSer
     Raises:
         ResqError: Another program listens there.
     """
-    handler = type("Handler", (_Handler,), {"site": site})
+    handler = type("Handler", (_Handler,), {"site": site, "host": host})
     try:
         return _Server((host, port), handler)
     except OSError as error:
@@ -90,6 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
     """Answers GET and HEAD for the addresses of a site."""
 
     site: Site
+    host: str
     protocol_version = "HTTP/1.1"
     server_version = "resq-onnx"
     sys_version = ""
@@ -120,9 +121,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.NOT_FOUND, "text/plain", body, with_body=with_body)
 
     def _is_for_us(self) -> bool:
-        host, _ = self.server.server_address[:2]
         asked = urlsplit(f"//{self.headers.get('Host', '')}").hostname
-        return host != LOOPBACK or asked in (LOOPBACK, "localhost")
+        return self.host != LOOPBACK or asked in (LOOPBACK, "localhost")
 
     def _send(self, status: HTTPStatus, kind: str, body: bytes, *, with_body: bool) -> None:
         self.send_response(status)
