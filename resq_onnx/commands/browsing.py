@@ -46,7 +46,9 @@ def web(
         return
     with make_server(site, port) as server:
         address = f"http://localhost:{server.server_address[1]}/"
-        out.print(f"Chat at {address} (Ctrl-C ends it)", markup=False, soft_wrap=True)
+        out.print(
+            f"Chat at {address} (Ctrl-C ends it)", markup=False, highlight=False, soft_wrap=True
+        )
         if open_page:
             threading.Timer(0.2, webbrowser.open, [address]).start()
         try:
