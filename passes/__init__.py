@@ -3,11 +3,13 @@
 `lifting` turns the tracer's nodes into one operator per module, `folding` changes the bases
 without changing the function, `quantising` replaces float operators by ai.resq's. Between these
 two, once the float logits were checked, `KeepLastLogits` drops all but the last if so asked.
+`inlining` ends in operators that any runtime knows.
 """
 
 from __future__ import annotations
 
 import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass
 
 from resq_onnx.families import ModelLayout
 from resq_onnx.moments import Moments
@@ -26,11 +28,13 @@ from resq_onnx.passes.lift_head import LiftHead
 from resq_onnx.passes.lift_mlp import LiftMlp
 from resq_onnx.passes.lift_norms import LiftNorms
 from resq_onnx.passes.merge_projections import MergeProjections
+from resq_onnx.passes.multiply_by_part import MultiplyByPart
 from resq_onnx.passes.quantise_cache import QuantiseCache
 from resq_onnx.passes.quantise_embedding import QuantiseEmbedding
 from resq_onnx.passes.quantise_linears import QuantiseLinears
 from resq_onnx.passes.rotate_down import RotateDown
 from resq_onnx.passes.rotate_keys import RotateKeys
+from resq_onnx.passes.spell_activations import SpellActivations
 from resq_onnx.passes.split_head import SplitHead
 from resq_onnx.passes.split_post_norms import SplitPostNorms
 from resq_onnx.passes.split_projections import SplitProjections
@@ -38,7 +42,15 @@ from resq_onnx.passes.untie_embedding import UntieEmbedding
 from resq_onnx.projections import Projections
 from resq_onnx.recipe import Recipe
 
-__all__ = ["CleanUp", "KeepLastLogits", "contributing", "folding", "lifting", "quantising"]
+__all__ = [
+    "CleanUp",
+    "KeepLastLogits",
+    "contributing",
+    "folding",
+    "inlining",
+    "lifting",
+    "quantising",
+]
 
 
 def lifting(layout: ModelLayout) -> list[ir.passes.PassBase]:
@@ -90,3 +102,9 @@ def contributing(layout: ModelLayout, recipe: Recipe) -> list[ir.passes.PassBase
         JoinHadamards(),
         ContribNorms(),
     ]
+
+
+def inlining(recipe: Recipe) -> list[ir.passes.PassBase]:
+    """From the operators of ai.resq to standard ones, in forms that other runtimes read too."""
+    portable = [SpellActivations(), MultiplyByPart()]
+    return [InlinePass(), *(portable if recipe.format == "qdq" else [])]

@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from onnx_ir.passes.common import InlinePass
-
 from resq_onnx.calibration.distributed import is_main_process
 from resq_onnx.evaluation.against_float import compare_with_float, observe
 from resq_onnx.evaluation.parity import check_decode_parity
@@ -21,7 +19,15 @@ from resq_onnx.handoff.targets import DEFAULT as DEFAULT_TARGET
 from resq_onnx.handoff.targets import target_named
 from resq_onnx.measuring import check_widths, find_projections, measure
 from resq_onnx.pass_runner import PassRunner
-from resq_onnx.passes import CleanUp, KeepLastLogits, contributing, folding, lifting, quantising
+from resq_onnx.passes import (
+    CleanUp,
+    KeepLastLogits,
+    contributing,
+    folding,
+    inlining,
+    lifting,
+    quantising,
+)
 from resq_onnx.projections_file import save_calibration
 from resq_onnx.recipe import Recipe
 from resq_onnx.reference import Reference
@@ -110,7 +116,7 @@ def export(
         if recipe.uses_contrib:
             passes.run(graph, contributing(source.layout, recipe))
         if recipe.format != "custom":
-            passes.run(graph, [InlinePass()])
+            passes.run(graph, inlining(recipe))
         passes.run(graph, [CleanUp()])
         graph.metadata_props[RECIPE_KEY] = json.dumps(recipe.to_json())
         report.step("Quantising and writing")

@@ -371,7 +371,8 @@ def test_plain_onnx_speaks_the_same_text(
     assert {entry.domain for entry in model.opset_import} == {""}
     assert {node.domain for node in model.graph.node} == {""}
     operators = {node.op_type for node in model.graph.node}
-    assert operators >= {"QuantizeLinear", "DequantizeLinear"}
+    assert "DequantizeLinear" in operators  # of weights; activations are rounded by arithmetic
+    assert "QuantizeLinear" not in operators
 
     texts = [
         run_successfully("generate", path, "--prompt", "A compound", "--max-new-tokens", 24).stdout

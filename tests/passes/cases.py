@@ -20,7 +20,15 @@ from resq_onnx.evaluation.parity import decode_logits
 from resq_onnx.families import ModelLayout
 from resq_onnx.graph import cache_names
 from resq_onnx.moments import Moments
-from resq_onnx.passes import CleanUp, KeepLastLogits, contributing, folding, lifting, quantising
+from resq_onnx.passes import (
+    CleanUp,
+    KeepLastLogits,
+    contributing,
+    folding,
+    inlining,
+    lifting,
+    quantising,
+)
 from resq_onnx.passes.modules import make_linear, new_initializer
 from resq_onnx.passes.tensors import read_float64
 from resq_onnx.projections import Projections, compute_projections
@@ -112,6 +120,7 @@ class Case:
             *([KeepLastLogits(self.layout)] if self.recipe.logits == "last" else []),
             *quantising(self.layout, self.recipe, self.projections, self.moments),
             *(contributing(self.layout, self.recipe) if self.recipe.uses_contrib else []),
+            *(inlining(self.recipe) if self.recipe.format == "qdq" else []),
             CleanUp(),
         ]
 
