@@ -8,10 +8,11 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 import pytest
+from onnx_ir.passes.common import InlinePass
 
 import resq_onnx.passes
 from resq_onnx.graph import MODULE_KEY
-from tests.passes.cases import Case, with_weights_inside
+from tests.passes.cases import SWEEP, Case, with_weights_inside
 
 FOLDER = Path(resq_onnx.passes.__file__).parent
 
