@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -19,10 +20,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
-from onnx_ir.passes.common import InlinePass
 
 from resq_onnx.evaluation.parity import DECODE_TOLERANCE, FLOAT_TOLERANCE, compare, decode_logits
 from resq_onnx.evaluation.perplexity import negative_log_likelihood
+from resq_onnx.handoff.openvino import OpenVinoSession
+from resq_onnx.passes import inlining
 from resq_onnx.runtime import BufferedDecoder, Decoder, Tokenizer, create_session, generate
 from tests.command_line import program, run_successfully
 from tests.serving.served import served
@@ -183,24 +185,73 @@ def test_greedy_tokens_of_decode_are_those_of_prefill_until_a_near_tie(
         assert logits[0, place].max() - logits[0, place, token] < NEAR_TIE
 
 
-def test_plain_onnx_gives_the_same_answer_as_the_functions(
-    exported: Exported, tokenizer: Tokenizer
-) -> None:
-    """The exported file's functions are inlined here, as `--format qdq` does it.
-
-    Kernels round differently, and over 24 tokens a near tie may turn an answer.
-    """
+@pytest.fixture(scope="module")
+def portable(exported: Exported) -> Path:
+    """The exported file as `--format qdq` writes it."""
     model = ir.load(exported.out)
-    InlinePass()(model)
+    for one in inlining():
+        one(model)
     assert {node.domain for node in model.graph} == {""}
-    inlined = exported.out.with_name("inlined.onnx")
-    ir.save(model, inlined)  # refers to the same data
-    plain, functions = (
-        answer(Decoder(create_session(path, kernels=False)), tokenizer)
-        for path in (inlined, exported.out)
+    out = exported.out.with_name("portable.onnx")
+    ir.save(model, out)  # refers to the same data
+    return out
+
+
+@pytest.fixture(scope="module")
+def openvino_decoder(portable: Path) -> Decoder:
+    return Decoder(OpenVinoSession(portable))
+
+
+def test_plain_onnx_gives_the_same_answer_as_the_functions(
+    exported: Exported, portable: Path, tokenizer: Tokenizer
+) -> None:
+    """Until a near tie: a product of two parts sums in another order."""
+    functions, plain = (
+        Decoder(create_session(path, kernels=False)) for path in (exported.out, portable)
     )
-    assert plain == functions
-    assert "Paris" in tokenizer.decode(plain)
+    assert_answers_alike(functions, plain, tokenizer)
+
+
+def test_openvino_gives_the_same_answer_as_onnxruntime(
+    portable: Path, openvino_decoder: Decoder, tokenizer: Tokenizer
+) -> None:
+    plain = Decoder(create_session(portable, kernels=False))
+    assert_answers_alike(plain, openvino_decoder, tokenizer)
+
+
+def test_openvino_predicts_as_well_as_onnxruntime(
+    exported: Exported, portable: Path, openvino_decoder: Decoder, tokenizer: Tokenizer
+) -> None:
+    """In prefill and token by token: two draws of the same rounding noise."""
+    ids = np.array(tokenizer.encode(exported.held_out.read_text()[:9000])[:192]).reshape(2, 96)
+    plain, _ = Decoder(create_session(portable, kernels=False)).run(ids)
+    for found in (openvino_decoder.run(ids)[0], decode_logits(openvino_decoder, ids)):
+        assert compare(plain, found, ids).kl_divergence < MAX_DIVERGENCE
+        differences = losses(found, ids) - losses(plain, ids)
+        error = differences.std() / np.sqrt(differences.size)
+        assert abs(differences.mean()) <= DECODE_TOLERANCE + STANDARD_ERRORS * error
+
+
+def assert_answers_alike(expected: Decoder, found: Decoder, tokenizer: Tokenizer) -> None:
+    """Both know the capital, and where one first says another word, it is nearly as likely."""
+    text = tokenizer.apply_chat_template([{"role": "user", "content": QUESTION}])
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    tokens = [*greedy(found, ids, 24)]
+    assert "Paris" in tokenizer.decode(tokens)
+    state, new = None, ids
+    for token in tokens:
+        logits, state = expected.run(np.array([new]), state)
+        assert logits[0, -1].max() - logits[0, -1, token] < NEAR_TIE
+        new = [token]
+
+
+def greedy(decoder: Decoder, ids: list[int], count: int) -> Iterator[int]:
+    """What a decoder with a growing cache says, one token after the other."""
+    state, new = None, ids
+    for _ in range(count):
+        logits, state = decoder.run(np.array([new]), state)
+        new = [int(logits[0, -1].argmax())]
+        yield new[0]
 
 
 def test_a_served_model_says_to_the_openai_client_what_generate_says(
