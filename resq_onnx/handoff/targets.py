@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Final, get_args
 
 from resq_onnx.errors import ResqError
+from resq_onnx.handoff.browser import BROWSER
 from resq_onnx.handoff.genai import GENAI
+from resq_onnx.handoff.openvino import OPENVINO
 from resq_onnx.handoff.target import Target
 from resq_onnx.recipe import Format
 
@@ -49,8 +51,8 @@ PORTABLE: Final = Target(
     about="any runtime that knows the operators of ONNX opset 23",
     formats=("qdq",),
     usage="""\
-`{{ model }}` holds standard operators alone; weights and activations are quantised by
-QuantizeLinear and DequantizeLinear nodes. A runtime must know blocked quantisation, INT4 and UINT4.
+`{{ model }}` holds standard operators alone. Weights are INT4 and INT8 behind DequantizeLinear;
+activations and cache are quantised by plain arithmetic.
 
 ```python
 import numpy as np
@@ -75,7 +77,7 @@ logits, *present = session.run(None, feeds)
 """,
 )
 
-TARGETS: Final = {target.name: target for target in (ORT, GENAI, PORTABLE)}
+TARGETS: Final = {target.name: target for target in (ORT, GENAI, OPENVINO, BROWSER, PORTABLE)}
 """By name; the first is the default."""
 
 

@@ -36,7 +36,13 @@ def test_the_default_target_has_the_default_recipe() -> None:
 
 @pytest.mark.parametrize(
     ("target", "format", "logits"),
-    [("ort", "custom", "all"), ("genai", "custom", "last"), ("portable", "qdq", "all")],
+    [
+        ("ort", "custom", "all"),
+        ("genai", "custom", "last"),
+        ("openvino", "qdq", "last"),
+        ("web", "web", "last"),
+        ("portable", "qdq", "all"),
+    ],
 )
 def test_a_target_sets_what_its_runtime_wants(target: str, format: str, logits: str) -> None:
     recipe = TARGETS[target].recipe(samples=3)
