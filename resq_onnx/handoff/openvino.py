@@ -235,7 +235,7 @@ OPENVINO: Final = Target(
     about="OpenVINO",
     formats=("qdq",),
     usage="""\
-With resq-onnx, which makes the settings that its rounding needs and keeps the cache inside OpenVINO:
+With resq-onnx, which makes the settings that rounding needs and keeps the cache inside OpenVINO:
 
 ```console
 $ pip install resq-onnx openvino
@@ -268,8 +268,8 @@ model = ov.Core().compile_model("{{ model }}", "CPU", settings)
 ```
 
 It takes `input_ids`, `attention_mask` over old and new tokens, `position_ids` and the caches, at
-first of 0 tokens, and gives `logits` and the caches for the next call. OpenVINO keeps the weights in
-their 4 and 8 bits.
+first of 0 tokens, and gives `logits` and the caches for the next call. OpenVINO keeps the weights
+in their 4 and 8 bits.
 """,
     defaults={"logits": "last"},
 )
