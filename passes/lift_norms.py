@@ -1,17 +1,23 @@
 """RMSNorm, traced as Pow · ReduceMean · Sqrt · ... · Mul  →  RMSNormalization.
 
 1. The input is what the module's Pow squares.
-2. The output is what the module's last Mul, the one with the gain, makes.
+2. The output is what the module's last Mul, the one with the gain, makes; a conversion to the type
+   that it has already may follow.
 3. Where a checkpoint holds the gain less 1, the 1 is added when it is read.
 """
 
 from __future__ import annotations
 
+from typing import Final
+
 import onnx_ir as ir
 
 from resq_onnx.families import ModelLayout
-from resq_onnx.passes.modules import find_weight, nodes_of, only_consumer, tag
+from resq_onnx.passes.modules import find_weight, module_of, nodes_of, only_consumer, tag
 from resq_onnx.passes.tensors import fold
+
+IDLE: Final = ("Cast", "CastLike", "Identity")
+"""What a conversion of float32 to float32 is traced as."""
 
 
 class LiftNorms(ir.passes.InPlacePass):
@@ -50,8 +56,12 @@ class LiftNorms(ir.passes.InPlacePass):
             name=f"{module}.norm",
         )
         model.graph.insert_before(squares[0], tag(norm, module))
+        result = scaled[0].outputs[0]
+        behind = result.consumers()
+        if len(behind) == 1 and module_of(behind[0]) == module and behind[0].op_type in IDLE:
+            result = behind[0].outputs[0]
         # The traced nodes stay: other modules may read their constants, and a sweep follows.
-        scaled[0].outputs[0].replace_all_uses_with(norm.outputs[0])
+        result.replace_all_uses_with(norm.outputs[0])
 
 
 def stored_gain(model: ir.Model, layout: ModelLayout, module: str) -> ir.Value:
