@@ -14,7 +14,7 @@ from onnx_ir.passes.common import InlinePass
 from resq_onnx.families import ModelLayout
 from resq_onnx.moments import Moments
 from resq_onnx.passes.clean_up import CleanUp, sweep
-from resq_onnx.passes.contrib_attention import ContribAttention
+from resq_onnx.passes.contrib_attention import ContribAttention, refuse_other_attention
 from resq_onnx.passes.contrib_embedding import ContribEmbedding
 from resq_onnx.passes.contrib_linears import ContribLinears
 from resq_onnx.passes.contrib_norms import ContribNorms
@@ -50,6 +50,7 @@ __all__ = [
     "inlining",
     "lifting",
     "quantising",
+    "refuse_other_attention",
 ]
 
 

@@ -4,6 +4,7 @@
 2. Of attention_mask it is told how many tokens each text has, and how many the longest has. So
    padding may only come after a text. position_ids is not an input any more: a token's
    position is its place in the cache.
+3. What its kernel may do beyond this, such as windows, was not tried: it is refused.
 """
 
 from __future__ import annotations
@@ -16,6 +17,30 @@ from resq_onnx.families import ModelLayout
 from resq_onnx.graph import CONTRIB_DOMAIN, CONTRIB_VERSION
 from resq_onnx.passes.modules import new_initializer, tag
 from resq_onnx.passes.replacing import find_attention, put_in_place_of
+
+
+def refuse_other_attention(layout: ModelLayout) -> None:
+    """Refuse a model whose attention is more than RoPE on whole heads and a causal softmax.
+
+    Raises:
+        ResqError: Says what it has beyond that.
+    """
+    layers = [layout.attention_of(layer) for layer in range(layout.num_layers)]
+    plain = layout.attention_of(layout.num_layers)  # what a family without particulars has
+    beyond = {
+        "norms of queries and keys": layout.norms_heads,
+        "capped scores": layout.softcap is not None,
+        "partial RoPE": layout.rotary_dim not in (None, layout.head_dim),
+        "layers without RoPE": any(layer.frequencies is None for layer in layers),
+        "sliding windows": any(layer.window != plain.window for layer in layers),
+    }
+    found = [name for name, present in beyond.items() if present]
+    if found:
+        raise ResqError(
+            f"formats contrib and web were not tried with {', '.join(found)}, which this "
+            f"{layout.family.name} has; use format custom or qdq"
+        )
+
 
 MODULE = "model.lengths"
 """Name under which the nodes that count tokens are found."""
@@ -55,7 +80,6 @@ class ContribAttention(ir.passes.InPlacePass):
                 "num_heads": attributes.get_int("num_heads"),
                 "kv_num_heads": attributes.get_int("kv_num_heads"),
                 "scale": attributes.get_float("scale"),
-                "local_window_size": attributes.get_int("local_window"),
                 "do_rotary": 1,
             },
             domain=CONTRIB_DOMAIN,

@@ -3,7 +3,7 @@
 1. kron(A, C) and kron(B, C) side by side are kron(blockdiag(A, B), C): where the inner factors of
    both parts are equal, their coefficients lie in one matrix, and the outer factors in one
    block-diagonal matrix.
-2. Where they are not, the node is left to be inlined.
+2. Where they are not, or the gate is not SiLU, the node is left to be inlined.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ class JoinHadamards(ir.passes.InPlacePass):
 
 def _is_joinable(node: ir.Node) -> bool:
     if node.op_type != "GatedHadamard" or len(node.inputs) < 5:
+        return False
+    if node.attributes.get_string("activation") != "silu":
         return False
     _, low_outer, low_inner, high_outer, high_inner = node.inputs
     return low_inner is high_inner and low_outer is not None and high_outer is not None

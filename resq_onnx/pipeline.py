@@ -27,6 +27,7 @@ from resq_onnx.passes import (
     inlining,
     lifting,
     quantising,
+    refuse_other_attention,
 )
 from resq_onnx.projections_file import save_calibration
 from resq_onnx.recipe import Recipe
@@ -92,6 +93,8 @@ def export(
         report.step("Reading the model")
         source.check()
         check_widths(recipe, source)
+        if recipe.uses_contrib:
+            refuse_other_attention(source.layout)
 
         # 2. Second moments, and from them the bases. PyTorch's model is gone afterwards.
         measured = measure(source, recipe, projections, report)

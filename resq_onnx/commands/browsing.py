@@ -33,7 +33,7 @@ def web(
 ) -> None:
     """Chat with an exported model in the browser: FOLDER holds it and its tokenizer.
 
-    The model runs in the browser itself, by onnxruntime-web; export it with --format web, which
+    The model runs in the browser itself, by onnxruntime-web; export it with --target web, which
     suits its kernels. The page, the model and all else come from this machine, and
     nobody but this machine is served. The first time, npm fetches what the page needs.
     """

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Final, get_args
 
 from resq_onnx.errors import ResqError
-from resq_onnx.handoff.browser import BROWSER
 from resq_onnx.handoff.genai import GENAI
 from resq_onnx.handoff.openvino import OPENVINO
 from resq_onnx.handoff.target import Target
+from resq_onnx.handoff.web import WEB
 from resq_onnx.recipe import Format
 
 DEFAULT: Final = "ort"
@@ -77,7 +77,7 @@ logits, *present = session.run(None, feeds)
 """,
 )
 
-TARGETS: Final = {target.name: target for target in (ORT, GENAI, OPENVINO, BROWSER, PORTABLE)}
+TARGETS: Final = {target.name: target for target in (ORT, GENAI, OPENVINO, WEB, PORTABLE)}
 """By name; the first is the default."""
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 import pytest
 
 from resq_onnx.errors import ResqError
+from resq_onnx.families.attention import LayerAttention
 from resq_onnx.graph import cache_names
-from resq_onnx.passes.contrib_attention import ContribAttention
+from resq_onnx.passes.contrib_attention import ContribAttention, refuse_other_attention
 from resq_onnx.passes.modules import only_node
 from resq_onnx.passes.quantise_cache import QuantiseCache
 from resq_onnx.passes.replacing import find_attention
@@ -75,6 +79,23 @@ def test_a_quantised_cache_is_refused_by_name(llama: Case) -> None:
     graph = llama.after(QuantiseCache).clone()
     with pytest.raises(ResqError, match=r"model\.layers\.0\.self_attn: format contrib has no"):
         ContribAttention(llama.layout)(graph)
+
+
+@pytest.mark.parametrize(
+    ("particular", "words"),
+    [
+        ({"softcap": 30.0}, "capped scores"),
+        ({"rotary_dim": 8}, "partial RoPE"),
+        ({"attention": (LayerAttention(window=4), LayerAttention())}, "sliding windows"),
+        ({"attention": (LayerAttention(), LayerAttention(frequencies=None))}, "without RoPE"),
+    ],
+)
+def test_attention_that_was_not_tried_is_refused_early(
+    llama: Case, particular: dict[str, Any], words: str
+) -> None:
+    refuse_other_attention(llama.layout)
+    with pytest.raises(ResqError, match=f"were not tried with .*{words}.*; use format custom"):
+        refuse_other_attention(replace(llama.layout, **particular))
 
 
 def test_a_scale_of_its_own_stays(contrib: Case) -> None:

@@ -1,0 +1,28 @@
+"""A browser, by onnxruntime-web: a folder that `resq-onnx web` serves."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from resq_onnx.handoff.target import Target
+
+WEB: Final = Target(
+    name="web",
+    about="a browser, which runs it by onnxruntime-web",
+    formats=("web", "contrib", "qdq"),
+    usage="""\
+```console
+$ resq-onnx web {{ folder }}
+```
+
+serves a chat page on this machine. With `--write SITE` all that it needs is written into a folder,
+for a server that sends `Cross-Origin-Opener-Policy: same-origin` and
+`Cross-Origin-Embedder-Policy: require-corp`; without these headers the browser uses one thread.
+{% if recipe.format == "web" %}
+
+The weights are stored in {{ recipe.low_bits }} and {{ recipe.high_bits }} bits, and become floats
+when the browser opens the file.
+{% endif %}
+""",
+    defaults={"logits": "last"},
+)
