@@ -25,6 +25,7 @@ from resq_onnx.evaluation.parity import DECODE_TOLERANCE, FLOAT_TOLERANCE, compa
 from resq_onnx.evaluation.perplexity import negative_log_likelihood
 from resq_onnx.handoff.openvino import OpenVinoSession
 from resq_onnx.passes import inlining
+from resq_onnx.recipe import Recipe
 from resq_onnx.runtime import BufferedDecoder, Decoder, Tokenizer, create_session, generate
 from tests.command_line import program, run_successfully
 from tests.serving.served import served
@@ -189,7 +190,7 @@ def test_greedy_tokens_of_decode_are_those_of_prefill_until_a_near_tie(
 def portable(exported: Exported) -> Path:
     """The exported file as `--format qdq` writes it."""
     model = ir.load(exported.out)
-    for one in inlining():
+    for one in inlining(Recipe(format="qdq")):
         one(model)
     assert {node.domain for node in model.graph} == {""}
     out = exported.out.with_name("portable.onnx")

@@ -35,7 +35,7 @@ class Portable:
 
 
 def export_portable(
-    folder: Path, kind: str, *options: object, floats: bool = False, **sizes: int
+    folder: Path, kind: str, *options: object, floats: bool = False, **sizes: Any
 ) -> Portable:
     """Write a tiny model and export it."""
     write_model(folder / "model", kind, tied=kind == "llama", **sizes)
@@ -74,7 +74,7 @@ class ReferenceSession:
 
 def _entry(value: onnx.ValueInfoProto) -> Entry:
     kind = value.type.tensor_type
-    names = {
+    names: dict[int, str] = {
         onnx.TensorProto.UINT8: "tensor(uint8)",
         onnx.TensorProto.FLOAT: "tensor(float)",
         onnx.TensorProto.INT64: "tensor(int64)",

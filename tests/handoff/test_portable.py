@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from resq_onnx.evaluation.parity import Logits, compare, decode_logits
 from resq_onnx.runtime import BufferedDecoder, Decoder, create_session, generate
@@ -44,7 +45,7 @@ def own(path: Path) -> Decoder:
     return Decoder(create_session(path, threads=1, kernels=False))
 
 
-def assert_agree(expected: Logits, found: Logits, ids: np.ndarray) -> None:  # type: ignore[type-arg]
+def assert_agree(expected: Logits, found: Logits, ids: NDArray[np.int64]) -> None:
     """The same predictions but for what a last bit may turn."""
     agreement = compare(expected, found, ids)
     assert agreement.kl_divergence < MAX_DIVERGENCE

@@ -11,6 +11,7 @@ from onnx_ir.passes.common import InlinePass
 
 from resq_onnx.functions import MatMulForm
 from resq_onnx.passes.spell_activations import SpellActivations
+from resq_onnx.runtime.session import DecoderState
 from tests.functions.engines import ENGINES, Array, empty_model, feeds_of, model_of
 from tests.functions.test_mixed_precision_matmul import EPSILON, FORMS, arrays_for, tokens
 from tests.passes.cases import Case, decoder_of, ops_of
@@ -51,12 +52,13 @@ def test_a_model_keeps_its_logits_and_its_cache(case: Case) -> None:
         decoder_of(graph)
         for graph in (spelled.before(SpellActivations), spelled.after(SpellActivations))
     )
-    states = [None, None]
+    states: list[DecoderState | None] = [None, None]
     for start, end in ((0, 5), (5, 6), (6, 8)):
         results = []
         for index, decoder in enumerate((before, after)):
-            logits, states[index] = decoder.run(case.token_ids[:, start:end], states[index])
-            results.append([logits, *states[index].caches])
+            logits, state = decoder.run(case.token_ids[:, start:end], states[index])
+            states[index] = state
+            results.append([logits, *state.caches])
         for expected, found in zip(*results, strict=True):
             np.testing.assert_array_equal(found, expected)
 
@@ -73,8 +75,8 @@ def test_weights_are_dequantised_as_before(llama: Case) -> None:
     assert before["DequantizeLinear"] - after["DequantizeLinear"] == pairs
     assert {op: after[op] - before[op] for op in SPELLED} == dict.fromkeys(SPELLED, pairs)
     kept = [n for n in spelled.after(SpellActivations).graph if n.op_type == "DequantizeLinear"]
-    gathered = [n for n in kept if n.inputs[0].producer() is not None]
-    assert [n.inputs[0].producer().op_type for n in gathered] == ["Gather"]
+    producers = [value.producer() for node in kept for value in node.inputs[:1] if value]
+    assert [producer.op_type for producer in producers if producer] == ["Gather"]
 
 
 def test_a_zero_point_of_another_make_is_refused() -> None:
