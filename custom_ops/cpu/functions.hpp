@@ -39,8 +39,6 @@ inline F gelu_tanh(F x) {
 }
 
 // 1 - 2 / (1 + e^2x), to an absolute error of 2^-23.
-inline F tanh(F x) {
-    return broadcast(1.0f) - broadcast(2.0f) / (broadcast(1.0f) + exp(x + x));
-}
+inline F tanh(F x) { return broadcast(1.0f) - broadcast(2.0f) / (broadcast(1.0f) + exp(x + x)); }
 
 }  // namespace resq::RESQ_ISA

@@ -77,8 +77,7 @@ inline void gated_hadamard_range(const GatedHadamard& h, const T* gate_up, T* y,
         const std::int64_t left = last - begin;
         const std::int64_t tokens = left < kTokensAtOnce ? left : kTokensAtOnce;
         for (std::int64_t t = 0; t < tokens; ++t) {
-            gate(h.activation, gate_up + (begin + t) * 2 * h.width, h.width,
-                 scratch + t * h.width);
+            gate(h.activation, gate_up + (begin + t) * 2 * h.width, h.width, scratch + t * h.width);
         }
         float* columns = scratch;
         for (const HadamardPart& part : h.parts) {
