@@ -24,8 +24,8 @@ class Target:
         about: Where the model runs, in words that follow "for".
         formats: The formats it can read; the first is its default.
         usage: How to run the model: Markdown under the card's heading, a Jinja template of
-            `model` (the file's name), `folder` (the folder's), `chat` (whether there is a chat
-            template) and `recipe`.
+            `model` (the file's name), `chat` (whether there is a chat template), `recipe`, and
+            `platform` (the machine's).
         defaults: Fields of a recipe, other than the format, that this runtime changes.
         files: What the files are that `write` adds, by name: for the card.
         check: Refuses with a ResqError, before anything is done, what `write` would need and

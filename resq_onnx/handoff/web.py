@@ -12,10 +12,10 @@ WEB: Final = Target(
     formats=("web", "contrib", "qdq"),
     usage="""\
 ```console
-$ resq-onnx web {{ folder }}
+$ resq-onnx web .
 ```
 
-serves a chat page on this machine. With `--write SITE` all that it needs is written into a folder,
+in this folder serves a chat page on this machine. With `--write SITE` all that it needs is written into a folder,
 for a server that sends `Cross-Origin-Opener-Policy: same-origin` and
 `Cross-Origin-Embedder-Policy: require-corp`; without these headers the browser uses one thread.
 {% if recipe.format == "web" %}
