@@ -15,8 +15,8 @@ WEB: Final = Target(
 $ resq-onnx web .
 ```
 
-in this folder serves a chat page on this machine. With `--write SITE` all that it needs is written into a folder,
-for a server that sends `Cross-Origin-Opener-Policy: same-origin` and
+in this folder serves a chat page on this machine. With `--write SITE` all that it needs is written
+into a folder, for a server that sends `Cross-Origin-Opener-Policy: same-origin` and
 `Cross-Origin-Embedder-Policy: require-corp`; without these headers the browser uses one thread.
 {% if recipe.format == "web" %}
 
