@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
 from resq_onnx.graph import cache_names
-from resq_onnx.handoff.target import Target
 from resq_onnx.runtime.session import check_is_file
 from resq_onnx.runtime.signature import TYPES
 
@@ -228,48 +227,3 @@ def _entries(ports: list[Any]) -> list[Entry]:
         )
         for port in ports
     ]
-
-
-OPENVINO: Final = Target(
-    name="openvino",
-    about="OpenVINO",
-    formats=("qdq",),
-    usage="""\
-With resq-onnx, which makes the settings that rounding needs and keeps the cache inside OpenVINO:
-
-```console
-$ pip install resq-onnx openvino
-```
-
-```python
-from resq_onnx.handoff.openvino import StatefulDecoder
-from resq_onnx.runtime import Tokenizer, generate
-
-tokenizer = Tokenizer.load(".")
-decoder = StatefulDecoder("{{ model }}", max_length=512)
-{% if chat %}
-messages = [{"role": "user", "content": "Tell me about the sea."}]
-prompt = tokenizer.encode(tokenizer.apply_chat_template(messages), add_special_tokens=False)
-{% else %}
-prompt = tokenizer.encode("Once upon a time")
-{% endif %}
-tokens = generate(decoder, prompt, 60, stop_ids=tokenizer.stop_ids)
-for piece in tokenizer.stream(tokens):
-    print(piece, end="", flush=True)
-```
-
-Without it, in any language, `{{ model }}` is read and compiled as other models are:
-
-```python
-import openvino as ov
-
-settings = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
-model = ov.Core().compile_model("{{ model }}", "CPU", settings)
-```
-
-It takes `input_ids`, `attention_mask` over old and new tokens, `position_ids` and the caches, at
-first of 0 tokens, and gives `logits` and the caches for the next call. OpenVINO keeps the weights
-in their 4 and 8 bits.
-""",
-    defaults={"logits": "last"},
-)

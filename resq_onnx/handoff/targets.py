@@ -6,7 +6,7 @@ from typing import Final, get_args
 
 from resq_onnx.errors import ResqError
 from resq_onnx.handoff.genai import GENAI
-from resq_onnx.handoff.openvino import OPENVINO
+from resq_onnx.handoff.openvino_folder import OPENVINO
 from resq_onnx.handoff.target import Target
 from resq_onnx.handoff.web import WEB
 from resq_onnx.recipe import Format
