@@ -356,7 +356,7 @@ def test_saved_projections_give_the_model_of_a_direct_export(
     assert contents(out.parent) == contents(plain.parent)
     names = sorted(path.name for path in dumps.iterdir())
     assert [name[:2] for name in names] == [f"{i:02}" for i in range(1, len(names) + 1)]
-    assert names[0] == "01_LiftNorms.txt"
+    assert names[0] == "01_SplitProjections.txt"
     assert names[-1].endswith("_CleanUp.txt")
     assert "MixedPrecisionMatMul" in (dumps / names[-1]).read_text()
 
