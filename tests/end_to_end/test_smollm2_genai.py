@@ -25,6 +25,10 @@ QUESTIONS: Final = (
 )
 NEW: Final = 24
 
+MUCH_WORSE: Final = 0.5
+"""Nats per token. A search may lose a little to greedy choice, whose beginning it can drop; one that
+mixes up the beams' caches goes on with another text, whose tokens are far less likely."""
+
 
 @pytest.fixture(scope="module")
 def exported(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -128,7 +132,7 @@ def test_chats_of_unequal_length_run_in_one_batch(
         assert running.get_sequence(row)[width : width + len(answer)].tolist() == answer
 
 
-def test_the_best_of_one_beam_is_greedy_and_of_three_is_no_worse(
+def test_the_best_of_one_beam_is_greedy_and_of_three_is_about_as_likely(
     exported: Path, model: Any, prompts: list[list[int]], answers: list[list[int]]
 ) -> None:
     decoder = BufferedDecoder(create_session(exported), 256)
@@ -140,7 +144,7 @@ def test_the_best_of_one_beam_is_greedy_and_of_three_is_no_worse(
         found.append(running.get_sequence(0)[len(prompts[1]) :].tolist())
     assert found[0] == answers[1]
     greedy, beam = (likelihood(decoder, prompts[1], answer) for answer in found)
-    assert beam >= greedy
+    assert beam > greedy - MUCH_WORSE
 
 
 def likelihood(decoder: BufferedDecoder, prompt: list[int], answer: list[int]) -> float:
