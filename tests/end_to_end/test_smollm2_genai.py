@@ -26,8 +26,8 @@ QUESTIONS: Final = (
 NEW: Final = 24
 
 MUCH_WORSE: Final = 0.5
-"""Nats per token. A search may lose a little to greedy choice, whose beginning it can drop; one that
-mixes up the beams' caches goes on with another text, whose tokens are far less likely."""
+"""Nats per token. A search may lose a little to greedy choice, whose beginning it can drop; one
+that mixes up the beams' caches goes on with another text, whose tokens are far less likely."""
 
 
 @pytest.fixture(scope="module")
