@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -31,9 +31,6 @@ from resq_onnx.weights.gptq import gptq
 from resq_onnx.weights.rtn import QuantisedMatrix, round_to_nearest
 
 Matrix = NDArray[Any]
-
-CLIPPED_BITS: Final = 4
-"""Bits of the activations whose range is clipped; with 255 levels clipping does not pay."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +66,7 @@ class QuantiseLinears(ir.passes.InPlacePass):
     ) -> None:
         """Choose GPTQ with the Hessians of `moments`, or round-to-nearest, by the recipe."""
         self._layout = layout
-        self._uses_gptq = recipe.weights == "gptq"
-        self._float_activations = recipe.activations == "float"
-        self._clip = recipe.activation_clip
+        self._recipe = recipe
         self._projections = projections
         self._moments = moments
 
@@ -81,10 +76,10 @@ class QuantiseLinears(ir.passes.InPlacePass):
                 linear = find_linear(model, site.module)
                 quantise = self._quantiser(linear, site)
                 parts = store_matrix(model, site.module, linear.rows, site.split, quantise)
-                if self._float_activations:
+                if self._recipe.activations == "float":
                     dequantise_weight(model, linear, parts, site.order)
                 else:
-                    clip = self._clip if site.split.low_bits == CLIPPED_BITS else 1.0
+                    clip = self._recipe.low_clip(site.split)
                     replace_linear(model, linear, site.split, site.groups, parts, clip)
         return ir.passes.PassResult(model, modified=True)
 
@@ -131,7 +126,7 @@ class QuantiseLinears(ir.passes.InPlacePass):
             weight = read_float64(tensor)
             if site.order is not None:
                 weight = weight[:, site.order]
-            if not self._uses_gptq or site.hessian is None:
+            if self._recipe.weights == "rtn" or site.hessian is None:
                 return round_to_nearest(weight, site.split)
             assert moments is not None, "GPTQ needs second moments"
             return gptq(weight, site.hessian(moments), site.split)

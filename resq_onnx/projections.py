@@ -37,6 +37,9 @@ METHODS_FROM_MOMENTS: Final = ("resq", "outlier")
 METHODS_FROM_HADAMARD: Final = ("quarot", "spinquant")
 """Methods whose bases are random Hadamard matrices, or start from such."""
 
+METHODS_WITH_ROTATIONS: Final = ("resq", *METHODS_FROM_HADAMARD)
+"""Methods by which no basis vector is a single coefficient of the model."""
+
 _HIDDEN, _VALUE, _KEY, _DOWN_SIGNS, _DOWN_LOW, _DOWN_HIGH = range(6)
 """First element of a random stream's key; renumbering changes every exported file."""
 
@@ -167,10 +170,7 @@ def compute_projections(
             of another model's shape, or not finite.
     """
     used = _usable(recipe, layout, moments) if recipe.method in METHODS_FROM_MOMENTS else None
-    splits, rotates = (
-        _splits(recipe, layout, used),
-        recipe.method in ("resq", *METHODS_FROM_HADAMARD),
-    )
+    splits, rotates = _splits(recipe, layout, used), recipe.method in METHODS_WITH_ROTATIONS
     grid = list(np.ndindex(layout.num_layers, layout.num_kv_heads))
 
     def basis(width: int, edges: Sequence[int], moment: Array | None, *key: int) -> Matrix:
@@ -284,7 +284,7 @@ def _down_transform(
     if moment is not None:
         order = _largest_last(np.diagonal(moment), split.high)
     signs = np.ones(split.width)
-    if recipe.method in ("resq", *METHODS_FROM_HADAMARD):
+    if recipe.method in METHODS_WITH_ROTATIONS:
         signs = random_signs(split.width, _stream(recipe, _DOWN_SIGNS, layer))
     return DownTransform(order, signs)
 

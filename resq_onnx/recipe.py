@@ -29,6 +29,9 @@ ROUNDING: Final = 0.05
 """Coefficients by which a fraction of a width may miss a whole number: who is told that 1/3
 would do gives 0.333333, and six digits of 100,000 coefficients are right to a twentieth."""
 
+CLIPPED_BITS: Final = 4
+"""Bits of the activations whose range is clipped; with 255 levels clipping does not pay."""
+
 METHODS_WITHOUT_HIGH_PART: Final = ("spinquant", "quarot", "rtn", "none")
 """Baselines that quantise every coefficient alike."""
 
@@ -223,6 +226,10 @@ class Recipe:
                 f"--head-bits 4 needs an even hidden size, and this model's is {width}; use 8"
             )
         return split
+
+    def low_clip(self, split: BitSplit) -> float:
+        """Share of its range that the integers of the low part of an activation span."""
+        return self.activation_clip if split.low_bits == CLIPPED_BITS else 1.0
 
     def shares_table(self, *, tied: bool) -> bool:
         """Whether the file of a model has one table for embedding and lm_head."""

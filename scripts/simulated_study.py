@@ -20,7 +20,6 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from resq_onnx.calibration.corpus import calibration_sequences
 from resq_onnx.families import ModelLayout
@@ -35,6 +34,7 @@ from resq_onnx.projections_file import load_calibration
 from resq_onnx.recipe import Recipe
 from resq_onnx.reference import Reference
 from resq_onnx.source import open_model
+from resq_onnx.training.rotations import next_token_loss
 from resq_onnx.training.simulation import bases_of, simulated
 from scripts.sequential_hessians import LayerByLayer
 from scripts.simulated_variants import VARIANTS, Variant, parts_of_variant, rounded_per_token
@@ -111,14 +111,10 @@ class Study:
         return np.stack(own)
 
 
-def _perplexity(model: nn.Module, text: Array) -> float:
-    total = 0.0
+def _perplexity(model: Any, text: Array) -> float:
     with torch.inference_mode():
-        for row in text:
-            ids = torch.from_numpy(row[None])
-            logits = model(input_ids=ids, use_cache=False).logits[0, :-1]
-            total += float(nn.functional.cross_entropy(logits, ids[0, 1:]))
-    return float(np.exp(total / len(text)))
+        losses = [float(next_token_loss(model, torch.from_numpy(row[None]))) for row in text]
+    return float(np.exp(np.mean(losses)))
 
 
 def main() -> None:

@@ -128,7 +128,7 @@ def rounded_per_token(
         split, heads = bases.splits.attention_out[layer], layout.num_heads
         order = torch.from_numpy(high_last_order(heads, split))
         whole = BitSplit(split.low * heads, split.high * heads, split.low_bits, split.high_bits)
-        parts = parts_of(whole, variant.recipe.activation_clip)
+        parts = parts_of(whole, variant.recipe.low_clip(whole))
 
         def read(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
             rounded = fake_quantise(inputs[0][..., order], parts)

@@ -15,9 +15,9 @@ from resq_onnx.families import ModelLayout
 from resq_onnx.moments import Moments
 from resq_onnx.projections import Projections
 from resq_onnx.recipe import BitSplit
-from resq_onnx.weights.gptq import feedback_factors, round_with_feedback
+from resq_onnx.weights.gptq import gptq_in_parts
 from resq_onnx.weights.quantised import integer_range
-from resq_onnx.weights.scales import SHRINK_FACTORS, clip_search
+from resq_onnx.weights.scales import clip_search
 
 Array = NDArray[Any]
 Widths = tuple[tuple[int, int], ...]
@@ -135,33 +135,13 @@ def quantise_layer(
 
 def _rounded(weight: Array, hessian: Array, widths: Widths, searches: bool) -> Array:
     """What GPTQ's integers of a weight (N, K) stand for, part by part in order."""
-    energies, starts = np.diagonal(hessian), np.cumsum([0, *(width for width, _ in widths)])
-    places = np.concatenate(
-        [
-            start + np.argsort(-energies[start : start + width], kind="stable")
-            for start, (width, _) in zip(starts[:-1], widths, strict=True)
-        ]
-    )
-    feedback, importance = feedback_factors(hessian[np.ix_(places, places)])
-    columns = weight.T[places].astype(np.float32)
-    parts: list[tuple[NDArray[np.float32], int]] = []
-    for start, (width, bits) in zip(starts[:-1], widths, strict=True):
-        some = slice(start, start + width)
-        scale = _scales(columns[some].T, bits, importance[some], searches)
-        parts += [(scale, bits)] * width
-    integers = round_with_feedback(columns, feedback, parts)
-    found = np.empty(columns.shape)
-    scales = np.stack([scale for scale, _ in parts])
-    found[places] = integers * scales.astype(np.float64)
-    return found.T
+    parts = gptq_in_parts(weight, hessian, widths, clip_search if searches else _widest)
+    values = [integers * scale.astype(np.float64)[:, None] for integers, scale in parts]
+    return np.concatenate(values, axis=1)
 
 
-def _scales(
-    weight: NDArray[np.float32], bits: int, importance: Array, searches: bool
-) -> NDArray[np.float32]:
-    if searches:
-        SHRINK_FACTORS.setdefault(bits, SHRINK_FACTORS[4])
-        return clip_search(weight, bits, importance)
+def _widest(weight: Array, bits: int, _importance: Array) -> NDArray[np.float32]:
+    """The scale per row that clips nothing."""
     widest = np.abs(weight).max(axis=1) / integer_range(bits)[1]
     return np.where(widest > 0, widest, 1.0).astype(np.float32)
 

@@ -132,15 +132,13 @@ QWEN2: Final = Family(
     lists_layers=True,
     window_switch="use_sliding_window",
 )
-QWEN3: Final = Family(
+QWEN3: Final = replace(
+    QWEN2,
     name="Qwen3",
     architecture="Qwen3ForCausalLM",
     query_norm="self_attn.q_norm",
     key_norm="self_attn.k_norm",
     defaults=QWEN_DEFAULTS | {"head_dim": 128},
-    windowed=last_layers,
-    lists_layers=True,
-    window_switch="use_sliding_window",
 )
 
 MISTRAL: Final = Family(

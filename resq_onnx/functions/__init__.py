@@ -5,6 +5,7 @@ of a form and gives the model the function behind it.
 """
 
 from resq_onnx.functions._form import DOMAIN, OPSET, VERSION, Form, Parameter, add_call
+from resq_onnx.functions._scale import SMALLEST_SCALE
 from resq_onnx.functions.cache_record import RecordLayout
 from resq_onnx.functions.gated_hadamard import HadamardForm
 from resq_onnx.functions.mixed_precision_attention import AttentionForm
@@ -15,6 +16,7 @@ from resq_onnx.functions.rotary_attention import RotaryForm
 __all__ = [
     "DOMAIN",
     "OPSET",
+    "SMALLEST_SCALE",
     "VERSION",
     "AttentionForm",
     "Form",

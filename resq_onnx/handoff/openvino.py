@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
 from resq_onnx.graph import cache_names
+from resq_onnx.runtime.bounds import check_rewind, check_room
 from resq_onnx.runtime.session import check_is_file
 from resq_onnx.runtime.signature import TYPES
 
@@ -168,8 +169,7 @@ class StatefulDecoder:
         Raises:
             ValueError: There are not as many.
         """
-        if not 0 <= length <= self.length:
-            raise ValueError(f"cannot rewind to {length} tokens: there are {self.length}")
+        check_rewind(length, self.length)
         for state in self._request.query_state():
             entry = self._caches[state.name]
             kept = np.zeros(
@@ -190,11 +190,7 @@ class StatefulDecoder:
             ResqError: There are more tokens than shall come.
         """
         total = self.length + input_ids.shape[1]
-        if total > self.max_length:
-            raise ResqError(
-                f"the cache holds {self.max_length} tokens, and there would be {total}; make the "
-                f"decoder with max_length={total} or more"
-            )
+        check_room(total, self.max_length)
         feeds = {"input_ids": input_ids, "attention_mask": np.ones((1, total), np.int64)}
         if self._takes_positions:
             feeds["position_ids"] = np.arange(self.length, total)[None]

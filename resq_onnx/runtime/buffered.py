@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
+from resq_onnx.runtime.bounds import check_rewind, check_room
 from resq_onnx.runtime.signature import read_signature
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class BufferedDecoder:
                 f"input_ids is {input_ids.shape}, it must be ({self.batch}, 1 or more)"
             )
         new = input_ids.shape[1]
-        self._check_room(new)
+        check_room(self.length + new, self.max_length)
         if attention_mask is not None and attention_mask.shape != input_ids.shape:
             raise ValueError(
                 f"attention_mask is {attention_mask.shape}, it must be {input_ids.shape}"
@@ -123,8 +124,7 @@ class BufferedDecoder:
         Raises:
             ValueError: There are not as many.
         """
-        if not 0 <= length <= self.length:
-            raise ValueError(f"cannot rewind to {length} tokens: there are {self.length}")
+        check_rewind(length, self.length)
         self.length = length
         self._seen[:] = self._mask[:, :length].sum(axis=1, keepdims=True)
 
@@ -148,13 +148,6 @@ class BufferedDecoder:
         self._mask[:, :length] = other._mask[:, :length]
         self.length = length
         self.rewind(length)
-
-    def _check_room(self, new: int) -> None:
-        if self.length + new > self.max_length:
-            raise ResqError(
-                f"the cache holds {self.max_length} tokens, and there would be "
-                f"{self.length + new}; make the decoder with max_length={self.length + new} or more"
-            )
 
     def _step(self, ids: NDArray[np.int64]) -> None:
         """Run the graph once; `_mask` holds these tokens already."""

@@ -108,6 +108,12 @@ def check_is_file(path: Path) -> None:
         raise ResqError(f"{path}: no such file; give the .onnx file that resq-onnx export wrote")
 
 
+def model_files(folder: Path) -> list[Path]:
+    """The .onnx files of a folder that may be meant by its name: model.onnx alone, or all."""
+    usual = folder / "model.onnx"
+    return [usual] if usual.is_file() else sorted(folder.glob("*.onnx"))
+
+
 @dataclass(frozen=True)
 class DecoderState:
     """What a decoder knows of the tokens so far.

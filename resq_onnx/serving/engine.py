@@ -14,7 +14,7 @@ import numpy as np
 from resq_onnx.errors import ResqError
 from resq_onnx.runtime.buffered import PREFILL_SLICE
 from resq_onnx.runtime.generate import generate
-from resq_onnx.runtime.session import check_is_file, create_session
+from resq_onnx.runtime.session import check_is_file, create_session, model_files
 from resq_onnx.runtime.signature import read_signature
 from resq_onnx.runtime.tokenizer import Tokenizer
 from resq_onnx.serving.decoders import DecoderPool, Text, steps_do_not_matter
@@ -205,9 +205,7 @@ def find_model(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    if (path / "model.onnx").is_file():
-        return path / "model.onnx"
-    found = sorted(path.glob("*.onnx"))
+    found = model_files(path)
     if len(found) != 1:
         names = ", ".join(one.name for one in found)
         raise ResqError(

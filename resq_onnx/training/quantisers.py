@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 
+from resq_onnx.functions import SMALLEST_SCALE
 from resq_onnx.recipe import BitSplit
-
-SMALLEST_SCALE: Final = 2.0**-126
-"""Stands in for the scale 0 of a row of zeros, as in the functions."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +28,7 @@ class Part:
 
 def parts_of(split: BitSplit, low_clip: float = 1.0) -> tuple[Part, ...]:
     """The low and the high part of a split; a part of width 0 is left out."""
-    clip = low_clip if split.low_bits == 4 else 1.0
-    parts = (Part(split.low, split.low_bits, clip), Part(split.high, split.high_bits))
+    parts = (Part(split.low, split.low_bits, low_clip), Part(split.high, split.high_bits))
     return tuple(part for part in parts if part.width)
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
@@ -94,7 +95,7 @@ class _Turned:
     """Bases (..., n, n) whose parts are turned, each by an orthogonal matrix to be trained."""
 
     def __init__(self, start: torch.Tensor, edges: Sequence[int]) -> None:
-        self._blocks = _blocks(start, edges)
+        self._blocks = torch.tensor_split(start, list(edges), dim=-1)
         self.rotations = [
             torch.eye(block.shape[-1]).expand(*block.shape[:-2], -1, -1).clone().requires_grad_()
             for block in self._blocks
@@ -120,20 +121,14 @@ def _orthonormal(rotations: torch.Tensor) -> NDArray[np.float64]:
     return np.asarray((left @ right).numpy())
 
 
-def _blocks(start: torch.Tensor, edges: Sequence[int]) -> list[torch.Tensor]:
-    return list(torch.tensor_split(start, list(edges), dim=-1))
-
-
-class _frozen:  # noqa: N801
+@contextmanager
+def _frozen(model: PreTrainedModel) -> Iterator[None]:
     """Weights take no gradient meanwhile."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        self._before = [(p, p.requires_grad) for p in cast(Any, model).parameters()]
-
-    def __enter__(self) -> None:
-        for parameter, _ in self._before:
-            parameter.requires_grad_(False)
-
-    def __exit__(self, *_error: object) -> None:
-        for parameter, before in self._before:
-            parameter.requires_grad_(before)
+    before = [(p, p.requires_grad) for p in cast(Any, model).parameters()]
+    for parameter, _ in before:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, takes_gradient in before:
+            parameter.requires_grad_(takes_gradient)

@@ -67,10 +67,10 @@ class Bases:
 
 def parts_by_recipe(recipe: Recipe, projections: Projections) -> Parts:
     """The parts of every site as the exported file will have them."""
-    splits, clip = projections.splits, recipe.activation_clip
+    splits = projections.splits
     reads = recipe.activations == "quantised"
     attention, mlp, attention_out, down = (
-        tuple(parts_of(split, clip) if reads else () for split in of_site)
+        tuple(parts_of(split, recipe.low_clip(split)) if reads else () for split in of_site)
         for of_site in (splits.attention, splits.mlp, splits.attention_out, splits.down)
     )
     record = parts_of(splits.record) if recipe.cache == "quantised" else ()
@@ -118,21 +118,21 @@ def simulated(
         model.set_attn_implementation(ATTENTION)
         stack.callback(model.set_attn_implementation, before)
 
-        def hook(layer: int, role: str) -> nn.Module:
+        def module(layer: int, role: str) -> nn.Module:
             return model.get_submodule(layout.module(layer, role))
 
         for layer in range(layout.num_layers):
             handles = [
-                hook(layer, "attention_norm").register_forward_hook(
+                module(layer, "attention_norm").register_forward_hook(
                     _norm(layout, bases, layer, parts.attention[layer])
                 ),
-                hook(layer, "mlp_norm").register_forward_hook(
+                module(layer, "mlp_norm").register_forward_hook(
                     _norm(layout, bases, layer, parts.mlp[layer])
                 ),
-                hook(layer, "attention_out").register_forward_pre_hook(
+                module(layer, "attention_out").register_forward_pre_hook(
                     _attention_out(layout, bases, layer, parts.attention_out[layer])
                 ),
-                hook(layer, "down").register_forward_pre_hook(
+                module(layer, "down").register_forward_pre_hook(
                     _down(projections, layer, parts.down[layer])
                 ),
             ]

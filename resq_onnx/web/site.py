@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from resq_onnx.errors import ResqError
-from resq_onnx.runtime.session import check_is_file
+from resq_onnx.runtime.session import check_is_file, model_files
 from resq_onnx.runtime.tokenizer import Tokenizer
 from resq_onnx.staging import writing_to
 
 PAGE: Final = Path(__file__).parent / "page"
 MANIFEST: Final = "manifest.json"
-MODEL_NAME: Final = "model.onnx"
-"""The file that is looked for in a folder."""
 
 TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json")
 
@@ -91,10 +89,8 @@ def _find_model(path: Path) -> Path:
     if not path.is_dir():
         check_is_file(path)
         return path
-    if (path / MODEL_NAME).is_file():
-        return path / MODEL_NAME
-    found = sorted(path.glob("*.onnx"))
+    found = model_files(path)
     if len(found) == 1:
         return found[0]
     many = ", ".join(one.name for one in found) or "none"
-    raise ResqError(f"{path}: holds no {MODEL_NAME}, and of other .onnx files {many}; name one")
+    raise ResqError(f"{path}: holds no model.onnx, and of other .onnx files {many}; name one")

@@ -9,6 +9,7 @@ the same integers through the Cholesky factor of H⁻¹; this way needs no inver
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -18,6 +19,8 @@ from resq_onnx.errors import ResqError
 from resq_onnx.recipe import BitSplit
 from resq_onnx.weights.quantised import QuantisedMatrix, check_weight, integer_range
 from resq_onnx.weights.scales import clip_search
+
+ScaleFinder = Callable[[NDArray[Any], int, NDArray[Any]], NDArray[np.float32]]
 
 BLOCK: Final = 128
 """Columns whose feedback is computed one by one; that of earlier blocks is one product."""
@@ -44,21 +47,48 @@ def gptq(weight: NDArray[Any], hessian: NDArray[Any], split: BitSplit) -> Quanti
     """
     check_weight(weight, split)
     _check_hessian(hessian, split)
-    places = _processing_order(np.diagonal(hessian), split)
+    parts = ((split.low, split.low_bits), (split.high, split.high_bits))
+    (low, low_scale), (high, high_scale) = gptq_in_parts(weight, hessian, parts)
+    return QuantisedMatrix(low=low, low_scale=low_scale, high=high, high_scale=high_scale)
+
+
+def gptq_in_parts(
+    weight: NDArray[Any],
+    hessian: NDArray[Any],
+    parts: Sequence[tuple[int, int]],
+    find_scales: ScaleFinder = clip_search,
+) -> list[tuple[NDArray[np.int8], NDArray[np.float32]]]:
+    """Round a weight (N, K) whose columns have several widths, part after part.
+
+    Args:
+        weight: Its columns are those of the parts, in order.
+        hessian: (K, K).
+        parts: (columns, bits) of each; there may be no columns.
+        find_scales: Gives the scale of each row from a part's columns, bits and importance.
+
+    Returns:
+        Of each part the integers (N, columns) and the scales (N,).
+    """
+    ends = np.cumsum([columns for columns, _ in parts])
+    places = _processing_order(np.diagonal(hessian), ends)
     feedback, importance = feedback_factors(hessian[np.ix_(places, places)])
     columns = weight.T[places].astype(np.float32)  # (K, N): a column is contiguous
-    low, high = slice(0, split.low), slice(split.low, None)
-    low_scale = clip_search(columns[low].T, split.low_bits, importance[low])
-    high_scale = clip_search(columns[high].T, split.high_bits, importance[high])
-    parts = [(low_scale, split.low_bits)] * split.low + [(high_scale, split.high_bits)] * split.high
-    rounded = np.empty((split.width, weight.shape[0]), np.int8)
-    rounded[places] = round_with_feedback(columns, feedback, parts)
-    return QuantisedMatrix(
-        low=np.ascontiguousarray(rounded[low].T),
-        low_scale=low_scale,
-        high=np.ascontiguousarray(rounded[high].T),
-        high_scale=high_scale,
-    )
+    slices = [slice(end - count, end) for end, (count, _) in zip(ends, parts, strict=True)]
+    scales = [
+        find_scales(columns[some].T, bits, importance[some])
+        for some, (_, bits) in zip(slices, parts, strict=True)
+    ]
+    of_columns = [
+        (scale, bits)
+        for scale, (count, bits) in zip(scales, parts, strict=True)
+        for _ in range(count)
+    ]
+    rounded = np.empty((len(places), weight.shape[0]), np.int8)
+    rounded[places] = _round_with_feedback(columns, feedback, of_columns)
+    return [
+        (np.ascontiguousarray(rounded[some].T), scale)
+        for some, scale in zip(slices, scales, strict=True)
+    ]
 
 
 def feedback_factors(hessian: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
@@ -88,7 +118,7 @@ def feedback_factors(hessian: NDArray[Any]) -> tuple[NDArray[np.float32], NDArra
     )
 
 
-def round_with_feedback(
+def _round_with_feedback(
     columns: NDArray[np.float32],
     feedback: NDArray[np.float32],
     parts: list[tuple[NDArray[np.float32], int]],
@@ -108,11 +138,15 @@ def round_with_feedback(
     return rounded
 
 
-def _processing_order(energies: NDArray[Any], split: BitSplit) -> NDArray[np.int64]:
+def _processing_order(energies: NDArray[Any], ends: NDArray[np.int64]) -> NDArray[np.int64]:
     """Inside each part by descending energy: what is rounded early is corrected most."""
-    low = np.argsort(-energies[: split.low], kind="stable")
-    high = np.argsort(-energies[split.low :], kind="stable")
-    return np.concatenate([low, split.low + high])
+    starts = [0, *ends[:-1]]
+    return np.concatenate(
+        [
+            start + np.argsort(-energies[start:end], kind="stable")
+            for start, end in zip(starts, ends, strict=True)
+        ]
+    )
 
 
 def _check_hessian(hessian: NDArray[Any], split: BitSplit) -> None:

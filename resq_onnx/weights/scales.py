@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from resq_onnx.weights.quantised import integer_range
 
 SHRINK_FACTORS: Final = {
+    2: np.linspace(1.0, 0.4, 16),
     4: np.linspace(1.0, 0.4, 16),
     8: np.linspace(1.0, 0.85, 4),
 }
@@ -32,7 +33,7 @@ def clip_search(
 
     Args:
         weight: (N, K); K may be 0.
-        bits: 4 or 8.
+        bits: 2, 4 or 8.
         importance: (K,), not negative; None weighs all columns alike.
 
     Returns:

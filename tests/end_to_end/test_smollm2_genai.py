@@ -14,6 +14,7 @@ import pytest
 
 from resq_onnx.runtime import BufferedDecoder, Tokenizer, create_session, generate
 from tests.command_line import run_successfully
+from tests.handoff.genai import begin
 
 QUICK: Final = ("--samples", 1, "--sequence-length", 64, "--weights", "rtn")
 """Which tokens come out does not matter here, only that both say the same."""
@@ -66,20 +67,7 @@ def model(exported: Path) -> Any:
 
 def generator(model: Any, prompts: Sequence[Sequence[int]], **options: Any) -> Any:
     width = max(map(len, prompts))
-    params = og.GeneratorParams(model)
-    params.set_search_options(
-        **{
-            "max_length": width + NEW,
-            "batch_size": len(prompts),
-            "do_sample": False,
-            **options,
-        }
-    )
-    made = og.Generator(model, params)
-    pad = og.Tokenizer(model).pad_token_id
-    rows = [[*prompt, *[pad] * (width - len(prompt))] for prompt in prompts]
-    made.append_tokens(np.array(rows if len(rows) > 1 else rows[0], np.int32))
-    return made
+    return begin(model, prompts, **{"max_length": width + NEW, "do_sample": False, **options})
 
 
 def test_the_card_states_licence_and_figures(exported: Path) -> None:

@@ -529,9 +529,8 @@ def test_onnx_runtimes_own_operators_are_near_the_functions(
     assert (agreement.relative_error < FLOAT_TOLERANCE) == (format == "web")
 
     found, known = inspect_model(own), inspect_model(ours)
-    assert [(kind.name, kind.columns) for kind in found.matrices] == [
-        (kind.name, kind.columns) for kind in known.matrices
-    ]
+    columns = [{kind.name: kind.columns for kind in one.matrices} for one in (found, known)]
+    assert columns[0] == columns[1]  # in another order: blocks and scales take other sizes
     assert found.cache_bytes_per_token == known.cache_bytes_per_token
     run_successfully("evaluate", own, "--text", text, "--window", WINDOW, "--json")
     run_successfully("generate", own, "--prompt", "A compound", "--max-new-tokens", 4)

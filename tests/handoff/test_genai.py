@@ -25,6 +25,7 @@ from resq_onnx.handoff.genai import CONFIG_NAME, genai_config
 from resq_onnx.runtime import BufferedDecoder, Decoder, Tokenizer, create_session, generate
 from resq_onnx.runtime.tokenizer import INCOMPLETE
 from tests.command_line import contents, run_successfully
+from tests.handoff.genai import begin
 from tests.tiny_models import SIZES, change_config
 
 TEXT: Final = "A compound statement contains other statements; they affect"
@@ -71,24 +72,11 @@ def shared(request: pytest.FixtureRequest) -> bool:
 def start(model: Any, shared: bool) -> Generator:
     """Begins a generation from one prompt, or from several that are padded on the right."""
 
-    def begin(*prompts: Sequence[int], **options: Any) -> Any:
-        width = max(map(len, prompts))
-        params = og.GeneratorParams(model)
-        params.set_search_options(
-            **{
-                "max_length": MAX_LENGTH,
-                "batch_size": len(prompts),
-                "past_present_share_buffer": shared,
-                **options,
-            }
-        )
-        generator = og.Generator(model, params)
-        pad = og.Tokenizer(model).pad_token_id
-        rows = [[*prompt, *[pad] * (width - len(prompt))] for prompt in prompts]
-        generator.append_tokens(np.array(rows if len(rows) > 1 else rows[0], np.int32))
-        return generator
+    def begun(*prompts: Sequence[int], **options: Any) -> Any:
+        chosen = {"max_length": MAX_LENGTH, "past_present_share_buffer": shared, **options}
+        return begin(model, prompts, **chosen)
 
-    return begin
+    return begun
 
 
 def advance(generator: Any, tokens: int) -> Any:

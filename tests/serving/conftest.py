@@ -20,7 +20,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What export wrote; the model is called `tiny`."""
     top = tmp_path_factory.mktemp("serving")
     write_model(
-        top / "model", "llama", tied=False, num_hidden_layers=1, max_position_embeddings=POSITIONS
+        top / "model", "llama", tied=False, num_hidden_layers=4, max_position_embeddings=POSITIONS
     )
     run_successfully("export", top / "model", top / "tiny" / "model.onnx", *QUICK)
     return top / "tiny"

@@ -21,7 +21,7 @@ def test_rows_are_rounded_as_the_operator_rounds_them(split: BitSplit, clip: flo
     expected = oracle.matmul(
         x, (picks[:, : split.low], ones), (picks[:, split.low :], ones), split, low_clip=low_clip
     )
-    found = fake_quantise(torch.from_numpy(x), parts_of(split, clip)).numpy()
+    found = fake_quantise(torch.from_numpy(x), parts_of(split, low_clip)).numpy()
     np.testing.assert_allclose(found, expected, rtol=FLOAT32, atol=FLOAT32 * np.abs(x).max())
 
 
