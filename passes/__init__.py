@@ -3,7 +3,8 @@
 `lifting` turns the tracer's nodes into one operator per module, `folding` changes the bases
 without changing the function, `quantising` replaces float operators by ai.resq's. Between these
 two, once the float logits were checked, `KeepLastLogits` drops all but the last if so asked.
-`inlining` ends in operators that any runtime knows.
+`inlining` ends in operators that any runtime knows. `NameWeights` comes first where another
+program has traced.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from resq_onnx.passes.lift_mlp import LiftMlp
 from resq_onnx.passes.lift_norms import LiftNorms
 from resq_onnx.passes.merge_projections import MergeProjections
 from resq_onnx.passes.multiply_by_part import MultiplyByPart
+from resq_onnx.passes.name_weights import NameWeights
 from resq_onnx.passes.quantise_cache import QuantiseCache
 from resq_onnx.passes.quantise_embedding import QuantiseEmbedding
 from resq_onnx.passes.quantise_linears import QuantiseLinears
@@ -45,6 +47,7 @@ from resq_onnx.recipe import Recipe
 __all__ = [
     "CleanUp",
     "KeepLastLogits",
+    "NameWeights",
     "contributing",
     "folding",
     "inlining",

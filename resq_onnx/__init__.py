@@ -16,6 +16,7 @@ from resq_onnx.recipe import BitSplit, Recipe
 if TYPE_CHECKING:
     from resq_onnx.custom_ops import library_path, register
     from resq_onnx.pipeline import export
+    from resq_onnx.rewriting import rewrite
     from resq_onnx.runtime.session import create_session
 
 __version__ = "0.1.0"
@@ -29,6 +30,7 @@ __all__ = [
     "export",
     "library_path",
     "register",
+    "rewrite",
 ]
 
 _LAZY: Final = {
@@ -36,6 +38,7 @@ _LAZY: Final = {
     "export": "resq_onnx.pipeline",
     "library_path": "resq_onnx.custom_ops",
     "register": "resq_onnx.custom_ops",
+    "rewrite": "resq_onnx.rewriting",
 }
 """By public name, the module that is imported when it is first asked for."""
 

@@ -37,8 +37,8 @@ def check_float(
     """Write the float model, to where it is kept or for the moment, and compare its logits.
 
     Returns:
-        How near they are to PyTorch's, and what the float model makes of the text on which it is
-        to be compared with the quantised one.
+        How near they are to the reference's, and what the float model makes of the text on which
+        it is to be compared with the quantised one.
     """
     with tempfile.TemporaryDirectory(dir=staging.folder) as scratch:
         target, path = staging.target, Path(scratch) / "float.onnx"
@@ -48,7 +48,9 @@ def check_float(
             save_model(graph, path)
         tapped = open_tapped(path)
         found, _ = tapped.decoder.run(measured.token_ids)
-        agreement = check_float_parity(measured.logits, found, measured.token_ids)
+        agreement = check_float_parity(
+            measured.logits, found, measured.token_ids, measured.reference
+        )
         return agreement, observe(tapped, measured.text)
 
 

@@ -12,17 +12,20 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from resq_onnx.calibration.corpus import FILE_SUFFIXES
+from resq_onnx.calibration.corpus import FILE_SUFFIXES, PYTHON_DOCS, calibration_sequences
+from resq_onnx.calibration.held_out import held_out_sequences
 from resq_onnx.errors import ResqError
 from resq_onnx.evaluation.against_float import SEQUENCES, text_length
 from resq_onnx.families import ModelLayout
 from resq_onnx.moments import Moments
 from resq_onnx.projections import Projections, compute_projections
-from resq_onnx.projections_file import load_calibration, stored_projections
+from resq_onnx.projections_file import Calibration, load_calibration, stored_projections
 from resq_onnx.recipe import Recipe
-from resq_onnx.reference import Reference
+from resq_onnx.reference import Reference, load_tokenizer
 from resq_onnx.reporting import Report
+from resq_onnx.runtime.plain_graph import PlainGraph
 from resq_onnx.source import ModelSource
+from resq_onnx.traced_file import TracedFile
 
 PARITY_SEQUENCES: Final = 2
 PARITY_TOKENS: Final = 48
@@ -36,9 +39,10 @@ class Measured:
     Attributes:
         moments: Second moments of the activations; None if the recipe needs none.
         projections: The bases.
-        token_ids: A short text, (PARITY_SEQUENCES, PARITY_TOKENS).
-        logits: What PyTorch makes of it.
+        token_ids: A short text, (PARITY_SEQUENCES, PARITY_TOKENS) unless a graph's sizes are fixed.
+        logits: What PyTorch, or the file that is rewritten, makes of it.
         text: A longer one, (SEQUENCES, tokens), none of which the calibration has seen.
+        reference: Whose logits they are, for messages.
         recipe: The recipe, with the calibration that took place: that of a projections file, and
             by its name alone, for a file that is passed on says nothing of this machine.
     """
@@ -49,6 +53,7 @@ class Measured:
     logits: NDArray[np.float32]
     text: NDArray[np.int64]
     recipe: Recipe
+    reference: str = "PyTorch"
 
 
 def check_widths(recipe: Recipe, source: ModelSource) -> None:
@@ -78,15 +83,12 @@ def measure(
         ResqError: PyTorch cannot load the model, or the file is of another one.
     """
     reference = Reference(source)
-    token_ids = reference.text(PARITY_SEQUENCES, PARITY_TOKENS)
+    token_ids = parity_text(reference.tokenizer, PARITY_SEQUENCES, PARITY_TOKENS)
     logits = reference.logits(token_ids)
     moments, bases, calibrated = None, None, recipe.to_json()
     if saved is not None:
         calibration = load_calibration(saved)
-        if calibration.model_hash != source.digest:
-            raise ResqError(
-                f"{saved}: made for another model; run resq-onnx calibrate {source.name} {saved}"
-            )
+        check_calibrated(source, calibration, saved)
         moments, bases = calibration.moments, stored_projections(calibration, recipe, source.layout)
         calibrated = calibration.recipe_json
     elif recipe.needs_calibration:
@@ -94,11 +96,62 @@ def measure(
         moments = reference.moments(recipe, report.progress, report.warn).compact()
     if bases is None:
         bases = find_projections(reference, source.layout, recipe, moments, report)
-    length = text_length(source.layout.vocab_size, source.layout.max_positions)
-    text = reference.held_out_text(SEQUENCES, length, calibrated)
+    text = quality_text(reference.tokenizer, source.layout, calibrated)
     del reference
     gc.collect()
     return Measured(moments, bases, token_ids, logits, text, _carried_out(recipe, calibrated))
+
+
+def measure_graph(source: TracedFile, recipe: Recipe, calibration: Calibration) -> Measured:
+    """What `measure` gives, for a graph that torch.onnx.export wrote: ONNX Runtime runs it.
+
+    Raises:
+        ResqError: The graph cannot be run, or the recipe asks for trained rotations that the
+            calibration does not have.
+    """
+    tokenizer, graph = load_tokenizer(source), PlainGraph(source.path)
+    token_ids = parity_text(tokenizer, *graph.sizes(PARITY_SEQUENCES, PARITY_TOKENS))
+    bases = stored_projections(calibration, recipe, source.layout)
+    if bases is None and recipe.trains:
+        raise ResqError(
+            "the projections file holds no rotations trained by this recipe; make it by "
+            "resq-onnx calibrate with the same options"
+        )
+    calibrated = calibration.recipe_json
+    return Measured(
+        calibration.moments,
+        bases or compute_projections(recipe, source.layout, calibration.moments),
+        token_ids,
+        graph.logits(token_ids),
+        quality_text(tokenizer, source.layout, calibrated),
+        _carried_out(recipe, calibrated),
+        reference=source.path.name,
+    )
+
+
+def check_calibrated(source: ModelSource, calibration: Calibration, saved: str | Path) -> None:
+    """Refuse a projections file of another model.
+
+    Raises:
+        ResqError: It is one.
+    """
+    if calibration.model_hash != source.digest:
+        raise ResqError(
+            f"{saved}: made for another model; run resq-onnx calibrate {source.name} {saved}"
+        )
+
+
+def parity_text(tokenizer: Any, samples: int, length: int) -> NDArray[np.int64]:
+    """Token ids of ordinary text, (samples, length)."""
+    return calibration_sequences(tokenizer, PYTHON_DOCS, samples, length, seed=0)
+
+
+def quality_text(
+    tokenizer: Any, layout: ModelLayout, calibrated: Mapping[str, Any]
+) -> NDArray[np.int64]:
+    """Token ids that a calibration by this recipe has not seen, (SEQUENCES, tokens)."""
+    length = text_length(layout.vocab_size, layout.max_positions)
+    return held_out_sequences(tokenizer, SEQUENCES, length, calibrated)
 
 
 def find_projections(

@@ -9,16 +9,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import onnx_ir as ir
+
 from resq_onnx.calibration.distributed import is_main_process
 from resq_onnx.evaluation.against_float import compare_with_float, observe
 from resq_onnx.evaluation.parity import check_decode_parity
-from resq_onnx.float_model import check_float, open_tapped, staged_float
+from resq_onnx.float_model import check_float, open_tapped
 from resq_onnx.graph import RECIPE_KEY
 from resq_onnx.handoff.card import write_card
 from resq_onnx.handoff.targets import DEFAULT as DEFAULT_TARGET
 from resq_onnx.handoff.targets import target_named
-from resq_onnx.measuring import check_widths, find_projections, measure
-from resq_onnx.pass_runner import PassRunner
+from resq_onnx.measuring import Measured, check_widths, find_projections, measure
+from resq_onnx.output import Output, staged_output
 from resq_onnx.passes import (
     CleanUp,
     KeepLastLogits,
@@ -36,7 +38,7 @@ from resq_onnx.report import FILE_NAME as PAGE_NAME
 from resq_onnx.report import write_report
 from resq_onnx.reporting import Report
 from resq_onnx.runtime.session import Decoder, create_session, kernels_are_built
-from resq_onnx.source import open_model
+from resq_onnx.source import ModelSource, open_model
 from resq_onnx.spectra import describe_spectra
 from resq_onnx.staging import staged, writing_to
 from resq_onnx.summary import Summary, write_summary
@@ -80,80 +82,98 @@ def export(
         ResqError: The input cannot be used, the target cannot read such a file, parity was not
             reached, or the output cannot be written.
     """
-    runtime, report = target_named(target), report or Report()
+    runtime = target_named(target)
     recipe = recipe or runtime.recipe()
     runtime.accept(recipe)
-    passes = PassRunner(Path(dump_passes) if dump_passes else None)
     with (
-        staged(out) as staging,
-        staged_float(save_rotated, out) as kept,
+        staged_output(out, runtime, save_rotated, dump_passes, page, report) as output,
         open_model(model) as source,
     ):
         # 1. Refuse early what cannot work.
-        report.step("Reading the model")
+        output.report.step("Reading the model")
         source.check()
-        check_widths(recipe, source)
-        if recipe.uses_contrib:
-            refuse_other_attention(source.layout)
+        check_recipe(recipe, source)
 
         # 2. Second moments, and from them the bases. PyTorch's model is gone afterwards.
-        measured = measure(source, recipe, projections, report)
-        bases, recipe = measured.projections, measured.recipe
+        measured = measure(source, recipe, projections, output.report)
 
         # 3. The graph, without weights, with one operator per module.
-        report.step("Tracing the graph")
+        output.report.step("Tracing the graph")
         graph = trace(source)
-        passes.run(graph, lifting(source.layout))
+        output.passes.run(graph, lifting(source.layout))
+        return finish(graph, measured, source, output)
 
-        # 4. Fold the bases into the weights: the function stays the same, and is checked.
-        if recipe.method != "none":
-            passes.run(graph, folding(source.layout, recipe, bases))
-        report.step("Checking the float graph against PyTorch")
-        rotated, floats = check_float(graph, measured, staging, kept)
 
-        # 5. Quantise; weights are computed while they are written.
-        if recipe.logits == "last":
-            passes.run(graph, [KeepLastLogits(source.layout)])
-        if recipe.method != "none":
-            passes.run(graph, quantising(source.layout, recipe, bases, measured.moments))
-        if recipe.uses_contrib:
-            passes.run(graph, contributing(source.layout, recipe))
-        if recipe.format != "custom":
-            passes.run(graph, inlining(recipe))
-        passes.run(graph, [CleanUp()])
-        graph.metadata_props[RECIPE_KEY] = json.dumps(recipe.to_json())
-        report.step("Quantising and writing")
-        with writing_to(staging.target):
-            save_model(graph, staging.model, report.progress)
+def finish(graph: ir.Model, measured: Measured, source: ModelSource, output: Output) -> Summary:
+    """Fold, quantise and check a lifted graph, and publish its folder.
 
-        # 6. The file as users will run it: cached decode against prefill.
-        report.step("Checking cached decode against prefill")
-        decoder = Decoder(create_session(staging.model, kernels=kernels_are_built()))
-        decoded = check_decode_parity(decoder, measured.token_ids, measured.logits)
-        del decoder
+    Raises:
+        ResqError: Parity was not reached, or the output cannot be written.
+    """
+    layout, bases, recipe = source.layout, measured.projections, measured.recipe
+    staging, kept, passes, report = output.staging, output.kept, output.passes, output.report
 
-        # 7. What quantisation cost, in the predictions and after each layer.
-        quality, spectra = None, None
-        if recipe.method != "none":
-            report.step("Comparing with the float model")
-            found = observe(open_tapped(staging.model), measured.text)
-            quality = compare_with_float(floats, found, measured.text)
-            if measured.moments is not None:
-                spectra = describe_spectra(measured.moments, bases, recipe.method == "outlier")
+    # 4. Fold the bases into the weights: the function stays the same, and is checked.
+    if recipe.method != "none":
+        passes.run(graph, folding(layout, recipe, bases))
+    report.step(f"Checking the float graph against {measured.reference}")
+    rotated, floats = check_float(graph, measured, staging, kept)
 
-        # 8. What belongs beside the model; then everything appears at once.
-        source.copy_companions(staging.folder)
-        parity = {"float": rotated, "decode": decoded}
-        summary = write_summary(staging, source, recipe, target, parity, quality, spectra)
-        if page:
-            write_report(staging.model, staging.folder / PAGE_NAME)
-        runtime.write(staging.model, recipe)
-        write_card(staging, runtime, report.warn)
-        if kept is not None:
-            source.copy_companions(kept.folder)
-            kept.publish()
-        staging.publish()
+    # 5. Quantise; weights are computed while they are written.
+    if recipe.logits == "last":
+        passes.run(graph, [KeepLastLogits(layout)])
+    if recipe.method != "none":
+        passes.run(graph, quantising(layout, recipe, bases, measured.moments))
+    if recipe.uses_contrib:
+        passes.run(graph, contributing(layout, recipe))
+    if recipe.format != "custom":
+        passes.run(graph, inlining(recipe))
+    passes.run(graph, [CleanUp()])
+    graph.metadata_props[RECIPE_KEY] = json.dumps(recipe.to_json())
+    report.step("Quantising and writing")
+    with writing_to(staging.target):
+        save_model(graph, staging.model, report.progress)
+
+    # 6. The file as users will run it: cached decode against prefill.
+    report.step("Checking cached decode against prefill")
+    decoder = Decoder(create_session(staging.model, kernels=kernels_are_built()))
+    decoded = check_decode_parity(decoder, measured.token_ids, measured.logits)
+    del decoder
+
+    # 7. What quantisation cost, in the predictions and after each layer.
+    quality, spectra = None, None
+    if recipe.method != "none":
+        report.step("Comparing with the float model")
+        found = observe(open_tapped(staging.model), measured.text)
+        quality = compare_with_float(floats, found, measured.text)
+        if measured.moments is not None:
+            spectra = describe_spectra(measured.moments, bases, recipe.method == "outlier")
+
+    # 8. What belongs beside the model; then everything appears at once.
+    source.copy_companions(staging.folder)
+    parity = {"float": rotated, "decode": decoded}
+    name = output.runtime.name
+    summary = write_summary(staging, source, recipe, name, parity, quality, spectra)
+    if output.page:
+        write_report(staging.model, staging.folder / PAGE_NAME)
+    output.runtime.write(staging.model, recipe)
+    write_card(staging, output.runtime, report.warn)
+    if kept is not None:
+        source.copy_companions(kept.folder)
+        kept.publish()
+    staging.publish()
     return summary
+
+
+def check_recipe(recipe: Recipe, source: ModelSource) -> None:
+    """Refuse a recipe that cannot be carried out on this model.
+
+    Raises:
+        ResqError: It cannot.
+    """
+    check_widths(recipe, source)
+    if recipe.uses_contrib:
+        refuse_other_attention(source.layout)
 
 
 def calibrate(

@@ -26,7 +26,7 @@ def print_summary(out: Console, summary: Summary) -> None:
     rows = {
         "Wrote": f"{summary.path} + {summary.path.name}.data",
         "Size": f"{megabytes:.1f} MB, {ratio:.1f} times less than in float32",
-        "Float graph": f"logits within {rotated.relative_error:.1e} of PyTorch's",
+        "Float graph": f"logits within {rotated.relative_error:.1e} of the original's",
         "Cached decode": f"perplexity {decode.perplexity_ratio:.4f} times that of one pass, "
         f"top-1 agreement {decode.top1_agreement:.1%}",
         **_quality_row(summary),

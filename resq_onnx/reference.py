@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from transformers import AutoTokenizer
 
 from resq_onnx.calibration.corpus import calibration_sequences
 from resq_onnx.calibration.distributed import collect_shared_moments
-from resq_onnx.calibration.held_out import held_out_sequences
 from resq_onnx.errors import ResqError
 from resq_onnx.moments import Moments
 from resq_onnx.projections import Projections
@@ -24,6 +23,25 @@ from resq_onnx.source import ModelSource
 from resq_onnx.training import BATCH, train_rotations
 
 Progress = Callable[[int, int], None]
+
+LOADING: Final[dict[str, Any]] = {"local_files_only": True, "trust_remote_code": False}
+"""How transformers may load what is in a folder."""
+
+
+def load_tokenizer(source: ModelSource) -> Any:
+    """The Hugging Face tokenizer of a model.
+
+    Raises:
+        ResqError: transformers cannot load it.
+    """
+    with quiet_libraries():
+        try:
+            return AutoTokenizer.from_pretrained(source.folder, **LOADING)
+        except (OSError, ValueError, KeyError) as error:
+            raise ResqError(
+                f"{source.name}: no tokenizer that transformers can load; put "
+                f"tokenizer.json beside the weights ({error})"
+            ) from error
 
 
 class Reference:
@@ -36,22 +54,15 @@ class Reference:
             ResqError: transformers cannot load the model or its tokenizer.
         """
         self._source = source
-        options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         with quiet_libraries():
             try:
                 auto_class = getattr(transformers, source.layout.family.auto_class)
                 self.model = auto_class.from_pretrained(
-                    source.folder, dtype=torch.float32, use_safetensors=True, **options
+                    source.folder, dtype=torch.float32, use_safetensors=True, **LOADING
                 ).eval()
             except (OSError, ValueError, RuntimeError) as error:
                 raise ResqError(f"{source.name}: PyTorch cannot load it: {error}") from error
-            try:
-                self.tokenizer = AutoTokenizer.from_pretrained(source.folder, **options)
-            except (OSError, ValueError, KeyError) as error:
-                raise ResqError(
-                    f"{source.name}: no tokenizer that transformers can load; put "
-                    f"tokenizer.json beside the weights ({error})"
-                ) from error
+        self.tokenizer = load_tokenizer(source)
 
     def moments(self, recipe: Recipe, progress: Progress, warn: Callable[[str], None]) -> Moments:
         """Second moments of the activations on the recipe's calibration text."""
@@ -83,16 +94,6 @@ class Reference:
             recipe.seed,
             warn,
         )
-
-    def text(self, samples: int, length: int) -> NDArray[np.int64]:
-        """Some token ids of ordinary text, (samples, length)."""
-        return calibration_sequences(self.tokenizer, "python-docs", samples, length, seed=0)
-
-    def held_out_text(
-        self, samples: int, length: int, calibrated: Mapping[str, Any]
-    ) -> NDArray[np.int64]:
-        """As `text`, without what a calibration by this recipe took from it."""
-        return held_out_sequences(self.tokenizer, samples, length, calibrated)
 
     def encode(self, text: str) -> NDArray[np.int64]:
         """Token ids of a text, without special tokens, (tokens,)."""

@@ -18,8 +18,10 @@ import ast
 from collections.abc import Set
 from typing import Any, Final
 
+import numpy as np
 import onnx_ir as ir
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from resq_onnx.errors import ResqError
@@ -80,10 +82,10 @@ def trace(source: ModelSource) -> ir.Model:
     """
     with quiet_libraries():
         model = _export_without_weights(source)
-    _tag_nodes_with_modules(model)
+    tag_nodes_with_modules(model, f"{_WRAPPED}.")
     _name_inputs_and_outputs(model, source.layout)
     _name_initializers(model, source.layout)
-    buffers = _compute_buffers(model, source)
+    buffers = _set_buffers(model, source)
     _point_to_weights(model, source, buffers)
     model.ir_version = IR_VERSION
     model.producer_name, model.producer_version = "resq-onnx", None
@@ -120,34 +122,38 @@ def _export_without_weights(source: ModelSource) -> ir.Model:
     return program.model
 
 
-def _tag_nodes_with_modules(model: ir.Model) -> None:
+def tag_nodes_with_modules(model: ir.Model, prefix: str) -> None:
+    """Tag every node with its module: what the exporter says, without the name of a wrapper."""
     for node in model.graph:
         scopes = ast.literal_eval(node.metadata_props.get(_SCOPES_KEY, "['', '']"))
         module = scopes[-2] if len(scopes) > 1 else ""
         node.metadata_props.clear()
-        node.metadata_props[MODULE_KEY] = module.removeprefix(_WRAPPED).removeprefix(".")
+        node.metadata_props[MODULE_KEY] = f"{module}.".removeprefix(prefix).removesuffix(".")
+
+
+def contract_shapes(layout: ModelLayout) -> dict[str, tuple[int | str, ...]]:
+    """Shapes of a decoder graph's inputs and outputs, by name, in their order."""
+    past, present = cache_names(layout.num_layers)
+    cache = (layout.num_kv_heads, layout.head_dim)
+    tokens = ("batch", "sequence")
+    return {
+        "input_ids": tokens,
+        "attention_mask": ("batch", "total"),
+        "position_ids": tokens,
+        **dict.fromkeys(past, ("batch", cache[0], "past", cache[1])),
+        "logits": (*tokens, layout.vocab_size),
+        **dict.fromkeys(present, ("batch", cache[0], "present", cache[1])),
+    }
 
 
 def _name_inputs_and_outputs(model: ir.Model, layout: ModelLayout) -> None:
     for node in model.graph:
         for value in node.outputs:
             value.shape = None
-    past, present = cache_names(layout.num_layers)
-    cache = (layout.num_kv_heads, layout.head_dim)
-    tokens = ("batch", "sequence")
-    shapes: dict[str, tuple[int | str, ...]] = {
-        "input_ids": tokens,
-        "attention_mask": ("batch", "total"),
-        "position_ids": tokens,
-        "logits": (*tokens, layout.vocab_size),
-        **dict.fromkeys(past, ("batch", cache[0], "past", cache[1])),
-        **dict.fromkeys(present, ("batch", cache[0], "present", cache[1])),
-    }
-    inputs = ("input_ids", "attention_mask", "position_ids", *past)
     values = [*model.graph.inputs, *model.graph.outputs]
-    for value, name in zip(values, (*inputs, "logits", *present), strict=True):
+    for value, (name, shape) in zip(values, contract_shapes(layout).items(), strict=True):
         value.name = name
-        value.shape = ir.Shape(shapes[name])
+        value.shape = ir.Shape(shape)
 
 
 def _name_initializers(model: ir.Model, layout: ModelLayout) -> None:
@@ -179,11 +185,10 @@ def _point_to_weights(model: ir.Model, source: ModelSource, computed: Set[str]) 
             value.const_value = FoldedTensor(stored.float32, stored.shape, name)
 
 
-def _compute_buffers(model: ir.Model, source: ModelSource) -> set[str]:
-    """Compute the buffers that are not stored, such as RoPE's frequencies, by transformers itself.
+def computed_buffers(source: ModelSource) -> dict[str, NDArray[np.float32]]:
+    """The buffers of a model that no checkpoint holds, such as RoPE's frequencies, by name.
 
-    Returns:
-        Their names.
+    transformers itself computes them, for a model of these sizes where they matter.
     """
     import transformers
 
@@ -196,9 +201,12 @@ def _compute_buffers(model: ir.Model, source: ModelSource) -> set[str]:
         part.num_hidden_layers = 1
     with quiet_libraries():
         smallest = getattr(transformers, source.layout.family.auto_class).from_config(config)
-    buffers = dict(smallest.named_buffers())
-    initializers = model.graph.initializers
+    return {name: buffer.float().numpy() for name, buffer in smallest.named_buffers()}
+
+
+def _set_buffers(model: ir.Model, source: ModelSource) -> set[str]:
+    """Store the buffers that the graph reads; returns their names."""
+    buffers, initializers = computed_buffers(source), model.graph.initializers
     for name in buffers.keys() & initializers.keys():
-        value = initializers[name]
-        value.const_value = ir.tensor(buffers[name].float().numpy(), name=name)
+        initializers[name].const_value = ir.tensor(buffers[name], name=name)
     return buffers.keys() & initializers.keys()

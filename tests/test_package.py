@@ -34,15 +34,18 @@ def test_the_public_list_is_this_one() -> None:
         "export",
         "library_path",
         "register",
+        "rewrite",
     ]
     assert set(resq_onnx.__all__) <= set(dir(resq_onnx))
 
 
 def test_public_functions_are_those_of_their_modules() -> None:
     from resq_onnx.pipeline import export
+    from resq_onnx.rewriting import rewrite
     from resq_onnx.runtime import create_session
 
     assert resq_onnx.export is export
+    assert resq_onnx.rewrite is rewrite
     assert resq_onnx.create_session is create_session
     assert resq_onnx.register is custom_ops.register
     assert resq_onnx.library_path is custom_ops.library_path

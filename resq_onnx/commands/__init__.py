@@ -1,8 +1,8 @@
-"""The commands, six files of them. Nothing heavy is imported before a command runs."""
+"""The commands, seven files of them. Nothing heavy is imported before a command runs."""
 
 from resq_onnx.commands.browsing import web
 from resq_onnx.commands.evaluating import evaluate
-from resq_onnx.commands.making import calibrate, export
+from resq_onnx.commands.making import calibrate, export, rewrite
 from resq_onnx.commands.running import bench, generate, inspect
 from resq_onnx.commands.serving import serve
 from resq_onnx.commands.showing import report
@@ -15,6 +15,7 @@ __all__ = [
     "generate",
     "inspect",
     "report",
+    "rewrite",
     "serve",
     "web",
 ]

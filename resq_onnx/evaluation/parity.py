@@ -92,8 +92,16 @@ def prefill_logits(decoder: Decoder, token_ids: NDArray[np.int64]) -> Logits:
     return np.concatenate([decoder.run(token_ids[:, :end])[0] for end in ends], axis=1)
 
 
-def check_float_parity(expected: Logits, found: Logits, token_ids: NDArray[np.int64]) -> Agreement:
-    """Refuse a float graph whose logits are not PyTorch's.
+def check_float_parity(
+    expected: Logits, found: Logits, token_ids: NDArray[np.int64], reference: str = "PyTorch"
+) -> Agreement:
+    """Refuse a float graph whose logits are not those of the model it was made from.
+
+    Args:
+        expected: Logits of that model.
+        found: Logits of the graph.
+        token_ids: A text, (B, S).
+        reference: Who computed the expected ones, for the message.
 
     Raises:
         ResqError: They differ by more than `FLOAT_TOLERANCE`.
@@ -101,7 +109,7 @@ def check_float_parity(expected: Logits, found: Logits, token_ids: NDArray[np.in
     agreement = compare(expected, found, token_ids)
     if not agreement.relative_error <= FLOAT_TOLERANCE:
         raise ResqError(
-            f"parity: the logits of the rotated float graph differ from PyTorch's by "
+            f"parity: the logits of the rotated float graph differ from {reference}'s by "
             f"{agreement.relative_error:.2e} of the largest one, more than {FLOAT_TOLERANCE:g}; "
             "nothing was written; please report this model"
         )

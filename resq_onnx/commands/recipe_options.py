@@ -1,0 +1,143 @@
+"""The options from which a Recipe is made, in the groups that the commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+
+from resq_onnx.handoff.targets import DEFAULT as DEFAULT_TARGET
+from resq_onnx.handoff.targets import TARGETS
+from resq_onnx.recipe import (
+    Format,
+    Logits,
+    Method,
+    Precision,
+    Recipe,
+    Rotations,
+    Tables,
+    WeightMethod,
+)
+
+DEFAULTS = Recipe()
+
+Decorator = Callable[[Any], Any]
+
+
+def _together(*options: Decorator) -> Decorator:
+    def add(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+calibration_options = _together(
+    click.option("--calibration", default=DEFAULTS.calibration,
+                 help="A .txt or .jsonl file, a name known to `datasets`, or python-docs."),
+    click.option("--samples", type=int, default=DEFAULTS.samples,
+                 help="Calibration sequences."),
+    click.option("--sequence-length", type=int, default=DEFAULTS.sequence_length,
+                 help="Tokens per calibration sequence."),
+)  # fmt: skip
+"""On what text the activations are measured."""
+
+basis_options = _together(
+    click.option("--method", type=click.Choice(get_args(Method)), default=DEFAULTS.method,
+                 help="How the 4/8-bit bases are found; all but resq are baselines."),
+    click.option("--rotations", type=click.Choice(get_args(Rotations)), default=DEFAULTS.rotations,
+                 help="Whether the rotations inside resq's parts are random or learned."),
+    click.option("--training-steps", type=int, default=DEFAULTS.training_steps,
+                 help="Steps of learning rotations, for `trained` and for spinquant."),
+    click.option("--high-fraction", type=float, default=DEFAULTS.high_fraction,
+                 help="Share of the coefficients kept in the high number of bits."),
+    click.option("--down-high", type=float, default=DEFAULTS.down_high,
+                 help="The same for the input of down_proj; 0 is the paper's scheme."),
+    click.option("--activation-clip", type=float, default=DEFAULTS.activation_clip,
+                 help="Share of its range that a 4-bit activation's integers span."),
+    click.option("--target-bits", type=float, default=DEFAULTS.target_bits,
+                 help="Mean bits of the layers' weights: ranks are then chosen by spectra."),
+    click.option("--low-bits", type=int, default=DEFAULTS.low_bits,
+                 help="Bits of the low part."),
+    click.option("--high-bits", type=int, default=DEFAULTS.high_bits,
+                 help="Bits of the high part."),
+    click.option("--seed", type=int, default=DEFAULTS.seed,
+                 help="Seeds rotations and the choice of calibration sequences."),
+)  # fmt: skip
+"""How the bases are chosen, and what of them has how many bits."""
+
+quantising_options = _together(
+    click.option(
+        "--weights",
+        type=click.Choice(get_args(WeightMethod)),
+        default=DEFAULTS.weights,
+        help="How weights are rounded.",
+    ),
+    click.option(
+        "--format",
+        type=click.Choice(get_args(Format)),
+        show_default="the target's",
+        help="Keep the ai.resq operators, write plain ONNX with QDQ nodes, or use ONNX Runtime's "
+        "own operators, for any machine (contrib) or for browsers.",
+    ),
+    click.option(
+        "--logits",
+        type=click.Choice(get_args(Logits)),
+        show_default="the target's",
+        help="Compute logits for all tokens of a call, or for the last one, as generation needs.",
+    ),
+    click.option(
+        "--activations",
+        type=click.Choice(get_args(Precision)),
+        default=DEFAULTS.activations,
+        help="Quantise what linear layers read, or leave it in float: only weights have few bits.",
+    ),
+    click.option(
+        "--cache",
+        type=click.Choice(get_args(Precision)),
+        default=DEFAULTS.cache,
+        help="Store keys and values in few bits, or in float.",
+    ),
+    click.option(
+        "--tables",
+        type=click.Choice(get_args(Tables)),
+        default=DEFAULTS.tables,
+        help="One table for a tied embedding and lm_head, or one for each.",
+    ),
+    click.option("--head-bits", type=int, default=DEFAULTS.head_bits,
+                 help="Bits of embedding and lm_head; with 4, their high part keeps 8."),
+)  # fmt: skip
+"""What is quantised, how, and in which operators it is written."""
+
+output_options = _together(
+    click.option(
+        "--target",
+        type=click.Choice(list(TARGETS)),
+        default=DEFAULT_TARGET,
+        help="The runtime that the folder of OUT.onnx is for.",
+    ),
+    click.option(
+        "--save-rotated",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Also write the folded, not yet quantised float model.",
+    ),
+    click.option("--dump-passes", type=click.Path(path_type=Path), metavar="DIR",
+                 help="Also write the graph after each pass, as text."),
+    click.option("--report", "page", is_flag=True,
+                 help="Also write report.html beside the model: a page for people."),
+)  # fmt: skip
+"""What is written besides the model."""
+
+
+def recipe_for(target: str, chosen: dict[str, Any]) -> Recipe:
+    """The recipe of a command line, before the imports that take seconds.
+
+    Raises:
+        ResqError: It is invalid, or the target cannot have it.
+    """
+    given = {name: value for name, value in chosen.items() if value is not None}
+    return TARGETS[target].recipe(**given)

@@ -1,0 +1,54 @@
+"""Where an export goes while it is made: staged folders, passes to run, somebody to tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from resq_onnx.float_model import staged_float
+from resq_onnx.handoff.target import Target
+from resq_onnx.pass_runner import PassRunner
+from resq_onnx.reporting import Report
+from resq_onnx.staging import Staging, staged
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where the result goes, and who is told on the way.
+
+    Attributes:
+        staging: Of the quantised model.
+        kept: Of the float model, if that is asked for too.
+        runtime: What the folder is for.
+        passes: Runs the passes.
+        page: Whether report.html is asked for.
+        report: Is told of progress.
+    """
+
+    staging: Staging
+    kept: Staging | None
+    runtime: Target
+    passes: PassRunner
+    page: bool
+    report: Report
+
+
+@contextmanager
+def staged_output(
+    out: str | Path,
+    runtime: Target,
+    save_rotated: str | Path | None,
+    dump_passes: str | Path | None,
+    page: bool,
+    report: Report | None,
+) -> Iterator[Output]:
+    """Make the folders in which the output is prepared; nothing is left of them afterwards.
+
+    Raises:
+        ResqError: A folder cannot be written.
+    """
+    passes = PassRunner(Path(dump_passes) if dump_passes else None)
+    with staged(out) as staging, staged_float(save_rotated, out) as kept:
+        yield Output(staging, kept, runtime, passes, page, report or Report())
