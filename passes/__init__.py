@@ -15,7 +15,11 @@ from onnx_ir.passes.common import InlinePass
 from resq_onnx.families import ModelLayout
 from resq_onnx.moments import Moments
 from resq_onnx.passes.clean_up import CleanUp, sweep
-from resq_onnx.passes.contrib_attention import ContribAttention, refuse_other_attention
+from resq_onnx.passes.contrib_attention import (
+    ContribAttention,
+    cache_scales,
+    refuse_other_attention,
+)
 from resq_onnx.passes.contrib_embedding import ContribEmbedding
 from resq_onnx.passes.contrib_linears import ContribLinears
 from resq_onnx.passes.contrib_norms import ContribNorms
@@ -97,12 +101,18 @@ def quantising(
     ]
 
 
-def contributing(layout: ModelLayout, recipe: Recipe) -> list[ir.passes.PassBase]:
+def contributing(
+    layout: ModelLayout, recipe: Recipe, projections: Projections, moments: Moments | None
+) -> list[ir.passes.PassBase]:
     """From activations and cache in float to ONNX Runtime's own operators."""
+    scales = None
+    if recipe.cache == "int8":
+        assert moments is not None, "such a recipe needs a calibration"
+        scales = cache_scales(projections, moments)
     products = [ContribLinears(layout), ContribEmbedding(layout)]
     return [
         *(products if recipe.format == "contrib" else []),
-        ContribAttention(layout),
+        ContribAttention(layout, scales),
         JoinHadamards(),
         ContribNorms(),
     ]

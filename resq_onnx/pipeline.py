@@ -125,7 +125,7 @@ def finish(graph: ir.Model, measured: Measured, source: ModelSource, output: Out
     if recipe.method != "none":
         passes.run(graph, quantising(layout, recipe, bases, measured.moments))
     if recipe.uses_contrib:
-        passes.run(graph, contributing(layout, recipe))
+        passes.run(graph, contributing(layout, recipe, bases, measured.moments))
     if recipe.format != "custom":
         passes.run(graph, inlining(recipe))
     passes.run(graph, [CleanUp()])

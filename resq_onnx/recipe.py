@@ -13,6 +13,7 @@ WeightMethod = Literal["gptq", "rtn"]
 Format = Literal["custom", "qdq", "contrib", "web"]
 Logits = Literal["all", "last"]
 Precision = Literal["quantised", "float"]
+Cache = Literal["quantised", "int8", "float"]
 Tables = Literal["shared", "separate"]
 Rotations = Literal["random", "trained"]
 
@@ -92,7 +93,8 @@ class Recipe:
         activation_clip: Share of an activation's range that the 4-bit integers of the layers'
             inputs span; 1 is the whole range.
         activations: `quantised`, or `float`: then only the weights have few bits.
-        cache: `quantised`, or `float`.
+        cache: `quantised`, or `float`. Format contrib knows `float`, its default, and `int8`: one
+            scale for each coefficient of a head, chosen from the calibration.
         target_bits: Mean bits of the layers' weights. Ranks are then chosen by site and layer,
             instead of by `high_fraction` and `down_high`; the cache keeps `high_fraction`.
         tables: Whether an embedding and an lm_head that are tied have one `shared` table in the
@@ -117,7 +119,7 @@ class Recipe:
     logits: Logits = "all"
     activation_clip: float = 0.85
     activations: Precision = "quantised"
-    cache: Precision = "quantised"
+    cache: Cache = "quantised"
     target_bits: float | None = None
     tables: Tables = "shared"
     head_bits: int = 8
@@ -130,7 +132,7 @@ class Recipe:
             ("format", self.format, get_args(Format)),
             ("logits", self.logits, get_args(Logits)),
             ("activations", self.activations, get_args(Precision)),
-            ("cache", self.cache, get_args(Precision)),
+            ("cache", self.cache, get_args(Cache)),
             ("tables", self.tables, get_args(Tables)),
             ("low_bits", self.low_bits, LOW_BITS),
             ("high_bits", self.high_bits, HIGH_BITS),
@@ -147,7 +149,13 @@ class Recipe:
                     "format custom or qdq"
                 )
             object.__setattr__(self, "activations", "float")
-            object.__setattr__(self, "cache", "float")
+            if self.cache == "quantised":
+                object.__setattr__(self, "cache", "float")
+        if self.cache == "int8" and self.format != "contrib":
+            raise ResqError(
+                f"cache int8 is for format contrib; format {self.format} has "
+                f"{'float' if self.uses_contrib else 'quantised or float'}"
+            )
         for name in ("high_fraction", "down_high"):
             value = getattr(self, name)
             if not 0.0 <= value < 1.0:
@@ -193,7 +201,8 @@ class Recipe:
     @property
     def needs_calibration(self) -> bool:
         """Whether second moments of the activations are used at all."""
-        needs_moments = self.method in ("resq", "outlier") or self.weights == "gptq"
+        for_bases, for_weights = self.method in ("resq", "outlier"), self.weights == "gptq"
+        needs_moments = for_bases or for_weights or self.cache == "int8"
         return self.method != "none" and needs_moments
 
     def split(self, width: int, site: str) -> BitSplit:

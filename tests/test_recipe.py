@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ BAD_CHOICES: list[tuple[str, Any, str]] = [
     ("weights", "resq", "gptq, rtn"),
     ("format", "onnx", "custom, qdq, contrib, web"),
     ("activations", "int8", "quantised, float"),
-    ("cache", "float16", "quantised, float"),
+    ("cache", "float16", "quantised, int8, float"),
     ("low_bits", 3, "4, 8"),
     ("high_bits", 16, "8"),
     ("high_fraction", -0.1, "at least 0 and less than 1"),
@@ -158,3 +159,14 @@ def test_onnx_runtimes_own_operators_leave_activations_and_cache_in_float(format
     assert Recipe(**recipe.to_json()) == recipe
     with pytest.raises(ResqError, match="method none has none; use format custom or qdq"):
         Recipe(format=format, method="none")
+
+
+def test_an_int8_cache_is_for_contrib_and_needs_a_calibration() -> None:
+    recipe = Recipe(format="contrib", cache="int8", method="quarot", weights="rtn")
+    assert recipe.cache == "int8"
+    assert recipe.needs_calibration
+    assert not replace(recipe, cache="float").needs_calibration
+    with pytest.raises(ResqError, match="format custom has quantised or float"):
+        Recipe(cache="int8")
+    with pytest.raises(ResqError, match="format web has float"):
+        Recipe(format="web", cache="int8")

@@ -11,6 +11,7 @@ import click
 from resq_onnx.handoff.targets import DEFAULT as DEFAULT_TARGET
 from resq_onnx.handoff.targets import TARGETS
 from resq_onnx.recipe import (
+    Cache,
     Format,
     Logits,
     Method,
@@ -97,9 +98,9 @@ quantising_options = _together(
     ),
     click.option(
         "--cache",
-        type=click.Choice(get_args(Precision)),
+        type=click.Choice(get_args(Cache)),
         default=DEFAULTS.cache,
-        help="Store keys and values in few bits, or in float.",
+        help="Store keys and values in few bits, or in float; int8 is for --format contrib.",
     ),
     click.option(
         "--tables",

@@ -6,7 +6,7 @@ B sequences, S new tokens, P cached ones:
     attention_mask int64 (B, P + S)                 vocabulary) with `--logits last`
     position_ids int64 (B, S), or absent        present.{i}.key, present.{i}.value
     past_key_values.{i}.key, ....value              as the past, (B, G, P + S, R)
-        uint8 (B, G, P, R) packed records, or float (B, G, P, d)
+        uint8 (B, G, P, R) packed records, or int8 or float (B, G, P, d)
 
 The cache may also be one buffer of fixed length, given as past and taken as present: then P is the
 buffer's length, total = attention_mask.shape[1], and the new tokens go to the last S of the first
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 TYPES: Final[dict[str, type[np.generic]]] = {
     "tensor(uint8)": np.uint8,
+    "tensor(int8)": np.int8,
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
 }

@@ -119,10 +119,15 @@ class Case:
             *self.folding(self.projections),
             *([KeepLastLogits(self.layout)] if self.recipe.logits == "last" else []),
             *quantising(self.layout, self.recipe, self.projections, self.moments),
-            *(contributing(self.layout, self.recipe) if self.recipe.uses_contrib else []),
+            *self._contributing(),
             *(inlining(self.recipe) if self.recipe.format == "qdq" else []),
             CleanUp(),
         ]
+
+    def _contributing(self) -> list[ir.passes.PassBase]:
+        if not self.recipe.uses_contrib:
+            return []
+        return contributing(self.layout, self.recipe, self.projections, self.moments)
 
     @cached_property
     def _stages(self) -> dict[type, tuple[ir.Model, ir.Model]]:

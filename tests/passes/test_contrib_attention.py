@@ -29,6 +29,15 @@ from tests.passes.cases import (
 SHORT = 5
 """Tokens of the shorter of two texts."""
 
+HALF_A_STEP = 0.501
+"""Of an integer, and float32's last bits."""
+
+WIDELY_USED = 40
+"""Integers of 127 that a cache must reach: a scale that is too large wastes the others."""
+
+ROUNDED_TOLERANCE = 0.02
+"""Of the largest logit, between new tokens read as floats or from the rounded cache."""
+
 
 def test_the_function_stays(any_contrib: Case) -> None:
     case = any_contrib
@@ -42,6 +51,34 @@ def test_the_cache_stays(contrib: Case) -> None:
     ]
     for found, expected in zip(*caches, strict=True):
         assert_close(found, expected, FLOAT_TOLERANCE)
+
+
+def test_an_int8_cache_is_that_of_floats_rounded(contrib: Case) -> None:
+    """Keys and values beyond the range are clipped; all others are half a step off at most."""
+    graph = contrib.with_recipe(cache="int8").after(ContribAttention)
+    _, state = decoder_of(graph).run(contrib.token_ids)
+    _, floats = decoder_of(contrib.after(ContribAttention)).run(contrib.token_ids)
+    for part, cache, exact in zip(
+        ("key", "value"), state.caches[:2], floats.caches[:2], strict=True
+    ):
+        scale = graph.graph.initializers[f"model.layers.0.self_attn.{part}_scale"].const_value
+        assert scale is not None
+        steps = exact / scale.numpy().reshape(1, cache.shape[1], 1, -1)
+        assert cache.dtype == np.int8
+        assert np.abs(cache - steps.clip(-128, 127)).max() < HALF_A_STEP
+        assert np.abs(cache).max() > WIDELY_USED
+
+
+def test_an_int8_cache_decodes_in_steps_of_any_length(contrib: Case) -> None:
+    session = session_of(contrib.with_recipe(cache="int8").after(ContribAttention))
+    ids = contrib.token_ids[:1]
+    buffered, plain, state = BufferedDecoder(session, 2 * ids.shape[1]), Decoder(session), None
+    whole, _ = plain.run(ids)
+    for start, end in ((0, 3), (3, 4), (4, 7), (7, 8)):
+        found = buffered.run(ids[:, start:end])
+        logits, state = plain.run(ids[:, start:end], state)
+        assert_close(found, logits[:, -1], FLOAT_TOLERANCE)
+        assert_close(logits, whole[:, start:end], ROUNDED_TOLERANCE)
 
 
 def test_positions_are_not_asked_for(contrib: Case) -> None:

@@ -1,0 +1,48 @@
+"""onnxruntime-genai with files of ONNX Runtime's own operators, which need no library of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import onnxruntime_genai as og
+import pytest
+
+from resq_onnx.runtime import BufferedDecoder, Tokenizer, create_session, generate
+from tests.command_line import run_successfully
+from tests.handoff.genai import begin
+
+FORMATS: Final = {
+    "portable": ("--format", "qdq"),
+    "contrib": ("--format", "contrib"),
+    "contrib, cache in 8 bits": ("--format", "contrib", "--cache", "int8"),
+    "web": ("--format", "web"),
+}
+NEW: Final = 16
+MAX_LENGTH: Final = 64
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared buffer", "concatenation"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_greedy_tokens_are_those_of_our_session(
+    tiny_model: Path, projections: Path, tmp_path: Path, name: str, shared: bool
+) -> None:
+    out = tmp_path / "model.onnx"
+    options = ("--target", "genai", "--projections", projections, "--weights", "rtn")
+    run_successfully("export", tiny_model, out, *options, *FORMATS[name])
+    assert not list(tmp_path.glob("*.so"))
+    ids = Tokenizer.load(tmp_path).encode("A compound statement contains other statements")
+    decoder = BufferedDecoder(create_session(out), MAX_LENGTH)
+    expected = [*ids, *generate(decoder, ids, NEW)]
+    generator = begin(
+        og.Model(str(tmp_path)),
+        [ids],
+        max_length=len(ids) + NEW,
+        past_present_share_buffer=shared,
+        do_sample=False,
+    )
+    while not generator.is_done():
+        generator.generate_next_token()
+    found = generator.get_sequence(0).tolist()
+    assert found == expected[: len(found)]
+    assert len(found) > len(ids) + 1
