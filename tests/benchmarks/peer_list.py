@@ -22,6 +22,7 @@ class Peer:
         ours: Whether the interpreter of this program runs it, not the peers' one.
         builders: Distributions that make its model, by the peers' interpreter.
         busy_only: Whether it is of interest only beside other work.
+        handed_over: Whether it is our model in another runtime or format, of interest among its like.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Peer:
     ours: bool = False
     builders: tuple[str, ...] = ()
     busy_only: bool = False
+    handed_over: bool = False
 
     def missing(self, own: Mapping[str, str], peers: Mapping[str, str]) -> str | None:
         """Why it cannot run, given each interpreter's packages; None if it can."""
@@ -65,16 +67,44 @@ PEERS: Final = (
         builders=GENAI_BUILDER,
     ),
     Peer("onnxruntime-genai int4", "genai", "genai", GENAI_BUILDER),
-    Peer(
-        "onnxruntime-genai, our export",
-        "genai",
-        "ours_genai",
-        ("onnxruntime", "onnxruntime-genai"),
-        ours=True,
-    ),
     Peer("llama.cpp Q4_0", "llama_cpp", "llama_cpp", ("xllamacpp",), "model.gguf"),
     Peer("openvino int4", "openvino_int4", "openvino", ("openvino", "openvino-genai")),
     Peer("torch dynamic int8", "torch_int8", "huggingface", ("torch", "transformers")),
+    replace(
+        OURS,
+        name="onnxruntime-genai, --target genai",
+        runner="genai",
+        form="ours_genai",
+        packages=("onnxruntime", "onnxruntime-genai"),
+        file="",
+        handed_over=True,
+    ),
+    replace(
+        OURS,
+        name="openvino, --target openvino",
+        runner="openvino_ours",
+        form="ours_openvino",
+        packages=("openvino",),
+        handed_over=True,
+    ),
+    replace(
+        OURS,
+        name="onnxruntime, --target portable",
+        form="ours_portable",
+        handed_over=True,
+    ),
+    replace(
+        OURS,
+        name="onnxruntime, --format contrib",
+        form="ours_contrib",
+        handed_over=True,
+    ),
+    replace(
+        OURS,
+        name="onnxruntime, --format contrib --cache int8",
+        form="ours_contrib_int8",
+        handed_over=True,
+    ),
 )
 """Ours first: all others are compared with it."""
 

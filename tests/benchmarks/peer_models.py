@@ -3,7 +3,7 @@
 | folder        | what                                                                         |
 |---------------|------------------------------------------------------------------------------|
 | ours          | `resq-onnx export`                                                           |
-| ours_genai    | `resq-onnx export --target genai`                                            |
+| ours_…        | `resq-onnx export` for another runtime, or in another format                 |
 | float32       | `resq-onnx export --method none`                                             |
 | huggingface   | the .gguf file dequantised to float32 safetensors                            |
 | genai         | onnxruntime-genai's builder: int4, block 32, accuracy level 4, last logits   |
@@ -124,6 +124,10 @@ def _run(command: list[str]) -> None:
 FORMS: Final[dict[str, Callable[[Workshop, Path], None]]] = {
     "ours": _export(),
     "ours_genai": _export("--target", "genai"),
+    "ours_openvino": _export("--target", "openvino"),
+    "ours_portable": _export("--target", "portable"),
+    "ours_contrib": _export("--format", "contrib"),
+    "ours_contrib_int8": _export("--format", "contrib", "--cache", "int8"),
     "float32": _export("--method", "none"),
     "huggingface": _huggingface,
     "genai": _genai,

@@ -1,6 +1,6 @@
 """Whole-model speed and memory against other runtimes, in one table of one run.
 
-python -m tests.benchmarks.peers [--python PEERS_PYTHON] [--rounds R] [--json FILE] [--busy-core]
+python -m tests.benchmarks.peers [--python PEERS_PYTHON] [--rounds R] [--json FILE] [--busy-core] [--handed-over]
 
 Every measurement is a process of its own (load, warm up, one prompt, new tokens); runtimes
 alternate within a round, so that a slow minute of the machine is everybody's.
@@ -178,6 +178,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--busy-core", action="store_true", help="decode beside a busy process")
+    parser.add_argument("--handed-over", action="store_true",
+                        help="our model in other runtimes and formats, instead of theirs")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every sample")
     return parser.parse_args()
 
@@ -189,6 +191,10 @@ def main() -> None:
     wanted = [peer for peer in PEERS if options.busy_core or not peer.busy_only]
     if options.only:
         wanted = [peer for peer in wanted if peer.form == OURS.form or peer.name in options.only]
+    else:
+        wanted = [
+            peer for peer in wanted if peer.handed_over == options.handed_over or peer == OURS
+        ]
     shop = Workshop(options.model.resolve(), options.folder.resolve(), options.python)
     runtimes = prepare(wanted, shop, options.ours and options.ours.resolve(), results)
     run_rounds(runtimes, scenarios_of(options), options.rounds, options.new_tokens, results)
