@@ -22,7 +22,7 @@ class Peer:
         ours: Whether the interpreter of this program runs it, not the peers' one.
         builders: Distributions that make its model, by the peers' interpreter.
         busy_only: Whether it is of interest only beside other work.
-        handed_over: Whether it is our model in another runtime or format, of interest among its like.
+        handed_over: Whether it is our model in another runtime or format.
     """
 
     name: str

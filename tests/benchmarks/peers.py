@@ -1,6 +1,7 @@
 """Whole-model speed and memory against other runtimes, in one table of one run.
 
-python -m tests.benchmarks.peers [--python PEERS_PYTHON] [--rounds R] [--json FILE] [--busy-core] [--handed-over]
+python -m tests.benchmarks.peers [--python PEERS_PYTHON] [--rounds R] [--json FILE]
+    [--busy-core | --handed-over]
 
 Every measurement is a process of its own (load, warm up, one prompt, new tokens); runtimes
 alternate within a round, so that a slow minute of the machine is everybody's.
@@ -178,8 +179,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--busy-core", action="store_true", help="decode beside a busy process")
-    parser.add_argument("--handed-over", action="store_true",
-                        help="our model in other runtimes and formats, instead of theirs")  # fmt: skip
+    parser.add_argument("--handed-over", action="store_true", help="our model in other runtimes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every sample")
     return parser.parse_args()
 
