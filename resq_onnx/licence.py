@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from resq_onnx.staging import Staging
+
 KEYS: Final = ("license", "license_name", "license_link")
 """As Hugging Face's model cards name them; the last two go with `license: other`."""
+
+FILES: Final = re.compile(r"(licen[cs]e|notice|use_policy)(\.(md|txt))?", re.IGNORECASE)
+"""Names of files whose text most licences want to be passed on."""
 
 MOST_BYTES: Final = 1 << 16
 """Of a README.md that are looked at: what stands before its text is a few lines."""
@@ -24,6 +31,18 @@ def stated_licence(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
         if "license" in found:
             return found
     return {}
+
+
+def copy_licence_files(folder: Path, staging: Staging, warn: Callable[[str], None]) -> None:
+    """Copy a model's licence and notices, unless that would replace somebody's own."""
+    for file in sorted(folder.iterdir()):
+        if not file.is_file() or not FILES.fullmatch(file.name):
+            continue
+        there = staging.target.with_name(file.name)
+        if there.is_file() and there.read_bytes() != file.read_bytes():
+            warn(f"{there} is not the base model's and stays; pass {file} on with the model")
+        else:
+            shutil.copyfile(file, staging.folder / file.name)
 
 
 def licence_in_words(stated: Mapping[str, str]) -> str:

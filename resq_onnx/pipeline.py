@@ -19,6 +19,7 @@ from resq_onnx.graph import RECIPE_KEY
 from resq_onnx.handoff.card import write_card
 from resq_onnx.handoff.targets import DEFAULT as DEFAULT_TARGET
 from resq_onnx.handoff.targets import target_named
+from resq_onnx.licence import copy_licence_files
 from resq_onnx.measuring import Measured, check_widths, find_projections, measure
 from resq_onnx.output import Output, staged_output
 from resq_onnx.passes import (
@@ -151,6 +152,7 @@ def finish(graph: ir.Model, measured: Measured, source: ModelSource, output: Out
 
     # 8. What belongs beside the model; then everything appears at once.
     source.copy_companions(staging.folder)
+    copy_licence_files(source.folder, staging, report.warn)
     parity = {"float": rotated, "decode": decoded}
     name = output.runtime.name
     summary = write_summary(staging, source, recipe, name, parity, quality, spectra)

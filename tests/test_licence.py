@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from resq_onnx.licence import licence_in_words, stated_licence
+from resq_onnx.licence import copy_licence_files, licence_in_words, stated_licence
+from resq_onnx.staging import staged
 
 
 @pytest.mark.parametrize(
@@ -47,3 +48,23 @@ def test_a_licence_of_its_own_is_named_with_its_link(tmp_path: Path) -> None:
 def test_what_is_not_stated_is_called_so() -> None:
     assert licence_in_words({}) == "not stated"
     assert licence_in_words({"license": "mit"}) == "mit"
+
+
+def test_licence_files_go_along_and_replace_nobodys_own(tmp_path: Path) -> None:
+    folder, out = tmp_path / "model", tmp_path / "out"
+    folder.mkdir()
+    out.mkdir()
+    for name in ("LICENSE", "NOTICE.txt", "license.py", "USE_POLICY.md"):
+        (folder / name).write_text(f"the model's {name}")
+    (out / "LICENSE").write_text("somebody's own")
+    warnings: list[str] = []
+    with staged(out / "model.onnx") as staging:
+        copy_licence_files(folder, staging, warnings.append)
+        staging.model.write_text("")
+        staging.publish()
+    assert (out / "LICENSE").read_text() == "somebody's own"
+    assert (out / "NOTICE.txt").read_text() == "the model's NOTICE.txt"
+    assert (out / "USE_POLICY.md").is_file()
+    assert not (out / "license.py").exists()
+    (warning,) = warnings
+    assert "is not the base model's and stays" in warning

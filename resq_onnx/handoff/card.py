@@ -40,6 +40,9 @@ FILES: Final = {
     "vocab.json": "the tokenizer",
     "merges.txt": "the tokenizer",
     "chat_template.jinja": "how messages become a prompt",
+    "LICEN[CS]E*": "the base model's licence",
+    "NOTICE*": "what the base model's licence wants to be passed on",
+    "USE_POLICY*": "what the base model may be used for",
     "resq.json": "recipe, versions, sizes and all that was measured",
     "report.html": "a page with spectra, errors and sizes",
 }
