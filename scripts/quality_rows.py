@@ -27,6 +27,7 @@ class Row:
 
 FLOAT: Final = Row("float32, as traced", "float", ("--method", "none"))
 DEFAULT: Final = Row("`resq` (default)", "resq")
+EIGHT_BITS: Final = Row("`resq --low-bits 8`, 8 bits everywhere", "low8", ("--low-bits", "8"))
 
 README: Final = (
     FLOAT,
@@ -45,7 +46,13 @@ README: Final = (
         "contrib",
         ("--format", "contrib"),
     ),
+    Row(
+        "`resq --format contrib --cache int8`",
+        "contrib-int8",
+        ("--format", "contrib", "--cache", "int8"),
+    ),
     Row("`resq --down-high 0`, as in the paper", "paper", ("--down-high", "0")),
+    EIGHT_BITS,
     Row("`resq --rotations trained`", "trained", ("--rotations", "trained")),
     Row("`spinquant`", "spinquant", ("--method", "spinquant")),
     Row("`outlier`", "outlier", ("--method", "outlier")),
@@ -58,7 +65,7 @@ STUDY: Final = (
     FLOAT,
     DEFAULT,
     *(Row(f"`--seed {seed}`", f"seed-{seed}", ("--seed", str(seed))) for seed in range(1, 5)),
-    Row("`--low-bits 8`, 8 bits everywhere", "low8", ("--low-bits", "8")),
+    EIGHT_BITS,
     Row("`--weights rtn`", "resq-rtn", ("--weights", "rtn")),
     Row("`--target-bits 4.5`", "target", ("--target-bits", "4.5")),
     Row(
