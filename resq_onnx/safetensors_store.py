@@ -117,7 +117,8 @@ def _weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         return _files_of_index(index)
-    files = sorted(folder.glob("*.safetensors"))
+    usual = folder / "model.safetensors"  # others beside it may be anything, such as projections
+    files = [usual] if usual.is_file() else sorted(folder.glob("*.safetensors"))
     if files:
         return files
     pickles = sorted(path.name for path in folder.glob("*.bin"))

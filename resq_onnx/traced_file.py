@@ -47,7 +47,8 @@ class TracedFile(ModelSource):
     @cached_property
     def digest(self) -> str:
         """That of the model in the folder if it is there, else of the one that was calibrated."""
-        has_weights = any(self.folder.glob("*.safetensors"))
+        names = ("model.safetensors", "model.safetensors.index.json")
+        has_weights = any((self.folder / name).is_file() for name in names)
         return super().digest if has_weights else self.calibrated
 
     @cached_property

@@ -93,6 +93,13 @@ def test_without_an_index_all_files_are_read(tmp_path: Path) -> None:
     assert {tensor.name for tensor in SafetensorsStore(tmp_path)} == {"t1", "t2"}
 
 
+def test_beside_a_file_of_the_usual_name_no_other_is_read(tmp_path: Path) -> None:
+    """Whoever keeps projections there has not changed the model."""
+    write(tmp_path, weight=torch.ones(2))
+    save_file({"projections.hidden": torch.ones(2)}, tmp_path / "projections.safetensors")
+    assert [tensor.name for tensor in SafetensorsStore(tmp_path)] == ["weight"]
+
+
 def test_a_shard_that_the_index_names_and_that_is_missing_is_named(tmp_path: Path) -> None:
     write(tmp_path, a=torch.ones(1))
     (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a": NAME, "b": "gone.safetensors"}}))
