@@ -112,7 +112,7 @@ def contributing(
     products = [ContribLinears(layout), ContribEmbedding(layout)]
     return [
         *(products if recipe.format == "contrib" else []),
-        ContribAttention(layout, scales),
+        ContribAttention(layout, scales, halves=recipe.cache == "float16"),
         JoinHadamards(),
         ContribNorms(),
     ]

@@ -6,7 +6,8 @@
    position is its place in the cache.
 3. A cache in INT8 has one scale for each coefficient of a kv head: CACHE_RANGE times its root mean
    square is the largest number that is stored.
-4. What its kernel may do beyond this, such as windows, was not tried: it is refused.
+4. With a cache in FLOAT16 the whole operator computes in it, between two Casts.
+5. What its kernel may do beyond this, such as windows, was not tried: it is refused.
 """
 
 from __future__ import annotations
@@ -83,12 +84,19 @@ def cache_scales(projections: Projections, moments: Moments) -> tuple[Scales, Sc
 
 
 class ContribAttention(ir.passes.InPlacePass):
-    """Let ONNX Runtime's own operator attend, with the cache in float or in INT8."""
+    """Let ONNX Runtime's own operator attend, with the cache in FLOAT, FLOAT16 or INT8."""
 
-    def __init__(self, layout: ModelLayout, scales: tuple[Scales, Scales] | None = None) -> None:
-        """Take names from `layout`; with `cache_scales` the cache is INT8."""
+    def __init__(
+        self,
+        layout: ModelLayout,
+        scales: tuple[Scales, Scales] | None = None,
+        *,
+        halves: bool = False,
+    ) -> None:
+        """Take names from `layout`; `cache_scales` make the cache INT8, `halves` FLOAT16."""
         self._layout = layout
         self._scales = scales
+        self._halves = halves
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:  # noqa: D102
         lengths = _token_counts(model)
@@ -135,9 +143,32 @@ class ContribAttention(ir.passes.InPlacePass):
             num_outputs=3,
         )
         put_in_place_of(model, [old], tag(new, module))
-        if self._scales is not None:
+        if self._scales is not None or self._halves:
+            stored = ir.TensorType(ir.DataType.FLOAT16 if self._halves else ir.DataType.INT8)
             for value in (past_key, past_value, *new.outputs[1:]):
-                value.type = ir.TensorType(ir.DataType.INT8)
+                value.type = stored
+        if self._halves:
+            _compute_in_halves(model, new, module)
+
+
+def _compute_in_halves(model: ir.Model, attention: ir.Node, module: str) -> None:
+    """Put a Cast before each float input of a node but the cache, and one behind its result."""
+    result = attention.outputs[0]
+    back = ir.node("Cast", [result], {"to": ir.DataType.FLOAT}, name=f"{module}.float")
+    result.replace_all_uses_with(back.outputs[0])
+    back.replace_input_with(0, result)
+    result.type = ir.TensorType(ir.DataType.FLOAT16)
+    model.graph.insert_after(attention, tag(back, module))
+    for place, name in ((0, "qkv"), (7, "cos"), (8, "sin")):
+        cast = ir.node(
+            "Cast",
+            [attention.inputs[place]],
+            {"to": ir.DataType.FLOAT16},
+            name=f"{module}.{name}.float16",
+        )
+        cast.outputs[0].type = ir.TensorType(ir.DataType.FLOAT16)
+        model.graph.insert_before(attention, tag(cast, module))
+        attention.replace_input_with(place, cast.outputs[0])
 
 
 def _token_counts(model: ir.Model) -> tuple[ir.Value, ir.Value]:

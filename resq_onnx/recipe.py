@@ -13,7 +13,7 @@ WeightMethod = Literal["gptq", "rtn"]
 Format = Literal["custom", "qdq", "contrib", "web"]
 Logits = Literal["all", "last"]
 Precision = Literal["quantised", "float"]
-Cache = Literal["quantised", "int8", "float"]
+Cache = Literal["quantised", "int8", "float16", "float"]
 Tables = Literal["shared", "separate"]
 Rotations = Literal["random", "trained"]
 
@@ -93,8 +93,8 @@ class Recipe:
         activation_clip: Share of an activation's range that the 4-bit integers of the layers'
             inputs span; 1 is the whole range.
         activations: `quantised`, or `float`: then only the weights have few bits.
-        cache: `quantised`, or `float`. Format contrib knows `float`, its default, and `int8`: one
-            scale for each coefficient of a head, chosen from the calibration.
+        cache: `quantised`, or `float`. Format contrib knows `float`, its default, `float16`, and
+            `int8`: one scale for each coefficient of a head, chosen from the calibration.
         target_bits: Mean bits of the layers' weights. Ranks are then chosen by site and layer,
             instead of by `high_fraction` and `down_high`; the cache keeps `high_fraction`.
         tables: Whether an embedding and an lm_head that are tied have one `shared` table in the
@@ -151,9 +151,9 @@ class Recipe:
             object.__setattr__(self, "activations", "float")
             if self.cache == "quantised":
                 object.__setattr__(self, "cache", "float")
-        if self.cache == "int8" and self.format != "contrib":
+        if self.cache in ("int8", "float16") and self.format != "contrib":
             raise ResqError(
-                f"cache int8 is for format contrib; format {self.format} has "
+                f"cache {self.cache} is for format contrib; format {self.format} has "
                 f"{'float' if self.uses_contrib else 'quantised or float'}"
             )
         for name in ("high_fraction", "down_high"):

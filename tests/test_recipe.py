@@ -19,7 +19,7 @@ BAD_CHOICES: list[tuple[str, Any, str]] = [
     ("weights", "resq", "gptq, rtn"),
     ("format", "onnx", "custom, qdq, contrib, web"),
     ("activations", "int8", "quantised, float"),
-    ("cache", "float16", "quantised, int8, float"),
+    ("cache", "int4", "quantised, int8, float16, float"),
     ("low_bits", 3, "4, 8"),
     ("high_bits", 16, "8"),
     ("high_fraction", -0.1, "at least 0 and less than 1"),
@@ -170,3 +170,6 @@ def test_an_int8_cache_is_for_contrib_and_needs_a_calibration() -> None:
         Recipe(cache="int8")
     with pytest.raises(ResqError, match="format web has float"):
         Recipe(format="web", cache="int8")
+    assert Recipe(format="contrib", cache="float16").cache == "float16"
+    with pytest.raises(ResqError, match="cache float16 is for format contrib"):
+        Recipe(format="qdq", cache="float16")

@@ -100,7 +100,7 @@ quantising_options = _together(
         "--cache",
         type=click.Choice(get_args(Cache)),
         default=DEFAULTS.cache,
-        help="Store keys and values in few bits, or in float; int8 is for --format contrib.",
+        help="Store keys and values in few bits, or in float; int8, float16: for --format contrib.",
     ),
     click.option(
         "--tables",

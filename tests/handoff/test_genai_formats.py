@@ -16,6 +16,7 @@ FORMATS: Final = {
     "portable": ("--format", "qdq"),
     "contrib": ("--format", "contrib"),
     "contrib, cache in 8 bits": ("--format", "contrib", "--cache", "int8"),
+    "contrib, cache in float16": ("--format", "contrib", "--cache", "float16"),
     "web": ("--format", "web"),
 }
 NEW: Final = 16
