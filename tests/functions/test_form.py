@@ -185,6 +185,7 @@ def test_the_public_names_are_these() -> None:
         "Parameter",
         "RecordLayout",
         "RotaryForm",
+        "SMALLEST_SCALE",
         "VERSION",
         "add_call",
     ]
