@@ -22,7 +22,7 @@ from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
 from resq_onnx.graph import CONTRIB_DOMAIN, CONTRIB_VERSION
 from resq_onnx.moments import Moments
-from resq_onnx.passes.modules import new_initializer, tag
+from resq_onnx.passes.modules import module_of, new_initializer, tag
 from resq_onnx.passes.replacing import find_attention, put_in_place_of
 from resq_onnx.projections import Projections
 
@@ -160,15 +160,19 @@ def _compute_in_halves(model: ir.Model, attention: ir.Node, module: str) -> None
     result.type = ir.TensorType(ir.DataType.FLOAT16)
     model.graph.insert_after(attention, tag(back, module))
     for place, name in ((0, "qkv"), (7, "cos"), (8, "sin")):
-        cast = ir.node(
-            "Cast",
-            [attention.inputs[place]],
-            {"to": ir.DataType.FLOAT16},
-            name=f"{module}.{name}.float16",
-        )
-        cast.outputs[0].type = ir.TensorType(ir.DataType.FLOAT16)
-        model.graph.insert_before(attention, tag(cast, module))
+        value = attention.inputs[place]
+        assert value is not None
+        known = [use for use in value.consumers() if use.op_type == "Cast"]
+        cast = known[0] if known else _halved(model, value, attention, f"{module}.{name}.float16")
         attention.replace_input_with(place, cast.outputs[0])
+
+
+def _halved(model: ir.Model, value: ir.Value, before: ir.Node, name: str) -> ir.Node:
+    """A Cast to FLOAT16; the tables of cos and sin have one for all layers."""
+    cast = ir.node("Cast", [value], {"to": ir.DataType.FLOAT16}, name=name)
+    cast.outputs[0].type = ir.TensorType(ir.DataType.FLOAT16)
+    model.graph.insert_before(before, tag(cast, module_of(before)))
+    return cast
 
 
 def _token_counts(model: ir.Model) -> tuple[ir.Value, ir.Value]:

@@ -43,11 +43,8 @@ class NameWeights(ir.passes.InPlacePass):
         self._head, self._table = family.head, family.embedding if layout.tied else family.head
         of_heads = ("query_norm", "key_norm") if layout.norms_heads else ()
         norms = ("attention_norm", "mlp_norm", *layout.post_norms, *of_heads)
-        self._offset_norms = [
-            layout.module(layer, role) for layer in range(layout.num_layers) for role in norms
-        ] + [family.final_norm]
-        if not family.offset_gains:
-            self._offset_norms = []
+        of_layers = [layout.module(n, role) for n in range(layout.num_layers) for role in norms]
+        self._offset_norms = [*of_layers, family.final_norm] if family.offset_gains else []
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:  # noqa: D102
         for module in self._modules:
