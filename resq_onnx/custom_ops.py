@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 LIBRARY_NAME: Final = "libresq_onnx_ops"
 """File name without its suffix, which is .so, .dylib or .dll."""
 
+CPU_DTYPES: Final = ("float32", "float16")
+"""Types of activations (`Recipe.dtype`) for which the library has kernels on CPUs. A session on a
+CPU runs other files by their functions alone: with these operators registered it refuses them."""
+
+CUDA_LIBRARY_NAME: Final = f"{LIBRARY_NAME}_cuda"
+"""The same of the kernels for CUDA: a library of its own, so that the first needs no GPU."""
+
 
 def library_path() -> Path:
     """The operator library that was installed with this package, or that `RESQ_ONNX_LIBRARY` names.
@@ -46,6 +53,24 @@ def library_path() -> Path:
         f"{LIBRARY_NAME} is not in {searched}: the package is not installed; "
         f"run `pip install .` or `pip install -e .` in its source tree"
     )
+
+
+def cuda_library_path() -> Path:
+    """The library of the operators' kernels for CUDA, which the first one loads by itself.
+
+    Raises:
+        ResqError: There is no first library, or none for CUDA beside it.
+    """
+    first = library_path()
+    beside = first.with_name(f"{CUDA_LIBRARY_NAME}{first.suffix}")
+    if not beside.is_file():
+        raise ResqError(
+            f"{beside.name} is not in {beside.parent}: the operators were built for the CPU alone, "
+            f"and on a GPU would run by the functions in the file, slowly; where nvcc is, run "
+            f"`pip install -C cmake.define.RESQ_CUDA=ON .` in the source tree, or run without "
+            f"kernels (--no-kernels)"
+        )
+    return beside
 
 
 def register(options: ort.SessionOptions) -> None:

@@ -2,7 +2,8 @@
 
 `Decoder` gets a new cache from every call and gives it back with the next: a copy per token that
 grows with the text. Here each cache is allocated once and bound twice, as past and as present;
-a token then costs what its operators cost, and one rebinding of the attention mask.
+a token then costs what its operators cost, and one rebinding of the attention mask. On a GPU the
+cache stays there; a step sends token ids, mask and positions, and fetches logits.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
 from resq_onnx.runtime.bounds import check_rewind, check_room
+from resq_onnx.runtime.memory import memory_for
+from resq_onnx.runtime.providers import runs_on_cuda
 from resq_onnx.runtime.signature import read_signature
 
 if TYPE_CHECKING:
@@ -24,6 +27,9 @@ PREFILL_SLICE: Final = 256
 however long the prompt. Each weight is unpacked once a slice, which at 256 rows costs 4 % of the
 speed at 512 (SmolLM2-135M, AVX-512-VNNI), and takes 11 MB less. With our kernels, whose results do
 not depend on the number of rows, the logits are those of one pass to the last bit."""
+
+CUDA_PREFILL_SLICE: Final = 2048
+"""The same on a GPU, which takes more rows to be busy and has the memory for them."""
 
 
 class BufferedDecoder:
@@ -70,15 +76,12 @@ class BufferedDecoder:
         self.length = 0
         self._mask = np.ones((batch, max_length), np.int64)
         self._seen = np.zeros((batch, 1), np.int64)  # tokens so far that are not padding
-        self._binding: Any = session.io_binding()
-        self._caches = [
-            np.zeros((batch, form.heads, max_length, form.width), form.dtype)
-            for form in self.signature.caches
-        ]
-        names = zip(self.signature.past, self.signature.present, self._caches, strict=True)
-        for past, present, cache in names:
-            self._bind(past, cache)
-            self._bind(present, cache, output=True)
+        self._memory: Any = memory_for(session)
+        signature = self.signature
+        names = zip(signature.past, signature.present, signature.caches, strict=True)
+        for past, present, form in names:
+            shape = (batch, form.heads, max_length, form.width)
+            self._memory.add_cache(past, present, shape, form.dtype)
         self._allocate(1)
 
     def run(
@@ -110,9 +113,11 @@ class BufferedDecoder:
         self._mask[:, self.length : self.length + new] = (
             1 if attention_mask is None else attention_mask
         )
-        for start in range(0, new, PREFILL_SLICE):
-            self._step(input_ids[:, start : start + PREFILL_SLICE])
-        return self._logits[:, -1]
+        rows = CUDA_PREFILL_SLICE if runs_on_cuda(self.session) else PREFILL_SLICE
+        for start in range(0, new, rows):
+            self._step(input_ids[:, start : start + rows])
+        logits: NDArray[Any] = self._memory.logits()
+        return logits[:, -1]
 
     def reset(self) -> None:
         """Forget the text."""
@@ -143,8 +148,7 @@ class BufferedDecoder:
                 f"cannot copy {length} tokens: there are {other.length}, and room for "
                 f"{self.max_length}"
             )
-        for mine, theirs in zip(self._caches, other._caches, strict=True):
-            mine[:, :, :length] = theirs[:, :, :length]
+        self._memory.copy_caches(other._memory, length)
         self._mask[:, :length] = other._mask[:, :length]
         self.length = length
         self.rewind(length)
@@ -161,9 +165,9 @@ class BufferedDecoder:
         np.maximum(self._seen + mask.cumsum(axis=1) - 1, 0, out=self._positions)
         # Of one text, the columns so far are contiguous; of several they are copied.
         bound_mask = np.ascontiguousarray(self._mask[:, :total])
-        self._bind("attention_mask", bound_mask)
+        self._memory.bind_input("attention_mask", bound_mask)
         try:
-            self.session.run_with_iobinding(self._binding)
+            self._memory.run()
         except Exception as error:  # its exceptions have no common base but this
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ResqError(f"ONNX Runtime cannot run the model: {reason}") from error
@@ -177,13 +181,7 @@ class BufferedDecoder:
         rows = 1 if signature.last_only else new
         self._ids = np.zeros((self.batch, new), np.int64)
         self._positions = np.zeros((self.batch, new), np.int64)
-        self._logits = np.zeros((self.batch, rows, signature.vocabulary), signature.logits_dtype)
-        self._bind("input_ids", self._ids)
+        self._memory.bind_input("input_ids", self._ids)
         if signature.takes_positions:
-            self._bind("position_ids", self._positions)
-        self._bind("logits", self._logits, output=True)
-
-    def _bind(self, name: str, array: NDArray[Any], *, output: bool = False) -> None:
-        """Let the graph use an array's own memory, which must stay until the next binding."""
-        bind = self._binding.bind_output if output else self._binding.bind_input
-        bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+            self._memory.bind_input("position_ids", self._positions)
+        self._memory.bind_logits((self.batch, rows, signature.vocabulary), signature.logits_dtype)

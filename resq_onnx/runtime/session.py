@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from resq_onnx import custom_ops
 from resq_onnx.errors import ResqError
+from resq_onnx.runtime.providers import CPU, PROVIDERS, check_provider, prepare
 from resq_onnx.runtime.signature import read_signature
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def create_session(
     path: str | Path,
     threads: int | None = None,
     *,
+    provider: str = CPU,
     kernels: bool = True,
     spinning: bool = True,
     optimise: bool = True,
@@ -35,6 +37,7 @@ def create_session(
     Args:
         path: The .onnx file.
         threads: Threads of one operator; None leaves it to ONNX Runtime (one per core).
+        provider: `cpu`, or `cuda` for a GPU.
         kernels: Whether the compiled ai.resq operators run, instead of the functions in the
             file.
         spinning: Whether a thread that waits for its share of an operator stays awake for it.
@@ -48,8 +51,8 @@ def create_session(
             more outputs; what it keeps in other files is looked for beside `path`.
 
     Raises:
-        ResqError: onnxruntime is not installed, a file is missing or broken, or `kernels` were
-            not built.
+        ResqError: onnxruntime is not installed, a file is missing or broken, `kernels` were not
+            built, or `cuda` was asked for and the session does not run there.
     """
     try:
         import onnxruntime
@@ -59,6 +62,7 @@ def create_session(
         ) from None
     path = Path(path)
     check_is_file(path)
+    prepare(provider, kernels=kernels)
     levels = onnxruntime.GraphOptimizationLevel
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # fatal only: errors arrive as exceptions
@@ -78,8 +82,11 @@ def create_session(
     if kernels:
         custom_ops.register(options)
     try:
-        return onnxruntime.InferenceSession(
-            str(path) if graph is None else graph, options, providers=["CPUExecutionProvider"]
+        session = onnxruntime.InferenceSession(
+            str(path) if graph is None else graph,
+            options,
+            providers=PROVIDERS[provider],
+            enable_fallback=0,  # which would print and open the file again
         )
     except Exception as error:  # its exceptions have no common base but this
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -87,6 +94,8 @@ def create_session(
             f"{path}: ONNX Runtime {onnxruntime.__version__} cannot open the model: {reason}; "
             f"if the file or its data is damaged, export it again"
         ) from None
+    check_provider(session, provider, path)
+    return session
 
 
 def kernels_are_built() -> bool:

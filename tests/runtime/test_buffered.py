@@ -82,7 +82,7 @@ def test_float_caches_no_positions_and_last_logits_work_as_well(
 
 def test_the_cache_is_the_same_memory_in_every_call(session: Any) -> None:
     decoder = BufferedDecoder(session, ROOM, batch=2)
-    caches = decoder._caches
+    caches = decoder._memory.caches
     _, state = Decoder(session).run(TOKENS)
     decoder.run(TOKENS)
     for buffer, cache in zip(caches, state.caches, strict=True):

@@ -1,0 +1,92 @@
+"""Where a session runs, on the CPU or by CUDA on a GPU; and the refusal of a silent fallback.
+
+ONNX Runtime that cannot use a GPU logs so and opens the session on the CPU. Whoever asked for CUDA
+would then take the CPU's speed for the GPU's: here it is an error.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from resq_onnx import custom_ops
+from resq_onnx.errors import ResqError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+CPU: Final = "cpu"
+CUDA: Final = "cuda"
+
+CUDA_PROVIDER: Final = "CUDAExecutionProvider"
+CPU_PROVIDER: Final = "CPUExecutionProvider"
+
+CUDA_OPTIONS: Final = {"use_tf32": "0"}
+"""Products of float32 are to be just that: TF32 keeps 10 bits of each factor, which moves many of
+the activations that are rounded to 4 bits afterwards. Other types are not concerned."""
+
+PROVIDERS: Final[dict[str, list[Any]]] = {
+    CPU: [CPU_PROVIDER],
+    CUDA: [(CUDA_PROVIDER, CUDA_OPTIONS), CPU_PROVIDER],
+}
+"""By the name that a user gives, ONNX Runtime's, in order of preference: what CUDA has no kernel
+for, such as arithmetic on shapes, runs on the CPU."""
+
+INSTALL: Final = (
+    'install "resq-onnx[gpu]" in an environment that has no onnxruntime, which "resq-onnx[cpu]" '
+    "brings: the two share an import name"
+)
+
+
+def prepare(provider: str, *, kernels: bool) -> None:
+    """Refuse what cannot be, before a session is opened, and load what a GPU needs.
+
+    Args:
+        provider: A key of `PROVIDERS`.
+        kernels: Whether our operators are to run by their kernels. On a GPU these are in a
+            library of their own; without it the operators would run by the functions in the file.
+
+    Raises:
+        ResqError: There is no such provider, onnxruntime was built without CUDA, or our operators
+            were.
+    """
+    if provider not in PROVIDERS:
+        raise ResqError(f"provider is {provider!r}; it must be one of {', '.join(PROVIDERS)}")
+    if provider == CPU:
+        return
+    import onnxruntime
+
+    if CUDA_PROVIDER not in onnxruntime.get_available_providers():
+        raise ResqError(
+            f"the installed onnxruntime {onnxruntime.__version__} has no {CUDA_PROVIDER}: "
+            f"{INSTALL}; or run on the CPU (--provider cpu)"
+        )
+    if kernels:
+        custom_ops.cuda_library_path()
+    # CUDA's and cuDNN's own libraries, where they were installed by pip. What it prints of those
+    # it does not find is no output of ours.
+    with redirect_stdout(sys.stderr):
+        onnxruntime.preload_dlls()
+
+
+def check_provider(session: onnxruntime.InferenceSession, provider: str, path: Path) -> None:
+    """Refuse a session that was opened elsewhere than where it was to run.
+
+    Raises:
+        ResqError: CUDA was asked for, and the session runs on the CPU alone.
+    """
+    found = session.get_providers()
+    if provider == CUDA and CUDA_PROVIDER not in found:
+        raise ResqError(
+            f"{path}: CUDA was asked for, and ONNX Runtime fell back to {', '.join(found)}: "
+            f"see whether nvidia-smi shows a GPU and a driver new enough, and whether CUDA and "
+            f'cuDNN are installed (`pip install "onnxruntime-gpu[cuda,cudnn]"` brings them); or '
+            f"run on the CPU (--provider cpu)"
+        )
+
+
+def runs_on_cuda(session: onnxruntime.InferenceSession) -> bool:
+    """Whether a session runs on a GPU."""
+    return CUDA_PROVIDER in session.get_providers()
