@@ -60,12 +60,10 @@ def print_benchmark(
         asked = {"workload": dataclasses.asdict(workload), "machine": dataclasses.asdict(machine)}
         print_json(out, {**asked, "models": models})
         return
-    sets, kernels = ", ".join(machine.instruction_sets), machine.kernels or "of unknown kind"
-    versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
-    used = f"kernels {kernels}" if workload.kernels else "no kernels"
-    print_line(out, f"{machine.cpu}, {machine.cores} cores ({sets}); {used}; {versions}")
+    print_line(out, _where(workload, machine))
     table = Table(title=_benchmark_title(workload, len(speeds[0].prefill)), title_justify="left")
-    columns = ("prefill", "÷ first", "decode", "÷ first", "peak MB", "load s")
+    memory = "peak MB" if workload.provider == "cpu" else "peak MB of the host"
+    columns = ("prefill", "÷ first", "decode", "÷ first", memory, "load s")
     table.add_column("model", overflow="fold")
     for column in columns:
         table.add_column(column, justify="right")
@@ -82,12 +80,24 @@ def print_benchmark(
     out.print(table)
 
 
+def _where(workload: Workload, machine: Machine) -> str:
+    """The machine, our kernels, and versions."""
+    sets, kernels = ", ".join(machine.instruction_sets), machine.kernels or "of unknown kind"
+    place = f"{machine.cpu}, {machine.cores} cores ({sets})"
+    if workload.provider == "cuda":
+        place, kernels = f"{machine.gpu or 'a GPU unknown to nvidia-smi'}; {place}", "for CUDA"
+    used = f"kernels {kernels}" if workload.kernels else "no kernels"
+    versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
+    return f"{place}; {used}; {versions}"
+
+
 def _benchmark_title(workload: Workload, turns: int) -> str:
     threads = {None: "a thread per core", 1: "1 thread"}.get(
         workload.threads, f"{workload.threads} threads"
     )
+    how = "on the GPU" if workload.provider == "cuda" else threads
     return (
-        f"{workload.prompt_tokens} prompt tokens, {workload.new_tokens} new, {threads}; "
+        f"{workload.prompt_tokens} prompt tokens, {workload.new_tokens} new, {how}; "
         f"tokens per second, median of {turns}"
     )
 

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
 from resq_onnx.evaluation.models import ExportedModel, LanguageModel, TappedModel
+from resq_onnx.runtime.providers import CPU
 from resq_onnx.runtime.session import Decoder, create_session
 from resq_onnx.runtime.taps import Embedder, TappedDecoder, tapped_session
 from resq_onnx.runtime.tokenizer import Tokenizer
@@ -28,6 +29,7 @@ class HowToRun:
     Attributes:
         threads: As for `create_session`, and likewise for PyTorch.
         kernels: As for `create_session`.
+        provider: As for `create_session`; PyTorch always runs on the CPU.
         token_by_token: Run exported files one token a call with the cache. PyTorch always runs
             in one pass: it does not quantise, so nothing would differ.
         layers: Whether the residual stream is wanted too: the model is then a `LayeredModel`.
@@ -35,6 +37,7 @@ class HowToRun:
 
     threads: int | None = None
     kernels: bool = True
+    provider: str = CPU
     token_by_token: bool = False
     layers: bool = False
 
@@ -71,14 +74,14 @@ def open_subject(path: Path, how: HowToRun) -> Iterator[Subject]:
 
 
 def _exported(path: Path, how: HowToRun) -> Subject:
-    threads, kernels = how.threads, how.kernels
+    where: dict[str, Any] = {"provider": how.provider, "kernels": how.kernels}
     model: LanguageModel
     if how.layers:
-        decoder = TappedDecoder(tapped_session(path, threads, kernels=kernels))
-        embedder = Embedder(path, threads, kernels=kernels)
+        decoder = TappedDecoder(tapped_session(path, how.threads, **where))
+        embedder = Embedder(path, how.threads, **where)
         model = TappedModel(decoder, embedder, how.token_by_token)
     else:
-        session = create_session(path, threads, kernels=kernels)
+        session = create_session(path, how.threads, **where)
         model = ExportedModel(Decoder(session), how.token_by_token)
     tokenizer = Tokenizer.load(path.parent)
     files = (path, path.with_name(f"{path.name}.data"))

@@ -8,13 +8,17 @@ import time
 from pathlib import Path
 from typing import Final
 
+import click
 import pytest
 
 import resq_onnx
 from resq_onnx import cli
+from resq_onnx.commands import generate
 from resq_onnx.recipe import Recipe
+from resq_onnx.runtime.providers import CPU, PROVIDERS
 from tests.command_line import error_line, run, run_process, run_successfully
 from tests.runtime import toy
+from tests.tiny_models import write_tokenizer
 
 HEAVY = ("torch", "transformers", "onnxruntime", "onnxscript", "onnx", "datasets", "numpy")
 """What nobody should wait for who only asks for help."""
@@ -55,6 +59,7 @@ OPTIONS = {
         "--seed",
         "--threads",
         "--no-kernels",
+        "--provider",
     ),
     "evaluate": (
         "--text",
@@ -67,6 +72,7 @@ OPTIONS = {
         "--json",
         "--threads",
         "--no-kernels",
+        "--provider",
     ),
     "bench": (
         "--against",
@@ -75,6 +81,7 @@ OPTIONS = {
         "--repeat",
         "--threads",
         "--no-kernels",
+        "--provider",
         "--no-spinning",
         "--json",
     ),
@@ -90,6 +97,7 @@ OPTIONS = {
         "--timeout",
         "--threads",
         "--no-kernels",
+        "--provider",
     ),
     "web": ("--port", "--open", "--write", "--packages"),
 }
@@ -136,6 +144,29 @@ def test_the_options_of_a_recipe_default_to_those_of_a_recipe(command: str) -> N
     assert {name: defaults[name] for name in shared} == {name: recipe[name] for name in shared}
     if command == "export":
         assert shared | OF_THE_TARGET == recipe.keys()
+
+
+def test_the_providers_of_the_command_line_are_those_of_a_session() -> None:
+    (option,) = (option for option in generate.params if option.name == "provider")
+    assert isinstance(option.type, click.Choice)
+    assert list(option.type.choices) == list(PROVIDERS)
+    assert option.default == CPU
+
+
+@pytest.mark.parametrize("command", ["generate", "evaluate", "bench", "serve"])
+def test_a_command_that_gets_no_gpu_says_what_to_install(command: str, tmp_path: Path) -> None:
+    model = toy.save_toy(tmp_path / "toy.onnx")
+    write_tokenizer(tmp_path, 256)
+    text = tmp_path / "text.txt"
+    text.write_text("A text. " * 50)
+    more: dict[str, list[object]] = {
+        "generate": ["--prompt", "A"],
+        "evaluate": ["--text", text],
+        "serve": ["--port", 0, "--max-length", 16],
+    }
+    result = run(command, model, *more.get(command, []), "--provider", "cuda")
+    assert result.exit_code == 1
+    assert "resq-onnx[gpu]" in error_line(result.stderr)
 
 
 def test_the_command_line_tells_the_version() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -9,7 +10,7 @@ from rich.console import Console
 from resq_onnx.evaluation.against_float import Quality
 from resq_onnx.evaluation.benchmark import ModelSpeed
 from resq_onnx.evaluation.fresh_process import Footprint
-from resq_onnx.evaluation.machine import Machine
+from resq_onnx.evaluation.machine import Gpu, Machine
 from resq_onnx.evaluation.parity import Agreement
 from resq_onnx.evaluation.workload import Workload
 from resq_onnx.inspection import Inspection, QuantisedKind, TensorGroup
@@ -128,6 +129,20 @@ def test_a_benchmark_without_kernels_says_so() -> None:
     print_benchmark(out, SPEEDS, Workload(kernels=False), MACHINE, as_json=False)
     assert "; no kernels;" in text.getvalue()
     assert "a thread per core" in text.getvalue()
+
+
+def test_a_benchmark_on_a_gpu_names_it_its_driver_and_the_versions() -> None:
+    out, text = console()
+    versions = {"onnxruntime-gpu": "1.2.3", "CUDA": "13.0"}
+    machine = replace(MACHINE, versions=versions, gpu=Gpu("A GPU", "580.65", "81559 MiB"))
+    print_benchmark(out, SPEEDS, Workload(provider="cuda"), machine, as_json=False)
+    where, title, *rows = text.getvalue().splitlines()
+    assert where == (
+        "A GPU (81559 MiB), driver 580.65; A CPU [of one kind], 2 cores (AVX2); "
+        "kernels for CUDA; onnxruntime-gpu 1.2.3, CUDA 13.0"
+    )
+    assert "128 new, on the GPU; tokens per second" in " ".join(title.split())
+    assert "host" in " ".join(rows)
 
 
 def test_a_benchmark_in_json_has_every_turn_and_the_machine() -> None:

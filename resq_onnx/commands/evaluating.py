@@ -57,6 +57,7 @@ def evaluate(
     token_by_token: bool,
     threads: int | None,
     no_kernels: bool,
+    provider: str,
     as_json: bool,
 ) -> None:
     """Measure the perplexity of models on a text, and their distance from a reference.
@@ -77,7 +78,7 @@ def evaluate(
         raise click.UsageError("--per-layer needs --reference MODEL, a model without the noise")
     document = SEPARATOR.join(load_text(str(text)))
     windowing = Windowing(window, stride, max_windows)
-    how = HowToRun(threads, not no_kernels, token_by_token, per_layer)
+    how = HowToRun(threads, not no_kernels, provider, token_by_token, per_layer)
     with reporting() as report:
         found = evaluate_files(models, document, windowing, how, reference, report)
     print_evaluations(out, found, Asked(text, reference, windowing, token_by_token), as_json)

@@ -19,6 +19,8 @@ def session_options(command: Any) -> Any:
         click.option("--threads", type=click.IntRange(min=1), help="Default: one per core."),
         click.option("--no-kernels", is_flag=True,
                      help="Run the functions in the file instead of the compiled operators."),
+        click.option("--provider", type=click.Choice(["cpu", "cuda"]), default="cpu",
+                     help="Where the model runs; cuda is a GPU, and nothing else in its place."),
     ]  # fmt: skip
     for option in reversed(options):
         command = option(command)
@@ -41,6 +43,7 @@ def generate(
     max_new_tokens: int,
     threads: int | None,
     no_kernels: bool,
+    provider: str,
     **sampling: Any,
 ) -> None:
     """Continue a text with an exported model, token by token."""
@@ -48,7 +51,7 @@ def generate(
     from resq_onnx.runtime.generate import generate as generate_tokens
     from resq_onnx.runtime.tokenizer import Tokenizer
 
-    session = _open(model, threads, no_kernels)
+    session = _open(model, threads, no_kernels, provider)
     tokenizer = Tokenizer.load(model.parent)
     if chat:
         text = tokenizer.apply_chat_template([{"role": "user", "content": prompt}])
@@ -99,7 +102,8 @@ def bench(
     its last one; decode the time of greedy steps, one token through the model and the choice of
     the next. Both are medians over the turns, in tokens per second. Peak memory and load time are
     those of one more run in a process of its own: memory is all that was resident at once, Python
-    and the weights' file included; load time is that of opening the session, without imports.
+    and the weights' file included; load time is that of opening the session, without imports. With
+    --provider cuda all files run on the GPU, whose memory is not measured.
     """
     from resq_onnx.evaluation.benchmark import benchmark
     from resq_onnx.evaluation.machine import describe_machine
@@ -110,7 +114,7 @@ def bench(
     with reporting() as report:
         report.step("Measuring")
         speeds = benchmark([model, *against], asked, repeat, report.progress)
-    print_benchmark(out, speeds, asked, describe_machine(), as_json)
+    print_benchmark(out, speeds, asked, describe_machine(asked.provider), as_json)
 
 
 @click.command()
@@ -124,7 +128,7 @@ def inspect(model: Path, as_json: bool) -> None:
     print_inspection(out, inspect_model(model), as_json)
 
 
-def _open(model: Path, threads: int | None, no_kernels: bool) -> InferenceSession:
+def _open(model: Path, threads: int | None, no_kernels: bool, provider: str) -> InferenceSession:
     from resq_onnx.runtime.session import create_session
 
-    return create_session(model, threads, kernels=not no_kernels)
+    return create_session(model, threads, provider=provider, kernels=not no_kernels)

@@ -36,6 +36,7 @@ def serve(
     timeout: float,
     threads: int | None,
     no_kernels: bool,
+    provider: str,
 ) -> None:
     """Answer requests as OpenAI's API does, with an exported model.
 
@@ -59,7 +60,8 @@ def serve(
     name = name or path.resolve().parent.name
     listening, url = listen(Address(host, port))
     with listening:
-        engine = Engine(path, name, max_concurrent, max_length, threads, kernels=not no_kernels)
+        kernels = not no_kernels
+        engine = Engine(path, name, max_concurrent, max_length, threads, kernels, provider)
         service = Service(engine, Scheduler(max_concurrent, max_waiting), timeout)
 
         def ready() -> None:

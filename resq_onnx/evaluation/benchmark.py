@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from resq_onnx.errors import ResqError
 from resq_onnx.evaluation.fresh_process import Footprint, measure_footprint
 from resq_onnx.evaluation.workload import Timing, Workload, open_decoder, run_once
-from resq_onnx.runtime.buffered import PREFILL_SLICE, BufferedDecoder
+from resq_onnx.runtime.buffered import BufferedDecoder
+from resq_onnx.runtime.providers import CPU
 
 PAUSE: Final = 0.05
 """Seconds between the turns: threads of the session before may spin for a while."""
@@ -106,7 +107,12 @@ def benchmark(
 
 
 def _warm_up(decoder: BufferedDecoder, prompt: NDArray[np.int64], workload: Workload) -> None:
-    run_once(decoder, prompt[:, :PREFILL_SLICE], min(WARM_UP_TOKENS, workload.new_tokens))
+    """The first slice, and the last one if it is shorter: a GPU prepares for either's length."""
+    some, new = decoder.prefill_slice, min(WARM_UP_TOKENS, workload.new_tokens)
+    run_once(decoder, prompt[:, :some], new)
+    rest = workload.prompt_tokens % some
+    if workload.provider != CPU and workload.prompt_tokens > some and rest:
+        run_once(decoder, prompt[:, :rest], new)
 
 
 def _speed(

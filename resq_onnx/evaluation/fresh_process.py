@@ -20,8 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from resq_onnx.errors import ResqError
-from resq_onnx.evaluation.workload import Workload, decoder_on, run_once
-from resq_onnx.runtime.session import create_session
+from resq_onnx.evaluation.workload import Workload, decoder_on, open_session, run_once
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Footprint:
     """What a model costs before and beside its speed.
 
     Attributes:
-        load_seconds: Time of create_session; imports are not in it.
+        load_seconds: Time of opening the session; imports are not in it.
         peak_bytes: The most memory that was resident at once, of the whole process: Python and
             its libraries are in it, and the pages of the weights' file that were read.
     """
@@ -61,9 +60,7 @@ def main() -> None:
     import onnxruntime  # noqa: F401 - before the clock starts
 
     start = time.perf_counter()
-    session = create_session(
-        path, workload.threads, kernels=workload.kernels, spinning=workload.spinning
-    )
+    session = open_session(path, workload)
     load_seconds = time.perf_counter() - start
     decoder = decoder_on(session, path, workload)
     assert decoder.signature.vocabulary is not None

@@ -6,12 +6,14 @@ import ctypes
 import importlib.metadata
 import os
 import platform
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from resq_onnx import custom_ops
 from resq_onnx.errors import ResqError
+from resq_onnx.runtime.providers import CPU
 
 INSTRUCTION_SETS: Final = {
     "avx2": "AVX2",
@@ -26,6 +28,28 @@ INSTRUCTION_SETS: Final = {
 
 PACKAGES: Final = ("resq-onnx", "onnxruntime", "numpy")
 
+GPU_PACKAGES: Final = ("resq-onnx", "onnxruntime-gpu", "numpy")
+
+GPU_QUERY: Final = ("name", "driver_version", "memory.total")
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A graphics card, as nvidia-smi describes it.
+
+    Attributes:
+        name: As its maker calls it.
+        driver: Version of its driver.
+        memory: With unit.
+    """
+
+    name: str
+    driver: str
+    memory: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.memory}), driver {self.driver}"
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -36,7 +60,8 @@ class Machine:
         cores: That this process may use.
         instruction_sets: Of `INSTRUCTION_SETS`, those the CPU has.
         kernels: The instruction set of the compiled operators; None if they do not say.
-        versions: Of `PACKAGES`, and of Python.
+        versions: Of `PACKAGES` or `GPU_PACKAGES`, and of Python; for a GPU, of CUDA as well.
+        gpu: If the measurement was on one; None, too, if nvidia-smi does not tell.
     """
 
     cpu: str
@@ -44,10 +69,16 @@ class Machine:
     instruction_sets: tuple[str, ...]
     kernels: str | None
     versions: dict[str, str]
+    gpu: Gpu | None = None
 
 
-def describe_machine() -> Machine:
-    """Look at this machine; what it does not tell is left out."""
+def describe_machine(provider: str = CPU) -> Machine:
+    """Look at this machine; what it does not tell is left out.
+
+    Args:
+        provider: Where models run: a GPU is described if it is theirs.
+    """
+    on_gpu = provider != CPU
     entries = _cpu_entries()
     flags = (entries.get("flags") or entries.get("Features") or "").split()
     return Machine(
@@ -55,9 +86,31 @@ def describe_machine() -> Machine:
         cores=_usable_cores(),
         instruction_sets=tuple(name for flag, name in INSTRUCTION_SETS.items() if flag in flags),
         kernels=_kernels(),
-        versions={name: _version(name) for name in PACKAGES}
-        | {"python": platform.python_version()},
+        versions={name: _version(name) for name in (GPU_PACKAGES if on_gpu else PACKAGES)}
+        | {"python": platform.python_version()}
+        | (_cuda_version() if on_gpu else {}),
+        gpu=_gpu() if on_gpu else None,
     )
+
+
+def _gpu() -> Gpu | None:
+    """The first GPU that this process may use."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
+    asked = ["nvidia-smi", f"--query-gpu={','.join(GPU_QUERY)}", "--format=csv,noheader"]
+    try:
+        told = subprocess.run([*asked, "-i", visible], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    fields = [field.strip() for field in told.stdout.strip().split(",")]
+    return Gpu(*fields) if len(fields) == len(GPU_QUERY) else None
+
+
+def _cuda_version() -> dict[str, str]:
+    """The version that ONNX Runtime was built for."""
+    import onnxruntime
+
+    version = getattr(onnxruntime, "cuda_version", None)
+    return {"CUDA": str(version)} if version else {}
 
 
 def _cpu_entries() -> dict[str, str]:

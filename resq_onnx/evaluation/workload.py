@@ -6,14 +6,18 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
 from resq_onnx.runtime.buffered import BufferedDecoder
+from resq_onnx.runtime.providers import CPU
 from resq_onnx.runtime.session import create_session
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Workload:
         threads: Threads of a session; None leaves it to ONNX Runtime.
         kernels: Whether the compiled operators run, instead of the functions in the file.
         spinning: Whether waiting threads stay awake.
+        provider: As for `create_session`.
     """
 
     prompt_tokens: int = 512
@@ -33,6 +38,7 @@ class Workload:
     threads: int | None = None
     kernels: bool = True
     spinning: bool = True
+    provider: str = CPU
 
     def __post_init__(self) -> None:
         for name in ("prompt_tokens", "new_tokens"):
@@ -64,10 +70,22 @@ def open_decoder(path: Path, workload: Workload) -> BufferedDecoder:
     Raises:
         ResqError: It cannot be opened, or is no decoder.
     """
-    session = create_session(
-        path, workload.threads, kernels=workload.kernels, spinning=workload.spinning
+    return decoder_on(open_session(path, workload), path, workload)
+
+
+def open_session(path: Path, workload: Workload) -> onnxruntime.InferenceSession:
+    """Open a model as the workload says, without a decoder.
+
+    Raises:
+        ResqError: It cannot be opened.
+    """
+    return create_session(
+        path,
+        workload.threads,
+        provider=workload.provider,
+        kernels=workload.kernels,
+        spinning=workload.spinning,
     )
-    return decoder_on(session, path, workload)
 
 
 def decoder_on(session: Any, path: Path, workload: Workload) -> BufferedDecoder:

@@ -115,13 +115,15 @@ def read_benchmark(path: Path) -> Benchmark:
     content = _read_json(path)
     with refusals(path, BENCH):
         workload, machine = content["workload"], content["machine"]
-        threads = workload["threads"]
+        threads, gpu = workload["threads"], machine.get("gpu")
+        cpu = f"{machine['cpu']}, {int(machine['cores'])} cores"
+        kernels = "for CUDA" if gpu else str(machine["kernels"])
         return Benchmark(
             prompt_tokens=int(workload["prompt_tokens"]),
             new_tokens=int(workload["new_tokens"]),
             threads=None if threads is None else int(threads),
-            kernels=str(machine["kernels"]) if workload["kernels"] else "none",
-            machine=f"{machine['cpu']}, {int(machine['cores'])} cores",
+            kernels=kernels if workload["kernels"] else "none",
+            machine=f"{gpu['name']}; {cpu}" if gpu else cpu,
             models=tuple(_benched(row) for row in content["models"]),
         )
 

@@ -43,6 +43,7 @@ class BufferedDecoder:
         batch: Number of texts, B.
         max_length: Tokens that fit.
         length: Tokens so far, padding included.
+        prefill_slice: Tokens of a prompt that run together.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class BufferedDecoder:
         self.batch = batch
         self.max_length = max_length
         self.length = 0
+        self.prefill_slice = CUDA_PREFILL_SLICE if runs_on_cuda(session) else PREFILL_SLICE
         self._mask = np.ones((batch, max_length), np.int64)
         self._seen = np.zeros((batch, 1), np.int64)  # tokens so far that are not padding
         self._memory: Any = memory_for(session)
@@ -113,9 +115,8 @@ class BufferedDecoder:
         self._mask[:, self.length : self.length + new] = (
             1 if attention_mask is None else attention_mask
         )
-        rows = CUDA_PREFILL_SLICE if runs_on_cuda(self.session) else PREFILL_SLICE
-        for start in range(0, new, rows):
-            self._step(input_ids[:, start : start + rows])
+        for start in range(0, new, self.prefill_slice):
+            self._step(input_ids[:, start : start + self.prefill_slice])
         logits: NDArray[Any] = self._memory.logits()
         return logits[:, -1]
 

@@ -14,6 +14,7 @@ import onnx
 from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
+from resq_onnx.runtime.providers import CPU
 from resq_onnx.runtime.residual_stream import SOURCE, residual_stream
 from resq_onnx.runtime.session import Decoder, DecoderState, check_is_file, create_session
 
@@ -25,7 +26,7 @@ TAP: Final = "layer_outputs."
 
 
 def tapped_session(
-    path: str | Path, threads: int | None = None, *, kernels: bool = True
+    path: str | Path, threads: int | None = None, *, provider: str = CPU, kernels: bool = True
 ) -> onnxruntime.InferenceSession:
     """Open an exported model with its residual stream as further outputs.
 
@@ -34,6 +35,7 @@ def tapped_session(
     Args:
         path: The .onnx file, of any method and format.
         threads: As for `create_session`.
+        provider: As for `create_session`.
         kernels: As for `create_session`.
 
     Raises:
@@ -41,9 +43,9 @@ def tapped_session(
     """
     model = _read_graph(path)
     for place, name in enumerate(_stream(model, path)):
-        model.graph.node.append(onnx.helper.make_node("Identity", [name], [f"{TAP}{place}"]))
-        model.graph.output.append(onnx.ValueInfoProto(name=f"{TAP}{place}"))
-    return create_session(path, threads, kernels=kernels, graph=model.SerializeToString())
+        _give(model.graph, name, f"{TAP}{place}")
+    graph = model.SerializeToString()
+    return create_session(path, threads, provider=provider, kernels=kernels, graph=graph)
 
 
 def layer_outputs(
@@ -103,29 +105,36 @@ class Embedder:
     Cheap to open and to run, for it has neither the layers nor their weights.
     """
 
-    def __init__(self, path: str | Path, threads: int | None = None, *, kernels: bool = True):
+    def __init__(
+        self,
+        path: str | Path,
+        threads: int | None = None,
+        *,
+        provider: str = CPU,
+        kernels: bool = True,
+    ) -> None:
         """Open it; the arguments are those of `tapped_session`, and so are the errors."""
         model = _read_graph(path)
-        graph = model.graph
-        self._output = _stream(model, path)[0]
-        nodes = _nodes_behind(graph, self._output)
+        graph, embedding = model.graph, _stream(model, path)[0]
+        nodes = _nodes_behind(graph, embedding)
         read = {name for node in nodes for name in node.input}
         kept = {
             "input": [value for value in graph.input if value.name in read],
             "initializer": [tensor for tensor in graph.initializer if tensor.name in read],
-            "output": [onnx.ValueInfoProto(name=self._output)],
+            "output": [],
             "node": nodes,
         }
         for field, entries in kept.items():
             graph.ClearField(field)
             getattr(graph, field).extend(entries)
+        _give(graph, embedding, f"{TAP}0")
         self._session: Any = create_session(
-            path, threads, kernels=kernels, graph=model.SerializeToString()
+            path, threads, provider=provider, kernels=kernels, graph=model.SerializeToString()
         )
 
     def run(self, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Embed token ids (B, S): (B, S, D)."""
-        (found,) = self._session.run([self._output], {SOURCE: token_ids})
+        (found,) = self._session.run(None, {SOURCE: token_ids})
         return np.asarray(found).reshape(*token_ids.shape, -1)
 
 
@@ -137,6 +146,13 @@ def _read_graph(path: str | Path) -> onnx.ModelProto:
         return onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf's own, which has no public base class
         raise ResqError(f"{path}: not an ONNX model ({error}); export it again") from None
+
+
+def _give(graph: onnx.GraphProto, value: str, output: str) -> None:
+    """Make a value an output, in float32 whatever it is: NumPy knows no bfloat16."""
+    to = onnx.TensorProto.FLOAT
+    graph.node.append(onnx.helper.make_node("Cast", [value], [output], to=to))
+    graph.output.append(onnx.ValueInfoProto(name=output))
 
 
 def _stream(model: onnx.ModelProto, path: str | Path) -> list[str]:

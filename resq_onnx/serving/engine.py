@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from resq_onnx.errors import ResqError
-from resq_onnx.runtime.buffered import PREFILL_SLICE
 from resq_onnx.runtime.generate import generate
+from resq_onnx.runtime.providers import CPU
 from resq_onnx.runtime.session import check_is_file, create_session, model_files
 from resq_onnx.runtime.signature import read_signature
 from resq_onnx.runtime.tokenizer import Tokenizer
@@ -82,6 +82,7 @@ class Engine:
         max_length: int | None = None,
         threads: int | None = None,
         kernels: bool = True,
+        provider: str = CPU,
     ) -> None:
         """Open a model.
 
@@ -93,6 +94,7 @@ class Engine:
                 positions.
             threads: As for `create_session`.
             kernels: As for `create_session`.
+            provider: As for `create_session`.
 
         Raises:
             ResqError: The model or its tokenizer cannot be used, or it has fewer positions.
@@ -102,8 +104,9 @@ class Engine:
         # Clients read what the tokenizer says of itself: the model's name, and no path of ours.
         self._tokenizer = replace(Tokenizer.load(path.parent), folder=Path(name))
         self.max_length = _check_length(path.parent / "config.json", max_length)
-        session = create_session(path, threads, kernels=kernels)
-        reuse = kernels and steps_do_not_matter(session)
+        session = create_session(path, threads, provider=provider, kernels=kernels)
+        # On a GPU it is not known whether a prompt's cache is that of single steps, bit for bit.
+        reuse = kernels and provider == CPU and steps_do_not_matter(session)
         self._pool = DecoderPool(session, concurrent, self.max_length, reuse)
         self._vocabulary = read_signature(session).vocabulary or 0
 
@@ -178,9 +181,9 @@ class Engine:
 def _prefill(text: Text, cancelled: threading.Event) -> None:
     """Run a prompt up to its last slice, and look between slices whether anybody still waits."""
     decoder, ids = text.decoder, text.tokens
-    while len(ids) - decoder.length > PREFILL_SLICE:
+    while len(ids) - decoder.length > decoder.prefill_slice:
         _check(cancelled)
-        decoder.run(np.array([ids[decoder.length :][:PREFILL_SLICE]], np.int64))
+        decoder.run(np.array([ids[decoder.length :][: decoder.prefill_slice]], np.int64))
 
 
 def _watched(tokens: Iterable[int], text: Text, cancelled: threading.Event) -> Iterator[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import os
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
@@ -20,7 +22,7 @@ from resq_onnx.evaluation import benchmark as module
 from resq_onnx.evaluation import fresh_process
 from resq_onnx.evaluation.benchmark import ModelSpeed, benchmark
 from resq_onnx.evaluation.fresh_process import Footprint, measure_footprint, peak_bytes
-from resq_onnx.evaluation.machine import describe_machine
+from resq_onnx.evaluation.machine import Gpu, describe_machine
 from resq_onnx.evaluation.workload import Workload, open_decoder, run_once
 from resq_onnx.runtime import BufferedDecoder
 from tests.runtime import toy
@@ -56,6 +58,7 @@ class Recording:
         self.decoder = decoder
         self.fed: list[list[int]] = []
         self.reset = decoder.reset
+        self.prefill_slice = decoder.prefill_slice
 
     def run(self, ids: NDArray[np.int64]) -> NDArray[Any]:
         self.fed.append(ids[0].tolist())
@@ -170,3 +173,45 @@ def test_a_machine_says_what_it_is() -> None:
     assert machine.cores >= 1
     assert list(machine.versions) == ["resq-onnx", "onnxruntime", "numpy", "python"]
     assert "not installed" not in machine.versions.values()
+    assert machine.gpu is None
+
+
+GPU = "echo 'A GPU of some kind, 580.65, 81559 MiB'"
+
+
+@pytest.mark.parametrize(
+    ("script", "visible", "told"),
+    [
+        (f'test "$4" = 0 && {GPU}', None, Gpu("A GPU of some kind", "580.65", "81559 MiB")),
+        (f'test "$4" = 3 && {GPU}', "3,1", Gpu("A GPU of some kind", "580.65", "81559 MiB")),
+        ("exit 9", None, None),
+        ("echo no devices were found", None, None),
+    ],
+)
+def test_a_machine_says_which_gpu_a_session_runs_on(
+    script: str,
+    visible: str | None,
+    told: Gpu | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(onnxruntime, "cuda_version", "13.0")
+    machine = describe_machine("cuda")
+    assert machine.gpu == told
+    assert "onnxruntime-gpu" in machine.versions
+    assert machine.versions["CUDA"] == "13.0"
+
+
+def test_on_a_gpu_either_length_of_a_slice_is_warmed_up(path: Path) -> None:
+    recording = Recording(open_decoder(path, SMALL))
+    recording.prefill_slice = 4
+    asked = dataclasses.replace(SMALL, provider="cuda")
+    module._warm_up(cast(BufferedDecoder, recording), np.array([[3, 1, 4, 1, 5, 9]]), asked)
+    assert [len(ids) for ids in recording.fed if len(ids) > 1] == [4, 2]

@@ -16,7 +16,7 @@ from rich.console import Console
 from resq_onnx.evaluation import Distance, Evaluation, PerplexityResult, Windowing
 from resq_onnx.evaluation.benchmark import ModelSpeed
 from resq_onnx.evaluation.fresh_process import Footprint
-from resq_onnx.evaluation.machine import Machine
+from resq_onnx.evaluation.machine import Gpu, Machine
 from resq_onnx.evaluation.workload import Workload
 from resq_onnx.graph import RECIPE_KEY
 from resq_onnx.printing import print_benchmark
@@ -136,13 +136,13 @@ def write_evaluation(path: Path, reference: bool = True) -> Path:
     return path
 
 
-def write_benchmark(path: Path, threads: int | None = 2) -> Path:
+def write_benchmark(path: Path, threads: int | None = 2, gpu: Gpu | None = None) -> Path:
     """What `bench --json` prints of two models."""
     speeds = [
         ModelSpeed(Path("four.onnx"), (1234.0,), (150.5,), Footprint(0.08, 196_000_000)),
         ModelSpeed(Path("float.onnx"), (617.0,), (30.1,), Footprint(1.07, 813_000_000)),
     ]
-    machine = Machine("A <fast> CPU", 2, ("AVX2",), "avx2", {"onnxruntime": "1.2.3"})
+    machine = Machine("A <fast> CPU", 2, ("AVX2",), "avx2", {"onnxruntime": "1.2.3"}, gpu)
     stream = io.StringIO()
     print_benchmark(Console(file=stream), speeds, Workload(512, 128, threads), machine, True)
     path.write_text(stream.getvalue())

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from resq_onnx.errors import ResqError
+from resq_onnx.evaluation.machine import Gpu
 from resq_onnx.inspection import inspect_model
 from resq_onnx.report.inputs import read_benchmark, read_evaluation, read_summary
 from tests.report.cases import FLOAT, QUANTISED, write_benchmark, write_evaluation, write_export
@@ -50,6 +51,13 @@ def test_what_bench_printed_is_read_back(tmp_path: Path, threads: int | None) ->
     assert (second.path, second.prefill, second.prefill_ratio) == ("float.onnx", 617.0, 0.5)
     assert (second.decode, second.decode_ratio) == (30.1, 0.2)
     assert (second.peak_bytes, second.load_seconds) == (813_000_000, 1.07)
+
+
+def test_a_benchmark_on_a_gpu_is_that_of_the_gpu(tmp_path: Path) -> None:
+    gpu = Gpu("A <fast> GPU", "580.65", "81559 MiB")
+    found = read_benchmark(write_benchmark(tmp_path / "a.json", gpu=gpu))
+    assert found.machine == "A <fast> GPU; A <fast> CPU, 2 cores"
+    assert found.kernels == "for CUDA"
 
 
 OTHERS: dict[str, Any] = {"empty": {}, "list": {"models": []}, "no models": {"models": {}}}
