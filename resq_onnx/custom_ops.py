@@ -80,10 +80,17 @@ def register(options: ort.SessionOptions) -> None:
 
     Raises:
         ResqError: The library was not built (see `library_path`), or `RESQ_ONNX_ISA` names an
-            instruction set that cannot run here.
+            instruction set that cannot run here, or ONNX Runtime cannot load it.
     """
     instruction_set()
-    options.register_custom_ops_library(str(library_path()))
+    path = library_path()
+    try:
+        options.register_custom_ops_library(str(path))
+    except Exception as error:  # its exceptions have no common base but this
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ResqError(
+            f"{path}: ONNX Runtime cannot load the operators: {reason}; install the package again"
+        ) from None
 
 
 def instruction_set() -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from resq_onnx import custom_ops
 from resq_onnx.errors import ResqError
+from resq_onnx.graph import DOMAIN
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -38,6 +39,10 @@ INSTALL: Final = (
     'install "resq-onnx[gpu]" in an environment that has no onnxruntime, which "resq-onnx[cpu]" '
     "brings: the two share an import name"
 )
+
+
+ASSIGNMENT: Final = "session.record_ep_graph_assignment_info"
+"""Entry of a session's configuration: let it tell which node runs where."""
 
 
 def prepare(provider: str, *, kernels: bool) -> None:
@@ -74,16 +79,38 @@ def prepare(provider: str, *, kernels: bool) -> None:
 def check_provider(session: onnxruntime.InferenceSession, provider: str, path: Path) -> None:
     """Refuse a session that was opened elsewhere than where it was to run.
 
+    Args:
+        session: Opened with `ASSIGNMENT` "1".
+        provider: Where it was to run.
+        path: Its file.
+
     Raises:
-        ResqError: CUDA was asked for, and the session runs on the CPU alone.
+        ResqError: CUDA was asked for, and the session, or one of our operators, runs on the CPU.
     """
+    if provider == CPU:
+        return
     found = session.get_providers()
-    if provider == CUDA and CUDA_PROVIDER not in found:
+    if CUDA_PROVIDER not in found:
         raise ResqError(
             f"{path}: CUDA was asked for, and ONNX Runtime fell back to {', '.join(found)}: "
             f"see whether nvidia-smi shows a GPU and a driver new enough, and whether CUDA and "
             f'cuDNN are installed (`pip install "onnxruntime-gpu[cuda,cudnn]"` brings them); or '
             f"run on the CPU (--provider cpu)"
+        )
+    elsewhere = sorted(
+        {
+            node.op_type
+            for part in session.get_provider_graph_assignment_info()
+            for node in part.get_nodes()
+            if node.domain == DOMAIN and part.ep_name != CUDA_PROVIDER
+        }
+    )
+    if elsewhere:
+        raise ResqError(
+            f"{path}: CUDA was asked for, and {', '.join(elsewhere)} would run on the CPU: "
+            f"{custom_ops.cuda_library_path()} could not be loaded, or has no kernels for these "
+            f"types; build it again (`pip install -C cmake.define.RESQ_CUDA=ON .`), or run without "
+            f"kernels (--no-kernels)"
         )
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from resq_onnx import custom_ops
 from resq_onnx.errors import ResqError
-from resq_onnx.runtime.providers import CPU, PROVIDERS, check_provider, prepare
+from resq_onnx.runtime.providers import ASSIGNMENT, CPU, PROVIDERS, check_provider, prepare
 from resq_onnx.runtime.signature import read_signature
 
 if TYPE_CHECKING:
@@ -81,6 +81,8 @@ def create_session(
         )
     if kernels:
         custom_ops.register(options)
+    if provider != CPU:
+        options.add_session_config_entry(ASSIGNMENT, "1")
     try:
         session = onnxruntime.InferenceSession(
             str(path) if graph is None else graph,

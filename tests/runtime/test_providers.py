@@ -12,6 +12,7 @@ from resq_onnx import custom_ops
 from resq_onnx.errors import ResqError
 from resq_onnx.runtime import create_session
 from resq_onnx.runtime.providers import CUDA_PROVIDER, PROVIDERS, runs_on_cuda
+from tests.custom_ops.hadamard_cases import node_of
 from tests.runtime import toy
 
 REAL: Final = onnxruntime.InferenceSession
@@ -28,7 +29,7 @@ class Falling:
 
 
 class Rising:
-    """A session that says it runs on a GPU."""
+    """A session that says it runs on a GPU, though its nodes do on the CPU."""
 
     def __new__(cls, path: str, options: Any, **_arguments: Any) -> Any:
         session = REAL(path, options, providers=["CPUExecutionProvider"])
@@ -119,6 +120,21 @@ def test_what_preloading_prints_is_not_on_stdout(
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("libcudnn.so.9 is not there"))
     create_session(path, threads=1, provider="cuda", kernels=False)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.usefixtures("with_cuda_provider")
+def test_operators_that_stay_on_the_cpu_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the library for CUDA were there and had no kernel."""
+    there = Path("lib/libresq_onnx_ops_cuda.so")
+    monkeypatch.setattr(custom_ops, "cuda_library_path", lambda: there)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Rising)
+    path = tmp_path / "node.onnx"
+    path.write_bytes(node_of("both parts", 1).model())
+    message = refusal(path, provider="cuda")
+    assert "GatedHadamard would run on the CPU" in message
+    assert "libresq_onnx_ops_cuda.so could not be loaded" in message
 
 
 def test_the_cpu_asks_for_nothing(path: Path) -> None:
