@@ -35,6 +35,7 @@ from resq_onnx.passes.lift_norms import LiftNorms
 from resq_onnx.passes.merge_projections import MergeProjections
 from resq_onnx.passes.multiply_by_part import MultiplyByPart
 from resq_onnx.passes.name_weights import NameWeights
+from resq_onnx.passes.narrow_activations import NarrowActivations
 from resq_onnx.passes.quantise_cache import QuantiseCache
 from resq_onnx.passes.quantise_embedding import QuantiseEmbedding
 from resq_onnx.passes.quantise_linears import QuantiseLinears
@@ -98,6 +99,7 @@ def quantising(
         QuantiseLinears(layout, recipe, projections, moments),
         *([QuantiseCache(layout, projections)] if recipe.cache == "quantised" else []),
         QuantiseEmbedding(layout, recipe, shares_table=recipe.shares_table(tied=layout.tied)),
+        *([NarrowActivations(layout, recipe)] if recipe.dtype != "float32" else []),
     ]
 
 

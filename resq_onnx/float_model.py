@@ -9,6 +9,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from resq_onnx.custom_ops import CPU_DTYPES
 from resq_onnx.errors import ResqError
 from resq_onnx.evaluation.against_float import Observed, observe
 from resq_onnx.evaluation.parity import Agreement, check_float_parity
@@ -54,6 +55,11 @@ def check_float(
         return agreement, observe(tapped, measured.text)
 
 
-def open_tapped(path: Path) -> TappedDecoder:
-    """Open a written model, with its residual stream as further outputs."""
-    return TappedDecoder(tapped_session(path, kernels=kernels_are_built()))
+def open_tapped(path: Path, dtype: str = "float32") -> TappedDecoder:
+    """Open a written model whose activations are of this type, with its residual stream tapped."""
+    return TappedDecoder(tapped_session(path, kernels=kernels_run(dtype)))
+
+
+def kernels_run(dtype: str) -> bool:
+    """Whether this machine has kernels for a file whose activations are of this type."""
+    return dtype in CPU_DTYPES and kernels_are_built()

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from resq_onnx.calibration.distributed import is_main_process
 from resq_onnx.evaluation.against_float import compare_with_float, observe
 from resq_onnx.evaluation.parity import check_decode_parity
-from resq_onnx.float_model import check_float, open_tapped
+from resq_onnx.float_model import check_float, kernels_run, open_tapped
 from resq_onnx.graph import RECIPE_KEY
 from resq_onnx.handoff.card import write_card
 from resq_onnx.handoff.targets import DEFAULT as DEFAULT_TARGET
@@ -38,7 +38,7 @@ from resq_onnx.reference import Reference
 from resq_onnx.report import FILE_NAME as PAGE_NAME
 from resq_onnx.report import write_report
 from resq_onnx.reporting import Report
-from resq_onnx.runtime.session import Decoder, create_session, kernels_are_built
+from resq_onnx.runtime.session import Decoder, create_session
 from resq_onnx.source import ModelSource, open_model
 from resq_onnx.spectra import describe_spectra
 from resq_onnx.staging import staged, writing_to
@@ -137,7 +137,7 @@ def finish(graph: ir.Model, measured: Measured, source: ModelSource, output: Out
 
     # 6. The file as users will run it: cached decode against prefill.
     report.step("Checking cached decode against prefill")
-    decoder = Decoder(create_session(staging.model, kernels=kernels_are_built()))
+    decoder = Decoder(create_session(staging.model, kernels=kernels_run(recipe.dtype)))
     decoded = check_decode_parity(decoder, measured.token_ids, measured.logits)
     del decoder
 
@@ -145,7 +145,7 @@ def finish(graph: ir.Model, measured: Measured, source: ModelSource, output: Out
     quality, spectra = None, None
     if recipe.method != "none":
         report.step("Comparing with the float model")
-        found = observe(open_tapped(staging.model), measured.text)
+        found = observe(open_tapped(staging.model, recipe.dtype), measured.text)
         quality = compare_with_float(floats, found, measured.text)
         if measured.moments is not None:
             spectra = describe_spectra(measured.moments, bases, recipe.method == "outlier")

@@ -16,6 +16,7 @@ Precision = Literal["quantised", "float"]
 Cache = Literal["quantised", "int8", "float16", "float"]
 Tables = Literal["shared", "separate"]
 Rotations = Literal["random", "trained"]
+Dtype = Literal["float32", "float16", "bfloat16"]
 
 LOW_BITS: Final = (4, 8)
 """Widths the low part may have: what ONNX stores without padding as INT4 or INT8."""
@@ -101,6 +102,9 @@ class Recipe:
             file, or `separate` ones.
         head_bits: 8, or 4: then the tables of embedding and lm_head are split as the residual
             stream is, into a low part of 4 bits and a high part.
+        dtype: Type in which one operator hands its activations to the next: the residual stream and
+            all else of a layer. For format `custom` with quantised activations. Operators compute
+            in float32 whatever it is, parameters are float32, and so are lm_head and the logits.
     """
 
     method: Method = "resq"
@@ -123,6 +127,7 @@ class Recipe:
     target_bits: float | None = None
     tables: Tables = "shared"
     head_bits: int = 8
+    dtype: Dtype = "float32"
 
     def __post_init__(self) -> None:
         choices: list[tuple[str, Any, tuple[Any, ...]]] = [
@@ -134,6 +139,7 @@ class Recipe:
             ("activations", self.activations, get_args(Precision)),
             ("cache", self.cache, get_args(Cache)),
             ("tables", self.tables, get_args(Tables)),
+            ("dtype", self.dtype, get_args(Dtype)),
             ("low_bits", self.low_bits, LOW_BITS),
             ("high_bits", self.high_bits, HIGH_BITS),
             ("head_bits", self.head_bits, HEAD_BITS),
@@ -165,6 +171,7 @@ class Recipe:
                 f"activation_clip is {self.activation_clip}; it must be above 0 and at most 1"
             )
         self._check_target_bits()
+        self._check_dtype()
         if self.rotations == "trained" and self.method not in ("resq", "spinquant"):
             raise ResqError(f"rotations of method {self.method} cannot be trained; resq's can")
         for name in ("samples", "sequence_length", "training_steps"):
@@ -182,6 +189,21 @@ class Recipe:
                 f"target_bits is {self.target_bits}; it must be at least low_bits "
                 f"({self.low_bits}) and less than high_bits ({self.high_bits})"
             )
+
+    def _check_dtype(self) -> None:
+        if self.dtype == "float32":
+            return
+        for name, refused, needed in (
+            ("method", self.method == "none", "resq"),
+            ("format", self.format != "custom", "custom"),
+            ("activations", self.activations == "float", "quantised"),
+        ):
+            if refused:
+                raise ResqError(
+                    f"dtype {self.dtype} is for format custom with quantised activations, and "
+                    f"{name} {getattr(self, name)} is written in float32; leave --dtype away, or "
+                    f"use --{name} {needed}"
+                )
 
     @property
     def uses_contrib(self) -> bool:

@@ -20,6 +20,7 @@ BAD_CHOICES: list[tuple[str, Any, str]] = [
     ("format", "onnx", "custom, qdq, contrib, web"),
     ("activations", "int8", "quantised, float"),
     ("cache", "int4", "quantised, int8, float16, float"),
+    ("dtype", "int8", "float32, float16, bfloat16"),
     ("low_bits", 3, "4, 8"),
     ("high_bits", 16, "8"),
     ("high_fraction", -0.1, "at least 0 and less than 1"),
@@ -173,3 +174,27 @@ def test_an_int8_cache_is_for_contrib_and_needs_a_calibration() -> None:
     assert Recipe(format="contrib", cache="float16").cache == "float16"
     with pytest.raises(ResqError, match="cache float16 is for format contrib"):
         Recipe(format="qdq", cache="float16")
+
+
+@pytest.mark.parametrize(
+    ("choices", "said", "remedy"),
+    [
+        ({"format": "qdq"}, "format qdq", "--format custom"),
+        ({"format": "contrib"}, "format contrib", "--format custom"),
+        ({"format": "web"}, "format web", "--format custom"),
+        ({"activations": "float"}, "activations float", "--activations quantised"),
+        ({"method": "none"}, "method none", "--method resq"),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_dtype_is_refused_where_nothing_is_written_in_it(
+    dtype: Any, choices: dict[str, Any], said: str, remedy: str
+) -> None:
+    with pytest.raises(ResqError) as error:
+        Recipe(dtype=dtype, **choices)
+    assert str(error.value) == (
+        f"dtype {dtype} is for format custom with quantised activations, and {said} is written in "
+        f"float32; leave --dtype away, or use {remedy}"
+    )
+    assert Recipe(dtype="float32", **choices).dtype == "float32"
+    assert Recipe(dtype=dtype, cache="float").dtype == dtype

@@ -12,6 +12,7 @@ from resq_onnx.handoff.targets import DEFAULT as DEFAULT_TARGET
 from resq_onnx.handoff.targets import TARGETS
 from resq_onnx.recipe import (
     Cache,
+    Dtype,
     Format,
     Logits,
     Method,
@@ -110,6 +111,13 @@ quantising_options = _together(
     ),
     click.option("--head-bits", type=int, default=DEFAULTS.head_bits,
                  help="Bits of embedding and lm_head; with 4, their high part keeps 8."),
+    click.option(
+        "--dtype",
+        type=click.Choice(get_args(Dtype)),
+        default=DEFAULTS.dtype,
+        help="Type of the activations between operators, for GPUs; logits, and the model of "
+        "--save-rotated, are float32. For --format custom; CPUs have no kernels for bfloat16.",
+    ),
 )  # fmt: skip
 """What is quantised, how, and in which operators it is written."""
 

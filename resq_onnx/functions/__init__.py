@@ -6,6 +6,7 @@ of a form and gives the model the function behind it.
 
 from resq_onnx.functions._form import DOMAIN, OPSET, VERSION, Form, Parameter, add_call
 from resq_onnx.functions._scale import SMALLEST_SCALE
+from resq_onnx.functions._typed import ACTIVATIONS, in_type
 from resq_onnx.functions.cache_record import RecordLayout
 from resq_onnx.functions.gated_hadamard import HadamardForm
 from resq_onnx.functions.mixed_precision_attention import AttentionForm
@@ -14,6 +15,7 @@ from resq_onnx.functions.mixed_precision_matmul import MatMulForm
 from resq_onnx.functions.rotary_attention import RotaryForm
 
 __all__ = [
+    "ACTIVATIONS",
     "DOMAIN",
     "OPSET",
     "SMALLEST_SCALE",
@@ -27,4 +29,5 @@ __all__ = [
     "RecordLayout",
     "RotaryForm",
     "add_call",
+    "in_type",
 ]

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
-from resq_onnx.custom_ops import LIBRARY_NAME, library_path
+from resq_onnx.custom_ops import CPU_DTYPES, LIBRARY_NAME, library_path
+from resq_onnx.errors import ResqError
 from resq_onnx.handoff.target import Target
 from resq_onnx.recipe import Format, Recipe
 
@@ -113,6 +114,11 @@ def _has_our_operators(recipe: Recipe) -> bool:
 
 
 def _check(recipe: Recipe) -> None:
+    if recipe.dtype not in CPU_DTYPES:
+        raise ResqError(
+            f"target genai runs a model by our operators for CPUs, which have no kernels for dtype "
+            f"{recipe.dtype}; use --dtype {' or '.join(CPU_DTYPES)}, or --target ort"
+        )
     if _has_our_operators(recipe):
         library_path()  # it says what to do where nothing was compiled
 

@@ -31,20 +31,27 @@ CONTRIB = {
 
 PORTABLE = {"spell_activations.py", "multiply_by_part.py"}
 
+IN_FLOAT32 = {"untie_embedding.py", "narrow_activations.py"}
+"""What a model with one table and activations in float32 has no use for."""
+
 LEFT_OUT: dict[str, tuple[dict[str, str], set[str]]] = {
-    "one table": ({}, {"untie_embedding.py", *CONTRIB, *PORTABLE}),
-    "two tables": ({"tables": "separate"}, {"split_head.py", *CONTRIB, *PORTABLE}),
-    "portable": ({"format": "qdq"}, {"untie_embedding.py", *CONTRIB}),
+    "one table": ({}, {*IN_FLOAT32, *CONTRIB, *PORTABLE}),
+    "two tables": (
+        {"tables": "separate"},
+        {"split_head.py", "narrow_activations.py", *CONTRIB, *PORTABLE},
+    ),
+    "float16": ({"dtype": "float16"}, {"untie_embedding.py", *CONTRIB, *PORTABLE}),
+    "portable": ({"format": "qdq"}, {*IN_FLOAT32, *CONTRIB}),
     "web": (
         {"format": "web"},
         {
-            *("untie_embedding.py", "quantise_cache.py"),
+            *(*IN_FLOAT32, "quantise_cache.py"),
             *("contrib_linears.py", "contrib_embedding.py", *PORTABLE),
         },
     ),
     "contrib": (
         {"format": "contrib"},
-        {"untie_embedding.py", "quantise_cache.py", *PORTABLE},
+        {*IN_FLOAT32, "quantise_cache.py", *PORTABLE},
     ),
 }
 """By name, choices of a recipe, and which passes it has no use for."""
