@@ -14,7 +14,7 @@ from resq_onnx.functions import AttentionForm, MatMulForm
 from resq_onnx.runtime import create_session
 from tests.custom_ops import attention_cases, hadamard_cases, matmul_cases
 from tests.custom_ops.kernels import Node, assert_identical
-from tests.functions.attention_cases import SHAPES, Shape
+from tests.functions.attention_cases import SHAPES, Shape, read
 
 Array = NDArray[Any]
 Run = Callable[[Node], list[Array]]
@@ -118,7 +118,7 @@ def assert_attended_alike(
     (wanted, *wanted_caches), (found, *caches) = node.run(), outputs
     assert_identical(caches, wanted_caches)
     total = node.arrays["attention_mask"].shape[1]
-    values = attention_cases.read(form, caches[1][:, :, :total])
+    values = read(form, caches[1][:, :, :total])
     largest = np.abs(values).max() + np.finfo(np.float32).tiny
     assert errors(found, wanted, largest, half).max() <= ATTENTION
 
