@@ -65,11 +65,11 @@ def graph(llama: Calibrated) -> Path:
     return path
 
 
-def rewritten(found: Calibrated, graph: Path) -> Path:
+def rewritten(found: Calibrated, graph: Path, *options: object) -> Path:
     out = graph.with_name("out") / "model.onnx"
     run_successfully(
         *("rewrite", graph, out, "--projections", found.projections),
-        *("--model", found.folder, *ROUNDED),
+        *("--model", found.folder, *ROUNDED, *options),
     )
     return out
 
@@ -89,6 +89,17 @@ def test_so_does_a_graph_of_each_family(kind: str, tmp_path: Path) -> None:
     export_with_cache(found.model, tmp_path / "float.onnx")
     exact = kind != "gemma2"  # the exporter has rounded 1 + w to float32
     assert_same_model(rewritten(found, tmp_path / "float.onnx"), found.exported, exact=exact)
+
+
+def test_its_activations_may_have_16_bits(llama: Calibrated, graph: Path, tmp_path: Path) -> None:
+    halves = ("--dtype", "float16")
+    exported = tmp_path / "model.onnx"
+    known = ("--projections", llama.projections)
+    run_successfully("export", llama.folder, exported, *known, *ROUNDED, *halves)
+    out = rewritten(llama, graph, *halves)
+    assert_same_model(out, exported)
+    operators = {node.overload for node in onnx.load(out, load_external_data=False).graph.node}
+    assert [name for name in operators if name.endswith("_float16")]
 
 
 def assert_same_model(found: Path, expected: Path, *, exact: bool = True) -> None:
