@@ -3,6 +3,7 @@
 # make lint   the checks alone
 # make test-kernels    every instruction set of this CPU against the scalar kernels
 # make test-sanitized  kernels and operators with AddressSanitizer and UndefinedBehaviorSanitizer
+# make test-cuda       builds the kernels for CUDA, and compares a GPU with the CPU; needs nvcc
 # make test-aarch64    kernels for 64-bit Arm, cross-compiled and emulated
 # make clean  remove all that the others made
 
@@ -16,6 +17,10 @@ MODELS := build/models
 MODEL := $(MODELS)/SmolLM2-135M-Instruct.Q4_1.gguf
 EXPORTED := build/smollm2/model.onnx
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+
+CUDA_VENV := build/venv-cuda
+# Of the extra "test", what tests/cuda imports: the rest brings onnxruntime for CPUs.
+CUDA_TESTS := hypothesis pytest
 
 # What pip brings in where the system has none.
 CMAKE ?= $(or $(shell command -v cmake),$(BIN)/cmake)
@@ -32,7 +37,8 @@ PACKAGING := pyproject.toml constraints.txt $(shell find custom_ops -type f)
 PYTHON_SOURCES := $(shell find resq_onnx passes -name '*.py')
 CXX_SOURCES := $(shell find custom_ops tests/benchmarks -name '*.h' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test test-kernels test-kernels-sanitized test-sanitized test-aarch64 lint clean
+.PHONY: help demo test test-kernels test-kernels-sanitized test-sanitized test-cuda test-aarch64 \
+	lint clean
 .DELETE_ON_ERROR:
 
 help:
@@ -64,6 +70,19 @@ test-sanitized: test-kernels-sanitized $(VENV)/installed-test
 	$(SANITIZERS) RESQ_ONNX_LIBRARY=$(abspath build/sanitized/libresq_onnx_ops.so) \
 		$(BIN)/python -m pytest $(SANITIZED_TESTS) $(PYTEST_ARGS) \
 		--deselect tests/custom_ops/test_concurrency.py::test_ten_thousand_decode_steps_leak_nothing
+
+# In an environment of its own: onnxruntime and onnxruntime-gpu share an import name. The pinned
+# onnxruntime-gpu is for CUDA 13; its extras bring CUDA's and cuDNN's libraries, the driver is yours.
+test-cuda: $(CUDA_VENV)/installed-cuda $(MODEL)
+	RESQ_TEST_MODEL=$(abspath $(MODEL)) $(CUDA_VENV)/bin/python -m pytest -m cuda tests/cuda $(PYTEST_ARGS)
+	@$(CUDA_VENV)/bin/python -m tests.cuda.gpu
+
+$(CUDA_VENV)/installed-cuda: $(PACKAGING)
+	$(PYTHON) -m venv $(CUDA_VENV)
+	$(CUDA_VENV)/bin/python -m pip install --disable-pip-version-check -c constraints.txt \
+		"onnxruntime-gpu[cuda,cudnn]" -e ".[export,gpu]" $(CUDA_TESTS) \
+		-C cmake.define.RESQ_CUDA=ON -C build-dir=build/cuda/{wheel_tag}
+	touch $@
 
 # Scalar kernels give the same bits on both CPUs: their checksums are compared.
 test-aarch64: test-kernels

@@ -7,6 +7,7 @@
 | float32       | `resq-onnx export --method none`                                             |
 | huggingface   | the .gguf file dequantised to float32 safetensors                            |
 | genai         | onnxruntime-genai's builder: int4, block 32, accuracy level 4, last logits   |
+| genai_cuda_…  | the same builder for CUDA: float16, or int4 in blocks of 32 with float16     |
 | llama_cpp     | a .gguf file of Q4_0; what was not Q4_1 (embedding and head: Q8_0) stays     |
 | openvino      | OpenVINO's own reading of that file, saved                                   |
 """
@@ -68,13 +69,15 @@ def _huggingface(shop: Workshop, target: Path) -> None:
     unpack_gguf(shop.source, target)
 
 
-def _genai(shop: Workshop, target: Path) -> None:
-    options = ["accuracy_level=4", "block_size=32", "prune_lm_head=true"]
-    source = str(shop.prepared("huggingface"))
-    with tempfile.TemporaryDirectory() as cache:
-        builder = [shop.python, "-m", "onnxruntime_genai.models.builder"]
-        builder += ["-i", source, "-o", str(target), "-c", cache]
-        _run([*builder, "-p", "int4", "-e", "cpu", "--extra_options", *options])
+def _genai(precision: str, device: str, *options: str) -> Callable[[Workshop, Path], None]:
+    def build(shop: Workshop, target: Path) -> None:
+        source = str(shop.prepared("huggingface"))
+        with tempfile.TemporaryDirectory() as cache:
+            builder = [shop.python, "-m", "onnxruntime_genai.models.builder"]
+            builder += ["-i", source, "-o", str(target), "-c", cache, "-p", precision]
+            _run([*builder, "-e", device, "--extra_options", "prune_lm_head=true", *options])
+
+    return build
 
 
 def _llama_cpp(shop: Workshop, target: Path) -> None:
@@ -123,6 +126,7 @@ def _run(command: list[str]) -> None:
 
 FORMS: Final[dict[str, Callable[[Workshop, Path], None]]] = {
     "ours": _export(),
+    "ours_float16": _export("--dtype", "float16"),
     "ours_genai": _export("--target", "genai"),
     "ours_openvino": _export("--target", "openvino"),
     "ours_portable": _export("--target", "portable"),
@@ -130,7 +134,9 @@ FORMS: Final[dict[str, Callable[[Workshop, Path], None]]] = {
     "ours_contrib_int8": _export("--format", "contrib", "--cache", "int8"),
     "float32": _export("--method", "none"),
     "huggingface": _huggingface,
-    "genai": _genai,
+    "genai": _genai("int4", "cpu", "accuracy_level=4", "block_size=32"),
+    "genai_cuda_float16": _genai("fp16", "cuda"),
+    "genai_cuda_int4": _genai("int4", "cuda", "block_size=32"),
     "llama_cpp": _llama_cpp,
     "openvino": _openvino,
 }

@@ -1,4 +1,4 @@
-"""What tests on a GPU need, and which of it is missing."""
+"""What tests on a GPU need, and which of it is missing; `python -m tests.cuda.gpu` tells it."""
 
 from __future__ import annotations
 
@@ -40,3 +40,8 @@ def _library() -> str:
     except ResqError:
         return f"{custom_ops.CUDA_LIBRARY_NAME} was not built"
     return ""
+
+
+if __name__ == "__main__":
+    reasons = missing()
+    print(f"Nothing ran on a GPU: {'; '.join(reasons)}" if reasons else "The tests ran on a GPU.")

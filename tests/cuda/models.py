@@ -10,17 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resq_onnx.custom_ops import CPU_DTYPES
-from resq_onnx.evaluation.parity import DIVERGENCE_FLOOR, compare
+from resq_onnx.evaluation.parity import compare
 from resq_onnx.runtime import Decoder, create_session
 
 Logits = NDArray[np.float32]
 TokenIds = NDArray[np.int64]
 
-NOISE: Final = 1.0
-"""Divergence from the CPU, of that which quantising the model costs. A float sum in another order
-moves an integer here and there, and all tokens after it a little: two draws of the same rounding
-noise. On tiny models a bit flipped in every row of the cache makes a seventh of this, a token that
-attention forgets three times as much."""
+NOISE: Final[dict[str, float]] = {"float32": 0.1, "float16": 0.1, "bfloat16": 0.25}
+"""Divergence from the CPU that a tiny model may have, of that which quantising it costs. A float
+sum in another order moves an integer here and there, and all tokens after it a little: kernels and
+function bodies on a CPU are 0.005 apart at most. A bit flipped in every row of the cache makes
+0.14, a token that attention forgets 3. Rounding to bfloat16 moves what it moves further."""
+
+REAL_NOISE: Final = 0.3
+"""The same of SmolLM2, in nats per token: there kernels and bodies on a CPU are 0.2 apart, two
+draws of the same rounding noise through thirty layers."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,23 @@ class Exported:
 
 def assert_near(found: Logits, exported: Exported, ids: TokenIds, start: int = 0) -> None:
     """The logits of tokens from `start` on are those of the CPU, see `NOISE`."""
-    wanted = exported.on_cpu(ids)[:, start:]
-    floats = Decoder(create_session(exported.rotated, threads=2)).run(ids)[0][:, start:]
-    assert found.shape == wanted.shape
+    floats = Decoder(create_session(exported.rotated, threads=2)).run(ids)[0]
+    quantisation = divergence(floats, exported.on_cpu(ids), ids, start)
+    assert_within(NOISE[exported.dtype] * quantisation, found, exported, ids, start)
+
+
+def assert_within(
+    nats: float, found: Logits, exported: Exported, ids: TokenIds, start: int = 0
+) -> None:
+    """The logits of tokens from `start` on diverge by no more from those of the CPU."""
     assert np.isfinite(found).all()
-    quantisation = compare(floats, wanted, ids[:, start:]).kl_divergence
-    noise = compare(wanted, found, ids[:, start:]).kl_divergence
-    print(f"KL {noise:.2e} nats from the CPU; of the CPU from the float model {quantisation:.2e}")
-    assert noise <= max(NOISE * quantisation, DIVERGENCE_FLOOR)
+    noise = divergence(exported.on_cpu(ids), found, ids, start)
+    print(f"KL {noise:.2e} nats per token from the CPU; {nats:.2e} are allowed")
+    assert noise <= nats
+
+
+def divergence(wanted: Logits, found: Logits, ids: TokenIds, start: int) -> float:
+    """Nats per token, from `start` on; `found` may begin there."""
+    wanted, found = wanted[:, start:], found[:, start - wanted.shape[1] :]
+    assert found.shape == wanted.shape
+    return compare(wanted, found, ids[:, start:]).kl_divergence
