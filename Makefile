@@ -19,8 +19,8 @@ EXPORTED := build/smollm2/model.onnx
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 CUDA_VENV := build/venv-cuda
-# Of the extra "test", what tests/cuda imports: the rest brings onnxruntime for CPUs.
-CUDA_TESTS := hypothesis pytest
+# Of the extra "test" what tests/cuda imports: the rest of it brings onnxruntime for CPUs.
+CUDA_TESTS := pytest
 
 # What pip brings in where the system has none.
 CMAKE ?= $(or $(shell command -v cmake),$(BIN)/cmake)

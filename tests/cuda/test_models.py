@@ -120,13 +120,9 @@ def test_the_commands_run_there(tiny: Exported, provider: str, tmp_path: Path) -
 
 
 @pytest.mark.cuda
-@pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_a_real_model_is_that_of_the_cpu(
-    dtype: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    model: Path = request.getfixturevalue("smollm2")  # after the GPU: it is asked for first
-    check_real_model(model, tmp_path, dtype, "cuda")
+def test_a_real_model_is_that_of_the_cpu(dtype: str, smollm2: Path, tmp_path: Path) -> None:
+    check_real_model(smollm2, tmp_path, dtype, "cuda")
 
 
 def check_real_model(model: Path, folder: Path, dtype: str, provider: str) -> None:
