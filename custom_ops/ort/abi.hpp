@@ -18,6 +18,8 @@ struct KernelContext;   // OrtKernelContext: a node, while its kernel runs
 struct Value;           // OrtValue
 struct TensorInfo;      // OrtTensorTypeAndShapeInfo
 struct CustomOpDomain;  // OrtCustomOpDomain
+struct Allocator;       // OrtAllocator
+struct MemoryInfo;      // OrtMemoryInfo
 
 // OrtApiBase: the one thing handed to a library when it is registered.
 struct ApiBase {
@@ -44,6 +46,7 @@ enum class ElementType : int {
     kInt8 = 3,
     kInt64 = 7,
     kFloat16 = 10,
+    kBFloat16 = 16,
     kInt4 = 22,
 };
 
@@ -100,6 +103,9 @@ using GetTensorElementType = Slot<60, Status*(const TensorInfo*, ElementType*)>;
 using GetDimensionsCount = Slot<61, Status*(const TensorInfo*, std::size_t*)>;
 using GetDimensions = Slot<62, Status*(const TensorInfo*, std::int64_t* dims, std::size_t)>;
 using GetTensorTypeAndShape = Slot<65, Status*(const Value*, TensorInfo**)>;
+using AllocatorAlloc = Slot<75, Status*(Allocator*, std::size_t bytes, void**)>;
+using AllocatorFree = Slot<76, Status*(Allocator*, void*)>;
+using AllocatorGetInfo = Slot<77, Status*(const Allocator*, const MemoryInfo**)>;
 using KernelInfoGetAttributeFloat = Slot<85, Status*(const KernelInfo*, const char*, float*)>;
 using KernelInfoGetAttributeInt64 =
     Slot<86, Status*(const KernelInfo*, const char*, std::int64_t*)>;
@@ -111,6 +117,8 @@ using KernelContextGetOutput =
 using ReleaseStatus = Slot<93, void(Status*)>;
 using ReleaseTensorTypeAndShapeInfo = Slot<99, void(TensorInfo*)>;
 using ReleaseCustomOpDomain = Slot<101, void(CustomOpDomain*)>;
+using ReleaseAllocator = Slot<132, void(Allocator*)>;
+using KernelContextGetGpuComputeStream = Slot<193, Status*(const KernelContext*, void**)>;
 using KernelInfoGetInputCount = Slot<230, Status*(const KernelInfo*, std::size_t*)>;
 using KernelInfoGetInputName =
     Slot<232, Status*(const KernelInfo*, std::size_t, char*, std::size_t*)>;
@@ -120,6 +128,9 @@ using KernelInfoGetConstantInputTensor =
 using KernelContextParallelFor =
     Slot<274, Status*(const KernelContext*, void (*task)(void* user, std::size_t index),
                       std::size_t total, std::size_t batches, void* user)>;
+using KernelContextGetScratchBuffer =
+    Slot<277, Status*(const KernelContext*, const MemoryInfo*, std::size_t bytes, void**)>;
+using KernelInfoGetAllocator = Slot<278, Status*(const KernelInfo*, MemoryType, Allocator**)>;
 
 // Looks a function up in the table.
 template <typename SlotOfFunction>

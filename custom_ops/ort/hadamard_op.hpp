@@ -1,7 +1,7 @@
-// GatedHadamard in ONNX Runtime.
+// GatedHadamard in ONNX Runtime, on the CPU.
 #pragma once
 
-#include "operator.hpp"
+#include "hadamard_node.hpp"
 #include "resq/kernels.hpp"
 
 namespace resq::ort {
@@ -9,14 +9,9 @@ namespace resq::ort {
 class HadamardKernel {
   public:
     static constexpr const char* kName = "GatedHadamard";
-    static constexpr Port kInputs[] = {
-        kActivation,                    // gate_up
-        optional(ElementType::kFloat),  // low_outer
-        optional(ElementType::kFloat),  // low_inner
-        optional(ElementType::kFloat),  // high_outer
-        optional(ElementType::kFloat),  // high_inner
-    };
-    static constexpr Port kOutputs[] = {kActivation};
+    static constexpr const char* kProvider = "CPUExecutionProvider";
+    static constexpr auto& kInputs = kHadamardInputs;
+    static constexpr auto& kOutputs = kHadamardOutputs;
 
     explicit HadamardKernel(const NodeInfo& node);
     void compute(const NodeContext& context) const;
@@ -24,7 +19,6 @@ class HadamardKernel {
   private:
     const Kernels& kernels_;
     GatedHadamard hadamard_;
-    std::int64_t high_rank_;
 };
 
 }  // namespace resq::ort

@@ -1,7 +1,7 @@
-// MixedPrecisionMatMul in ONNX Runtime.
+// MixedPrecisionMatMul in ONNX Runtime, on the CPU.
 #pragma once
 
-#include "operator.hpp"
+#include "matmul_node.hpp"
 #include "resq/kernels.hpp"
 
 namespace resq::ort {
@@ -9,17 +9,9 @@ namespace resq::ort {
 class MatMulKernel {
   public:
     static constexpr const char* kName = "MixedPrecisionMatMul";
-    // The types of the weights depend on their bits, so they are looked at when a node is created.
-    static constexpr Port kInputs[] = {
-        kActivation,                        // X
-        optional(ElementType::kUndefined),  // W_low
-        optional(ElementType::kFloat),      // S_low
-        optional(ElementType::kInt8),       // W_high
-        optional(ElementType::kFloat),      // S_high
-        optional(ElementType::kFloat),      // bias
-        kOptionalActivation,                // residual
-    };
-    static constexpr Port kOutputs[] = {kActivation};
+    static constexpr const char* kProvider = "CPUExecutionProvider";
+    static constexpr auto& kInputs = kMatMulInputs;
+    static constexpr auto& kOutputs = kMatMulOutputs;
 
     explicit MatMulKernel(const NodeInfo& node);
     void compute(const NodeContext& context) const;

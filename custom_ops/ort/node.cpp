@@ -182,6 +182,13 @@ Tensor NodeInfo::required_constant(std::size_t index, const char* input) const {
     return tensor;
 }
 
+Allocator* NodeInfo::allocator() const {
+    Allocator* allocator = nullptr;
+    check(api_, function<KernelInfoGetAllocator>(api_)(info_, MemoryType::kDefault, &allocator),
+          "ONNX Runtime gives no allocator");
+    return allocator;
+}
+
 Tensor NodeContext::input(std::size_t index) const {
     const Value* value = nullptr;
     check(api_, function<KernelContextGetInput>(api_)(context_, index, &value),
@@ -199,6 +206,28 @@ void* NodeContext::output(std::size_t index, const std::int64_t* dims, std::size
         function<GetTensorMutableData>(api_)(value, &data);
     }
     return data;
+}
+
+void* NodeContext::stream() const {
+    void* stream = nullptr;
+    ignore(api_, function<KernelContextGetGpuComputeStream>(api_)(context_, &stream));
+    return stream;
+}
+
+// What a stream allocates is used again by others only once the stream has got so far. Where there
+// is no stream, ONNX Runtime's function for it must not be called.
+void* NodeContext::memory(Allocator* allocator, std::size_t bytes) const {
+    void* memory = nullptr;
+    const std::string what = "there is no memory for " + std::to_string(bytes) + " bytes";
+    if (stream() == nullptr) {
+        check(api_, function<AllocatorAlloc>(api_)(allocator, bytes, &memory), what);
+        return memory;
+    }
+    const MemoryInfo* where = nullptr;
+    check(api_, function<AllocatorGetInfo>(api_)(allocator, &where), what);
+    check(api_, function<KernelContextGetScratchBuffer>(api_)(context_, where, bytes, &memory),
+          what);
+    return memory;
 }
 
 void NodeContext::parallel_for(std::size_t total, std::size_t batches,

@@ -63,6 +63,9 @@ class NodeInfo {
     Tensor constant(std::size_t index, const char* input) const;
     Tensor required_constant(std::size_t index, const char* input) const;
 
+    // The allocator of where the node will run; to be released.
+    Allocator* allocator() const;
+
   private:
     const Api* api_;
     const KernelInfo* info_;
@@ -75,6 +78,11 @@ class NodeContext {
 
     Tensor input(std::size_t index) const;
     void* output(std::size_t index, const std::int64_t* dims, std::size_t rank) const;
+
+    // The GPU's stream; null on a CPU.
+    void* stream() const;
+    // Memory for the time of this call, to be given back to its allocator.
+    void* memory(Allocator* allocator, std::size_t bytes) const;
 
     // Calls task(i) for all i < total on the session's threads; a thread takes one of `batches`
     // contiguous ranges at a time.
@@ -133,7 +141,9 @@ class NodeContext {
 };
 
 inline Float float_type(const Tensor& tensor) {
-    return tensor.type == ElementType::kFloat16 ? Float::kHalf : Float::kSingle;
+    return tensor.type == ElementType::kFloat16    ? Float::kHalf
+           : tensor.type == ElementType::kBFloat16 ? Float::kBFloat16
+                                                   : Float::kSingle;
 }
 inline ConstFloats const_floats(const Tensor& tensor) { return {tensor.data, float_type(tensor)}; }
 

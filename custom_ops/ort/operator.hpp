@@ -3,6 +3,7 @@
 //   class Kernel {
 //     public:
 //       static constexpr const char* kName;      // of the operator in domain ai.resq
+//       static constexpr const char* kProvider;  // such as "CPUExecutionProvider"
 //       static constexpr Port kInputs[], kOutputs[];
 //       explicit Kernel(const NodeInfo&);        // throws Refusal
 //       void compute(const NodeContext&) const;  // throws Refusal
@@ -17,7 +18,7 @@
 
 namespace resq::ort {
 
-// An input or output: its type, or that it is an activation, which may be float32 or float16.
+// An input or output: its type, or that it is an activation, whose type is the operator's T.
 struct Port {
     ElementType type;
     bool is_activation = false;
@@ -90,7 +91,7 @@ class Operator {
         CustomOp op{};
         op.version = kApiVersion;
         op.GetName = [](const CustomOp*) { return Kernel::kName; };
-        op.GetExecutionProviderType = [](const CustomOp*) { return "CPUExecutionProvider"; };
+        op.GetExecutionProviderType = [](const CustomOp*) { return Kernel::kProvider; };
         op.GetInputTypeCount = [](const CustomOp*) { return std::size(Kernel::kInputs); };
         op.GetOutputTypeCount = [](const CustomOp*) { return std::size(Kernel::kOutputs); };
         op.GetInputType = [](const CustomOp*, std::size_t i) {

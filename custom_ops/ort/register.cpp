@@ -6,11 +6,8 @@
 #include <mutex>
 
 #include "abi.hpp"
-#include "attention_op.hpp"
-#include "dispatch.hpp"
-#include "hadamard_op.hpp"
-#include "matmul_op.hpp"
 #include "operator.hpp"
+#include "operators.hpp"
 #include "resq/export.h"
 
 namespace resq::ort {
@@ -25,26 +22,19 @@ Status* refuse_old_runtime(const ApiBase* base) {
     return function<CreateStatus>(table)(ErrorCode::kFail, message);  // copies the message
 }
 
-// Each operator for both types of activations, as one domain. Sessions may be made by several
-// threads at the same time, which is why the caller holds a lock.
-Status* add_operators(SessionOptions* options) {
+// All operators as one domain. Sessions may be made by several threads at the same time, which is
+// why the caller holds a lock.
+Status* add_domain(SessionOptions* options) {
     static CustomOpDomain* domain = nullptr;  // shared by all sessions, and never released
     if (domain == nullptr) {
-        if (Status* status = function<CreateCustomOpDomain>(api())("ai.resq", &domain)) {
+        CustomOpDomain* made = nullptr;
+        if (Status* status = function<CreateCustomOpDomain>(api())("ai.resq", &made)) {
             return status;
         }
-        for (const CustomOp* op : {
-                 Operator<MatMulKernel, ElementType::kFloat>::description(),
-                 Operator<MatMulKernel, ElementType::kFloat16>::description(),
-                 Operator<AttentionKernel, ElementType::kFloat>::description(),
-                 Operator<AttentionKernel, ElementType::kFloat16>::description(),
-                 Operator<HadamardKernel, ElementType::kFloat>::description(),
-                 Operator<HadamardKernel, ElementType::kFloat16>::description(),
-             }) {
-            if (Status* status = function<CustomOpDomainAdd>(api())(domain, op)) {
-                return status;
-            }
+        if (Status* status = add_operators(made)) {
+            return status;
         }
+        domain = made;
     }
     return function<AddCustomOpDomain>(api())(options, domain);
 }
@@ -62,10 +52,5 @@ RESQ_EXPORT resq::ort::Status* RegisterCustomOps(resq::ort::SessionOptions* opti
     static std::mutex registration;
     const std::lock_guard<std::mutex> lock(registration);
     ort::api() = table;
-    try {
-        ort::kernels();
-    } catch (const ort::Refusal& refusal) {
-        return ort::failure("resq-onnx: " + refusal.reason);
-    }
-    return ort::add_operators(options);
+    return ort::add_domain(options);
 }

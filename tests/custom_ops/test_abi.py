@@ -38,6 +38,7 @@ VALUES: Final = {
     "ElementType::kInt8": "ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8",
     "ElementType::kInt64": "ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64",
     "ElementType::kFloat16": "ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16",
+    "ElementType::kBFloat16": "ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16",
     "ElementType::kInt4": "ONNX_TENSOR_ELEMENT_DATA_TYPE_INT4",
     "Characteristic::kRequired": "INPUT_OUTPUT_REQUIRED",
     "Characteristic::kOptional": "INPUT_OUTPUT_OPTIONAL",

@@ -61,7 +61,7 @@ struct Attention {
     const float* k_norm = nullptr;      // the same
     float epsilon = 0.0f;               // of the norms
 
-    std::int64_t heads_per_kv() const { return heads / kv_heads; }
+    constexpr std::int64_t heads_per_kv() const { return heads / kv_heads; }
 };
 
 // One call. Of `total` tokens the last `tokens` are new, and token j lies in slot j.
@@ -77,12 +77,12 @@ struct AttentionCall {
     float* partial;  // (batch, kv_heads, tokens, chunks, heads_per_kv, softmax_floats)
     Floats y;        // (batch, tokens, heads * head_dim)
 
-    std::int64_t chunks() const { return (total + kChunk - 1) / kChunk; }
+    constexpr std::int64_t chunks() const { return (total + kChunk - 1) / kChunk; }
 };
 
 // A softmax over some slots, as it lies in memory: greatest score, sum of the weights, and the
 // weighted sum of the values (head_dim).
-inline std::int64_t softmax_floats(const Attention& a) { return a.head_dim + 2; }
+constexpr std::int64_t softmax_floats(const Attention& a) { return a.head_dim + 2; }
 
 // Some queries of one sequence and kv head, and the chunks they attend to: with `is_partial` the
 // result of each chunk goes to `partial`, else the result of all of them to `y`.

@@ -14,7 +14,7 @@ struct HadamardPart {
     const float* inner = nullptr;  // (inner_order, inner_order)
     bool has_fast_inner = false;   // inner is what `is_sylvester` says: no need to multiply
 
-    std::int64_t width() const { return outer_order * inner_order; }
+    constexpr std::int64_t width() const { return outer_order * inner_order; }
 };
 
 // Whether a matrix is Sylvester's, of an order of 2^p that is worth a fast transform, times a

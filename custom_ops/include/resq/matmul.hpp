@@ -29,8 +29,8 @@ struct MatMul {
     float epsilon = 0.0f;         // added to the mean square
     const float* bias = nullptr;  // (outputs), or null
 
-    std::int64_t columns() const { return groups * (parts[0].width + parts[1].width); }
-    std::int64_t segments() const {
+    constexpr std::int64_t columns() const { return groups * (parts[0].width + parts[1].width); }
+    constexpr std::int64_t segments() const {
         return groups * ((parts[0].width > 0 ? 1 : 0) + (parts[1].width > 0 ? 1 : 0));
     }
 };

@@ -6,7 +6,7 @@
 namespace resq {
 
 // Type of the activations; parameters are float32 whatever it is.
-enum class Float { kSingle, kHalf };
+enum class Float { kSingle, kHalf, kBFloat16 };
 
 // An activation tensor to read or to write.
 struct ConstFloats {

@@ -1,0 +1,270 @@
+// Few queries over a long cache: each record is read once and decoded in registers.
+//
+//   a block: 8 queries of one sequence and kv head, 4 chunks of 64 slots (a split)
+//
+//   scores   a thread takes a slot and four queries: decodes the key, sums products
+//   weights  a warp takes a query: greatest score, exponentials, their sum
+//   values   a thread takes a column and four queries: decodes it slot after slot
+//
+// Chunks are merged in order within a split, and splits in order by `combine`. Splits are counted
+// from slot 0, so a result depends on neither the batch nor the GPU. Any head size and type.
+#include "records.cuh"
+
+namespace resq::cuda {
+namespace {
+
+constexpr unsigned kThreads = 128, kWarps = kThreads / kWarp;
+constexpr int kRows = 8, kRowsAtOnce = 4;  // queries of a block, and of a thread
+constexpr std::int64_t kChunksOfSplit = 4;
+static_assert(kThreads == 2 * kChunk && kRows == 2 * kRowsAtOnce, "a thread's slot and queries");
+
+std::int64_t splits_of(const AttentionCall& call) {
+    return (call.chunks() + kChunksOfSplit - 1) / kChunksOfSplit;
+}
+
+// Shared memory of a block.
+struct Work {
+    float *queries, *merged;  // (rows, d)
+    float* weights;           // (rows, slots): scores, then weights
+    float *tops, *sums;       // (rows): of the slots so far
+    float *before, *after;    // (rows): what a merge multiplies with
+    float* shown;             // (slots)
+    Meaning* meanings;        // (slots, parts)
+    std::uint8_t* records;
+
+    __device__ Work(const Attention& a, float* memory) {
+        queries = memory;
+        merged = queries + kRows * a.head_dim;
+        weights = merged + kRows * a.head_dim;
+        tops = weights + kRows * kChunk;
+        sums = tops + kRows;
+        before = sums + kRows;
+        after = before + kRows;
+        shown = after + kRows;
+        meanings = reinterpret_cast<Meaning*>(shown + kChunk);
+        records = reinterpret_cast<std::uint8_t*>(meanings + 2 * kChunk);
+    }
+    static std::size_t bytes(const Attention& a) {
+        const std::int64_t floats =
+            2 * kRows * a.head_dim + kRows * kChunk + 4 * kRows + kChunk + 4 * kChunk;
+        return static_cast<std::size_t>(floats) * sizeof(float) + chunk_bytes(a.record);
+    }
+};
+static_assert((kRows * kChunk + 4 * kRows + kChunk) % 4 == 0, "records begin at 16 bytes");
+
+// Brings the records of a chunk, and their meanings.
+__device__ const std::uint8_t* bring(const Attention& a, const std::uint8_t* cache,
+                                     std::int64_t count, const Work& work) {
+    const std::uint8_t* records = copy_bytes(work.records, cache, count * a.record.bytes);
+    __syncthreads();
+    const unsigned slot = threadIdx.x % kChunk, part = threadIdx.x / kChunk;
+    work.meanings[2 * slot + part] =
+        slot < count ? meaning_of(a.record.parts[part], records + slot * a.record.bytes)
+                     : Meaning{0.0f, 0.0f};
+    __syncthreads();
+    return records;
+}
+
+// One block's rows: which there are, and where each one's own slot is.
+struct Rows {
+    std::int64_t first, count, per_token, old;
+
+    __device__ std::int64_t own(std::int64_t row) const { return old + (first + row) / per_token; }
+};
+
+__device__ void score(const Attention& a, const Rows& rows, const std::uint8_t* records,
+                      std::int64_t first_slot, std::int64_t count, const Work& work) {
+    const unsigned slot = threadIdx.x % kChunk, first = threadIdx.x / kChunk * kRowsAtOnce;
+    float scores[kRowsAtOnce] = {0.0f, 0.0f, 0.0f, 0.0f};
+    if (slot < count) {
+        const std::uint8_t* record = records + slot * a.record.bytes;
+        const Meaning low = work.meanings[2 * slot], high = work.meanings[2 * slot + 1];
+        for (std::int64_t k = 0; k < a.head_dim; ++k) {
+            const float key = coefficient(a.record, record, low, high, k);
+            RESQ_UNROLL
+            for (unsigned j = 0; j < kRowsAtOnce; ++j) {
+                scores[j] = fmaf(work.queries[(first + j) * a.head_dim + k], key, scores[j]);
+            }
+        }
+    }
+    RESQ_UNROLL
+    for (unsigned j = 0; j < kRowsAtOnce; ++j) {
+        const bool seen = slot < count && work.shown[slot] != 0.0f &&
+                          sees(a, rows.own(first + j), first_slot + slot);
+        work.weights[(first + j) * kChunk + slot] = seen ? capped(a, scores[j]) : kUnseen;
+    }
+    __syncthreads();
+}
+
+__device__ void weigh(const Work& work) {
+    for (unsigned row = warp_index(); row < kRows; row += kWarps) {
+        float* weights = work.weights + row * kChunk;
+        const float first = weights[lane_index()], second = weights[lane_index() + kWarp];
+        const float top = greatest_of_warp(fmaxf(first, second));
+        // What is not seen weighs nothing, even where nothing is.
+        const float w0 = first == kUnseen ? 0.0f : expf(first - top);
+        const float w1 = second == kUnseen ? 0.0f : expf(second - top);
+        weights[lane_index()] = w0;
+        weights[lane_index() + kWarp] = w1;
+        const float sum = sum_of_warp(w0 + w1);
+        if (lane_index() == 0) {
+            const float old = work.tops[row], greatest = fmaxf(old, top);
+            work.before[row] = old == kUnseen ? 0.0f : expf(old - greatest);
+            work.after[row] = top == kUnseen ? 0.0f : expf(top - greatest);
+            work.sums[row] = fmaf(sum, work.after[row], work.sums[row] * work.before[row]);
+            work.tops[row] = greatest;
+        }
+    }
+    __syncthreads();
+}
+
+__device__ void add_values(const Attention& a, const std::uint8_t* records, std::int64_t count,
+                           const Work& work) {
+    for (std::int64_t i = threadIdx.x; i < 2 * a.head_dim; i += kThreads) {
+        const std::int64_t column = i % a.head_dim, first = i / a.head_dim * kRowsAtOnce;
+        float values[kRowsAtOnce] = {0.0f, 0.0f, 0.0f, 0.0f};
+        for (std::int64_t slot = 0; slot < count; ++slot) {
+            if (work.shown[slot] == 0.0f) {  // a hidden record may hold anything
+                continue;
+            }
+            const float value =
+                coefficient(a.record, records + slot * a.record.bytes, work.meanings[2 * slot],
+                            work.meanings[2 * slot + 1], column);
+            RESQ_UNROLL
+            for (int j = 0; j < kRowsAtOnce; ++j) {
+                values[j] = fmaf(work.weights[(first + j) * kChunk + slot], value, values[j]);
+            }
+        }
+        RESQ_UNROLL
+        for (int j = 0; j < kRowsAtOnce; ++j) {
+            const std::int64_t row = first + j;
+            float& merged = work.merged[row * a.head_dim + column];
+            merged = fmaf(values[j], work.after[row], merged * work.before[row]);
+        }
+    }
+}
+
+__device__ void write_result(const Attention& a, const AttentionCall& call, std::int64_t sequence,
+                             std::int64_t kv_head, std::int64_t row, std::int64_t column,
+                             float merged, float sum) {
+    const std::int64_t token = row / a.heads_per_kv(), head = row % a.heads_per_kv();
+    const std::int64_t place =
+        (sequence * call.tokens + token) * a.heads + kv_head * a.heads_per_kv() + head;
+    store(call.y, place * a.head_dim + column, sum == 0.0f ? 0.0f : merged / sum);
+}
+
+// Where the softmax over a split lies: greatest score, sum of weights, weighted sum of values.
+__device__ float* partial_of(const Attention& a, const AttentionCall& call, std::int64_t head,
+                             std::int64_t row, std::int64_t splits, std::int64_t split) {
+    const std::int64_t rows = call.tokens * a.heads_per_kv();
+    return call.partial + ((head * rows + row) * splits + split) * softmax_floats(a);
+}
+
+__global__ void __launch_bounds__(kThreads, 6)
+    attend_split(const __grid_constant__ Attention a, const __grid_constant__ AttentionCall call,
+                 std::int64_t splits) {
+    const Work work(a, shared_memory<float>());
+    const std::int64_t d = a.head_dim, all_rows = call.tokens * a.heads_per_kv();
+    const std::int64_t pieces = (all_rows + kRows - 1) / kRows;
+    const std::int64_t head = blockIdx.x / pieces, split = blockIdx.y;
+    const std::int64_t sequence = head / a.kv_heads, kv_head = head % a.kv_heads;
+    const std::int64_t first = blockIdx.x % pieces * kRows, left = all_rows - first;
+    const Rows rows{first, left < kRows ? left : kRows, a.heads_per_kv(), call.total - call.tokens};
+    const float* queries = call.queries + (head * all_rows + first) * d;
+    for (std::int64_t i = threadIdx.x; i < kRows * d; i += kThreads) {
+        work.queries[i] = i < rows.count * d ? queries[i] : 0.0f;
+        work.merged[i] = 0.0f;
+    }
+    if (threadIdx.x < kRows) {
+        work.tops[threadIdx.x] = kUnseen;
+        work.sums[threadIdx.x] = 0.0f;
+    }
+    const Chunks seen =
+        seen_chunks(a, call, first / rows.per_token, (first + rows.count - 1) / rows.per_token);
+    const std::int64_t begin = split * kChunksOfSplit;
+    for (std::int64_t chunk = begin; chunk < begin + kChunksOfSplit; ++chunk) {
+        if (chunk < seen.first || chunk >= seen.last) {
+            continue;
+        }
+        const std::int64_t first_slot = chunk * kChunk, rest = call.total - first_slot;
+        const std::int64_t count = rest < kChunk ? rest : kChunk;
+        const std::int64_t place = (head * call.capacity + first_slot) * a.record.bytes;
+        __syncthreads();  // nobody reads the last chunk any more
+        if (threadIdx.x < kChunk) {
+            work.shown[threadIdx.x] =
+                threadIdx.x < count &&
+                        call.mask[sequence * call.total + first_slot + threadIdx.x] != 0
+                    ? 1.0f
+                    : 0.0f;
+        }
+        score(a, rows, bring(a, call.keys + place, count, work), first_slot, count, work);
+        weigh(work);
+        add_values(a, bring(a, call.values + place, count, work), count, work);
+    }
+    __syncthreads();
+    for (std::int64_t i = threadIdx.x; i < rows.count * d; i += kThreads) {
+        const std::int64_t row = i / d, column = i % d;
+        if (splits == 1) {
+            write_result(a, call, sequence, kv_head, first + row, column, work.merged[i],
+                         work.sums[row]);
+            continue;
+        }
+        float* partial = partial_of(a, call, head, first + row, splits, split);
+        partial[2 + column] = work.merged[i];
+        if (column == 0) {
+            partial[0] = work.tops[row];
+            partial[1] = work.sums[row];
+        }
+    }
+}
+
+// A block takes a query, a thread some of its columns.
+__global__ void __launch_bounds__(kThreads)
+    combine(const __grid_constant__ Attention a, const __grid_constant__ AttentionCall call,
+            std::int64_t splits) {
+    const std::int64_t rows = call.tokens * a.heads_per_kv();
+    const std::int64_t head = blockIdx.x / rows, row = blockIdx.x % rows;
+    for (std::int64_t column = threadIdx.x; column < a.head_dim; column += kThreads) {
+        float top = kUnseen, sum = 0.0f, merged = 0.0f;
+        for (std::int64_t split = 0; split < splits; ++split) {
+            const float* partial = partial_of(a, call, head, row, splits, split);
+            if (partial[0] == kUnseen) {
+                continue;
+            }
+            const float greatest = fmaxf(top, partial[0]);
+            const float before = top == kUnseen ? 0.0f : expf(top - greatest);
+            const float after = expf(partial[0] - greatest);
+            sum = fmaf(partial[1], after, sum * before);
+            merged = fmaf(partial[2 + column], after, merged * before);
+            top = greatest;
+        }
+        write_result(a, call, head / a.kv_heads, head % a.kv_heads, row, column, merged, sum);
+    }
+}
+
+}  // namespace
+
+std::size_t query_floats(const Attention& a, const AttentionCall& call) {
+    return static_cast<std::size_t>(call.batch * call.tokens * a.heads * a.head_dim);
+}
+
+std::size_t partial_floats(const Attention& a, const AttentionCall& call) {
+    const std::int64_t splits = splits_of(call);
+    return splits == 1 || can_attend_many(a, call)
+               ? 0
+               : static_cast<std::size_t>(call.batch * call.tokens * a.heads * splits *
+                                          softmax_floats(a));
+}
+
+void attend_few(const Attention& a, const AttentionCall& call, Queue& queue) {
+    const std::int64_t rows = call.tokens * a.heads_per_kv(), splits = splits_of(call);
+    const std::int64_t heads = call.batch * a.kv_heads;
+    launch(attend_split, static_cast<unsigned>(heads * ((rows + kRows - 1) / kRows)),
+           static_cast<unsigned>(splits), kThreads, Work::bytes(a), queue, a, call, splits);
+    if (splits > 1) {
+        launch(combine, static_cast<unsigned>(heads * rows), 1, kThreads, 0, queue, a, call,
+               splits);
+    }
+}
+
+}  // namespace resq::cuda

@@ -1,0 +1,146 @@
+// New tokens: norm, RoPE and projection of queries and keys, and the cache's new records.
+//
+// A block takes some tokens of one sequence and kv head. Its rows are, token by token, the queries
+// of the heads that read this kv head, and the key.
+#include "records.cuh"
+
+namespace resq::cuda {
+namespace {
+
+constexpr unsigned kThreads = 128, kWarps = kThreads / kWarp;
+constexpr int kRowsAtOnce = 4;  // of a product that a thread sums for one column
+constexpr std::int64_t kMostTokens = 8;
+constexpr std::int64_t kSharedBytes = 48 * 1024;
+
+// Rows of head_dim floats that lie in shared memory: the turned ones, the projected keys and the
+// values.
+std::int64_t rows_of_token(const Attention& a) { return a.heads_per_kv() + 3; }
+
+std::int64_t tokens_of_block(const Attention& a, const AttentionCall& call) {
+    const std::int64_t bytes = rows_of_token(a) * a.head_dim * 4;
+    std::int64_t tokens = kSharedBytes / bytes;
+    tokens = tokens < kMostTokens ? tokens : kMostTokens;
+    tokens = tokens < call.tokens ? tokens : call.tokens;
+    return tokens > 1 ? tokens : 1;
+}
+
+// A warp loads one head, normalises it, and turns the halves of its leading rotary_dim coefficients
+// against each other. A position beyond the tables gives no numbers.
+__device__ void load_head(const Attention& a, ConstFloats qkv, std::int64_t begin,
+                          const float* gain, std::int64_t position, float* out) {
+    float factor = 1.0f;
+    if (gain != nullptr) {
+        float squares = 0.0f;
+        for (std::int64_t k = lane_index(); k < a.head_dim; k += kWarp) {
+            const float x = load(qkv, begin + k);
+            squares = fmaf(x, x, squares);
+        }
+        factor = 1.0f / sqrtf(sum_of_warp(squares) / static_cast<float>(a.head_dim) + a.epsilon);
+    }
+    const auto element = [&](std::int64_t k) {
+        const float x = load(qkv, begin + k);
+        return gain != nullptr ? x * factor * gain[k] : x;
+    };
+    const std::int64_t half = a.rotary_dim / 2;
+    const bool exists = position >= 0 && position < a.positions;
+    for (std::int64_t k = lane_index(); k < half; k += kWarp) {
+        const float c = exists ? a.cos[position * half + k] : float_of(0x7FC00000u);
+        const float s = exists ? a.sin[position * half + k] : 0.0f;
+        const float first = element(k), second = element(half + k);
+        out[k] = first * c - second * s;
+        out[half + k] = second * c + first * s;
+    }
+    for (std::int64_t k = a.rotary_dim + lane_index(); k < a.head_dim; k += kWarp) {
+        out[k] = element(k);
+    }
+}
+
+__global__ void __launch_bounds__(kThreads, 6)
+    prepare(const __grid_constant__ Attention a, const __grid_constant__ AttentionCall call,
+            std::int64_t tokens_at_once) {
+    const std::int64_t d = a.head_dim, queries = a.heads_per_kv(), rows = queries + 1;
+    const std::int64_t pieces = (call.tokens + tokens_at_once - 1) / tokens_at_once;
+    const std::int64_t sequence = blockIdx.x / pieces, kv_head = blockIdx.y;
+    const std::int64_t first = blockIdx.x % pieces * tokens_at_once;
+    const std::int64_t left = call.tokens - first;
+    const std::int64_t tokens = left < tokens_at_once ? left : tokens_at_once;
+    const std::int64_t width = (a.heads + 2 * a.kv_heads) * d;
+    auto* turned = shared_memory<float>();             // (tokens, rows, d)
+    float* keys = turned + tokens_at_once * rows * d;  // (tokens, d)
+    float* values = keys + tokens_at_once * d;         // (tokens, d)
+
+    for (std::int64_t i = warp_index(); i < tokens * (rows + 1); i += kWarps) {
+        const std::int64_t t = i / (rows + 1), row = i % (rows + 1);
+        const std::int64_t place = sequence * call.tokens + first + t;
+        const std::int64_t position = call.positions != nullptr
+                                          ? call.positions[place]
+                                          : call.total - call.tokens + first + t;
+        const std::int64_t begin = place * width;
+        if (row < queries) {
+            load_head(a, call.qkv, begin + (kv_head * queries + row) * d, a.q_norm, position,
+                      turned + (t * rows + row) * d);
+        } else if (row == queries) {
+            load_head(a, call.qkv, begin + (a.heads + kv_head) * d, a.k_norm, position,
+                      turned + (t * rows + row) * d);
+        } else {
+            const std::int64_t source = begin + (a.heads + a.kv_heads + kv_head) * d;
+            for (std::int64_t k = lane_index(); k < d; k += kWarp) {
+                values[t * d + k] = load(call.qkv, source + k);
+            }
+        }
+    }
+    __syncthreads();
+
+    const std::int64_t head = sequence * a.kv_heads + kv_head;
+    const float* projection = a.projection != nullptr ? a.projection + kv_head * d * d : nullptr;
+    const std::int64_t all_rows = tokens * rows;
+    const std::int64_t blocks = (all_rows + kRowsAtOnce - 1) / kRowsAtOnce;
+    for (std::int64_t i = threadIdx.x; i < blocks * d; i += kThreads) {
+        const std::int64_t column = i % d, first_row = i / d * kRowsAtOnce;
+        float sums[kRowsAtOnce] = {0.0f, 0.0f, 0.0f, 0.0f};
+        for (std::int64_t k = 0; k < d && projection != nullptr; ++k) {
+            const float factor = projection[k * d + column];
+            RESQ_UNROLL
+            for (int j = 0; j < kRowsAtOnce; ++j) {
+                if (first_row + j < all_rows) {
+                    sums[j] = fmaf(turned[(first_row + j) * d + k], factor, sums[j]);
+                }
+            }
+        }
+        RESQ_UNROLL
+        for (int j = 0; j < kRowsAtOnce; ++j) {
+            const std::int64_t row = first_row + j, t = row / rows, of_token = row % rows;
+            if (row >= all_rows) {
+                continue;
+            }
+            const float sum = projection != nullptr ? sums[j] : turned[row * d + column];
+            if (of_token == queries) {
+                keys[t * d + column] = sum;
+            } else {
+                const std::int64_t place = (head * call.tokens + first + t) * queries + of_token;
+                call.queries[place * d + column] = sum * a.scale;
+            }
+        }
+    }
+    __syncthreads();
+
+    for (std::int64_t i = warp_index(); i < 2 * tokens; i += kWarps) {
+        const std::int64_t t = i / 2;
+        const std::int64_t slot = head * call.capacity + call.total - call.tokens + first + t;
+        std::uint8_t* cache = i % 2 == 0 ? call.keys : call.values;
+        encode_record((i % 2 == 0 ? keys : values) + t * d, a.record,
+                      cache + slot * a.record.bytes);
+    }
+}
+
+}  // namespace
+
+void prepare_tokens(const Attention& a, const AttentionCall& call, Queue& queue) {
+    const std::int64_t tokens = tokens_of_block(a, call);
+    const std::int64_t pieces = (call.tokens + tokens - 1) / tokens;
+    const auto shared = static_cast<std::size_t>(tokens * rows_of_token(a) * a.head_dim);
+    launch(prepare, static_cast<unsigned>(call.batch * pieces), static_cast<unsigned>(a.kv_heads),
+           kThreads, shared * sizeof(float), queue, a, call, tokens);
+}
+
+}  // namespace resq::cuda

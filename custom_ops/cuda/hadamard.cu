@@ -1,0 +1,215 @@
+// GatedHadamard: a block takes a token, whose columns lie in shared memory, or in memory of the
+// call's own where they are too many for that.
+//
+//   act(gate) · up ─► inner factor ─► outer factor ─► y          columns of a part: (m, n)
+//
+// 1. Sylvester's factor of order n is sums and differences: five times within a warp's registers,
+//    then up to four times (16 columns) at once in a thread's. Any other factor is multiplied with.
+// 2. The outer factor is small: a thread sums four of its m outputs for one column of n.
+#include "device.cuh"
+
+namespace resq::cuda {
+namespace {
+
+constexpr unsigned kThreads = 256;
+constexpr int kOutputs = 4;  // of the outer factor that a thread sums at once
+
+__device__ __forceinline__ float activate(Activation activation, float x) {
+    // gelu: x (1 + tanh(t / 2)) / 2 = x / (1 + e^-t), where t = 2 sqrt(2 / pi) (x + 0.044715 x³)
+    const float t =
+        activation == Activation::kSilu ? x : fmaf(x * x, 0.044715f * x, x) * 1.5957691f;
+    return x * (1.0f / (1.0f + expf(-t)));
+}
+
+__device__ __forceinline__ float gated(const GatedHadamard& h, ConstFloats gate_up,
+                                       std::int64_t row, std::int64_t column) {
+    const std::int64_t begin = row * 2 * h.width + column;
+    return activate(h.activation, load(gate_up, begin)) * load(gate_up, begin + h.width);
+}
+
+// The first five steps of the fast transform: sums and differences of lanes.
+__device__ __forceinline__ float transform_warp(float x) {
+    RESQ_UNROLL
+    for (int mask = 1; mask < kWarpSize; mask *= 2) {
+        const float other = shuffle_xor(x, mask);
+        x = (lane_index() & static_cast<unsigned>(mask)) != 0 ? other - x : x + other;
+    }
+    return x;
+}
+
+// kSteps more, for columns that lie `stride` apart.
+template <int kSteps>
+__device__ void transform(float* columns, std::int64_t width, std::int64_t stride) {
+    constexpr int kCount = 1 << kSteps;
+    for (std::int64_t i = threadIdx.x; i < width / kCount; i += kThreads) {
+        float* first = columns + i / stride * stride * kCount + i % stride;
+        float values[kCount];
+        RESQ_UNROLL
+        for (int k = 0; k < kCount; ++k) {
+            values[k] = first[k * stride];
+        }
+        RESQ_UNROLL
+        for (int half = 1; half < kCount; half *= 2) {
+            RESQ_UNROLL
+            for (int k = 0; k < kCount; ++k) {
+                if ((k & half) == 0) {
+                    const float a = values[k], b = values[k + half];
+                    values[k] = a + b;
+                    values[k + half] = a - b;
+                }
+            }
+        }
+        RESQ_UNROLL
+        for (int k = 0; k < kCount; ++k) {
+            first[k * stride] = values[k];
+        }
+    }
+    __syncthreads();
+}
+
+// What is left of the fast transform of rows of n columns.
+__device__ void transform_rows(float* columns, std::int64_t width, std::int64_t n) {
+    for (std::int64_t stride = kWarpSize; stride < n;) {
+        const std::int64_t left = n / stride;
+        if (left >= 16) {
+            transform<4>(columns, width, stride);
+            stride *= 16;
+        } else if (left == 8) {
+            transform<3>(columns, width, stride);
+            stride *= 8;
+        } else if (left == 4) {
+            transform<2>(columns, width, stride);
+            stride *= 4;
+        } else {
+            transform<1>(columns, width, stride);
+            stride *= 2;
+        }
+    }
+}
+
+// from (m, n) · inner, to another place.
+__device__ void multiply_inner(const HadamardPart& part, const float* from, float* to) {
+    const std::int64_t n = part.inner_order;
+    for (std::int64_t i = threadIdx.x; i < part.width(); i += kThreads) {
+        const float* row = from + i / n * n;
+        float sum = 0.0f;
+        for (std::int64_t k = 0; k < n; ++k) {
+            sum = fmaf(row[k], part.inner[k * n + i % n], sum);
+        }
+        to[i] = sum;
+    }
+    __syncthreads();
+}
+
+// outerᵀ · from (m, n), to y.
+__device__ void multiply_outer(const HadamardPart& part, const float* from, Floats y,
+                               std::int64_t begin) {
+    const std::int64_t m = part.outer_order, n = part.inner_order;
+    const std::int64_t blocks = (m + kOutputs - 1) / kOutputs;
+    for (std::int64_t i = threadIdx.x; i < blocks * n; i += kThreads) {
+        const std::int64_t column = i % n, first = i / n * kOutputs;
+        float sums[kOutputs] = {0.0f, 0.0f, 0.0f, 0.0f};
+        for (std::int64_t k = 0; k < m; ++k) {
+            const float x = from[k * n + column];
+            RESQ_UNROLL
+            for (int j = 0; j < kOutputs; ++j) {
+                const float factor = first + j < m ? part.outer[k * m + first + j] : 0.0f;
+                sums[j] = fmaf(x, factor, sums[j]);
+            }
+        }
+        RESQ_UNROLL
+        for (int j = 0; j < kOutputs; ++j) {
+            if (first + j < m) {
+                store(y, begin + (first + j) * n + column, sums[j]);
+            }
+        }
+    }
+}
+
+// Loads a part's columns, and begins its fast transform on the way.
+__device__ void load_part(const GatedHadamard& h, const HadamardPart& part, ConstFloats gate_up,
+                          std::int64_t row, std::int64_t before, float* columns) {
+    const float factor = part.has_fast_inner ? part.inner[0] : 1.0f;
+    const std::int64_t width = part.width();
+    // Whole warps go round together, as they exchange what they hold.
+    for (std::int64_t begin = warp_index() * kWarp; begin < width; begin += kThreads) {
+        const std::int64_t column = begin + lane_index();
+        float x = column < width ? gated(h, gate_up, row, before + column) : 0.0f;
+        if (part.has_fast_inner) {
+            x = transform_warp(x) * factor;
+        }
+        if (column < width) {
+            columns[column] = x;
+        }
+    }
+    __syncthreads();
+}
+
+// Floats of a token's memory: a part, and as much again where its inner factor is multiplied with.
+std::int64_t floats_of_token(const GatedHadamard& h) {
+    std::int64_t most = 0;
+    for (const HadamardPart& part : h.parts) {
+        const std::int64_t floats = part.has_fast_inner ? part.width() : 2 * part.width();
+        most = floats > most ? floats : most;
+    }
+    return most;
+}
+
+bool fits(const GatedHadamard& h, const Gpu& gpu) {
+    return static_cast<std::size_t>(floats_of_token(h)) * sizeof(float) <= gpu.shared_bytes;
+}
+
+__global__ void __launch_bounds__(kThreads)
+    gate_and_rotate(const __grid_constant__ GatedHadamard h, ConstFloats gate_up, Floats y,
+                    float* scratch, std::int64_t floats) {
+    const std::int64_t row = blockIdx.x;
+    float* columns = scratch != nullptr ? scratch + row * floats : shared_memory<float>();
+    std::int64_t before = 0;
+    for (const HadamardPart& part : h.parts) {
+        if (part.width() == 0) {
+            continue;
+        }
+        load_part(h, part, gate_up, row, before, columns);
+        const float* turned = columns;
+        if (part.has_fast_inner) {
+            transform_rows(columns, part.width(), part.inner_order);
+        } else {
+            multiply_inner(part, columns, columns + part.width());
+            turned = columns + part.width();
+        }
+        multiply_outer(part, turned, y, row * h.width + before);
+        before += part.width();
+        __syncthreads();  // the next part takes this one's memory
+    }
+}
+
+__global__ void __launch_bounds__(kThreads)
+    gate_alone(const __grid_constant__ GatedHadamard h, ConstFloats gate_up, Floats y) {
+    const std::int64_t row = blockIdx.x;
+    for (std::int64_t column = threadIdx.x; column < h.width; column += kThreads) {
+        store(y, row * h.width + column, gated(h, gate_up, row, column));
+    }
+}
+
+}  // namespace
+
+std::size_t hadamard_scratch_bytes(const GatedHadamard& h, std::int64_t rows, const Gpu& gpu) {
+    return h.rotates && !fits(h, gpu)
+               ? static_cast<std::size_t>(rows * floats_of_token(h)) * sizeof(float)
+               : 0;
+}
+
+void gated_hadamard(const GatedHadamard& h, ConstFloats gate_up, Floats y, std::int64_t rows,
+                    float* scratch, const Gpu&, Queue& queue) {
+    const auto grid = static_cast<unsigned>(rows);
+    if (!h.rotates) {
+        launch(gate_alone, grid, 1, kThreads, 0, queue, h, gate_up, y);
+        return;
+    }
+    const std::int64_t floats = floats_of_token(h);
+    const std::size_t shared =
+        scratch == nullptr ? static_cast<std::size_t>(floats) * sizeof(float) : 0;
+    launch(gate_and_rotate, grid, 1, kThreads, shared, queue, h, gate_up, y, scratch, floats);
+}
+
+}  // namespace resq::cuda

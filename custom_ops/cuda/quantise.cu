@@ -1,0 +1,208 @@
+// Activations to integers, and the norm: a norm divides a row by one number, so it changes what the
+// integers stand for and not the integers.
+//
+//   4 bits            q - z as signed bytes, which need no zero point any more; of every 32 columns
+//                     first those at even places, then those at odd ones, as weights are unpacked
+//   4 bits, nibbles   q, two to a byte
+//   8 bits            q - 128 as signed bytes, with the zero point z - 128
+//
+// A segment is quantised by a whole block where a row has few, and by a warp where it has many.
+#include "segments.cuh"
+
+namespace resq::cuda {
+namespace {
+
+constexpr unsigned kThreads = 256;
+
+// Smallest normal float32: stands in for the scale 0 of a segment of zeros.
+constexpr float kSmallestScale = 1.17549435e-38f;
+
+// Threads that share a segment.
+struct Team {
+    unsigned index, size;
+};
+
+struct Range {
+    float smallest, largest, squares;
+};
+
+// Combined over a block; `partial` (3 · warps) may be used again after the next barrier.
+__device__ Range range_of_block(Range range, float* partial) {
+    range.smallest = least_of_warp(range.smallest);
+    range.largest = greatest_of_warp(range.largest);
+    range.squares = sum_of_warp(range.squares);
+    constexpr unsigned kWarps = kThreads / kWarp;
+    if (lane_index() == 0) {
+        partial[warp_index()] = range.smallest;
+        partial[kWarps + warp_index()] = range.largest;
+        partial[2 * kWarps + warp_index()] = range.squares;
+    }
+    __syncthreads();
+    range = {0.0f, 0.0f, 0.0f};
+    for (unsigned warp = 0; warp < kWarps; ++warp) {
+        range.smallest = fminf(partial[warp], range.smallest);
+        range.largest = fmaxf(partial[kWarps + warp], range.largest);
+        range.squares += partial[2 * kWarps + warp];
+    }
+    __syncthreads();
+    return range;
+}
+
+struct Quantiser {
+    float scale, zero;
+
+    // round(x / s) + z, clipped.
+    __device__ int operator()(float x, float top) const {
+        return static_cast<int>(fminf(fmaxf(rintf(x / scale) + zero, 0.0f), top));
+    }
+};
+
+// s = (max - min) / levels and z = round(-min / s), with min <= 0 <= max.
+__device__ __forceinline__ Quantiser quantiser_of(const Range& range, float clip, float top) {
+    const float smallest = range.smallest * clip, largest = range.largest * clip;
+    float scale = (largest - smallest) / top;
+    scale = scale > kSmallestScale ? scale : kSmallestScale;
+    return {scale, rintf(-smallest / scale)};
+}
+
+// Column of a segment that lies at byte `place` where 4-bit columns are bytes.
+__device__ __forceinline__ std::int64_t column_at(std::int64_t place) {
+    const std::int64_t within = place % 32;
+    return place - within + within % 16 * 2 + within / 16;
+}
+
+// Writes a segment's bytes, those that pad it included.
+template <typename T>
+__device__ void write_segment(const T* x, const Part& part, const Plan& plan,
+                              const Quantiser& quantiser, Team team, std::int64_t bytes,
+                              std::uint8_t* out) {
+    const float top = part.bits == 4 ? 15.0f : 255.0f;
+    const int zero = static_cast<int>(quantiser.zero < top ? quantiser.zero : top);
+    const auto integer = [&](std::int64_t column, int otherwise) {
+        return column < part.width ? quantiser(to_float(x[column]), top) : otherwise;
+    };
+    for (std::int64_t place = team.index; place < bytes; place += team.size) {
+        int value = 0;
+        if (part.bits == 8) {
+            value = integer(place, 128) - 128;
+        } else if (plan.nibbles) {
+            value = integer(2 * place, 0) | integer(2 * place + 1, 0) << 4;
+        } else {
+            value = integer(column_at(place), zero) - zero;
+        }
+        out[place] = static_cast<std::uint8_t>(value);
+    }
+}
+
+__device__ __forceinline__ int stored_zero(const Part& part, const Plan& plan,
+                                           const Quantiser& quantiser) {
+    const float top = part.bits == 4 ? 15.0f : 255.0f;
+    const int zero = static_cast<int>(quantiser.zero < top ? quantiser.zero : top);
+    return part.bits == 8 ? zero - 128 : plan.nibbles ? zero : 0;
+}
+
+template <typename T>
+__device__ Range range_of(const T* x, std::int64_t width, Team team) {
+    Range range = {0.0f, 0.0f, 0.0f};
+    for (std::int64_t k = team.index; k < width; k += team.size) {
+        const float value = to_float(x[k]);
+        range.smallest = fminf(value, range.smallest);
+        range.largest = fmaxf(value, range.largest);
+        range.squares = fmaf(value, value, range.squares);
+    }
+    return range;
+}
+
+// One row, a block: each segment in turn.
+template <typename T>
+__global__ void __launch_bounds__(kThreads, 4)
+    quantise_row(const __grid_constant__ MatMul m, Plan plan, const T* x, Activations out) {
+    float* partial = shared_memory<float>();
+    const std::int64_t row = blockIdx.x, segments = m.segments();
+    const Team team = {threadIdx.x, kThreads};
+    x += row * m.columns();
+    Segment segment = first_segment(m, plan);
+    float squares = 0.0f;
+    for (std::int64_t i = 0; i < segments; ++i, advance(segment, m, plan)) {
+        const Part& part = m.parts[segment.part];
+        const std::int64_t before = segment.part == 1 ? m.parts[0].width : 0;
+        const T* columns = x + segment.group * (m.parts[0].width + m.parts[1].width) + before;
+        const Range range = range_of_block(range_of(columns, part.width, team), partial);
+        squares += range.squares;
+        const float top = part.bits == 4 ? 15.0f : 255.0f;
+        const Quantiser quantiser = quantiser_of(range, part.clip, top);
+        write_segment(
+            columns, part, plan, quantiser, team, segment.bytes,
+            out.integers + row * static_cast<std::int64_t>(out.row_bytes) + segment.offset);
+        if (threadIdx.x == 0) {
+            out.scales[row * segments + i] = quantiser.scale;
+            out.zeros[row * segments + i] = stored_zero(part, plan, quantiser);
+        }
+    }
+    if (m.normalise && threadIdx.x == 0) {
+        const float mean = squares / static_cast<float>(m.columns());
+        const float factor = 1.0f / sqrtf(mean + m.epsilon);
+        for (std::int64_t i = 0; i < segments; ++i) {
+            out.scales[row * segments + i] *= factor;
+        }
+    }
+}
+
+// One row, a block: each warp takes a segment, and the next that no other takes.
+template <typename T>
+__global__ void __launch_bounds__(kThreads, 4)
+    quantise_segments(const __grid_constant__ MatMul m, Plan plan, const T* x, Activations out) {
+    const std::int64_t row = blockIdx.x, segments = m.segments();
+    const Team team = {lane_index(), kWarp};
+    x += row * m.columns();
+    Segment segment = first_segment(m, plan);
+    for (std::int64_t i = 0; i < segments; ++i, advance(segment, m, plan)) {
+        if (i % (kThreads / kWarp) != warp_index()) {
+            continue;
+        }
+        const Part& part = m.parts[segment.part];
+        const std::int64_t before = segment.part == 1 ? m.parts[0].width : 0;
+        const T* columns = x + segment.group * (m.parts[0].width + m.parts[1].width) + before;
+        Range range = range_of(columns, part.width, team);
+        range.smallest = least_of_warp(range.smallest);
+        range.largest = greatest_of_warp(range.largest);
+        const float top = part.bits == 4 ? 15.0f : 255.0f;
+        const Quantiser quantiser = quantiser_of(range, part.clip, top);
+        write_segment(
+            columns, part, plan, quantiser, team, segment.bytes,
+            out.integers + row * static_cast<std::int64_t>(out.row_bytes) + segment.offset);
+        if (lane_index() == 0) {
+            out.scales[row * segments + i] = quantiser.scale;
+            out.zeros[row * segments + i] = stored_zero(part, plan, quantiser);
+        }
+    }
+}
+
+template <typename T>
+void quantise(const MatMul& m, const Plan& plan, const void* x, std::int64_t rows,
+              const Activations& out, Queue& queue) {
+    const auto grid = static_cast<unsigned>(rows);
+    const auto* typed = static_cast<const T*>(x);
+    if (m.groups > 1) {
+        launch(quantise_segments<T>, grid, 1, kThreads, 0, queue, m, plan, typed, out);
+    } else {
+        launch(quantise_row<T>, grid, 1, kThreads, 3 * kThreads / kWarp * sizeof(float), queue, m,
+               plan, typed, out);
+    }
+}
+
+}  // namespace
+
+void quantise_rows(const MatMul& m, const Plan& plan, ConstFloats x, std::int64_t rows,
+                   const Activations& out, Queue& queue) {
+    switch (x.type) {
+        case Float::kHalf:
+            return quantise<Half>(m, plan, x.data, rows, out, queue);
+        case Float::kBFloat16:
+            return quantise<BFloat16>(m, plan, x.data, rows, out, queue);
+        default:
+            return quantise<float>(m, plan, x.data, rows, out, queue);
+    }
+}
+
+}  // namespace resq::cuda

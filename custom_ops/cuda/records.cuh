@@ -1,0 +1,137 @@
+// Cache records: encoding one key or value, and reading coefficients (resq/attention.hpp).
+#pragma once
+
+#include "device.cuh"
+
+namespace resq::cuda {
+
+// Score of a slot that is not seen, and greatest score where none is.
+constexpr float kUnseen = -3.40282347e38f;
+
+// The least bfloat16 that is not below a positive scale.
+__device__ __forceinline__ float round_up_to_bfloat16(float scale) {
+    return float_of((bits_of(scale) + 0xFFFFu) & 0xFFFF0000u);
+}
+
+// A warp writes part of x (rank) into its place of a record.
+__device__ inline void encode_part(const float* x, const RecordPart& part, std::uint8_t* record) {
+    const float top = part.bits == 4 ? 15.0f : 255.0f;
+    float smallest = 0.0f, largest = 0.0f;
+    for (std::int64_t k = lane_index(); k < part.rank; k += kWarp) {
+        smallest = fminf(x[k], smallest);
+        largest = fmaxf(x[k], largest);
+    }
+    smallest = least_of_warp(smallest);
+    largest = greatest_of_warp(largest);
+    constexpr float kSmallestScale = 1.17549435e-38f;
+    float scale = (largest - smallest) / top;
+    scale = round_up_to_bfloat16(scale > kSmallestScale ? scale : kSmallestScale);
+    const float zero = rintf(-smallest / scale);
+    const auto integer = [&](std::int64_t k) {
+        return static_cast<unsigned>(fminf(fmaxf(rintf(x[k] / scale) + zero, 0.0f), top));
+    };
+    const std::int64_t bytes = part.rank * part.bits / 8;
+    for (std::int64_t i = lane_index(); i < bytes; i += kWarp) {
+        const unsigned value =
+            part.bits == 8 ? integer(i) : integer(2 * i) | integer(2 * i + 1) << 4;
+        record[part.values + i] = static_cast<std::uint8_t>(value);
+    }
+    if (lane_index() == 0) {
+        record[part.scale] = static_cast<std::uint8_t>(bits_of(scale) >> 16);
+        record[part.scale + 1] = static_cast<std::uint8_t>(bits_of(scale) >> 24);
+        record[part.zero] = static_cast<std::uint8_t>(zero < top ? zero : top);
+    }
+}
+
+__device__ inline void encode_record(const float* x, const Record& layout, std::uint8_t* record) {
+    for (const RecordPart& part : layout.parts) {
+        if (part.rank > 0) {
+            encode_part(x, part, record);
+        }
+        x += part.rank;
+    }
+}
+
+// What the integers of one part stand for: q · scale + shift, exactly, for the products of 8 bits
+// and 8 bits fit a float.
+struct Meaning {
+    float scale, shift;
+};
+
+__device__ __forceinline__ Meaning meaning_of(const RecordPart& part, const std::uint8_t* record) {
+    if (part.rank == 0) {
+        return {0.0f, 0.0f};
+    }
+    const float scale = float_of(static_cast<std::uint32_t>(record[part.scale]) << 16 |
+                                 static_cast<std::uint32_t>(record[part.scale + 1]) << 24);
+    return {scale, 0.0f - static_cast<float>(record[part.zero]) * scale};
+}
+
+// Coefficient k of a record, by the meanings of its parts.
+__device__ __forceinline__ float coefficient(const Record& layout, const std::uint8_t* record,
+                                             const Meaning& low, const Meaning& high,
+                                             std::int64_t k) {
+    const std::int64_t rank = layout.parts[0].rank;
+    if (k >= rank) {
+        return fmaf(static_cast<float>(record[layout.parts[1].values + k - rank]), high.scale,
+                    high.shift);
+    }
+    const unsigned integer = layout.parts[0].bits == 4
+                                 ? static_cast<unsigned>(record[k / 2]) >> k % 2 * 4 & 15u
+                                 : record[k];
+    return fmaf(static_cast<float>(integer), low.scale, low.shift);
+}
+
+// All threads of a block copy bytes to shared memory, and each waits for none: what they wrote is
+// there after the next barrier. Returns where the first byte lies: as far off a multiple of 16 as
+// in the source, so that most go sixteen at a time. `shared` has room for 15 bytes more.
+__device__ inline std::uint8_t* copy_bytes(std::uint8_t* shared, const std::uint8_t* from,
+                                           std::int64_t bytes) {
+    const auto off = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(from) % 16);
+    std::uint8_t* to = shared + off;
+    const std::int64_t head = off == 0 ? 0 : 16 - off < bytes ? 16 - off : bytes;
+    const std::int64_t wide = (bytes - head) / 16;
+    for (std::int64_t i = threadIdx.x; i < head; i += blockDim.x) {
+        to[i] = from[i];
+    }
+    for (std::int64_t i = threadIdx.x; i < wide; i += blockDim.x) {
+        *reinterpret_cast<uint4*>(to + head + 16 * i) = load_once(from + head + 16 * i);
+    }
+    for (std::int64_t i = head + 16 * wide + threadIdx.x; i < bytes; i += blockDim.x) {
+        to[i] = from[i];
+    }
+    return to;
+}
+
+// Bytes of shared memory for the records of a chunk, a multiple of 16.
+__host__ __device__ inline std::size_t chunk_bytes(const Record& layout) {
+    return static_cast<std::size_t>((kChunk * layout.bytes + 15 + 15) / 16 * 16);
+}
+
+// Bounded by what a query sees: whether slot `slot` is seen by one whose own is `own`.
+__device__ __forceinline__ bool sees(const Attention& a, std::int64_t own, std::int64_t slot) {
+    return slot <= own && (a.window < 0 || slot > own - a.window);
+}
+
+// Chunks that the queries of tokens `first` to `last` see, as a half-open range.
+struct Chunks {
+    std::int64_t first, last;
+};
+__host__ __device__ inline Chunks seen_chunks(const Attention& a, const AttentionCall& call,
+                                              std::int64_t first, std::int64_t last) {
+    const std::int64_t old = call.total - call.tokens;
+    const std::int64_t begin = a.window > 0 ? old + first - a.window + 1 : 0;
+    return {(begin > 0 ? begin : 0) / kChunk, (old + last) / kChunk + 1};
+}
+
+__device__ __forceinline__ float capped(const Attention& a, float score) {
+    return a.softcap > 0.0f ? a.softcap * tanhf(score / a.softcap) : score;
+}
+
+void prepare_tokens(const Attention&, const AttentionCall&, Queue&);
+void attend_few(const Attention&, const AttentionCall&, Queue&);
+// Whether `attend_many` has a kernel for these heads and this type.
+bool can_attend_many(const Attention&, const AttentionCall&);
+void attend_many(const Attention&, const AttentionCall&, Queue&);
+
+}  // namespace resq::cuda

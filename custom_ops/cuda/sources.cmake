@@ -1,0 +1,25 @@
+# The files of the GPU's operators, compiled for a GPU (cuda/) and for a CPU that acts as one (simt/).
+set(RESQ_GPU_KERNELS
+  attention.cu
+  attention_few.cu
+  attention_many.cu
+  attention_prepare.cu
+  gpu.cu
+  hadamard.cu
+  matmul_few.cu
+  matmul_many.cu
+  matmul_plan.cu
+  quantise.cu
+)
+# Relative to custom_ops/.
+set(RESQ_GPU_ADAPTERS
+  ort/attention_node.cpp
+  ort/gpu_memory.cpp
+  ort/gpu_operators.cpp
+  ort/gpu_ops.cpp
+  ort/hadamard_node.cpp
+  ort/matmul_node.cpp
+  ort/node.cpp
+  ort/patience.cpp
+  ort/version.cpp
+)

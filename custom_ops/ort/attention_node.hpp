@@ -1,0 +1,56 @@
+// MixedPrecisionAttention's node, whatever executes it: its ports, its constants and a call's
+// tensors.
+#pragma once
+
+#include "operator.hpp"
+#include "resq/attention.hpp"
+
+namespace resq::ort {
+
+constexpr Port kAttentionInputs[] = {
+    kActivation,                    // QKV
+    required(ElementType::kUint8),  // past_key
+    required(ElementType::kUint8),  // past_value
+    required(ElementType::kInt64),  // attention_mask
+    optional(ElementType::kInt64),  // position_ids
+    required(ElementType::kFloat),  // cos_cache
+    required(ElementType::kFloat),  // sin_cache
+    optional(ElementType::kFloat),  // key_projection
+    optional(ElementType::kFloat),  // q_norm
+    optional(ElementType::kFloat),  // k_norm
+};
+constexpr Port kAttentionOutputs[] = {
+    kActivation,                    // Y
+    required(ElementType::kUint8),  // present_key
+    required(ElementType::kUint8),  // present_value
+};
+
+// What the node's attributes and constants say.
+struct AttentionNode {
+    Attention attention;  // head_dim and record follow from a call's QKV
+    std::int64_t high_rank;
+    int low_bits;
+    std::int64_t fixed_dim;  // head_dim by the constants; -1 where none says
+
+    explicit AttentionNode(const NodeInfo& node);
+};
+
+// The tensors of a call; its outputs have been allocated. `call.keys` and `call.values` are the
+// present caches, which are yet to be filled with what the past ones hold, unless they are the
+// same.
+struct AttentionTensors {
+    Attention attention;
+    AttentionCall call{};
+    Tensor past_key, past_value;
+
+    AttentionTensors(const AttentionNode& node, const NodeContext& context);
+
+  private:
+    void read_qkv(const AttentionNode& node, const NodeContext& context);
+    void read_mask(const NodeContext& context);
+    void read_past(const NodeContext& context);
+    void read_positions(const NodeContext& context);
+    void allocate(const NodeContext& context);
+};
+
+}  // namespace resq::ort

@@ -1,0 +1,58 @@
+// The operators in ONNX Runtime, on a GPU: shapes, memory, and launching on its stream.
+#pragma once
+
+#include "attention_node.hpp"
+#include "gpu_memory.hpp"
+#include "hadamard_node.hpp"
+#include "matmul_node.hpp"
+
+namespace resq::ort {
+
+class GpuMatMulKernel {
+  public:
+    static constexpr const char* kName = "MixedPrecisionMatMul";
+    static constexpr const char* kProvider = kGpuProvider;
+    static constexpr auto& kInputs = kMatMulInputs;
+    static constexpr auto& kOutputs = kMatMulOutputs;
+
+    explicit GpuMatMulKernel(const NodeInfo& node) : device_(node), matmul_(read_matmul(node)) {}
+    void compute(const NodeContext& context) const;
+
+  private:
+    Device device_;
+    MatMul matmul_;
+};
+
+class GpuHadamardKernel {
+  public:
+    static constexpr const char* kName = "GatedHadamard";
+    static constexpr const char* kProvider = kGpuProvider;
+    static constexpr auto& kInputs = kHadamardInputs;
+    static constexpr auto& kOutputs = kHadamardOutputs;
+
+    explicit GpuHadamardKernel(const NodeInfo& node);
+    void compute(const NodeContext& context) const;
+
+  private:
+    Device device_;
+    GatedHadamard hadamard_;
+};
+
+// Positions lie on the GPU, and looking at them would mean to wait for it: a token whose position
+// is beyond the tables is not refused, its results are no numbers.
+class GpuAttentionKernel {
+  public:
+    static constexpr const char* kName = "MixedPrecisionAttention";
+    static constexpr const char* kProvider = kGpuProvider;
+    static constexpr auto& kInputs = kAttentionInputs;
+    static constexpr auto& kOutputs = kAttentionOutputs;
+
+    explicit GpuAttentionKernel(const NodeInfo& node) : device_(node), node_(node) {}
+    void compute(const NodeContext& context) const;
+
+  private:
+    Device device_;
+    AttentionNode node_;
+};
+
+}  // namespace resq::ort

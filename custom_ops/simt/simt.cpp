@@ -1,0 +1,162 @@
+// The order in which the threads of a block run.
+#include "simt.hpp"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <numeric>
+
+namespace simt {
+namespace {
+
+constexpr std::size_t kAlignment = 128;  // of shared memory
+
+[[noreturn]] void stop(const char* message, const Block& at) {
+    std::fprintf(stderr, "simt: block (%u, %u, %u): %s\n", at.index.x, at.index.y, at.index.z,
+                 message);
+    std::abort();
+}
+
+std::vector<std::size_t> shuffled(std::size_t count, std::mt19937& random) {
+    std::vector<std::size_t> order(count);
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    std::shuffle(order.begin(), order.end(), random);
+    return order;
+}
+
+}  // namespace
+
+unsigned Block::seed() {
+    const char* text = std::getenv("RESQ_SIMT_SEED");
+    return text == nullptr ? 1u : static_cast<unsigned>(std::strtoul(text, nullptr, 10));
+}
+
+Block& block() {
+    thread_local Block one;
+    return one;
+}
+
+void Block::run(Dim3 grid_size, Dim3 block_size, std::size_t shared_bytes,
+                const std::function<void()>& kernel) {
+    grid = grid_size;
+    threads = block_size;
+    const std::size_t count = block_size.x;
+    if (count == 0 || count % kWarpSize != 0 || block_size.y != 1 || block_size.z != 1) {
+        stop("a block must have whole warps in one dimension", *this);
+    }
+    while (threads_.size() < count) {
+        threads_.push_back(std::make_unique<Thread>());
+        threads_.back()->index = {static_cast<unsigned>(threads_.size() - 1), 0, 0};
+    }
+    // Rounded up by operator new's own bookkeeping alone: the sanitizer sees the last byte.
+    void* memory =
+        ::operator new(std::max<std::size_t>(shared_bytes, 1), std::align_val_t{kAlignment});
+    shared_ = static_cast<std::byte*>(memory);
+    for (index.z = 0; index.z < grid.z; ++index.z) {
+        for (index.y = 0; index.y < grid.y; ++index.y) {
+            for (index.x = 0; index.x < grid.x; ++index.x) {
+                std::memset(shared_, 0xFF, shared_bytes);
+                run_block(kernel);
+            }
+        }
+    }
+    ::operator delete(memory, std::align_val_t{kAlignment});
+    shared_ = nullptr;
+}
+
+void Block::run_block(const std::function<void()>& kernel) {
+    const std::size_t count = threads.x;
+    for (std::size_t i = 0; i < count; ++i) {
+        Thread& thread = *threads_[i];
+        thread.state = State::kReady;
+        thread.uncommitted.clear();
+        thread.groups.clear();
+        thread.fibre.begin([&kernel] { kernel(); });
+    }
+    for (;;) {
+        for (const std::size_t warp : shuffled(count / kWarpSize, random_)) {
+            run_warp(warp * kWarpSize);
+        }
+        const auto ended = [](const auto& thread) { return thread->state == State::kEnded; };
+        if (std::all_of(threads_.begin(), threads_.begin() + static_cast<std::ptrdiff_t>(count),
+                        ended)) {
+            return;
+        }
+        release();
+    }
+}
+
+// Runs a warp until all its threads wait for the block or have ended.
+void Block::run_warp(std::size_t first) {
+    for (bool any = true; any;) {
+        any = false;
+        for (const std::size_t lane : shuffled(kWarpSize, random_)) {
+            Thread& thread = *threads_[first + lane];
+            if (thread.state != State::kReady) {
+                continue;
+            }
+            any = true;
+            current_ = &thread;
+            thread.fibre.resume();
+            current_ = nullptr;
+            if (thread.fibre.has_ended()) {
+                thread.state = State::kEnded;
+            }
+        }
+        if (any) {
+            meet(first);
+        }
+    }
+}
+
+// Does what the lanes of a warp do together, if any of them came for it.
+void Block::meet(std::size_t first) {
+    void* operands[kWarpSize];
+    WarpWork work = nullptr;
+    std::size_t waiting = 0;
+    for (std::size_t lane = 0; lane < kWarpSize; ++lane) {
+        const Thread& thread = *threads_[first + lane];
+        if (thread.state == State::kAtWarp) {
+            operands[lane] = thread.operand;
+            work = thread.work;
+            ++waiting;
+        }
+    }
+    if (waiting == 0) {
+        return;
+    }
+    for (std::size_t lane = 0; lane < kWarpSize; ++lane) {
+        Thread& thread = *threads_[first + lane];
+        if (thread.state != State::kAtWarp || thread.work != work) {
+            stop("the lanes of a warp do different things where they must do the same", *this);
+        }
+        thread.state = State::kReady;
+    }
+    work(operands);
+}
+
+// All threads wait for each other, or never will.
+void Block::release() {
+    for (std::size_t i = 0; i < threads.x; ++i) {
+        Thread& thread = *threads_[i];
+        if (thread.state != State::kAtBarrier) {
+            stop("some threads wait at a barrier that others never reach", *this);
+        }
+        thread.state = State::kReady;
+    }
+}
+
+void Block::wait(State state) {
+    Thread& thread = *current_;
+    thread.state = state;
+    thread.fibre.pause();
+}
+
+void Block::together(WarpWork work, void* operand) {
+    current_->work = work;
+    current_->operand = operand;
+    wait(State::kAtWarp);
+}
+
+}  // namespace simt
