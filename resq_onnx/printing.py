@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from resq_onnx.custom_ops import CPU_DTYPES
+
 if TYPE_CHECKING:
     from resq_onnx.evaluation.benchmark import ModelSpeed
     from resq_onnx.evaluation.machine import Machine
@@ -30,10 +32,15 @@ def print_summary(out: Console, summary: Summary) -> None:
         "Cached decode": f"perplexity {decode.perplexity_ratio:.4f} times that of one pass, "
         f"top-1 agreement {decode.top1_agreement:.1%}",
         **_quality_row(summary),
-        "Run it": f'resq-onnx generate {summary.path} --prompt "Once upon a time"',
+        "Run it": f'resq-onnx generate {summary.path} --prompt "Once upon a time"{_how(summary)}',
     }
     for name, value in rows.items():
         print_line(out, f"{name:<15}{value}")
+
+
+def _how(summary: Summary) -> str:
+    """What `generate` has to be told on a machine like this."""
+    return "" if summary.dtype in CPU_DTYPES else " --no-kernels"
 
 
 def _quality_row(summary: Summary) -> dict[str, str]:

@@ -31,6 +31,7 @@ class Summary:
         source_bytes: Size of the original weights, at four bytes each.
         parity: By comparison (`float`, `decode`), how near the logits were.
         quality: How near the quantised model is to the float model; None if nothing is quantised.
+        dtype: Type of its activations.
     """
 
     path: Path
@@ -38,6 +39,7 @@ class Summary:
     source_bytes: int
     parity: dict[str, Agreement]
     quality: Quality | None = None
+    dtype: str = "float32"
 
 
 def write_summary(
@@ -69,7 +71,7 @@ def write_summary(
     if spectra is not None:
         content["spectra"] = spectra
     (staging.folder / FILE_NAME).write_text(json.dumps(content, indent=2) + "\n")
-    return Summary(staging.target, sum(sizes.values()), source_bytes, parity, quality)
+    return Summary(staging.target, sum(sizes.values()), source_bytes, parity, quality, recipe.dtype)
 
 
 def _version(package: str) -> str:

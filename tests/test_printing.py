@@ -53,17 +53,22 @@ def console() -> tuple[Console, io.StringIO]:
     return Console(file=stream, width=80), stream
 
 
-def printed_summary(quality: Quality | None = None) -> list[str]:
+def printed_summary(quality: Quality | None = None, dtype: str = "float32") -> list[str]:
     out, stream = console()
     exact = Agreement(0.0, 0.0, 1.0, 1.0)
     near = Agreement(0.1, 0.01, 0.98, 1.0062)
     parity = {"float": exact, "decode": near}
-    print_summary(out, Summary(PATH, 90_000_000, 540_000_000, parity, quality))
+    print_summary(out, Summary(PATH, 90_000_000, 540_000_000, parity, quality, dtype))
     return stream.getvalue().splitlines()
 
 
 def test_the_command_that_runs_an_export_is_printed_on_one_line() -> None:
     assert printed_summary()[-1].endswith(f'resq-onnx generate {PATH} --prompt "Once upon a time"')
+
+
+def test_the_command_runs_the_functions_of_what_has_no_kernels() -> None:
+    assert printed_summary(dtype="float16") == printed_summary()
+    assert printed_summary(dtype="bfloat16")[-1] == f"{printed_summary()[-1]} --no-kernels"
 
 
 def test_a_summary_says_where_how_large_and_how_good() -> None:

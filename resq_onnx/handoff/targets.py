@@ -18,21 +18,32 @@ ORT: Final = Target(
     about="ONNX Runtime",
     formats=get_args(Format),
     usage="""\
+{% set how = " --no-kernels" if recipe.dtype == "bfloat16" else "" %}
 With resq-onnx installed, for one prompt or for a program of your own:
 
 ```console
-$ resq-onnx generate {{ model }} --prompt "Once upon a time"
+$ resq-onnx generate {{ model }} --prompt "Once upon a time"{{ how }}
 {% if chat %}
-$ resq-onnx generate {{ model }} --chat --prompt "Tell me about the sea."
+$ resq-onnx generate {{ model }} --chat --prompt "Tell me about the sea."{{ how }}
 {% endif %}
 ```
+{% if how %}
+
+Kernels for CPUs do not know bfloat16: there the functions in the file run. On a GPU, run it with
+`--provider cuda` instead of `--no-kernels`, or `provider="cuda"` instead of `kernels=False`.
+{% endif %}
 
 ```python
 from resq_onnx import create_session
 from resq_onnx.runtime import BufferedDecoder, Tokenizer, generate
 
 tokenizer = Tokenizer.load(".")
+{% if how %}
+session = create_session("{{ model }}", kernels=False)
+decoder = BufferedDecoder(session, max_length=512)
+{% else %}
 decoder = BufferedDecoder(create_session("{{ model }}"), max_length=512)
+{% endif %}
 prompt = tokenizer.encode("Once upon a time")
 tokens = generate(decoder, prompt, 40, stop_ids=tokenizer.stop_ids)
 for piece in tokenizer.stream(tokens):

@@ -243,6 +243,17 @@ def test_bench_and_report_take_it(exported: Exported) -> None:
     assert "dtype" in exported.out.with_name("report.html").read_text()
 
 
+def test_the_program_in_its_card_runs(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = exported.out.with_name("README.md").read_text()
+    assert card.count(" --no-kernels\n") == (0 if exported.kernels else 2)
+    monkeypatch.chdir(exported.out.parent)
+    code = card.partition("```python\n")[2].partition("```")[0]
+    exec(compile(code, "card", "exec"), {"__name__": "card"})
+    assert capsys.readouterr().out.strip()
+
+
 def test_logits_of_the_last_token_alone(halves: Exported) -> None:
     out = export(halves.out.with_name("last.onnx"), "--dtype", "float16", "--logits", "last")
     every, _ = halves.decoder().run(halves.ids[:1])
