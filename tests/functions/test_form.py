@@ -175,6 +175,7 @@ def test_a_call_that_does_not_fit_its_form_is_refused(
 
 def test_the_public_names_are_these() -> None:
     assert sorted(resq_onnx.functions.__all__) == [
+        "ACTIVATIONS",
         "AttentionForm",
         "DOMAIN",
         "Form",
@@ -188,4 +189,5 @@ def test_the_public_names_are_these() -> None:
         "SMALLEST_SCALE",
         "VERSION",
         "add_call",
+        "in_type",
     ]
