@@ -156,6 +156,13 @@ inline T shuffle_xor(T value, int mask) {
 
 // --- Memory -------------------------------------------------------------------------------------
 
+// A GPU stops at an address that is no multiple of what it loads at once.
+inline void check_aligned(const void* address, std::size_t bytes) {
+    if (reinterpret_cast<std::uintptr_t>(address) % bytes != 0) {
+        simt::block().stop("an address is not a multiple of the bytes that it is to load");
+    }
+}
+
 template <typename T>
 inline T* shared_memory() {
     return reinterpret_cast<T*>(simt::block().shared());
@@ -165,6 +172,8 @@ inline T* shared_memory() {
 template <int kBytes>
 inline void copy_async(void* target, const void* source, int valid) {
     const auto bytes = static_cast<std::size_t>(kBytes);
+    check_aligned(target, bytes);
+    check_aligned(source, bytes);
     simt::block().current().uncommitted.push_back(
         {target, source, bytes, static_cast<std::size_t>(valid)});
 }
@@ -192,6 +201,7 @@ inline void wait_for_copies() {
 // Sixteen bytes that are not needed again soon.
 inline uint4 load_once(const void* source) {
     uint4 value;
+    check_aligned(source, sizeof value);
     std::memcpy(&value, source, sizeof value);
     return value;
 }
@@ -222,12 +232,14 @@ struct MatrixLoad {
 
 // ldmatrix.x4: four matrices of 8 rows of 16 bytes; lane i brings row i % 8 of matrix i / 8.
 inline void load_matrices(unsigned (&out)[4], const void* row) {
+    check_aligned(row, 16);
     MatrixLoad operand{{}, row};
     together<MatrixLoad, MatrixLoad::run<false>>(operand);
     std::memcpy(out, operand.result, sizeof out);
 }
 // The same, each matrix of 8 times 8 elements of 16 bits transposed.
 inline void load_matrices_transposed(unsigned (&out)[4], const void* row) {
+    check_aligned(row, 16);
     MatrixLoad operand{{}, row};
     together<MatrixLoad, MatrixLoad::run<true>>(operand);
     std::memcpy(out, operand.result, sizeof out);

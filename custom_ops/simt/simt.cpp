@@ -12,12 +12,6 @@ namespace {
 
 constexpr std::size_t kAlignment = 128;  // of shared memory
 
-[[noreturn]] void stop(const char* message, const Block& at) {
-    std::fprintf(stderr, "simt: block (%u, %u, %u): %s\n", at.index.x, at.index.y, at.index.z,
-                 message);
-    std::abort();
-}
-
 std::vector<std::size_t> shuffled(std::size_t count, std::mt19937& random) {
     std::vector<std::size_t> order(count);
     std::iota(order.begin(), order.end(), std::size_t{0});
@@ -26,6 +20,11 @@ std::vector<std::size_t> shuffled(std::size_t count, std::mt19937& random) {
 }
 
 }  // namespace
+
+void Block::stop(const char* message) const {
+    std::fprintf(stderr, "simt: block (%u, %u, %u): %s\n", index.x, index.y, index.z, message);
+    std::abort();
+}
 
 unsigned Block::seed() {
     const char* text = std::getenv("RESQ_SIMT_SEED");
@@ -43,7 +42,7 @@ void Block::run(Dim3 grid_size, Dim3 block_size, std::size_t shared_bytes,
     threads = block_size;
     const std::size_t count = block_size.x;
     if (count == 0 || count % kWarpSize != 0 || block_size.y != 1 || block_size.z != 1) {
-        stop("a block must have whole warps in one dimension", *this);
+        stop("a block must have whole warps in one dimension");
     }
     while (threads_.size() < count) {
         threads_.push_back(std::make_unique<Thread>());
@@ -129,7 +128,7 @@ void Block::meet(std::size_t first) {
     for (std::size_t lane = 0; lane < kWarpSize; ++lane) {
         Thread& thread = *threads_[first + lane];
         if (thread.state != State::kAtWarp || thread.work != work) {
-            stop("the lanes of a warp do different things where they must do the same", *this);
+            stop("the lanes of a warp do different things where they must do the same");
         }
         thread.state = State::kReady;
     }
@@ -141,7 +140,7 @@ void Block::release() {
     for (std::size_t i = 0; i < threads.x; ++i) {
         Thread& thread = *threads_[i];
         if (thread.state != State::kAtBarrier) {
-            stop("some threads wait at a barrier that others never reach", *this);
+            stop("some threads wait at a barrier that others never reach");
         }
         thread.state = State::kReady;
     }

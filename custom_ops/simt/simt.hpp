@@ -58,6 +58,8 @@ class Block {
     // Called by a thread.
     void barrier() { wait(State::kAtBarrier); }
     void together(WarpWork work, void* operand);
+    // Ends the process: the kernel does what a GPU does not allow.
+    [[noreturn]] void stop(const char* message) const;
 
   private:
     void run_block(const std::function<void()>& kernel);

@@ -180,6 +180,7 @@ def open_session(
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # fatal only: errors arrive as exceptions
+    options.enable_cpu_mem_arena = False  # each tensor ends where its memory does
     if not optimised:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.disable_quant_qdq", "1")

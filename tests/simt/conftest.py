@@ -1,0 +1,20 @@
+"""These tests need the CUDA kernels compiled for this CPU: `make test-simt` builds and names them."""
+
+from __future__ import annotations
+
+import pytest
+
+from resq_onnx import custom_ops
+
+SIMT = "simt"
+"""What the library calls itself."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Without that library, tests of this folder are left out."""
+    if custom_ops.instruction_set() == SIMT:
+        return
+    skip = pytest.mark.skip(reason="RESQ_ONNX_LIBRARY names no libresq_onnx_ops_simt: `make test-simt`")
+    for item in items:
+        if "tests/simt/" in item.path.as_posix():
+            item.add_marker(skip)
