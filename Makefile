@@ -4,6 +4,7 @@
 # make test-kernels    every instruction set of this CPU against the scalar kernels
 # make test-sanitized  kernels and operators with AddressSanitizer and UndefinedBehaviorSanitizer
 # make test-cuda       builds the kernels for CUDA, and compares a GPU with the CPU; needs nvcc
+# make cuda-evidence   what a compiler makes of them, into docs/cuda.md; needs nvcc and no GPU
 # make test-aarch64    kernels for 64-bit Arm, cross-compiled and emulated
 # make clean  remove all that the others made
 
@@ -22,7 +23,10 @@ CUDA_VENV := build/venv-cuda
 # Of the extra "test" what tests/cuda imports: the rest of it brings onnxruntime for CPUs.
 CUDA_TESTS := pytest
 
+CUDA_TOOLS := build/venv-cuda-tools
+
 # What pip brings in where the system has none.
+CUOBJDUMP ?= $(or $(shell command -v cuobjdump),$(CUDA_TOOLS)/bin/python)
 CMAKE ?= $(or $(shell command -v cmake),$(BIN)/cmake)
 CMAKE_KERNELS := $(CMAKE) -S custom_ops -DRESQ_TESTS=ON -DRESQ_WARNINGS_AS_ERRORS=ON
 AARCH64 := aarch64-linux-gnu-g++
@@ -38,7 +42,7 @@ PYTHON_SOURCES := $(shell find resq_onnx passes -name '*.py')
 CXX_SOURCES := $(shell find custom_ops tests/benchmarks -name '*.h' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: help demo test test-kernels test-kernels-sanitized test-sanitized test-cuda test-aarch64 \
-	lint clean
+	cuda-evidence lint clean
 .DELETE_ON_ERROR:
 
 help:
@@ -83,6 +87,15 @@ $(CUDA_VENV)/installed-cuda: $(PACKAGING)
 		"onnxruntime-gpu[cuda,cudnn]" -e ".[export,gpu]" $(CUDA_TESTS) \
 		-C cmake.define.RESQ_CUDA=ON -C build-dir=build/cuda/{wheel_tag}
 	touch $@
+
+# Fails where a kernel spills registers or lacks the instructions it is made of. cuobjdump is
+# NVIDIA's, from PyPI where the system has none.
+cuda-evidence: $(VENV)/installed-test | $(CMAKE) $(CUOBJDUMP)
+	$(BIN)/python -m scripts.cuda_evidence
+
+$(CUDA_TOOLS)/bin/python:
+	$(PYTHON) -m venv $(CUDA_TOOLS)
+	$@ -m pip install --disable-pip-version-check "nvidia-cuda-cuobjdump~=13.0" "nvidia-cuda-nvdisasm~=13.0"
 
 # Scalar kernels give the same bits on both CPUs: their checksums are compared.
 test-aarch64: test-kernels

@@ -1,0 +1,287 @@
+"""What the CUDA kernels move and compute in one decoder layer, counted from sizes and source.
+
+Bytes are counted once each, as if caches lost nothing. Work is counted as a kernel issues it: with
+the columns that pad a segment to an instruction, and the rows that fill a tile.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from resq_onnx.functions.cache_record import RecordLayout
+from resq_onnx.hadamard import outer_order
+
+HALF: Final = 2
+FLOAT: Final = 4
+STEP: Final = 32  # bytes of a row that one instruction multiplies, kStepBytes of segments.cuh
+STREAMED_ROWS: Final = 16  # kStreamedRows of matmul_plan.cu
+CHUNK: Final = 64  # kChunk of attention.hpp
+CHUNKS_OF_SPLIT: Final = 4  # kChunksOfSplit of attention_few.cu
+CODE: Final = 8  # bytes of a segment's scale and zero point
+
+
+@dataclass(frozen=True)
+class Model:
+    """Sizes of a model; 1/8 of every width is kept in 8 bits."""
+
+    name: str
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocabulary: int
+
+    @property
+    def record(self) -> int:
+        """Bytes of a cache record."""
+        return RecordLayout(self.head_dim, self.head_dim // 8).size
+
+
+@dataclass(frozen=True)
+class Call:
+    """Rows that run together: of one prompt, or one of each of several sequences."""
+
+    rows: int
+    context: int
+    """Tokens of a sequence, the new ones counted."""
+    sequences: int
+
+    @property
+    def tokens(self) -> int:
+        """New tokens of a sequence."""
+        return self.rows // self.sequences
+
+
+def prompt(rows: int) -> Call:
+    """The call that reads a prompt."""
+    return Call(rows, rows, 1)
+
+
+def step(rows: int, context: int) -> Call:
+    """The call that adds a token to each of some sequences."""
+    return Call(rows, context, rows)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a kernel, or several that do one thing, must do.
+
+    Attributes:
+        moved: Bytes from or to the GPU's memory.
+        operations: By unit (`int4`, `int8`, `half` of the tensor cores; `float` outside of them), a
+            multiplication and an addition being two.
+        loads: Words of 4 bytes that threads read from shared memory or the L1 cache.
+        blocks: Of the kernel's grid; an SM that has none does nothing.
+    """
+
+    moved: float
+    operations: dict[str, float] = field(default_factory=dict)
+    loads: float = 0.0
+    blocks: int = 1 << 30
+
+
+@dataclass(frozen=True)
+class Item:
+    """A row of the tables: ours, the same in float16, and with weights for MatMulNBits."""
+
+    name: str
+    ours: Work
+    half: Work
+    nbits: Work
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A linear layer: `groups` segments of columns of each part; whether a residual is added."""
+
+    name: str
+    outputs: int
+    columns: int
+    groups: int = 1
+    high: float = 0.125
+    adds: bool = False
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Columns of a low and of a high segment."""
+        width = self.columns // self.groups
+        high = round(width * self.high)
+        return width - high, high
+
+    @property
+    def weight_bytes(self) -> float:
+        """Bytes of the integers and of the scales, a float32 for each output and part."""
+        low, high = self.widths
+        parts = sum(width > 0 for width in self.widths)
+        return self.outputs * (self.groups * (low / 2 + high) + FLOAT * parts)
+
+    def padded(self, packs: bool) -> tuple[int, int]:
+        """Columns of all low and all high segments, each filled up to whole instructions."""
+        low, high = self.widths
+        unit = 2 * STEP if packs else STEP
+        return self.groups * _round_up(low, unit), self.groups * _round_up(high, STEP)
+
+    def row_bytes(self, packs: bool) -> int:
+        """Bytes of a quantised row with its scales and zero points."""
+        low, high = self.padded(packs)
+        segments = self.groups * sum(width > 0 for width in self.widths)
+        return (low // 2 if packs else low) + high + CODE * segments
+
+
+def matrices(model: Model) -> tuple[Matrix, ...]:
+    """The linear layers of a decoder layer."""
+    d = model.head_dim
+    return (
+        Matrix("q/k/v", (model.heads + 2 * model.kv_heads) * d, model.hidden),
+        Matrix("o", model.hidden, model.heads * d, groups=model.heads, adds=True),
+        Matrix("gate/up", 2 * model.intermediate, model.hidden),
+        Matrix("down", model.hidden, model.intermediate, adds=True),
+    )
+
+
+def lm_head(model: Model) -> Matrix:
+    """The last matrix, 8 bits alone."""
+    return Matrix("lm_head", model.vocabulary, model.hidden, high=1.0)
+
+
+def multiply(matrix: Matrix, rows: int, has_int4: bool) -> Item:
+    """The matrix product, activations being quantised before."""
+    streams = rows <= STREAMED_ROWS
+    packs = has_int4 and not streams and matrix.widths[0] > 0
+    low, high = matrix.padded(packs)
+    out = rows * matrix.outputs * HALF * (2 if matrix.adds else 1)
+    if streams:
+        height, blocks = 8 if rows <= 8 else 16, -(-matrix.outputs // 16)
+    else:
+        height = 64 if rows <= 64 else 128
+        blocks = -(-rows // height) * -(-matrix.outputs // 128)
+    issued = 2.0 * _round_up(rows, height) * matrix.outputs
+    operations = {"int8": issued * high}
+    unit = "int4" if packs else "int8"
+    operations[unit] = operations.get(unit, 0.0) + issued * low
+    ours = Work(
+        matrix.weight_bytes + rows * matrix.row_bytes(packs) + out, operations, blocks=blocks
+    )
+    weights = matrix.outputs * matrix.columns
+    around = rows * matrix.columns * HALF + out
+    half = {"half": 2.0 * rows * weights}
+    return Item(
+        f"matmul {matrix.name}",
+        ours,
+        Work(weights * HALF + around, half),
+        Work(weights * 4.5 / 8 + around, half),
+    )
+
+
+def quantise(model: Model, rows: int, has_int4: bool) -> Item:
+    """Activations of the four matrices to integers; in float16, the two norms that ours contain."""
+    packs = has_int4 and rows > STREAMED_ROWS
+    moved = sum(m.columns * HALF + m.row_bytes(packs) for m in matrices(model))
+    norms = Work(rows * 2 * model.hidden * 2 * HALF)
+    return Item("quantise", Work(rows * moved, blocks=rows), norms, norms)
+
+
+def prepare(model: Model, call: Call) -> Item:
+    """RoPE, projection of queries and keys, new records; in float16, RoPE and the cache."""
+    d, rows = model.head_dim, call.rows
+    read = (model.heads + 2 * model.kv_heads) * d
+    turned = rows * (model.heads + model.kv_heads) * d * d
+    moved = rows * (read * HALF + model.heads * d * FLOAT + 2 * model.kv_heads * model.record)
+    of_block = min(8, 48 * 1024 // ((model.heads // model.kv_heads + 3) * d * FLOAT), call.tokens)
+    ours = Work(
+        moved + model.kv_heads * d * d * FLOAT,
+        {"float": 2.0 * turned},
+        # Of four rows, and of the projection, for four products.
+        turned * 5 / 4,
+        call.sequences * -(-call.tokens // of_block) * model.kv_heads,
+    )
+    half = Work(rows * read * 2 * HALF)
+    return Item("prepare", ours, half, half)
+
+
+def attend(model: Model, call: Call) -> Item:
+    """Attention of new queries over the cache."""
+    return (_attend_many if call.tokens >= STREAMED_ROWS else _attend_few)(model, call)
+
+
+def _attend_few(model: Model, call: Call) -> Item:
+    d, rows = model.head_dim, call.rows
+    slots = call.sequences * call.context
+    splits = -(-call.context // (CHUNK * CHUNKS_OF_SPLIT))
+    per_head = call.tokens * model.heads // model.kv_heads
+    fours = 2 * -(-per_head // 8) * model.kv_heads  # a block's eight queries, four for a thread
+    pairs = float(fours * slots * d)  # coefficients of keys, as often as they are decoded
+    partials = rows * model.heads * splits * (d + 2) * FLOAT * 2 if splits > 1 else 0
+    around = rows * model.heads * d * HALF
+    ours = Work(
+        2 * slots * model.kv_heads * model.record
+        + slots * 8
+        + rows * model.heads * d * FLOAT
+        + partials
+        + around,
+        # Keys and values: a product for each of four queries, and one that decodes.
+        {"float": 2 * 2.0 * (4 + 1) * pairs},
+        # Keys: four queries' words and a byte. Values: four weights, a byte, whether the slot is
+        # shown, scale and shift.
+        (4 + 1 + 4 + 1 + 1 + 2) * pairs,
+        call.sequences * model.kv_heads * -(-per_head // 8) * splits,
+    )
+    moved = 2 * slots * model.kv_heads * d * HALF + 2 * around
+    half = Work(moved, {"half": 4.0 * model.heads * d * slots})
+    return Item("attend_split, combine", ours, half, half)
+
+
+def _attend_many(model: Model, call: Call) -> Item:
+    d, rows = model.head_dim, call.rows
+    old = call.context - call.tokens
+    seen = rows * (old + (call.tokens + 1) / 2)  # pairs of a query's token and a slot
+    operations = {"half": 4.0 * model.heads * d * seen}
+    slots = call.sequences * call.context
+    out = rows * model.heads * d * HALF
+    ours = Work(
+        2 * slots * model.kv_heads * model.record + rows * model.heads * d * FLOAT + out,
+        operations,
+        blocks=call.sequences
+        * model.kv_heads
+        * -(-call.tokens * model.heads // model.kv_heads // 128),
+    )
+    half = Work(2 * slots * model.kv_heads * d * HALF + 2 * out, operations)
+    return Item("flash", ours, half, half)
+
+
+def gate(model: Model, rows: int) -> Item:
+    """act(gate) · up, and the Hadamard rotation; in float16, the gate alone."""
+    high = round(model.intermediate * 0.125)
+    outer = inner = 0.0
+    for width in (model.intermediate - high, high):
+        order = outer_order(width)
+        outer += width * order
+        inner += width * math.log2(width // order)
+    moved = rows * 3 * model.intermediate * HALF
+    ours = Work(
+        moved,
+        {"float": rows * (2.0 * outer + inner)},
+        # A column and four factors for four products.
+        rows * outer * 5 / 4,
+        rows,
+    )
+    return Item("gate_and_rotate", ours, Work(moved), Work(moved))
+
+
+def layer(model: Model, call: Call, has_int4: bool) -> Iterator[Item]:
+    """Everything that one decoder layer launches."""
+    yield quantise(model, call.rows, has_int4)
+    for matrix in matrices(model):
+        yield multiply(matrix, call.rows, has_int4)
+    yield prepare(model, call)
+    yield attend(model, call)
+    yield gate(model, call.rows)
+
+
+def _round_up(value: int, unit: int) -> int:
+    return -(-value // unit) * unit
