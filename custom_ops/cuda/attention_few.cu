@@ -1,10 +1,10 @@
 // Few queries over a long cache: each record is read once and decoded in registers.
 //
-//   a block: 8 queries of one sequence and kv head, 4 chunks of 64 slots (a split)
+//   a block: 4 or 8 queries of one sequence and kv head, 4 chunks of 64 slots (a split)
 //
 //   scores   a thread takes a slot and four queries: decodes the key, sums products
 //   weights  a warp takes a query: greatest score, exponentials, their sum
-//   values   a thread takes a column and four queries: decodes it slot after slot
+//   values   a thread takes two columns and four queries: decodes them slot after slot
 //
 // Chunks are merged in order within a split, and splits in order by `combine`. Splits are counted
 // from slot 0, so a result depends on neither the batch nor the GPU. Any head size and type.
@@ -13,19 +13,25 @@
 namespace resq::cuda {
 namespace {
 
-constexpr unsigned kThreads = 128, kWarps = kThreads / kWarp;
-constexpr int kRows = 8, kRowsAtOnce = 4;  // queries of a block, and of a thread
+constexpr int kRowsAtOnce = 4;  // queries of a thread; a block has as many, or twice that
 constexpr std::int64_t kChunksOfSplit = 4;
-static_assert(kThreads == 2 * kChunk && kRows == 2 * kRowsAtOnce, "a thread's slot and queries");
+constexpr unsigned kCombineThreads = 128;
+
+constexpr unsigned threads_of(int rows) {
+    return static_cast<unsigned>(rows / kRowsAtOnce * kChunk);
+}
 
 std::int64_t splits_of(const AttentionCall& call) {
     return (call.chunks() + kChunksOfSplit - 1) / kChunksOfSplit;
 }
 
 // Shared memory of a block.
+template <int kRows>
 struct Work {
+    static constexpr unsigned kThreads = threads_of(kRows);
+
     float *queries, *merged;  // (rows, d)
-    float* weights;           // (rows, slots): scores, then weights
+    float* weights;           // (slots, rows): scores, then weights
     float *tops, *sums;       // (rows): of the slots so far
     float *before, *after;    // (rows): what a merge multiplies with
     float* shown;             // (slots)
@@ -35,7 +41,7 @@ struct Work {
     __device__ Work(const Attention& a, float* memory) {
         queries = memory;
         merged = queries + kRows * a.head_dim;
-        weights = merged + kRows * a.head_dim;
+        weights = merged + kRows * a.head_dim;  // a multiple of 16 bytes, as rows are 4 or 8
         tops = weights + kRows * kChunk;
         sums = tops + kRows;
         before = sums + kRows;
@@ -50,17 +56,19 @@ struct Work {
         return static_cast<std::size_t>(floats) * sizeof(float) + chunk_bytes(a.record);
     }
 };
-static_assert((kRows * kChunk + 4 * kRows + kChunk) % 4 == 0, "records begin at 16 bytes");
 
 // Brings the records of a chunk, and their meanings.
+template <int kRows>
 __device__ const std::uint8_t* bring(const Attention& a, const std::uint8_t* cache,
-                                     std::int64_t count, const Work& work) {
+                                     std::int64_t count, const Work<kRows>& work) {
     const std::uint8_t* records = copy_bytes(work.records, cache, count * a.record.bytes);
     __syncthreads();
-    const unsigned slot = threadIdx.x % kChunk, part = threadIdx.x / kChunk;
-    work.meanings[2 * slot + part] =
-        slot < count ? meaning_of(a.record.parts[part], records + slot * a.record.bytes)
-                     : Meaning{0.0f, 0.0f};
+    for (unsigned i = threadIdx.x; i < 2 * kChunk; i += Work<kRows>::kThreads) {
+        const unsigned slot = i / 2;
+        work.meanings[i] = slot < count
+                               ? meaning_of(a.record.parts[i % 2], records + slot * a.record.bytes)
+                               : Meaning{0.0f, 0.0f};
+    }
     __syncthreads();
     return records;
 }
@@ -72,41 +80,83 @@ struct Rows {
     __device__ std::int64_t own(std::int64_t row) const { return old + (first + row) / per_token; }
 };
 
-__device__ void score(const Attention& a, const Rows& rows, const std::uint8_t* records,
-                      std::int64_t first_slot, std::int64_t count, const Work& work) {
-    const unsigned slot = threadIdx.x % kChunk, first = threadIdx.x / kChunk * kRowsAtOnce;
-    float scores[kRowsAtOnce] = {0.0f, 0.0f, 0.0f, 0.0f};
-    if (slot < count) {
-        const std::uint8_t* record = records + slot * a.record.bytes;
-        const Meaning low = work.meanings[2 * slot], high = work.meanings[2 * slot + 1];
+// Adds the products of four coefficients of a key, from `k` on, to the scores of four queries.
+__device__ __forceinline__ void add_products(const float* queries, std::int64_t d, std::int64_t k,
+                                             const float (&key)[4], float (&scores)[kRowsAtOnce]) {
+    RESQ_UNROLL
+    for (int j = 0; j < kRowsAtOnce; ++j) {
+        float query[4];
+        load_four(queries + j * d + k, query);
+        RESQ_UNROLL
+        for (int c = 0; c < 4; ++c) {
+            scores[j] = fmaf(query[c], key[c], scores[j]);
+        }
+    }
+}
+
+// Products of a key with four queries, in order of the coefficients. Four at a time where parts and
+// heads are multiples of it: two bytes of 4 bits, or four of 8.
+__device__ __forceinline__ void multiply_key(const Attention& a, const std::uint8_t* record,
+                                             const Meaning& low, const Meaning& high,
+                                             const float* queries, float (&scores)[kRowsAtOnce]) {
+    const RecordPart& first = a.record.parts[0];
+    if (first.rank % 4 != 0 || a.record.parts[1].rank % 4 != 0) {
         for (std::int64_t k = 0; k < a.head_dim; ++k) {
             const float key = coefficient(a.record, record, low, high, k);
             RESQ_UNROLL
-            for (unsigned j = 0; j < kRowsAtOnce; ++j) {
-                scores[j] = fmaf(work.queries[(first + j) * a.head_dim + k], key, scores[j]);
+            for (int j = 0; j < kRowsAtOnce; ++j) {
+                scores[j] = fmaf(queries[j * a.head_dim + k], key, scores[j]);
             }
         }
+        return;
+    }
+    std::int64_t k = 0;
+    for (; k < first.rank && first.bits == 4; k += 4) {
+        const unsigned one = record[k / 2], two = record[k / 2 + 1];
+        const float key[4] = {low.of(one & 15u), low.of(one >> 4), low.of(two & 15u),
+                              low.of(two >> 4)};
+        add_products(queries, a.head_dim, k, key, scores);
+    }
+    for (; k < a.head_dim; k += 4) {
+        const bool is_low = k < first.rank;
+        const Meaning& meaning = is_low ? low : high;
+        const std::uint8_t* bytes =
+            record + (is_low ? k : a.record.parts[1].values + k - first.rank);
+        const float key[4] = {meaning.of(bytes[0]), meaning.of(bytes[1]), meaning.of(bytes[2]),
+                              meaning.of(bytes[3])};
+        add_products(queries, a.head_dim, k, key, scores);
+    }
+}
+
+template <int kRows>
+__device__ void score(const Attention& a, const Rows& rows, const std::uint8_t* records,
+                      std::int64_t first_slot, std::int64_t count, const Work<kRows>& work) {
+    const unsigned slot = threadIdx.x % kChunk, first = threadIdx.x / kChunk * kRowsAtOnce;
+    float scores[kRowsAtOnce] = {0.0f, 0.0f, 0.0f, 0.0f};
+    if (slot < count) {
+        multiply_key(a, records + slot * a.record.bytes, work.meanings[2 * slot],
+                     work.meanings[2 * slot + 1], work.queries + first * a.head_dim, scores);
     }
     RESQ_UNROLL
     for (unsigned j = 0; j < kRowsAtOnce; ++j) {
         const bool seen = slot < count && work.shown[slot] != 0.0f &&
                           sees(a, rows.own(first + j), first_slot + slot);
-        work.weights[(first + j) * kChunk + slot] = seen ? capped(a, scores[j]) : kUnseen;
+        work.weights[slot * kRows + first + j] = seen ? capped(a, scores[j]) : kUnseen;
     }
     __syncthreads();
 }
 
-__device__ void weigh(const Work& work) {
+template <int kRows>
+__device__ void weigh(const Work<kRows>& work) {
+    constexpr unsigned kWarps = Work<kRows>::kThreads / kWarp;
     for (unsigned row = warp_index(); row < kRows; row += kWarps) {
-        float* weights = work.weights + row * kChunk;
-        const float first = weights[lane_index()], second = weights[lane_index() + kWarp];
+        float& first = work.weights[lane_index() * kRows + row];
+        float& second = work.weights[(lane_index() + kWarp) * kRows + row];
         const float top = greatest_of_warp(fmaxf(first, second));
         // What is not seen weighs nothing, even where nothing is.
-        const float w0 = first == kUnseen ? 0.0f : expf(first - top);
-        const float w1 = second == kUnseen ? 0.0f : expf(second - top);
-        weights[lane_index()] = w0;
-        weights[lane_index() + kWarp] = w1;
-        const float sum = sum_of_warp(w0 + w1);
+        first = first == kUnseen ? 0.0f : expf(first - top);
+        second = second == kUnseen ? 0.0f : expf(second - top);
+        const float sum = sum_of_warp(first + second);
         if (lane_index() == 0) {
             const float old = work.tops[row], greatest = fmaxf(old, top);
             work.before[row] = old == kUnseen ? 0.0f : expf(old - greatest);
@@ -118,28 +168,42 @@ __device__ void weigh(const Work& work) {
     __syncthreads();
 }
 
+// Two columns and four queries a thread; the last column of an odd number goes alone.
+template <int kRows>
 __device__ void add_values(const Attention& a, const std::uint8_t* records, std::int64_t count,
-                           const Work& work) {
-    for (std::int64_t i = threadIdx.x; i < 2 * a.head_dim; i += kThreads) {
-        const std::int64_t column = i % a.head_dim, first = i / a.head_dim * kRowsAtOnce;
-        float values[kRowsAtOnce] = {0.0f, 0.0f, 0.0f, 0.0f};
+                           const Work<kRows>& work) {
+    const std::int64_t pairs = (a.head_dim + 1) / 2;
+    for (std::int64_t i = threadIdx.x; i < kRows / kRowsAtOnce * pairs;
+         i += Work<kRows>::kThreads) {
+        const std::int64_t column = i % pairs * 2, first = i / pairs * kRowsAtOnce;
+        const bool is_pair = column + 1 < a.head_dim;
+        float values[2][kRowsAtOnce] = {};
         for (std::int64_t slot = 0; slot < count; ++slot) {
             if (work.shown[slot] == 0.0f) {  // a hidden record may hold anything
                 continue;
             }
-            const float value =
-                coefficient(a.record, records + slot * a.record.bytes, work.meanings[2 * slot],
-                            work.meanings[2 * slot + 1], column);
+            const std::uint8_t* record = records + slot * a.record.bytes;
+            const Meaning low = work.meanings[2 * slot], high = work.meanings[2 * slot + 1];
+            const float one = coefficient(a.record, record, low, high, column);
+            const float two = is_pair ? coefficient(a.record, record, low, high, column + 1) : 0.0f;
+            float weights[kRowsAtOnce];
+            load_four(work.weights + slot * kRows + first, weights);
             RESQ_UNROLL
             for (int j = 0; j < kRowsAtOnce; ++j) {
-                values[j] = fmaf(work.weights[(first + j) * kChunk + slot], value, values[j]);
+                values[0][j] = fmaf(weights[j], one, values[0][j]);
+                values[1][j] = fmaf(weights[j], two, values[1][j]);
             }
         }
         RESQ_UNROLL
-        for (int j = 0; j < kRowsAtOnce; ++j) {
-            const std::int64_t row = first + j;
-            float& merged = work.merged[row * a.head_dim + column];
-            merged = fmaf(values[j], work.after[row], merged * work.before[row]);
+        for (int c = 0; c < 2; ++c) {
+            RESQ_UNROLL
+            for (int j = 0; j < kRowsAtOnce; ++j) {
+                if (c == 0 || is_pair) {
+                    const std::int64_t row = first + j;
+                    float& merged = work.merged[row * a.head_dim + column + c];
+                    merged = fmaf(values[c][j], work.after[row], merged * work.before[row]);
+                }
+            }
         }
     }
 }
@@ -160,10 +224,12 @@ __device__ float* partial_of(const Attention& a, const AttentionCall& call, std:
     return call.partial + ((head * rows + row) * splits + split) * softmax_floats(a);
 }
 
-__global__ void __launch_bounds__(kThreads, 6)
+template <int kRows>
+__global__ void __launch_bounds__(threads_of(kRows), 6)
     attend_split(const __grid_constant__ Attention a, const __grid_constant__ AttentionCall call,
                  std::int64_t splits) {
-    const Work work(a, shared_memory<float>());
+    constexpr unsigned kThreads = threads_of(kRows);
+    const Work<kRows> work(a, shared_memory<float>());
     const std::int64_t d = a.head_dim, all_rows = call.tokens * a.heads_per_kv();
     const std::int64_t pieces = (all_rows + kRows - 1) / kRows;
     const std::int64_t head = blockIdx.x / pieces, split = blockIdx.y;
@@ -219,12 +285,12 @@ __global__ void __launch_bounds__(kThreads, 6)
 }
 
 // A block takes a query, a thread some of its columns.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kCombineThreads)
     combine(const __grid_constant__ Attention a, const __grid_constant__ AttentionCall call,
             std::int64_t splits) {
     const std::int64_t rows = call.tokens * a.heads_per_kv();
     const std::int64_t head = blockIdx.x / rows, row = blockIdx.x % rows;
-    for (std::int64_t column = threadIdx.x; column < a.head_dim; column += kThreads) {
+    for (std::int64_t column = threadIdx.x; column < a.head_dim; column += kCombineThreads) {
         float top = kUnseen, sum = 0.0f, merged = 0.0f;
         for (std::int64_t split = 0; split < splits; ++split) {
             const float* partial = partial_of(a, call, head, row, splits, split);
@@ -240,6 +306,15 @@ __global__ void __launch_bounds__(kThreads)
         }
         write_result(a, call, head / a.kv_heads, head % a.kv_heads, row, column, merged, sum);
     }
+}
+
+template <int kRows>
+void launch_splits(const Attention& a, const AttentionCall& call, std::int64_t splits,
+                   Queue& queue) {
+    const std::int64_t rows = call.tokens * a.heads_per_kv(), pieces = (rows + kRows - 1) / kRows;
+    launch(attend_split<kRows>, static_cast<unsigned>(call.batch * a.kv_heads * pieces),
+           static_cast<unsigned>(splits), threads_of(kRows), Work<kRows>::bytes(a), queue, a, call,
+           splits);
 }
 
 }  // namespace
@@ -258,12 +333,14 @@ std::size_t partial_floats(const Attention& a, const AttentionCall& call) {
 
 void attend_few(const Attention& a, const AttentionCall& call, Queue& queue) {
     const std::int64_t rows = call.tokens * a.heads_per_kv(), splits = splits_of(call);
-    const std::int64_t heads = call.batch * a.kv_heads;
-    launch(attend_split, static_cast<unsigned>(heads * ((rows + kRows - 1) / kRows)),
-           static_cast<unsigned>(splits), kThreads, Work::bytes(a), queue, a, call, splits);
+    if (rows <= kRowsAtOnce) {
+        launch_splits<kRowsAtOnce>(a, call, splits, queue);
+    } else {
+        launch_splits<2 * kRowsAtOnce>(a, call, splits, queue);
+    }
     if (splits > 1) {
-        launch(combine, static_cast<unsigned>(heads * rows), 1, kThreads, 0, queue, a, call,
-               splits);
+        launch(combine, static_cast<unsigned>(call.batch * a.kv_heads * rows), 1, kCombineThreads,
+               0, queue, a, call, splits);
     }
 }
 

@@ -8,7 +8,7 @@ namespace resq::cuda {
 namespace {
 
 constexpr unsigned kThreads = 128, kWarps = kThreads / kWarp;
-constexpr int kRowsAtOnce = 4;  // of a product that a thread sums for one column
+constexpr int kRowsAtOnce = 8;  // of a product that a thread sums for one column
 constexpr std::int64_t kMostTokens = 8;
 constexpr std::int64_t kSharedBytes = 48 * 1024;
 
@@ -55,6 +55,39 @@ __device__ void load_head(const Attention& a, ConstFloats qkv, std::int64_t begi
     }
 }
 
+// Sums of some rows for one column of the projection, k by k in order. A row is read four floats at
+// a time where a head is a multiple of them; rows beyond the last repeat it.
+__device__ void project(const float* rows, std::int64_t d, std::int64_t first, std::int64_t count,
+                        const float* projection, float (&sums)[kRowsAtOnce]) {
+    const float* from[kRowsAtOnce];
+    RESQ_UNROLL
+    for (int j = 0; j < kRowsAtOnce; ++j) {
+        from[j] = rows + (first + j < count ? first + j : count - 1) * d;
+    }
+    if (d % 4 != 0) {
+        for (std::int64_t k = 0; k < d; ++k) {
+            RESQ_UNROLL
+            for (int j = 0; j < kRowsAtOnce; ++j) {
+                sums[j] = fmaf(from[j][k], projection[k * d], sums[j]);
+            }
+        }
+        return;
+    }
+    for (std::int64_t k = 0; k < d; k += 4) {
+        const float factors[4] = {projection[k * d], projection[(k + 1) * d],
+                                  projection[(k + 2) * d], projection[(k + 3) * d]};
+        RESQ_UNROLL
+        for (int j = 0; j < kRowsAtOnce; ++j) {
+            float x[4];
+            load_four(from[j] + k, x);
+            RESQ_UNROLL
+            for (int c = 0; c < 4; ++c) {
+                sums[j] = fmaf(x[c], factors[c], sums[j]);
+            }
+        }
+    }
+}
+
 __global__ void __launch_bounds__(kThreads, 6)
     prepare(const __grid_constant__ Attention a, const __grid_constant__ AttentionCall call,
             std::int64_t tokens_at_once) {
@@ -97,15 +130,9 @@ __global__ void __launch_bounds__(kThreads, 6)
     const std::int64_t blocks = (all_rows + kRowsAtOnce - 1) / kRowsAtOnce;
     for (std::int64_t i = threadIdx.x; i < blocks * d; i += kThreads) {
         const std::int64_t column = i % d, first_row = i / d * kRowsAtOnce;
-        float sums[kRowsAtOnce] = {0.0f, 0.0f, 0.0f, 0.0f};
-        for (std::int64_t k = 0; k < d && projection != nullptr; ++k) {
-            const float factor = projection[k * d + column];
-            RESQ_UNROLL
-            for (int j = 0; j < kRowsAtOnce; ++j) {
-                if (first_row + j < all_rows) {
-                    sums[j] = fmaf(turned[(first_row + j) * d + k], factor, sums[j]);
-                }
-            }
+        float sums[kRowsAtOnce] = {};
+        if (projection != nullptr) {
+            project(turned, d, first_row, all_rows, projection + column, sums);
         }
         RESQ_UNROLL
         for (int j = 0; j < kRowsAtOnce; ++j) {

@@ -35,6 +35,15 @@ __device__ __forceinline__ float greatest_of_warp(float x) {
     return x;
 }
 
+// Four floats at a multiple of 16 bytes.
+__device__ __forceinline__ void load_four(const float* from, float (&x)[4]) {
+    const uint4 words = *reinterpret_cast<const uint4*>(from);
+    x[0] = float_of(words.x);
+    x[1] = float_of(words.y);
+    x[2] = float_of(words.z);
+    x[3] = float_of(words.w);
+}
+
 // An element of an activation tensor, whose type is known when the kernel runs.
 __device__ __forceinline__ float load(ConstFloats from, std::int64_t index) {
     switch (from.type) {

@@ -5,14 +5,16 @@
 //
 // 1. Sylvester's factor of order n is sums and differences: five times within a warp's registers,
 //    then up to four times (16 columns) at once in a thread's. Any other factor is multiplied with.
-// 2. The outer factor is small: a thread sums four of its m outputs for one column of n.
+// 2. The outer factor is small: a thread sums four of its m outputs for four columns of n. Where
+//    there are few tokens, several blocks share one.
 #include "device.cuh"
 
 namespace resq::cuda {
 namespace {
 
 constexpr unsigned kThreads = 256;
-constexpr int kOutputs = 4;  // of the outer factor that a thread sums at once
+constexpr int kOutputs = 4;            // of the outer factor that a thread sums at once
+constexpr std::int64_t kBlocks = 128;  // that keep a GPU busy: one for each multiprocessor
 
 __device__ __forceinline__ float activate(Activation activation, float x) {
     // gelu: x (1 + tanh(t / 2)) / 2 = x / (1 + e^-t), where t = 2 sqrt(2 / pi) (x + 0.044715 x³)
@@ -101,12 +103,52 @@ __device__ void multiply_inner(const HadamardPart& part, const float* from, floa
     __syncthreads();
 }
 
-// outerᵀ · from (m, n), to y.
-__device__ void multiply_outer(const HadamardPart& part, const float* from, Floats y,
+// Rows of the outer factor's result that a block sums, of each part: all, or a piece of them.
+struct Piece {
+    unsigned index, count;
+
+    __device__ std::int64_t begin(std::int64_t blocks) const { return blocks * index / count; }
+    __device__ std::int64_t end(std::int64_t blocks) const { return blocks * (index + 1) / count; }
+};
+
+// outerᵀ · from (m, n), to y: four outputs for four columns, of orders that are multiples of 4.
+__device__ void multiply_outer_wide(const HadamardPart& part, const float* from, Piece piece,
+                                    Floats y, std::int64_t begin) {
+    const std::int64_t m = part.outer_order, n = part.inner_order, across = n / 4;
+    const std::int64_t last = piece.end(m / kOutputs) * across;
+    for (std::int64_t i = piece.begin(m / kOutputs) * across + threadIdx.x; i < last;
+         i += kThreads) {
+        const std::int64_t column = i % across * 4, first = i / across * kOutputs;
+        float sums[kOutputs][4] = {};
+        for (std::int64_t k = 0; k < m; ++k) {
+            float x[4], factors[kOutputs];
+            load_four(from + k * n + column, x);
+            load_four(part.outer + k * m + first, factors);
+            RESQ_UNROLL
+            for (int j = 0; j < kOutputs; ++j) {
+                RESQ_UNROLL
+                for (int c = 0; c < 4; ++c) {
+                    sums[j][c] = fmaf(x[c], factors[j], sums[j][c]);
+                }
+            }
+        }
+        RESQ_UNROLL
+        for (int j = 0; j < kOutputs; ++j) {
+            RESQ_UNROLL
+            for (int c = 0; c < 4; ++c) {
+                store(y, begin + (first + j) * n + column + c, sums[j][c]);
+            }
+        }
+    }
+}
+
+// The same of any orders.
+__device__ void multiply_outer(const HadamardPart& part, const float* from, Piece piece, Floats y,
                                std::int64_t begin) {
     const std::int64_t m = part.outer_order, n = part.inner_order;
     const std::int64_t blocks = (m + kOutputs - 1) / kOutputs;
-    for (std::int64_t i = threadIdx.x; i < blocks * n; i += kThreads) {
+    for (std::int64_t i = piece.begin(blocks) * n + threadIdx.x; i < piece.end(blocks) * n;
+         i += kThreads) {
         const std::int64_t column = i % n, first = i / n * kOutputs;
         float sums[kOutputs] = {0.0f, 0.0f, 0.0f, 0.0f};
         for (std::int64_t k = 0; k < m; ++k) {
@@ -124,6 +166,12 @@ __device__ void multiply_outer(const HadamardPart& part, const float* from, Floa
             }
         }
     }
+}
+
+// Whether four floats can be loaded at once, of columns and of the factor.
+__host__ __device__ inline bool is_wide(const HadamardPart& part) {
+    return part.outer_order % 4 == 0 && part.inner_order % 4 == 0 &&
+           reinterpret_cast<std::uintptr_t>(part.outer) % 16 == 0;
 }
 
 // Loads a part's columns, and begins its fast transform on the way.
@@ -145,6 +193,18 @@ __device__ void load_part(const GatedHadamard& h, const HadamardPart& part, Cons
     __syncthreads();
 }
 
+// Blocks that share a token: with few tokens most of a GPU would rest. Each does the inner factor
+// for itself, which costs little, and a piece of the outer one's results.
+std::int64_t pieces_of_token(const GatedHadamard& h, std::int64_t rows) {
+    std::int64_t most = 1;
+    for (const HadamardPart& part : h.parts) {
+        const std::int64_t blocks = (part.outer_order + kOutputs - 1) / kOutputs;
+        most = blocks > most ? blocks : most;
+    }
+    const std::int64_t wanted = kBlocks / rows;
+    return wanted < 1 ? 1 : wanted < most ? wanted : most;
+}
+
 // Floats of a token's memory: a part, and as much again where its inner factor is multiplied with.
 std::int64_t floats_of_token(const GatedHadamard& h) {
     std::int64_t most = 0;
@@ -163,7 +223,9 @@ __global__ void __launch_bounds__(kThreads)
     gate_and_rotate(const __grid_constant__ GatedHadamard h, ConstFloats gate_up, Floats y,
                     float* scratch, std::int64_t floats) {
     const std::int64_t row = blockIdx.x;
-    float* columns = scratch != nullptr ? scratch + row * floats : shared_memory<float>();
+    const Piece piece{blockIdx.y, gridDim.y};
+    float* columns = scratch != nullptr ? scratch + (row * gridDim.y + blockIdx.y) * floats
+                                        : shared_memory<float>();
     std::int64_t before = 0;
     for (const HadamardPart& part : h.parts) {
         if (part.width() == 0) {
@@ -177,7 +239,11 @@ __global__ void __launch_bounds__(kThreads)
             multiply_inner(part, columns, columns + part.width());
             turned = columns + part.width();
         }
-        multiply_outer(part, turned, y, row * h.width + before);
+        if (is_wide(part)) {
+            multiply_outer_wide(part, turned, piece, y, row * h.width + before);
+        } else {
+            multiply_outer(part, turned, piece, y, row * h.width + before);
+        }
         before += part.width();
         __syncthreads();  // the next part takes this one's memory
     }
@@ -195,7 +261,8 @@ __global__ void __launch_bounds__(kThreads)
 
 std::size_t hadamard_scratch_bytes(const GatedHadamard& h, std::int64_t rows, const Gpu& gpu) {
     return h.rotates && !fits(h, gpu)
-               ? static_cast<std::size_t>(rows * floats_of_token(h)) * sizeof(float)
+               ? static_cast<std::size_t>(rows * pieces_of_token(h, rows) * floats_of_token(h)) *
+                     sizeof(float)
                : 0;
 }
 
@@ -209,7 +276,8 @@ void gated_hadamard(const GatedHadamard& h, ConstFloats gate_up, Floats y, std::
     const std::int64_t floats = floats_of_token(h);
     const std::size_t shared =
         scratch == nullptr ? static_cast<std::size_t>(floats) * sizeof(float) : 0;
-    launch(gate_and_rotate, grid, 1, kThreads, shared, queue, h, gate_up, y, scratch, floats);
+    launch(gate_and_rotate, grid, static_cast<unsigned>(pieces_of_token(h, rows)), kThreads, shared,
+           queue, h, gate_up, y, scratch, floats);
 }
 
 }  // namespace resq::cuda

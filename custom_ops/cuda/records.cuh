@@ -56,6 +56,10 @@ __device__ inline void encode_record(const float* x, const Record& layout, std::
 // and 8 bits fit a float.
 struct Meaning {
     float scale, shift;
+
+    __device__ float of(unsigned integer) const {
+        return fmaf(static_cast<float>(integer), scale, shift);
+    }
 };
 
 __device__ __forceinline__ Meaning meaning_of(const RecordPart& part, const std::uint8_t* record) {
@@ -73,13 +77,12 @@ __device__ __forceinline__ float coefficient(const Record& layout, const std::ui
                                              std::int64_t k) {
     const std::int64_t rank = layout.parts[0].rank;
     if (k >= rank) {
-        return fmaf(static_cast<float>(record[layout.parts[1].values + k - rank]), high.scale,
-                    high.shift);
+        return high.of(record[layout.parts[1].values + k - rank]);
     }
     const unsigned integer = layout.parts[0].bits == 4
                                  ? static_cast<unsigned>(record[k / 2]) >> k % 2 * 4 & 15u
                                  : record[k];
-    return fmaf(static_cast<float>(integer), low.scale, low.shift);
+    return low.of(integer);
 }
 
 // All threads of a block copy bytes to shared memory, and each waits for none: what they wrote is
