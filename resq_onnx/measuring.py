@@ -25,6 +25,7 @@ from resq_onnx.reference import Reference, load_tokenizer
 from resq_onnx.reporting import Report
 from resq_onnx.runtime.plain_graph import PlainGraph
 from resq_onnx.source import ModelSource
+from resq_onnx.splits import down_split
 from resq_onnx.traced_file import TracedFile
 
 PARITY_SEQUENCES: Final = 2
@@ -65,7 +66,7 @@ def check_widths(recipe: Recipe, source: ModelSource) -> None:
     recipe.split(source.layout.hidden_size, "the hidden size")
     recipe.table_split(source.layout.hidden_size)
     recipe.split(source.layout.head_dim, "the head size")
-    recipe.down_split(source.layout.intermediate_size)
+    down_split(recipe, source.layout.intermediate_size)
 
 
 def measure(

@@ -31,6 +31,9 @@ ROUNDING: Final = 0.05
 """Coefficients by which a fraction of a width may miss a whole number: who is told that 1/3
 would do gives 0.333333, and six digits of 100,000 coefficients are right to a twentieth."""
 
+DOWN_SHARE: Final = 0.125
+"""Least share of the input of down_proj that forms its high part, unless a user names one."""
+
 CLIPPED_BITS: Final = 4
 """Bits of the activations whose range is clipped; with 255 levels clipping does not pay."""
 
@@ -80,7 +83,9 @@ class Recipe:
         low_bits: Width of the low part of weights, activations and cache.
         high_bits: Width of the high part.
         high_fraction: Share of the coefficients that form the high part.
-        down_high: The same for the input of down_proj; 0 is the scheme of the paper.
+        down_high: The same for the input of down_proj, exactly; 0 is the scheme of the paper. None
+            is an eighth, and up to a third more where both parts can then be rotated with far
+            fewer multiplications (`splits.down_split`).
         calibration: A .txt or .jsonl file, a name known to `datasets`, or `python-docs`.
         samples: Number of calibration sequences.
         sequence_length: Tokens per calibration sequence.
@@ -114,7 +119,7 @@ class Recipe:
     low_bits: int = 4
     high_bits: int = 8
     high_fraction: float = 0.125
-    down_high: float = 0.125
+    down_high: float | None = None
     calibration: str = "python-docs"
     samples: int = 32
     sequence_length: int = 512
@@ -164,7 +169,7 @@ class Recipe:
             )
         for name in ("high_fraction", "down_high"):
             value = getattr(self, name)
-            if not 0.0 <= value < 1.0:
+            if value is not None and not 0.0 <= value < 1.0:
                 raise ResqError(f"{name} is {value}; it must be at least 0 and less than 1")
         if not 0.0 < self.activation_clip <= 1.0:
             raise ResqError(
@@ -239,9 +244,13 @@ class Recipe:
         """
         return self._split(width, self.high_fraction, "high-fraction", site)
 
-    def down_split(self, width: int) -> BitSplit:
-        """Divide the input width of down_proj, as `split` does, by `down_high`."""
-        return self._split(width, self.down_high, "down-high", "the intermediate size")
+    def least_down_split(self, width: int) -> BitSplit:
+        """Divide the input width of down_proj, as `split` does, by `down_high` or `DOWN_SHARE`.
+
+        What the model has is `splits.down_split`, whose high part may be larger.
+        """
+        share = DOWN_SHARE if self.down_high is None else self.down_high
+        return self._split(width, share, "down-high", "the intermediate size")
 
     def table_split(self, width: int) -> BitSplit:
         """How the columns of embedding and lm_head are divided, for a hidden size of `width`.

@@ -7,10 +7,19 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from resq_onnx.families import ModelLayout
+from resq_onnx.hadamard import outer_order
 from resq_onnx.recipe import BitSplit, Recipe
 
 SITES: Final = ("attention", "mlp", "attention_out", "down")
 """Names of the fields of `Splits` that have an entry for each layer: what linear layers read."""
+
+COSTLY: Final = 100
+"""Multiplications a coefficient, in the mean, past which the rotation before down_proj is made
+cheaper by a larger high part: on a GPU a token's rotation by an order of 196 takes longer than the
+layer's matrix products (docs/cuda.md)."""
+
+NEARLY: Final = 1.1
+"""How many times the fewest multiplications are as good as these: then the smaller high part."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +78,37 @@ def uniform_splits(recipe: Recipe, layout: ModelLayout) -> Splits:
     """
     hidden = recipe.split(layout.hidden_size, "the hidden size")
     head = recipe.split(layout.head_dim, "the head size")
-    down = recipe.down_split(layout.intermediate_size)
+    down = down_split(recipe, layout.intermediate_size)
     return alike_in_all_layers(layout.num_layers, hidden, head, down)
+
+
+def down_split(recipe: Recipe, width: int) -> BitSplit:
+    """How the input of down_proj, `width` coefficients, is divided.
+
+    1. A share that the recipe names is taken exactly.
+    2. Else the high part is an eighth, if that is cheap to rotate (`COSTLY`).
+    3. Else it is the smallest from an eighth to a sixth that is about as cheap to rotate as any.
+
+    That is so whatever the method, so that methods compare at equal bits.
+
+    Raises:
+        ResqError: The share of `width` is not a whole even number.
+    """
+    least = recipe.least_down_split(width)
+    is_fixed = recipe.down_high is not None or not least.high
+    if is_fixed or down_rotation_cost(least) <= COSTLY * width:
+        return least
+    found = [
+        dataclasses.replace(least, low=width - high, high=high)
+        for high in range(least.high, 4 * least.high // 3 + 1, 2)  # nibbles fill whole bytes
+    ]
+    fewest = min(down_rotation_cost(split) for split in found)
+    return next(split for split in found if down_rotation_cost(split) <= NEARLY * fewest)
+
+
+def down_rotation_cost(split: BitSplit) -> int:
+    """Multiplications of a token in the outer factors of the rotation before down_proj."""
+    return sum(part * outer_order(part) for part in (split.low, split.high) if part)
 
 
 def alike_in_all_layers(layers: int, hidden: BitSplit, head: BitSplit, down: BitSplit) -> Splits:

@@ -13,6 +13,8 @@ from typing import Final
 
 from resq_onnx.functions.cache_record import RecordLayout
 from resq_onnx.hadamard import outer_order
+from resq_onnx.recipe import BitSplit, Recipe
+from resq_onnx.splits import down_rotation_cost, down_split
 
 HALF: Final = 2
 FLOAT: Final = 4
@@ -25,7 +27,7 @@ CODE: Final = 8  # bytes of a segment's scale and zero point
 
 @dataclass(frozen=True)
 class Model:
-    """Sizes of a model; 1/8 of every width is kept in 8 bits."""
+    """Sizes of a model; 1/8 of every width is kept in 8 bits, before down_proj maybe more."""
 
     name: str
     layers: int
@@ -35,11 +37,18 @@ class Model:
     head_dim: int
     intermediate: int
     vocabulary: int
+    down_high: float | None = None
+    """As a recipe has it."""
 
     @property
     def record(self) -> int:
         """Bytes of a cache record."""
         return RecordLayout(self.head_dim, self.head_dim // 8).size
+
+    @property
+    def down(self) -> BitSplit:
+        """The parts of down_proj's input."""
+        return down_split(Recipe(down_high=self.down_high), self.intermediate)
 
 
 @dataclass(frozen=True)
@@ -135,12 +144,12 @@ class Matrix:
 
 def matrices(model: Model) -> tuple[Matrix, ...]:
     """The linear layers of a decoder layer."""
-    d = model.head_dim
+    d, down_share = model.head_dim, model.down.high / model.intermediate
     return (
         Matrix("q/k/v", (model.heads + 2 * model.kv_heads) * d, model.hidden),
         Matrix("o", model.hidden, model.heads * d, groups=model.heads, adds=True),
         Matrix("gate/up", 2 * model.intermediate, model.hidden),
-        Matrix("down", model.hidden, model.intermediate, adds=True),
+        Matrix("down", model.hidden, model.intermediate, high=down_share, adds=True),
     )
 
 
@@ -256,12 +265,8 @@ def _attend_many(model: Model, call: Call) -> Item:
 
 def gate(model: Model, rows: int) -> Item:
     """act(gate) · up, and the Hadamard rotation; in float16, the gate alone."""
-    high = round(model.intermediate * 0.125)
-    outer = inner = 0.0
-    for width in (model.intermediate - high, high):
-        order = outer_order(width)
-        outer += width * order
-        inner += width * math.log2(width // order)
+    outer, parts = down_rotation_cost(model.down), (model.down.low, model.down.high)
+    inner = sum(width * math.log2(width // outer_order(width)) for width in parts)
     moved = rows * 3 * model.intermediate * HALF
     ours = Work(
         moved,

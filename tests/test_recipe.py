@@ -81,9 +81,10 @@ def test_an_eighth_of_a_width_is_its_high_part() -> None:
 
 def test_down_proj_has_a_fraction_of_its_own() -> None:
     recipe = Recipe(high_fraction=0.25, down_high=0.0)
-    assert recipe.down_split(192) == BitSplit(192, 0)
+    assert recipe.least_down_split(192) == BitSplit(192, 0)
     assert recipe.split(64, "the width") == BitSplit(48, 16)
-    assert Recipe(down_high=0.5).down_split(192) == BitSplit(96, 96)
+    assert Recipe(down_high=0.5).least_down_split(192) == BitSplit(96, 96)
+    assert Recipe(high_fraction=0.25).least_down_split(192) == BitSplit(168, 24)
 
 
 def test_bits_pass_on_to_the_split() -> None:
@@ -107,7 +108,7 @@ def test_a_refusal_says_what_where_and_which_fractions_would_do() -> None:
         "1/9 (0.111111), 1/18 (0.0555556), 0"
     )
     with pytest.raises(ResqError, match=r"--down-high 0\.125 of the intermediate size 36"):
-        Recipe().down_split(36)
+        Recipe().least_down_split(36)
 
 
 @settings(deadline=None)  # a busy machine is no failure

@@ -63,6 +63,10 @@ class Exported:
     rotated: Path
     shares_table: bool
 
+    @property
+    def data(self) -> Path:
+        return self.out.with_name(f"{self.out.name}.data")
+
 
 @pytest.fixture(scope="module", params=KINDS)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
@@ -78,6 +82,17 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     )
     run_successfully("export", found.model, found.out, *QUICK, "--save-rotated", found.rotated)
     return found
+
+
+@pytest.fixture(scope="module")
+def costly(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A model an eighth of whose intermediate size leaves parts that are slow to rotate."""
+    folder = tmp_path_factory.mktemp("costly")
+    out, rotated = folder / "out" / "a.onnx", folder / "out" / "b.onnx"
+    sizes = {"num_hidden_layers": 1, "intermediate_size": 272}
+    original = write_model(folder / "model", "llama", tied=True, **sizes)
+    run_successfully("export", folder / "model", out, *QUICK, "--save-rotated", rotated)
+    return Exported(original, folder / "model", out, rotated, shares_table=True)
 
 
 @pytest.fixture(scope="module")
@@ -416,6 +431,42 @@ def test_a_recipe_decides_what_is_stored_in_how_many_bits(
     logits = prefill(out, token_ids(out.parent))
     assert np.isfinite(logits).all()
     assert not np.array_equal(logits, prefill(plain, token_ids(out.parent)))
+
+
+@pytest.mark.parametrize("kernels", [False, True], ids=["functions", "kernels"])
+def test_a_width_whose_eighth_is_costly_to_rotate_has_a_larger_high_part(
+    costly: Exported, kernels: bool
+) -> None:
+    """238 + 34 have outer orders of 119 and 17, 232 + 40 of 29 and 20."""
+    assert columns_of(inspect_model(costly.out), "down_proj") == {4: 232, 8: 40}
+    ids = token_ids(costly.out.parent)
+    expected = torch_logits(costly.original, ids)
+    assert compare(expected, prefill(costly.rotated, ids), ids).relative_error < FLOAT_TOLERANCE
+    decoder = Decoder(create_session(costly.out, kernels=kernels))
+    one_pass, _ = decoder.run(ids)
+    token_by_token = decode_logits(decoder, ids)
+    divergence = compare(one_pass, token_by_token, ids).kl_divergence
+    assert divergence < quantisation_divergence(costly, ids, one_pass)
+    if kernels:
+        np.testing.assert_array_equal(one_pass, token_by_token)
+
+
+def test_every_way_to_the_split_gives_the_same_and_a_named_share_is_exact(
+    costly: Exported, tmp_path: Path
+) -> None:
+    projections = tmp_path / "projections.safetensors"
+    run_successfully("calibrate", costly.model, projections, *QUICK)
+    found = {}
+    for format in ("custom", "qdq", "contrib", "web"):
+        options = ("--projections", projections, "--format", format)
+        for share in ((), ("--down-high", "0.125")):
+            out = tmp_path / format / str(len(share)) / "a.onnx"
+            run_successfully("export", costly.model, out, *options, *share)
+            found[format, share] = columns_of(inspect_model(out), "down_proj")
+            assert np.isfinite(prefill(out, token_ids(out.parent))).all()
+    assert (tmp_path / "custom/0/a.onnx.data").read_bytes() == costly.data.read_bytes()
+    for (_, share), columns in found.items():
+        assert columns == ({4: 238, 8: 34} if share else {4: 232, 8: 40})
 
 
 def columns_of(inspection: Inspection, module: str) -> dict[int, int]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import Counter
 from pathlib import Path
@@ -17,7 +18,7 @@ from scripts.cuda_machine import (
 )
 from scripts.cuda_occupancy import LIMITS, blocks_of, launch_of
 from scripts.cuda_roofline import CALLS, GPUS, MODELS, Floor, floor, kernel_table, whole
-from scripts.cuda_work import Work, gate, lm_head, matrices, multiply, prompt, step
+from scripts.cuda_work import Work, gate, layer, lm_head, matrices, multiply, prompt, step
 
 KERNELS = Path(__file__).parents[2] / "custom_ops" / "cuda"
 
@@ -270,6 +271,23 @@ def test_few_blocks_have_their_part_of_the_gpu() -> None:
 
 def test_rotating_one_row_takes_one_block() -> None:
     assert gate(MODELS[0], 1).ours.blocks == 1
+
+
+def test_an_eighth_of_llama_3_8b_would_be_rotated_longer_than_multiplied() -> None:
+    """What docs/cuda.md says in words."""
+    chosen, a100 = MODELS[0], GPUS[0]
+    eighth = dataclasses.replace(chosen, down_high=1 / 8)
+    assert (eighth.down.low, chosen.down.low) == (196 * 64, 12 * 1024)
+    times = {
+        item.name: floor(item.ours, a100).seconds
+        for item in layer(eighth, step(1, 2048), has_int4=True)
+    }
+    products = sum(time for name, time in times.items() if name.startswith("matmul"))
+    assert products < times["gate_and_rotate"] == pytest.approx(69.5e-6, rel=1e-3)
+    assert floor(gate(chosen, 1).ours, a100).seconds == pytest.approx(4.2e-6, rel=1e-2)
+    whole_prompt = gate(eighth, 2048), gate(chosen, 2048)
+    assert floor(whole_prompt[0].ours, a100).seconds == pytest.approx(1318e-6, rel=1e-3)
+    assert floor(whole_prompt[1].ours, a100).limit == "memory"
 
 
 def test_float_rates_follow_from_units_and_clock() -> None:

@@ -32,7 +32,7 @@ def _study(moments: Moments) -> Study:
     return Study(reference, layout(model), moments)
 
 
-FRACTIONS = {0.0: 0.0, 1 / 16: 1 / 18, 1 / 8: 1 / 6, 1 / 4: 1 / 3}
+FRACTIONS = {0.0: 0.0, 1 / 16: 1 / 18, None: 1 / 6, 1 / 4: 1 / 3}
 """Of 36 coefficients, in the place of those of a real width; and below, of 24 and of 8."""
 
 RANKS = {1 / 16: 0.0, 1 / 8: 1 / 4, 1 / 4: 1 / 2}
