@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,10 @@ from resq_onnx.runtime.signature import read_signature
 
 if TYPE_CHECKING:
     import onnxruntime
+
+NO_CPU_KERNEL: Final = "'tensor(bfloat16)' of input parameter"
+"""In ONNX Runtime's refusal of an operator of ours that has no kernel for its input
+(`custom_ops.CPU_DTYPES`)."""
 
 
 def create_session(
@@ -52,7 +56,8 @@ def create_session(
 
     Raises:
         ResqError: onnxruntime is not installed, a file is missing or broken, `kernels` were not
-            built, or `cuda` was asked for and the session does not run there.
+            built or do not know the file's type, or `cuda` was asked for and the session does not
+            run there.
     """
     try:
         import onnxruntime
@@ -92,6 +97,12 @@ def create_session(
         )
     except Exception as error:  # its exceptions have no common base but this
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if provider == CPU and kernels and NO_CPU_KERNEL in reason:
+            raise ResqError(
+                f"{path}: its activations are bfloat16, for which there are no kernels on CPUs: "
+                "run the functions in the file (--no-kernels) or use a GPU (--provider cuda), or "
+                "export the model with --dtype float16"
+            ) from None
         raise ResqError(
             f"{path}: ONNX Runtime {onnxruntime.__version__} cannot open the model: {reason}; "
             f"if the file or its data is damaged, export it again"

@@ -115,6 +115,20 @@ def halves(make: Callable[[str], Exported]) -> Exported:
     return make("float16")
 
 
+@pytest.mark.parametrize("command", [("generate", "--prompt", "A"), ("bench",), ("serve",)])
+def test_kernels_that_do_not_know_the_type_are_refused_with_what_to_do(
+    make: Callable[[str], Exported], command: tuple[str, ...]
+) -> None:
+    out = make("bfloat16").out
+    of = out.parent if command == ("serve",) else out
+    said = error_line(run(command[0], of, *command[1:]).stderr)
+    assert said.endswith(
+        f"{out}: its activations are bfloat16, for which there are no kernels on CPUs: run the "
+        "functions in the file (--no-kernels) or use a GPU (--provider cuda), or export the model "
+        "with --dtype float16"
+    )
+
+
 # The file
 
 
