@@ -89,8 +89,9 @@ def costly(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """A model an eighth of whose intermediate size leaves parts that are slow to rotate."""
     folder = tmp_path_factory.mktemp("costly")
     out, rotated = folder / "out" / "a.onnx", folder / "out" / "b.onnx"
-    sizes = {"num_hidden_layers": 1, "intermediate_size": 272}
-    original = write_model(folder / "model", "llama", tied=True, **sizes)
+    original = write_model(
+        folder / "model", "llama", tied=True, num_hidden_layers=1, intermediate_size=272
+    )
     run_successfully("export", folder / "model", out, *QUICK, "--save-rotated", rotated)
     return Exported(original, folder / "model", out, rotated, shares_table=True)
 
