@@ -3,6 +3,8 @@
 # make lint   the checks alone
 # make test-kernels    every instruction set of this CPU against the scalar kernels
 # make test-sanitized  kernels and operators with AddressSanitizer and UndefinedBehaviorSanitizer
+# make test-simt       the kernels for CUDA, executed on this CPU; needs neither nvcc nor a GPU
+# make cuda            libresq_onnx_ops_cuda.so for all architectures, into build/cuda; needs nvcc
 # make test-cuda       builds the kernels for CUDA, and compares a GPU with the CPU; needs nvcc
 # make cuda-evidence   what a compiler makes of them, into docs/cuda.md; needs nvcc and no GPU
 # make test-aarch64    kernels for 64-bit Arm, cross-compiled and emulated
@@ -19,6 +21,8 @@ MODEL := $(MODELS)/SmolLM2-135M-Instruct.Q4_1.gguf
 EXPORTED := build/smollm2/model.onnx
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
+SIMT := build/simt/simt/libresq_onnx_ops_simt.so
+CUDA := build/cuda/libresq_onnx_ops_cuda.so
 CUDA_VENV := build/venv-cuda
 # Of the extra "test" what tests/cuda imports: the rest of it brings onnxruntime for CPUs.
 CUDA_TESTS := pytest
@@ -32,6 +36,8 @@ CMAKE_KERNELS := $(CMAKE) -S custom_ops -DRESQ_TESTS=ON -DRESQ_WARNINGS_AS_ERROR
 AARCH64 := aarch64-linux-gnu-g++
 SANITIZED_TESTS := $(foreach name,matmul hadamard attention shared_buffer refusals fuzz concurrency,\
 	tests/custom_ops/test_$(name).py)
+SIMT_TESTS := $(foreach name,matmul hadamard attention shared_buffer refusals fuzz,\
+	tests/custom_ops/test_$(name).py) tests/simt
 # The sanitizers come before everything else. A signal stays a signal, and a leak of Python's or
 # ONNX Runtime's is none of ours.
 SANITIZERS = LD_PRELOAD="$(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file-name=libubsan.so)" \
@@ -41,8 +47,8 @@ PACKAGING := pyproject.toml constraints.txt $(shell find custom_ops -type f)
 PYTHON_SOURCES := $(shell find resq_onnx passes -name '*.py')
 CXX_SOURCES := $(shell find custom_ops tests/benchmarks -name '*.h' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test test-kernels test-kernels-sanitized test-sanitized test-cuda test-aarch64 \
-	cuda-evidence lint clean
+.PHONY: help demo test test-kernels test-kernels-sanitized test-sanitized test-simt test-cuda \
+	test-aarch64 cuda cuda-evidence lint clean
 .DELETE_ON_ERROR:
 
 help:
@@ -74,6 +80,22 @@ test-sanitized: test-kernels-sanitized $(VENV)/installed-test
 	$(SANITIZERS) RESQ_ONNX_LIBRARY=$(abspath build/sanitized/libresq_onnx_ops.so) \
 		$(BIN)/python -m pytest $(SANITIZED_TESTS) $(PYTEST_ARGS) \
 		--deselect tests/custom_ops/test_concurrency.py::test_ten_thousand_decode_steps_leak_nothing
+
+# The very .cu files, compiled as C++: custom_ops/simt. Once more for GPUs that multiply 4-bit numbers.
+test-simt: $(VENV)/installed-test | $(CMAKE)
+	$(CMAKE_KERNELS) -B build/simt -DRESQ_SIMT=ON -DRESQ_SANITIZE=ON
+	$(CMAKE) --build build/simt --parallel 2 --target resq_onnx_ops_simt
+	$(SANITIZERS) RESQ_ONNX_LIBRARY=$(abspath $(SIMT)) $(BIN)/python -m pytest $(SIMT_TESTS) $(PYTEST_ARGS)
+	$(SANITIZERS) RESQ_ONNX_LIBRARY=$(abspath $(SIMT)) RESQ_SIMT_CAPABILITY=86 \
+		$(BIN)/python -m pytest tests/custom_ops/test_matmul.py $(PYTEST_ARGS)
+
+# The library has to load where there is no GPU, and to stay below 20 MB.
+cuda: | $(CMAKE)
+	$(CMAKE) -S custom_ops -B build/cuda -DRESQ_CUDA=ON -DRESQ_WARNINGS_AS_ERRORS=ON
+	$(CMAKE) --build build/cuda --parallel 2 --target resq_onnx_ops_cuda resq_onnx_ops
+	$(PYTHON) -c "import ctypes; ctypes.CDLL('$(abspath $(CUDA))').resq_onnx_add_cuda_operators"
+	@ls -l $(CUDA)
+	test $$(stat -c %s $(CUDA)) -le 20000000
 
 # In an environment of its own: onnxruntime and onnxruntime-gpu share an import name. The pinned
 # onnxruntime-gpu is for CUDA 13; its extras bring CUDA's and cuDNN's libraries, the driver is yours.

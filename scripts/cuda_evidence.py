@@ -39,6 +39,7 @@ def build(folder: Path) -> tuple[Path, Path]:
     """Compile the library; returns it and the log of all compilations since the folder was new."""
     log, cmake = folder / "build.log", program("cmake")
     configure = ["-DRESQ_CUDA=ON", "-DRESQ_WARNINGS_AS_ERRORS=ON", "-G", "Unix Makefiles"]
+    configure.append("-DCMAKE_CUDA_FLAGS=-Xptxas=-v")
     subprocess.run([cmake, "-S", "custom_ops", "-B", str(folder), *configure], check=True)
     # The lines of two compilers must not be mixed.
     command = [cmake, "--build", str(folder), "--parallel", "2", "--target", TARGET]

@@ -225,7 +225,7 @@ __device__ float* partial_of(const Attention& a, const AttentionCall& call, std:
 }
 
 template <int kRows>
-__global__ void __launch_bounds__(threads_of(kRows), 6)
+__global__ void __launch_bounds__(threads_of(kRows), 4)
     attend_split(const __grid_constant__ Attention a, const __grid_constant__ AttentionCall call,
                  std::int64_t splits) {
     constexpr unsigned kThreads = threads_of(kRows);

@@ -88,7 +88,7 @@ __device__ void project(const float* rows, std::int64_t d, std::int64_t first, s
     }
 }
 
-__global__ void __launch_bounds__(kThreads, 6)
+__global__ void __launch_bounds__(kThreads, 4)
     prepare(const __grid_constant__ Attention a, const __grid_constant__ AttentionCall call,
             std::int64_t tokens_at_once) {
     const std::int64_t d = a.head_dim, queries = a.heads_per_kv(), rows = queries + 1;

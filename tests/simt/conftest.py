@@ -1,4 +1,4 @@
-"""These tests need the CUDA kernels compiled for this CPU: `make test-simt` builds and names them."""
+"""These tests need the CUDA kernels compiled for this CPU, as `make test-simt` does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Without that library, tests of this folder are left out."""
     if custom_ops.instruction_set() == SIMT:
         return
-    skip = pytest.mark.skip(reason="RESQ_ONNX_LIBRARY names no libresq_onnx_ops_simt: `make test-simt`")
+    reason = "RESQ_ONNX_LIBRARY names no libresq_onnx_ops_simt: `make test-simt`"
+    skip = pytest.mark.skip(reason=reason)
     for item in items:
         if "tests/simt/" in item.path.as_posix():
             item.add_marker(skip)

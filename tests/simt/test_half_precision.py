@@ -83,9 +83,7 @@ def assert_near(form: AttentionForm, node: Node, dtype: str) -> None:
     assert_identical(caches, wanted_caches)
     total = node.arrays["attention_mask"].shape[1]
     largest = np.abs(read(form, caches[1][:, :, :total])).max()
-    np.testing.assert_allclose(
-        y, wanted, rtol=0, atol=ROUNDINGS * UNIT_ROUNDOFF[dtype] * largest
-    )
+    np.testing.assert_allclose(y, wanted, rtol=0, atol=ROUNDINGS * UNIT_ROUNDOFF[dtype] * largest)
 
 
 @pytest.mark.parametrize("shape", LONG.values(), ids=LONG)
@@ -105,7 +103,9 @@ def test_tensor_cores_see_no_hidden_slots(dtype: str) -> None:
     assert_near(form, node, dtype)
     y, *_ = run_in(node, dtype)
     for name in ("past_key", "past_value"):  # records of all ones decode to no number at all
-        node.arrays[name][np.broadcast_to(mask[:, None, :60, None] == 0, node.arrays[name].shape)] = 255
+        node.arrays[name][
+            np.broadcast_to(mask[:, None, :60, None] == 0, node.arrays[name].shape)
+        ] = 255
     assert_identical(run_in(node, dtype)[:1], [y])
 
 

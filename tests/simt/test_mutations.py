@@ -1,0 +1,199 @@
+"""What goes wrong in a kernel shows: each of these mistakes, made on purpose, fails a test.
+
+A file is compiled anew with one line changed and linked with the others as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from resq_onnx import custom_ops
+
+REPOSITORY: Final = Path(__file__).parents[2]
+SOURCES: Final = REPOSITORY / "custom_ops" / "cuda"
+
+MATMUL: Final = "test_matmul.py::test_every_form_agrees_with_integer_sums_and_with_its_body"
+HADAMARD: Final = "test_hadamard.py::test_every_form_agrees_with_a_dense_matrix_and_with_its_body"
+CACHE: Final = "test_attention.py::test_every_form_writes_the_bytes_of_the_definition"
+CONTEXTS: Final = "test_attention.py::test_contexts_of_any_length"
+FLASH: Final = "test_half_precision.py::test_attention_on_tensor_cores_is_near_that_in_float32"
+
+FAILED: Final = (1, -6)
+"""Exit codes of pytest where tests fail, and where the process is ended."""
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A line of a file, what takes its place, and the tests that have to notice."""
+
+    mistake: str
+    file: str
+    line: str
+    replacement: str
+    tests: str
+
+
+MUTATIONS: Final = (
+    Mutation(
+        "no barrier between the copies of a tile and its products",
+        "matmul_many.cu",
+        "        __syncthreads();  // tile i has arrived, and nobody reads tile i - 1 any more\n",
+        "",
+        MATMUL,
+    ),
+    Mutation(
+        "a tile is multiplied before it has arrived",
+        "matmul_many.cu",
+        "wait_for_copies<kStages - 2>();",
+        "wait_for_copies<kStages - 1>();",
+        MATMUL,
+    ),
+    Mutation(
+        "a wrong fragment index of the rows",
+        "matmul_many.cu",
+        "const unsigned chunk = 2 * static_cast<unsigned>(step) + lane / 16;",
+        "const unsigned chunk = 2 * static_cast<unsigned>(step) + lane / 8 % 2;",
+        MATMUL,
+    ),
+    Mutation(
+        "results of one output too many",
+        "matmul_many.cu",
+        "if (row < p.rows && output < p.matmul.outputs) {",
+        "if (row < p.rows && output <= p.matmul.outputs) {",
+        MATMUL,
+    ),
+    Mutation(
+        "one row too many is read at a partial tile",
+        "matmul_many.cu",
+        "const bool exists = of_all < p.rows && byte < segment.bytes;",
+        "const bool exists = of_all <= p.rows && byte < segment.bytes;",
+        MATMUL,
+    ),
+    Mutation(
+        "even and odd columns exchanged",
+        "matmul_few.cu",
+        "mma_bytes(sums.products[tile], a, word_of(even[tile], j), word_of(odd[tile], j));",
+        "mma_bytes(sums.products[tile], a, word_of(odd[tile], j), word_of(even[tile], j));",
+        MATMUL,
+    ),
+    Mutation(
+        "no barrier between the warps' sums and their reader",
+        "matmul_few.cu",
+        "        share(m.parts[own.part], sums, shared[warp_index()]);\n        __syncthreads();\n",
+        "        share(m.parts[own.part], sums, shared[warp_index()]);\n",
+        MATMUL,
+    ),
+    Mutation(
+        "no barrier between two passes of the fast transform",
+        "hadamard.cu",
+        "            first[k * stride] = values[k];\n        }\n    }\n    __syncthreads();\n",
+        "            first[k * stride] = values[k];\n        }\n    }\n",
+        HADAMARD,
+    ),
+    Mutation(
+        "a record's low part ends one byte early",
+        "attention_prepare.cu",
+        "encode_record((i % 2 == 0 ? keys : values) + t * d, a.record,",
+        "encode_record((i % 2 == 0 ? keys : values) + t * d + 1, a.record,",
+        CACHE,
+    ),
+    Mutation(
+        "a query sees one slot more than there are",
+        "attention_few.cu",
+        "const std::int64_t count = rest < kChunk ? rest : kChunk;",
+        "const std::int64_t count = rest < kChunk ? rest + 1 : kChunk;",
+        CONTEXTS,
+    ),
+    Mutation(
+        "a wrong fragment index of the values",
+        "attention_many.cu",
+        "const unsigned slot = static_cast<unsigned>(step) * 16 + lane % 16;",
+        "const unsigned slot = static_cast<unsigned>(step) * 16 + lane / 2;",
+        FLASH,
+    ),
+    Mutation(
+        "no barrier between decoding a chunk and multiplying with it",
+        "attention_many.cu",
+        "            *reinterpret_cast<uint4*>(rows + slot * kRowBytes + 2 * column) = words;\n"
+        "        }\n        __syncthreads();\n",
+        "            *reinterpret_cast<uint4*>(rows + slot * kRowBytes + 2 * column) = words;\n"
+        "        }\n",
+        FLASH,
+    ),
+)
+
+NONE: Final = Mutation("none", "matmul_many.cu", "kStages = 4;", "kStages = 4;", MATMUL)
+
+
+def environment(**others: str) -> dict[str, str]:
+    """This process's, without the sanitizer that is loaded into it."""
+    return {**{k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}, **others}
+
+
+def compiled(file: str, text: str, folder: Path) -> Path:
+    """The library with another text in the place of one file."""
+    library = custom_ops.library_path().resolve()
+    build = library.parents[1]
+    source, target = folder / file, folder / "mutated.o"
+    source.write_text(text)
+    commands = json.loads((build / "compile_commands.json").read_text())
+    (command,) = (c["command"] for c in commands if c["file"] == str(SOURCES / file))
+    words = shlex.split(command)
+    words[words.index("-o") + 1] = str(target)
+    words[words.index(str(SOURCES / file))] = str(source)
+    subprocess.run([*words, f"-I{SOURCES}"], check=True, cwd=folder, env=environment(), timeout=300)
+    objects = f"CMakeFiles/{library.stem.removeprefix('lib')}.dir"
+    link = shlex.split((library.parent / objects / "link.txt").read_text())
+    mutant = folder / library.name
+    link[link.index("-o") + 1] = str(mutant)
+    link[link.index(f"{objects}/__/cuda/{file}.o")] = str(target)
+    subprocess.run(link, check=True, cwd=library.parent, env=environment(), timeout=300)
+    return mutant
+
+
+def exit_code(library: Path, tests: str) -> int:
+    """Of pytest, which runs tests over a library and stops at the first that fails."""
+    folder = "simt" if tests.startswith("test_half") else "custom_ops"
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", f"tests/{folder}/{tests}"],
+        cwd=REPOSITORY,
+        env={**os.environ, "RESQ_ONNX_LIBRARY": str(library)},
+        capture_output=True,
+        timeout=600,
+    ).returncode
+
+
+@pytest.fixture(scope="module")
+def exit_codes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
+    """By mistake, and of none at all; as many at a time as there are cores to compile on."""
+
+    def run(mutation: Mutation) -> int:
+        text = (SOURCES / mutation.file).read_text()
+        assert text.count(mutation.line) == 1, mutation.mistake
+        folder = tmp_path_factory.mktemp("mutant")
+        changed = text.replace(mutation.line, mutation.replacement)
+        return exit_code(compiled(mutation.file, changed, folder), mutation.tests)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        codes = list(pool.map(run, (NONE, *MUTATIONS)))
+    return {m.mistake: code for m, code in zip((NONE, *MUTATIONS), codes, strict=True)}
+
+
+@pytest.mark.parametrize("mistake", [mutation.mistake for mutation in MUTATIONS])
+def test_a_mistake_is_caught(mistake: str, exit_codes: dict[str, int]) -> None:
+    assert exit_codes[mistake] in FAILED
+
+
+def test_a_kernel_without_a_mistake_passes(exit_codes: dict[str, int]) -> None:
+    """What is compiled and linked in this way is not at fault by itself."""
+    assert exit_codes[NONE.mistake] == 0
