@@ -65,7 +65,8 @@ __device__ const std::uint8_t* bring(const Attention& a, const std::uint8_t* cac
     __syncthreads();
     for (unsigned i = threadIdx.x; i < 2 * kChunk; i += Work<kRows>::kThreads) {
         const unsigned slot = i / 2;
-        work.meanings[i] = slot < count
+        // A hidden record may hold anything: it stands for zeros.
+        work.meanings[i] = slot < count && work.shown[slot] != 0.0f
                                ? meaning_of(a.record.parts[i % 2], records + slot * a.record.bytes)
                                : Meaning{0.0f, 0.0f};
     }
@@ -178,14 +179,16 @@ __device__ void add_values(const Attention& a, const std::uint8_t* records, std:
         const std::int64_t column = i % pairs * 2, first = i / pairs * kRowsAtOnce;
         const bool is_pair = column + 1 < a.head_dim;
         float values[2][kRowsAtOnce] = {};
+        // The parts that the columns are of, nearly always the same.
+        const std::int64_t rank = a.record.parts[0].rank;
+        const unsigned part = column < rank ? 0 : 1, next_part = column + 1 < rank ? 0 : 1;
         for (std::int64_t slot = 0; slot < count; ++slot) {
-            if (work.shown[slot] == 0.0f) {  // a hidden record may hold anything
-                continue;
-            }
             const std::uint8_t* record = records + slot * a.record.bytes;
-            const Meaning low = work.meanings[2 * slot], high = work.meanings[2 * slot + 1];
-            const float one = coefficient(a.record, record, low, high, column);
-            const float two = is_pair ? coefficient(a.record, record, low, high, column + 1) : 0.0f;
+            const Meaning own = work.meanings[2 * slot + part];
+            const Meaning next = part == next_part ? own : work.meanings[2 * slot + next_part];
+            const float one = coefficient(a.record, record, own, own, column);
+            const float two =
+                is_pair ? coefficient(a.record, record, next, next, column + 1) : 0.0f;
             float weights[kRowsAtOnce];
             load_four(work.weights + slot * kRows + first, weights);
             RESQ_UNROLL

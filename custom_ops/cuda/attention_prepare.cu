@@ -8,7 +8,7 @@ namespace resq::cuda {
 namespace {
 
 constexpr unsigned kThreads = 128, kWarps = kThreads / kWarp;
-constexpr int kRowsAtOnce = 8;  // of a product that a thread sums for one column
+constexpr int kRowsAtOnce = 4;  // of a product that a thread sums, for four columns
 constexpr std::int64_t kMostTokens = 8;
 constexpr std::int64_t kSharedBytes = 48 * 1024;
 
@@ -55,34 +55,71 @@ __device__ void load_head(const Attention& a, ConstFloats qkv, std::int64_t begi
     }
 }
 
-// Sums of some rows for one column of the projection, k by k in order. A row is read four floats at
-// a time where a head is a multiple of them; rows beyond the last repeat it.
+// Sums of some rows for some columns of the projection, k by k in order. Rows beyond the last
+// repeat it. Heads are a multiple of four where four columns are loaded at once.
+template <int kColumns>
 __device__ void project(const float* rows, std::int64_t d, std::int64_t first, std::int64_t count,
-                        const float* projection, float (&sums)[kRowsAtOnce]) {
+                        const float* projection, float (&sums)[kRowsAtOnce][kColumns]) {
     const float* from[kRowsAtOnce];
     RESQ_UNROLL
     for (int j = 0; j < kRowsAtOnce; ++j) {
         from[j] = rows + (first + j < count ? first + j : count - 1) * d;
     }
-    if (d % 4 != 0) {
-        for (std::int64_t k = 0; k < d; ++k) {
-            RESQ_UNROLL
-            for (int j = 0; j < kRowsAtOnce; ++j) {
-                sums[j] = fmaf(from[j][k], projection[k * d], sums[j]);
-            }
+    for (std::int64_t k = 0; k < d; ++k) {
+        float factors[kColumns];
+        if constexpr (kColumns == 4) {
+            load_four(projection + k * d, factors);
+        } else {
+            factors[0] = projection[k * d];
         }
-        return;
-    }
-    for (std::int64_t k = 0; k < d; k += 4) {
-        const float factors[4] = {projection[k * d], projection[(k + 1) * d],
-                                  projection[(k + 2) * d], projection[(k + 3) * d]};
         RESQ_UNROLL
         for (int j = 0; j < kRowsAtOnce; ++j) {
-            float x[4];
-            load_four(from[j] + k, x);
+            const float x = from[j][k];
             RESQ_UNROLL
-            for (int c = 0; c < 4; ++c) {
-                sums[j] = fmaf(x[c], factors[c], sums[j]);
+            for (int c = 0; c < kColumns; ++c) {
+                sums[j][c] = fmaf(x, factors[c], sums[j][c]);
+            }
+        }
+    }
+}
+
+// One block's rows, turned and projected, to where they are wanted.
+struct Rows {
+    const float* turned;  // (tokens, rows, d)
+    float* keys;          // (tokens, d)
+    std::int64_t tokens, first, head;
+};
+
+// Projects all rows: queries to memory, times the scale, and keys to where they are encoded.
+template <int kColumns>
+__device__ void project_rows(const Attention& a, const AttentionCall& call, const Rows& block,
+                             const float* projection) {
+    const std::int64_t d = a.head_dim, queries = a.heads_per_kv(), rows = queries + 1;
+    const std::int64_t all_rows = block.tokens * rows, across = d / kColumns;
+    const std::int64_t pieces = (all_rows + kRowsAtOnce - 1) / kRowsAtOnce;
+    for (std::int64_t i = threadIdx.x; i < pieces * across; i += kThreads) {
+        const std::int64_t column = i % across * kColumns, first_row = i / across * kRowsAtOnce;
+        float sums[kRowsAtOnce][kColumns] = {};
+        if (projection != nullptr) {
+            project<kColumns>(block.turned, d, first_row, all_rows, projection + column, sums);
+        }
+        RESQ_UNROLL
+        for (int j = 0; j < kRowsAtOnce; ++j) {
+            const std::int64_t row = first_row + j, t = row / rows, of_token = row % rows;
+            if (row >= all_rows) {
+                continue;
+            }
+            const std::int64_t place =
+                (block.head * call.tokens + block.first + t) * queries + of_token;
+            RESQ_UNROLL
+            for (int c = 0; c < kColumns; ++c) {
+                const float sum =
+                    projection != nullptr ? sums[j][c] : block.turned[row * d + column + c];
+                if (of_token == queries) {
+                    block.keys[t * d + column + c] = sum;
+                } else {
+                    call.queries[place * d + column + c] = sum * a.scale;
+                }
             }
         }
     }
@@ -126,28 +163,11 @@ __global__ void __launch_bounds__(kThreads, 4)
 
     const std::int64_t head = sequence * a.kv_heads + kv_head;
     const float* projection = a.projection != nullptr ? a.projection + kv_head * d * d : nullptr;
-    const std::int64_t all_rows = tokens * rows;
-    const std::int64_t blocks = (all_rows + kRowsAtOnce - 1) / kRowsAtOnce;
-    for (std::int64_t i = threadIdx.x; i < blocks * d; i += kThreads) {
-        const std::int64_t column = i % d, first_row = i / d * kRowsAtOnce;
-        float sums[kRowsAtOnce] = {};
-        if (projection != nullptr) {
-            project(turned, d, first_row, all_rows, projection + column, sums);
-        }
-        RESQ_UNROLL
-        for (int j = 0; j < kRowsAtOnce; ++j) {
-            const std::int64_t row = first_row + j, t = row / rows, of_token = row % rows;
-            if (row >= all_rows) {
-                continue;
-            }
-            const float sum = projection != nullptr ? sums[j] : turned[row * d + column];
-            if (of_token == queries) {
-                keys[t * d + column] = sum;
-            } else {
-                const std::int64_t place = (head * call.tokens + first + t) * queries + of_token;
-                call.queries[place * d + column] = sum * a.scale;
-            }
-        }
+    const Rows block{turned, keys, tokens, first, head};
+    if (d % 4 == 0 && reinterpret_cast<std::uintptr_t>(projection) % 16 == 0) {
+        project_rows<4>(a, call, block, projection);
+    } else {
+        project_rows<1>(a, call, block, projection);
     }
     __syncthreads();
 
