@@ -90,12 +90,11 @@ test-simt: $(VENV)/installed-test | $(CMAKE)
 		$(BIN)/python -m pytest tests/custom_ops/test_matmul.py $(PYTEST_ARGS)
 
 # The library has to load where there is no GPU, and to stay below 20 MB.
-cuda: | $(CMAKE)
+cuda: $(VENV)/installed-test | $(CMAKE)
 	$(CMAKE) -S custom_ops -B build/cuda -DRESQ_CUDA=ON -DRESQ_WARNINGS_AS_ERRORS=ON
 	$(CMAKE) --build build/cuda --parallel 2 --target resq_onnx_ops_cuda resq_onnx_ops
-	$(PYTHON) -c "import ctypes; ctypes.CDLL('$(abspath $(CUDA))').resq_onnx_add_cuda_operators"
+	RESQ_CUDA_LIBRARY=$(abspath $(CUDA)) $(BIN)/python -m pytest -q tests/custom_ops/test_cuda_library.py
 	@ls -l $(CUDA)
-	test $$(stat -c %s $(CUDA)) -le 20000000
 
 # In an environment of its own: onnxruntime and onnxruntime-gpu share an import name. The pinned
 # onnxruntime-gpu is for CUDA 13; its extras bring CUDA's and cuDNN's libraries, the driver is yours.

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
-from resq_onnx.custom_ops import CPU_DTYPES, LIBRARY_NAME, library_path
+from resq_onnx.custom_ops import CPU_DTYPES, CUDA_LIBRARY_NAME, LIBRARY_NAME, library_path
 from resq_onnx.errors import ResqError
 from resq_onnx.handoff.target import Target
 from resq_onnx.recipe import Format, Recipe
@@ -128,6 +128,9 @@ def _write(model: Path, recipe: Recipe) -> None:
     if _has_our_operators(recipe):
         library = library_path()
         shutil.copyfile(library, model.with_name(library.name))
+        beside = library.with_name(f"{CUDA_LIBRARY_NAME}{library.suffix}")
+        if beside.is_file():  # the first loads it by itself
+            shutil.copyfile(beside, model.with_name(beside.name))
         config["model"]["decoder"]["session_options"]["custom_ops_library"] = library.name
     model.with_name(CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
 
