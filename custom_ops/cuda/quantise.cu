@@ -113,6 +113,29 @@ __device__ Range range_of(const T* x, std::int64_t width, Team team) {
     return range;
 }
 
+// A team writes a segment of a row, whose range it has found: integers, scale and zero point.
+template <typename T>
+__device__ void write_all(const MatMul& m, const Plan& plan, const Segment& segment,
+                          std::int64_t index, const T* columns, const Range& range, Team team,
+                          const Activations& out) {
+    const Part& part = m.parts[segment.part];
+    const float top = part.bits == 4 ? 15.0f : 255.0f;
+    const Quantiser quantiser = quantiser_of(range, part.clip, top);
+    const std::int64_t row = blockIdx.x, place = row * m.segments() + index;
+    std::uint8_t* integers = out.integers + row * static_cast<std::int64_t>(out.row_bytes);
+    write_segment(columns, part, plan, quantiser, team, segment.bytes, integers + segment.offset);
+    if (team.index == 0) {
+        out.scales[place] = quantiser.scale;
+        out.zeros[place] = stored_zero(part, plan, quantiser);
+    }
+}
+
+// Where a segment's columns lie in a row.
+__device__ __forceinline__ std::int64_t first_column(const MatMul& m, const Segment& segment) {
+    return segment.group * (m.parts[0].width + m.parts[1].width) +
+           (segment.part == 1 ? m.parts[0].width : 0);
+}
+
 // One row, a block: each segment in turn.
 template <typename T>
 __global__ void __launch_bounds__(kThreads, 4)
@@ -124,20 +147,11 @@ __global__ void __launch_bounds__(kThreads, 4)
     Segment segment = first_segment(m, plan);
     float squares = 0.0f;
     for (std::int64_t i = 0; i < segments; ++i, advance(segment, m, plan)) {
-        const Part& part = m.parts[segment.part];
-        const std::int64_t before = segment.part == 1 ? m.parts[0].width : 0;
-        const T* columns = x + segment.group * (m.parts[0].width + m.parts[1].width) + before;
-        const Range range = range_of_block(range_of(columns, part.width, team), partial);
+        const T* columns = x + first_column(m, segment);
+        const Range range =
+            range_of_block(range_of(columns, m.parts[segment.part].width, team), partial);
         squares += range.squares;
-        const float top = part.bits == 4 ? 15.0f : 255.0f;
-        const Quantiser quantiser = quantiser_of(range, part.clip, top);
-        write_segment(
-            columns, part, plan, quantiser, team, segment.bytes,
-            out.integers + row * static_cast<std::int64_t>(out.row_bytes) + segment.offset);
-        if (threadIdx.x == 0) {
-            out.scales[row * segments + i] = quantiser.scale;
-            out.zeros[row * segments + i] = stored_zero(part, plan, quantiser);
-        }
+        write_all(m, plan, segment, i, columns, range, team, out);
     }
     if (m.normalise && threadIdx.x == 0) {
         const float mean = squares / static_cast<float>(m.columns());
@@ -152,29 +166,18 @@ __global__ void __launch_bounds__(kThreads, 4)
 template <typename T>
 __global__ void __launch_bounds__(kThreads, 4)
     quantise_segments(const __grid_constant__ MatMul m, Plan plan, const T* x, Activations out) {
-    const std::int64_t row = blockIdx.x, segments = m.segments();
     const Team team = {lane_index(), kWarp};
-    x += row * m.columns();
+    x += blockIdx.x * m.columns();
     Segment segment = first_segment(m, plan);
-    for (std::int64_t i = 0; i < segments; ++i, advance(segment, m, plan)) {
+    for (std::int64_t i = 0; i < m.segments(); ++i, advance(segment, m, plan)) {
         if (i % (kThreads / kWarp) != warp_index()) {
             continue;
         }
-        const Part& part = m.parts[segment.part];
-        const std::int64_t before = segment.part == 1 ? m.parts[0].width : 0;
-        const T* columns = x + segment.group * (m.parts[0].width + m.parts[1].width) + before;
-        Range range = range_of(columns, part.width, team);
+        const T* columns = x + first_column(m, segment);
+        Range range = range_of(columns, m.parts[segment.part].width, team);
         range.smallest = least_of_warp(range.smallest);
         range.largest = greatest_of_warp(range.largest);
-        const float top = part.bits == 4 ? 15.0f : 255.0f;
-        const Quantiser quantiser = quantiser_of(range, part.clip, top);
-        write_segment(
-            columns, part, plan, quantiser, team, segment.bytes,
-            out.integers + row * static_cast<std::int64_t>(out.row_bytes) + segment.offset);
-        if (lane_index() == 0) {
-            out.scales[row * segments + i] = quantiser.scale;
-            out.zeros[row * segments + i] = stored_zero(part, plan, quantiser);
-        }
+        write_all(m, plan, segment, i, columns, range, team, out);
     }
 }
 
