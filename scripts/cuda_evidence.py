@@ -49,7 +49,7 @@ def build(folder: Path) -> tuple[Path, Path]:
         )
     if done.returncode:
         sys.exit(f"the kernels do not compile: see {log}")
-    return folder / "cuda" / f"lib{TARGET}.so", log
+    return folder / f"lib{TARGET}.so", log
 
 
 def program(name: str) -> str:

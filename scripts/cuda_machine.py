@@ -93,7 +93,7 @@ def expected_classes(kernel: Kernel) -> Iterator[str]:
         yield "16-byte loads"
     elif name == "flash":
         yield from ("half mma", "ldmatrix", "16-byte loads")
-    elif name == "attend_split":
+    elif name in ("attend_split", "prepare", "gate_and_rotate"):
         yield "16-byte loads"
 
 

@@ -78,7 +78,8 @@ def _round_up(value: int, unit: int) -> int:
 HEAD_DIM: Final = 128
 HEADS_PER_KV: Final = 4
 CHUNK: Final = 64  # slots, kChunk of attention.hpp
-WIDEST_PART: Final = 12544  # 7/8 of 14336, in which GatedHadamard turns
+AT_ONCE: Final = 4  # queries, kRowsAtOnce of attention_few.cu
+WIDEST_PART: Final = 12288  # of 14336 columns, which GatedHadamard rotates in two parts
 
 
 def launch_of(kernel: str) -> Launch:
@@ -98,6 +99,9 @@ def launch_of(kernel: str) -> Launch:
     if name == "flash":
         dim = int(arguments[1])
         return Launch(256, 2 * CHUNK * (2 * dim + 16) + 4 * CHUNK + _chunk_bytes(dim))
+    if name == "attend_split":
+        rows = int(arguments[0])
+        return Launch(rows // AT_ONCE * CHUNK, _split_bytes(rows))
     return FIXED[name]
 
 
@@ -106,15 +110,13 @@ def _chunk_bytes(head_dim: int) -> int:
     return (CHUNK * RecordLayout(head_dim, head_dim // 8).size + 15 + 15) // 16 * 16
 
 
-def _split_bytes() -> int:
+def _split_bytes(rows: int) -> int:
     """Work::bytes of attention_few.cu."""
-    rows = 8
     floats = 2 * rows * HEAD_DIM + rows * CHUNK + 4 * rows + CHUNK + 4 * CHUNK
     return 4 * floats + _chunk_bytes(HEAD_DIM)
 
 
 FIXED: Final = {
-    "attend_split": Launch(128, _split_bytes()),
     "combine": Launch(128, 0),
     "prepare": Launch(128, 8 * (HEADS_PER_KV + 3) * HEAD_DIM * 4),
     "gate_and_rotate": Launch(256, 4 * WIDEST_PART),

@@ -14,7 +14,7 @@ from typing import Final
 from resq_onnx.functions.cache_record import RecordLayout
 from resq_onnx.hadamard import outer_order
 from resq_onnx.recipe import BitSplit, Recipe
-from resq_onnx.splits import down_rotation_cost, down_split
+from resq_onnx.splits import down_split
 
 HALF: Final = 2
 FLOAT: Final = 4
@@ -23,6 +23,9 @@ STREAMED_ROWS: Final = 16  # kStreamedRows of matmul_plan.cu
 CHUNK: Final = 64  # kChunk of attention.hpp
 CHUNKS_OF_SPLIT: Final = 4  # kChunksOfSplit of attention_few.cu
 CODE: Final = 8  # bytes of a segment's scale and zero point
+AT_ONCE: Final = 4  # rows or outputs that a thread sums: kRowsAtOnce, kOutputs of the .cu files
+GATE_BLOCKS: Final = 128  # kBlocks of hadamard.cu
+TOKENS_OF_BLOCK: Final = 8  # kMostTokens of attention_prepare.cu
 
 
 @dataclass(frozen=True)
@@ -165,10 +168,10 @@ def multiply(matrix: Matrix, rows: int, has_int4: bool) -> Item:
     low, high = matrix.padded(packs)
     out = rows * matrix.outputs * HALF * (2 if matrix.adds else 1)
     if streams:
-        height, blocks = 8 if rows <= 8 else 16, -(-matrix.outputs // 16)
+        height, blocks = 8 if rows <= 8 else 16, _ceil(matrix.outputs, 16)
     else:
         height = 64 if rows <= 64 else 128
-        blocks = -(-rows // height) * -(-matrix.outputs // 128)
+        blocks = _ceil(rows, height) * _ceil(matrix.outputs, 128)
     issued = 2.0 * _round_up(rows, height) * matrix.outputs
     operations = {"int8": issued * high}
     unit = "int4" if packs else "int8"
@@ -197,17 +200,20 @@ def quantise(model: Model, rows: int, has_int4: bool) -> Item:
 
 def prepare(model: Model, call: Call) -> Item:
     """RoPE, projection of queries and keys, new records; in float16, RoPE and the cache."""
-    d, rows = model.head_dim, call.rows
+    d, rows, of_kv = model.head_dim, call.rows, model.heads // model.kv_heads
     read = (model.heads + 2 * model.kv_heads) * d
-    turned = rows * (model.heads + model.kv_heads) * d * d
     moved = rows * (read * HALF + model.heads * d * FLOAT + 2 * model.kv_heads * model.record)
-    of_block = min(8, 48 * 1024 // ((model.heads // model.kv_heads + 3) * d * FLOAT), call.tokens)
+    of_block = min(TOKENS_OF_BLOCK, 48 * 1024 // ((of_kv + 3) * d * FLOAT), call.tokens)
+    whole, rest = divmod(call.tokens, of_block)
+    # A kv head's queries and key, in fours.
+    fours = whole * _ceil(of_block * (of_kv + 1), AT_ONCE) + _ceil(rest * (of_kv + 1), AT_ONCE)
+    heads = call.sequences * model.kv_heads
+    products = float(heads * fours * AT_ONCE * d * d)
     ours = Work(
         moved + model.kv_heads * d * d * FLOAT,
-        {"float": 2.0 * turned},
-        # Of four rows, and of the projection, for four products.
-        turned * 5 / 4,
-        call.sequences * -(-call.tokens // of_block) * model.kv_heads,
+        {"float": 2 * products},
+        products * 8 / 16,  # four words of rows and four of the projection make 16 products
+        heads * _ceil(call.tokens, of_block),
     )
     half = Work(rows * read * 2 * HALF)
     return Item("prepare", ours, half, half)
@@ -221,10 +227,14 @@ def attend(model: Model, call: Call) -> Item:
 def _attend_few(model: Model, call: Call) -> Item:
     d, rows = model.head_dim, call.rows
     slots = call.sequences * call.context
-    splits = -(-call.context // (CHUNK * CHUNKS_OF_SPLIT))
+    splits = _ceil(call.context, CHUNK * CHUNKS_OF_SPLIT)
     per_head = call.tokens * model.heads // model.kv_heads
-    fours = 2 * -(-per_head // 8) * model.kv_heads  # a block's eight queries, four for a thread
+    of_block = AT_ONCE if per_head <= AT_ONCE else 2 * AT_ONCE
+    pieces = _ceil(per_head, of_block)
+    fours = of_block // AT_ONCE * pieces * model.kv_heads
     pairs = float(fours * slots * d)  # coefficients of keys, as often as they are decoded
+    layout = RecordLayout(d, d // 8)
+    key_bytes = sum(part.value_bytes for part in layout.parts()) / d  # loaded for a coefficient
     partials = rows * model.heads * splits * (d + 2) * FLOAT * 2 if splits > 1 else 0
     around = rows * model.heads * d * HALF
     ours = Work(
@@ -235,10 +245,10 @@ def _attend_few(model: Model, call: Call) -> Item:
         + around,
         # Keys and values: a product for each of four queries, and one that decodes.
         {"float": 2 * 2.0 * (4 + 1) * pairs},
-        # Keys: four queries' words and a byte. Values: four weights, a byte, whether the slot is
-        # shown, scale and shift.
-        (4 + 1 + 4 + 1 + 1 + 2) * pairs,
-        call.sequences * model.kv_heads * -(-per_head // 8) * splits,
+        # Keys: four queries' words, and bytes. Values, for two columns: four weights, scale and
+        # shift, and two bytes.
+        (4 + key_bytes + (4 + 2 + 2) / 2) * pairs,
+        call.sequences * model.kv_heads * pieces * splits,
     )
     moved = 2 * slots * model.kv_heads * d * HALF + 2 * around
     half = Work(moved, {"half": 4.0 * model.heads * d * slots})
@@ -257,7 +267,7 @@ def _attend_many(model: Model, call: Call) -> Item:
         operations,
         blocks=call.sequences
         * model.kv_heads
-        * -(-call.tokens * model.heads // model.kv_heads // 128),
+        * _ceil(call.tokens * model.heads // model.kv_heads, 128),
     )
     half = Work(2 * slots * model.kv_heads * d * HALF + 2 * out, operations)
     return Item("flash", ours, half, half)
@@ -265,17 +275,55 @@ def _attend_many(model: Model, call: Call) -> Item:
 
 def gate(model: Model, rows: int) -> Item:
     """act(gate) · up, and the Hadamard rotation; in float16, the gate alone."""
-    outer, parts = down_rotation_cost(model.down), (model.down.low, model.down.high)
-    inner = sum(width * math.log2(width // outer_order(width)) for width in parts)
+    parts = [_Rotation(width) for width in (model.down.low, model.down.high) if width]
+    most = max(part.fours for part in parts)
+    blocks = rows * max(1, min(GATE_BLOCKS // rows, most))  # that share a token, where it has few
     moved = rows * 3 * model.intermediate * HALF
-    ours = Work(
-        moved,
-        {"float": rows * (2.0 * outer + inner)},
-        # A column and four factors for four products.
-        rows * outer * 5 / 4,
-        rows,
+    operations, loads = (
+        sum(blocks * part.inner[i] + rows * part.outer[i] for part in parts) for i in (0, 1)
     )
+    ours = Work(moved, {"float": operations}, loads, blocks)
     return Item("gate_and_rotate", ours, Work(moved), Work(moved))
+
+
+@dataclass(frozen=True)
+class _Rotation:
+    """How a token's columns of one part are rotated; inner orders are those of fast transforms."""
+
+    width: int
+
+    @property
+    def order(self) -> int:
+        """Of the outer factor."""
+        return outer_order(self.width)
+
+    @property
+    def columns(self) -> int:
+        """Order of the inner factor."""
+        return self.width // self.order
+
+    @property
+    def fours(self) -> int:
+        """Of outputs of the outer factor: what blocks can share."""
+        return _ceil(self.order, AT_ONCE)
+
+    @property
+    def inner(self) -> tuple[float, float]:
+        """Operations and loads of the gate and the inner factor, of each block that shares a token.
+
+        Five steps of the transform happen between registers, then four for each time that columns
+        are loaded.
+        """
+        steps = math.log2(self.columns)
+        return self.width * (steps + 2), self.width * (2 + math.ceil((steps - 5) / 4))
+
+    @property
+    def outer(self) -> tuple[float, float]:
+        """Operations and loads of the outer factor, of all blocks that share a token."""
+        issued = self.fours * AT_ONCE * self.width
+        if self.order % 4 == 0 and self.columns % 4 == 0:
+            return 2.0 * issued, issued * 8 / 16  # four columns and four factors
+        return 2.0 * issued, float(self.width * (self.fours + self.order))
 
 
 def layer(model: Model, call: Call, has_int4: bool) -> Iterator[Item]:
@@ -288,5 +336,9 @@ def layer(model: Model, call: Call, has_int4: bool) -> Iterator[Item]:
     yield gate(model, call.rows)
 
 
+def _ceil(value: int, unit: int) -> int:
+    return -(-value // unit)
+
+
 def _round_up(value: int, unit: int) -> int:
-    return -(-value // unit) * unit
+    return _ceil(value, unit) * unit

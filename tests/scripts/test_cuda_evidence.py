@@ -18,7 +18,18 @@ from scripts.cuda_machine import (
 )
 from scripts.cuda_occupancy import LIMITS, blocks_of, launch_of
 from scripts.cuda_roofline import CALLS, GPUS, MODELS, Floor, floor, kernel_table, whole
-from scripts.cuda_work import Work, gate, layer, lm_head, matrices, multiply, prompt, step
+from scripts.cuda_work import (
+    Work,
+    attend,
+    gate,
+    layer,
+    lm_head,
+    matrices,
+    multiply,
+    prepare,
+    prompt,
+    step,
+)
 
 KERNELS = Path(__file__).parents[2] / "custom_ops" / "cuda"
 
@@ -159,6 +170,9 @@ def test_a_launch_has_the_shared_memory_that_the_sources_ask_for() -> None:
     assert launch_of("multiply_many_rows<2, 1, false>").dynamic_shared == 48 * 1024
     assert launch_of("multiply_few_rows<16, 2>").dynamic_shared == 8 * (16 * 16 + 16) * 4
     assert launch_of("flash<half, 128>").dynamic_shared == 2 * 64 * 272 + 256 + 313 * 16
+    for rows in (4, 8):
+        floats = rows * (2 * 128 + 64 + 4) + 64 + 4 * 64
+        assert launch_of(f"attend_split<{rows}>").dynamic_shared == 4 * floats + 313 * 16
     assert launch_of("quantise_row<float>") == launch_of("quantise_row<half>")
     with pytest.raises(KeyError):
         launch_of("unheard_of<1>")
@@ -172,7 +186,6 @@ def test_a_launch_has_the_shared_memory_that_the_sources_ask_for() -> None:
         ("quantise.cu", "quantise_row<half>"),
         ("hadamard.cu", "gate_and_rotate"),
         ("attention_prepare.cu", "prepare"),
-        ("attention_few.cu", "attend_split"),
         ("attention_many.cu", "flash<half, 64>"),
     ],
 )
@@ -182,6 +195,15 @@ def test_a_launch_has_the_threads_of_its_source(source: str, kernel: str) -> Non
     assert match is not None
     threads = int(match[1]) * (1 if "kThreads" in match[0] else 32)
     assert launch_of(kernel).threads == threads
+
+
+@pytest.mark.parametrize("rows", [4, 8])
+def test_a_block_of_decoding_attention_has_a_thread_for_a_slot_and_some_queries(rows: int) -> None:
+    text = (KERNELS / "attention_few.cu").read_text()
+    match = re.search(r"kRowsAtOnce = (\d+)", text)
+    assert match is not None
+    assert "rows / kRowsAtOnce * kChunk" in text
+    assert launch_of(f"attend_split<{rows}>").threads == rows // int(match[1]) * 64
 
 
 def made(name: str, architecture: str, use: Use, **classes: int) -> Kernel:
@@ -216,9 +238,9 @@ def test_only_gpus_with_4_bit_tensor_cores_need_4_bit_instructions() -> None:
 
 def test_counts_that_differ_name_their_architectures() -> None:
     kernels = [
-        made("attend_split", "sm_80", Use(), ldmatrix=4),
-        made("attend_split", "sm_86", Use(), ldmatrix=4),
-        made("attend_split", "sm_90", Use(), ldmatrix=2),
+        made("attend_split<8>", "sm_80", Use(), ldmatrix=4),
+        made("attend_split<8>", "sm_86", Use(), ldmatrix=4),
+        made("attend_split<8>", "sm_90", Use(), ldmatrix=2),
     ]
     assert "| 4 (80 86), 2 (90) |" in list(instruction_table(kernels))[2]
 
@@ -269,25 +291,48 @@ def test_few_blocks_have_their_part_of_the_gpu() -> None:
     assert floor(work, GPUS[0]).seconds == pytest.approx(4 * floor(whole_gpu, GPUS[0]).seconds)
 
 
-def test_rotating_one_row_takes_one_block() -> None:
-    assert gate(MODELS[0], 1).ours.blocks == 1
+@pytest.mark.parametrize(("rows", "blocks"), [(1, 3), (16, 48), (64, 128), (65, 65), (2048, 2048)])
+def test_blocks_share_a_token_where_there_are_few(rows: int, blocks: int) -> None:
+    assert gate(MODELS[0], rows).ours.blocks == blocks
 
 
-def test_an_eighth_of_llama_3_8b_would_be_rotated_longer_than_multiplied() -> None:
+def test_each_block_of_a_token_gates_and_turns_it_and_makes_its_part_of_the_outputs() -> None:
+    gated = 14336 * (2 + 2)  # gate and up, and twice four steps of the transform
+    outer = 12288 * 12 * 8 / 16 + 2048 * (2 + 1)  # an order of 2 is multiplied column by column
+    assert gate(MODELS[0], 1).ours.loads == 3 * gated + outer
+    assert gate(MODELS[0], 2048).ours.loads == 2048 * (gated + outer)
+
+
+def test_rows_to_project_are_filled_up_to_four() -> None:
+    one, many = (prepare(MODELS[0], call).ours for call in (step(1, 2048), prompt(2048)))
+    assert one.loads == 8 * 8 * 128 * 128 / 2  # four queries and a key of each kv head: eight rows
+    assert many.loads == 8 * 5 * 2048 * 128 * 128 / 2
+
+
+@pytest.mark.parametrize(("heads", "fours", "blocks"), [(32, 1, 64), (40, 2, 64), (72, 4, 128)])
+def test_queries_of_a_block_are_four_or_eight(heads: int, fours: int, blocks: int) -> None:
+    ours = attend(dataclasses.replace(MODELS[0], heads=heads), step(1, 2048)).ours
+    assert ours.blocks == blocks
+    assert ours.loads == fours * 8 * 2048 * (128 * (4 + 4) + 56 + 16)
+
+
+def test_an_eighth_of_llama_3_8b_would_rotate_a_prompt_far_longer() -> None:
     """What docs/cuda.md says in words."""
     chosen, a100 = MODELS[0], GPUS[0]
     eighth = dataclasses.replace(chosen, down_high=1 / 8)
     assert (eighth.down.low, chosen.down.low) == (196 * 64, 12 * 1024)
     times = {
         item.name: floor(item.ours, a100).seconds
-        for item in layer(eighth, step(1, 2048), has_int4=True)
+        for item in layer(eighth, prompt(2048), has_int4=True)
     }
     products = sum(time for name, time in times.items() if name.startswith("matmul"))
-    assert products < times["gate_and_rotate"] == pytest.approx(69.5e-6, rel=1e-3)
-    assert floor(gate(chosen, 1).ours, a100).seconds == pytest.approx(4.2e-6, rel=1e-2)
-    whole_prompt = gate(eighth, 2048), gate(chosen, 2048)
-    assert floor(whole_prompt[0].ours, a100).seconds == pytest.approx(1318e-6, rel=1e-3)
-    assert floor(whole_prompt[1].ours, a100).limit == "memory"
+    assert times["gate_and_rotate"] == pytest.approx(545e-6, rel=1e-3)
+    assert times["gate_and_rotate"] == pytest.approx(2 / 3 * products, rel=0.02)
+    many, one = floor(gate(chosen, 2048).ours, a100), floor(gate(chosen, 1).ours, a100)
+    assert many.limit == "memory"
+    assert many.seconds == pytest.approx(86.4e-6, rel=1e-3)
+    assert one.seconds == pytest.approx(1.9e-6, rel=0.03)
+    assert floor(gate(eighth, 1).ours, a100).seconds < one.seconds
 
 
 def test_float_rates_follow_from_units_and_clock() -> None:
