@@ -15,8 +15,8 @@ SITES: Final = ("attention", "mlp", "attention_out", "down")
 
 COSTLY: Final = 100
 """Multiplications a coefficient, in the mean, past which the rotation before down_proj is made
-cheaper by a larger high part: on a GPU a prompt's rotation by an order of 196 takes two thirds as long
-as the layer's matrix products (docs/cuda.md)."""
+cheaper by a larger high part: on a GPU a prompt's rotation by an order of 196 takes two thirds as
+long as the layer's matrix products (docs/cuda.md)."""
 
 NEARLY: Final = 1.1
 """How many times the fewest multiplications are as good as these: then the smaller high part."""
