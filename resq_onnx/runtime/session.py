@@ -20,9 +20,13 @@ from resq_onnx.runtime.signature import read_signature
 if TYPE_CHECKING:
     import onnxruntime
 
-NO_CPU_KERNEL: Final = "'tensor(bfloat16)' of input parameter"
-"""In ONNX Runtime's refusal of an operator of ours that has no kernel for its input
-(`custom_ops.CPU_DTYPES`)."""
+NO_CPU_KERNEL: Final = (
+    "'tensor(bfloat16)' of input parameter",
+    "Could not find an implementation for MixedPrecision",
+    "Could not find an implementation for GatedHadamard",
+)
+"""Of ONNX Runtime's refusal of an operator of ours that has no kernel for its input
+(`custom_ops.CPU_DTYPES`): no library has one, or that for CUDA alone."""
 
 
 def create_session(
@@ -97,7 +101,7 @@ def create_session(
         )
     except Exception as error:  # its exceptions have no common base but this
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        if provider == CPU and kernels and NO_CPU_KERNEL in reason:
+        if provider == CPU and kernels and any(words in reason for words in NO_CPU_KERNEL):
             raise ResqError(
                 f"{path}: its activations are bfloat16, for which there are no kernels on CPUs: "
                 "run the functions in the file (--no-kernels) or use a GPU (--provider cuda), or "

@@ -12,8 +12,10 @@ import pytest
 
 from resq_onnx import custom_ops
 from resq_onnx.errors import ResqError
+from resq_onnx.runtime import create_session
 from tests.custom_ops.kernels import Node, assert_identical
 from tests.custom_ops.matmul_cases import FORMS, node_of
+from tests.simt.casting import model_in
 
 NAME: Final = "libresq_onnx_ops_cuda.so"
 
@@ -75,14 +77,31 @@ def library_version() -> str:
     return custom_ops._text("resq_onnx_version")
 
 
-def test_the_library_itself_loads_without_a_gpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, node: Node
-) -> None:
-    """`make cuda` builds both, one beside the other; the CPU's results are what they were."""
+@pytest.fixture
+def beside(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The library that `make cuda` builds, and beside it a first one, which is in use."""
     built = os.environ.get("RESQ_CUDA_LIBRARY")
     if not built:
         pytest.skip("RESQ_CUDA_LIBRARY names no libresq_onnx_ops_cuda.so: `make cuda`")
-    assert Path(built).stat().st_size <= LARGEST
-    wanted = node.run()
     monkeypatch.setenv("RESQ_ONNX_LIBRARY", str(Path(built).with_name("libresq_onnx_ops.so")))
-    assert_identical(node.run(), wanted)
+    return Path(built)
+
+
+def test_the_library_itself_loads_without_a_gpu(
+    node: Node, beside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The CPU's results are what they are without it."""
+    assert beside.stat().st_size <= LARGEST
+    found = node.run()
+    monkeypatch.delenv("RESQ_ONNX_LIBRARY")
+    assert_identical(found, node.run())
+
+
+@pytest.mark.usefixtures("beside")
+def test_a_type_that_only_a_gpu_has_kernels_for_is_refused_on_a_cpu(
+    node: Node, tmp_path: Path
+) -> None:
+    path = tmp_path / "node.onnx"
+    path.write_bytes(model_in(node, "bfloat16"))
+    with pytest.raises(ResqError, match="--provider cuda"):
+        create_session(path)

@@ -35,8 +35,8 @@ def with_rounded(node: Node, dtype: str) -> Node:
     return node.with_arrays(**{name: rounded(node.arrays[name], dtype) for name in names})
 
 
-def run_in(node: Node, dtype: str) -> list[Array]:
-    """The outputs of the node with T of 16 bits, the first as float32."""
+def model_in(node: Node, dtype: str) -> bytes:
+    """A model of the node with T of 16 bits."""
     model = onnx.load_from_string(node.model())
     graph = model.graph
     (operator,) = graph.node
@@ -51,5 +51,9 @@ def run_in(node: Node, dtype: str) -> list[Array]:
     nodes = [*casts, operator, back]
     del graph.node[:]
     graph.node.extend(nodes)
-    session = open_session(model.SerializeToString())
-    return list(session.run(None, node.feeds()))
+    return bytes(model.SerializeToString())
+
+
+def run_in(node: Node, dtype: str) -> list[Array]:
+    """The outputs of the node with T of 16 bits, the first as float32."""
+    return list(open_session(model_in(node, dtype)).run(None, node.feeds()))
