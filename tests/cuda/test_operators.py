@@ -15,6 +15,8 @@ from resq_onnx.runtime import create_session
 from tests.custom_ops import attention_cases, hadamard_cases, matmul_cases
 from tests.custom_ops.kernels import Node, assert_identical
 from tests.functions.attention_cases import SHAPES, Shape, read
+from tests.simt.casting import UNIT_ROUNDOFF, with_rounded
+from tests.simt.tensor_core_cases import LONG, MANY, ROUNDINGS
 
 Array = NDArray[Any]
 Run = Callable[[Node], list[Array]]
@@ -121,6 +123,21 @@ def assert_attended_alike(
     values = read(form, caches[1][:, :, :total])
     largest = np.abs(values).max() + np.finfo(np.float32).tiny
     assert errors(found, wanted, largest, half).max() <= ATTENTION
+
+
+@pytest.mark.parametrize("shape", LONG.values(), ids=LONG)
+@pytest.mark.parametrize("form", MANY.values(), ids=MANY)
+def test_attention_on_tensor_cores_is_near_that_of_the_cpu_in_float32(
+    run: Run, form: AttentionForm, shape: Shape
+) -> None:
+    node = with_rounded(attention_cases.node_of(form, shape, exact=False), "float16")
+    (wanted, *wanted_caches), (found, *caches) = node.run(), run(node.in_half())
+    for cache, other in zip(caches, wanted_caches, strict=True):
+        attention_cases.assert_within_a_step(form, cache, other)
+    total = node.arrays["attention_mask"].shape[1]
+    largest = np.abs(read(form, caches[1][:, :, :total])).max()
+    allowed = ROUNDINGS * UNIT_ROUNDOFF["float16"] * largest
+    np.testing.assert_allclose(found.astype(np.float32), wanted, rtol=0, atol=allowed)
 
 
 @pytest.mark.parametrize("form", attention_cases.NORMED.values(), ids=list(attention_cases.NORMED))

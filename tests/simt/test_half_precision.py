@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,33 +13,9 @@ from tests.custom_ops import attention_cases, hadamard_cases, matmul_cases
 from tests.custom_ops.kernels import Node, assert_identical
 from tests.functions.attention_cases import SHAPES, Shape, read
 from tests.simt.casting import UNIT_ROUNDOFF, rounded, run_in, with_rounded
+from tests.simt.tensor_core_cases import LONG, MANY, ROUNDINGS
 
 Array = NDArray[Any]
-
-ROUNDINGS: Final = 4
-"""What tensor cores make of attention, in roundings of the largest value: keys, queries, weights
-and values are rounded to T, and a score's error, which softmax makes one of its weight, is that of
-a sum of some such products. Found are up to 3."""
-
-MANY: Final = {
-    "head of 64, three for each kv head": attention_cases.form_of(heads=9, shared=3, dim=64),
-    "head of 80": attention_cases.form_of(dim=80, high=10),
-    "head of 96, odd parts": attention_cases.form_of(dim=96, low_bits=8, high=3),
-    "head of 128": attention_cases.form_of(heads=4, shared=1, dim=128),
-    "window": attention_cases.form_of(heads=2, shared=2, dim=64, window=9),
-    "capped scores": attention_cases.form_of(heads=2, shared=1, dim=64, caps_scores=True),
-    "without high part": attention_cases.form_of(dim=64, high=0),
-    "high part alone": attention_cases.form_of(dim=64, high=64),
-}
-"""Forms that have a kernel for tensor cores."""
-
-LONG: Final = {
-    "prefill of one tile": Shape(1, 16, 16, 0),
-    "prefill, batch of 2": Shape(2, 70, 70, 0),
-    "on a past": Shape(2, 33, 130, 97),
-    "into a buffer": Shape(1, 64, 129, 160),
-}
-"""At least 16 new tokens, as many as tensor cores are used for."""
 
 
 @pytest.fixture(params=UNIT_ROUNDOFF)
