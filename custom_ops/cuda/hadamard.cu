@@ -267,7 +267,7 @@ std::size_t hadamard_scratch_bytes(const GatedHadamard& h, std::int64_t rows, co
 }
 
 void gated_hadamard(const GatedHadamard& h, ConstFloats gate_up, Floats y, std::int64_t rows,
-                    float* scratch, const Gpu&, Queue& queue) {
+                    float* scratch, Queue& queue) {
     const auto grid = static_cast<unsigned>(rows);
     if (!h.rotates) {
         launch(gate_alone, grid, 1, kThreads, 0, queue, h, gate_up, y);

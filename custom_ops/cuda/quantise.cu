@@ -7,15 +7,13 @@
 //   8 bits            q - 128 as signed bytes, with the zero point z - 128
 //
 // A segment is quantised by a whole block where a row has few, and by a warp where it has many.
+#include "quantiser.cuh"
 #include "segments.cuh"
 
 namespace resq::cuda {
 namespace {
 
 constexpr unsigned kThreads = 256;
-
-// Smallest normal float32: stands in for the scale 0 of a segment of zeros.
-constexpr float kSmallestScale = 1.17549435e-38f;
 
 // Threads that share a segment.
 struct Team {
@@ -48,23 +46,6 @@ __device__ Range range_of_block(Range range, float* partial) {
     return range;
 }
 
-struct Quantiser {
-    float scale, zero;
-
-    // round(x / s) + z, clipped.
-    __device__ int operator()(float x, float top) const {
-        return static_cast<int>(fminf(fmaxf(rintf(x / scale) + zero, 0.0f), top));
-    }
-};
-
-// s = (max - min) / levels and z = round(-min / s), with min <= 0 <= max.
-__device__ __forceinline__ Quantiser quantiser_of(const Range& range, float clip, float top) {
-    const float smallest = range.smallest * clip, largest = range.largest * clip;
-    float scale = (largest - smallest) / top;
-    scale = scale > kSmallestScale ? scale : kSmallestScale;
-    return {scale, rintf(-smallest / scale)};
-}
-
 // Column of a segment that lies at byte `place` where 4-bit columns are bytes.
 __device__ __forceinline__ std::int64_t column_at(std::int64_t place) {
     const std::int64_t within = place % 32;
@@ -76,10 +57,9 @@ template <typename T>
 __device__ void write_segment(const T* x, const Part& part, const Plan& plan,
                               const Quantiser& quantiser, Team team, std::int64_t bytes,
                               std::uint8_t* out) {
-    const float top = part.bits == 4 ? 15.0f : 255.0f;
-    const int zero = static_cast<int>(quantiser.zero < top ? quantiser.zero : top);
+    const int zero = quantiser.zero_point();
     const auto integer = [&](std::int64_t column, int otherwise) {
-        return column < part.width ? quantiser(to_float(x[column]), top) : otherwise;
+        return column < part.width ? quantiser(to_float(x[column])) : otherwise;
     };
     for (std::int64_t place = team.index; place < bytes; place += team.size) {
         int value = 0;
@@ -96,8 +76,7 @@ __device__ void write_segment(const T* x, const Part& part, const Plan& plan,
 
 __device__ __forceinline__ int stored_zero(const Part& part, const Plan& plan,
                                            const Quantiser& quantiser) {
-    const float top = part.bits == 4 ? 15.0f : 255.0f;
-    const int zero = static_cast<int>(quantiser.zero < top ? quantiser.zero : top);
+    const int zero = quantiser.zero_point();
     return part.bits == 8 ? zero - 128 : plan.nibbles ? zero : 0;
 }
 
@@ -119,8 +98,9 @@ __device__ void write_all(const MatMul& m, const Plan& plan, const Segment& segm
                           std::int64_t index, const T* columns, const Range& range, Team team,
                           const Activations& out) {
     const Part& part = m.parts[segment.part];
-    const float top = part.bits == 4 ? 15.0f : 255.0f;
-    const Quantiser quantiser = quantiser_of(range, part.clip, top);
+    const float top = top_of(part.bits), smallest = range.smallest * part.clip;
+    const float scale = scale_of(smallest, range.largest * part.clip, top);
+    const Quantiser quantiser = Quantiser::of(smallest, scale, top);
     const std::int64_t row = blockIdx.x, place = row * m.segments() + index;
     std::uint8_t* integers = out.integers + row * static_cast<std::int64_t>(out.row_bytes);
     write_segment(columns, part, plan, quantiser, team, segment.bytes, integers + segment.offset);

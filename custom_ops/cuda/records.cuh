@@ -1,7 +1,7 @@
 // Cache records: encoding one key or value, and reading coefficients (resq/attention.hpp).
 #pragma once
 
-#include "device.cuh"
+#include "quantiser.cuh"
 
 namespace resq::cuda {
 
@@ -15,7 +15,7 @@ __device__ __forceinline__ float round_up_to_bfloat16(float scale) {
 
 // A warp writes part of x (rank) into its place of a record.
 __device__ inline void encode_part(const float* x, const RecordPart& part, std::uint8_t* record) {
-    const float top = part.bits == 4 ? 15.0f : 255.0f;
+    const float top = top_of(part.bits);
     float smallest = 0.0f, largest = 0.0f;
     for (std::int64_t k = lane_index(); k < part.rank; k += kWarp) {
         smallest = fminf(x[k], smallest);
@@ -23,23 +23,18 @@ __device__ inline void encode_part(const float* x, const RecordPart& part, std::
     }
     smallest = least_of_warp(smallest);
     largest = greatest_of_warp(largest);
-    constexpr float kSmallestScale = 1.17549435e-38f;
-    float scale = (largest - smallest) / top;
-    scale = round_up_to_bfloat16(scale > kSmallestScale ? scale : kSmallestScale);
-    const float zero = rintf(-smallest / scale);
-    const auto integer = [&](std::int64_t k) {
-        return static_cast<unsigned>(fminf(fmaxf(rintf(x[k] / scale) + zero, 0.0f), top));
-    };
+    const float scale = round_up_to_bfloat16(scale_of(smallest, largest, top));
+    const Quantiser quantiser = Quantiser::of(smallest, scale, top);
+    const auto integer = [&](std::int64_t k) { return quantiser(x[k]); };
     const std::int64_t bytes = part.rank * part.bits / 8;
     for (std::int64_t i = lane_index(); i < bytes; i += kWarp) {
-        const unsigned value =
-            part.bits == 8 ? integer(i) : integer(2 * i) | integer(2 * i + 1) << 4;
+        const int value = part.bits == 8 ? integer(i) : integer(2 * i) | integer(2 * i + 1) << 4;
         record[part.values + i] = static_cast<std::uint8_t>(value);
     }
     if (lane_index() == 0) {
         record[part.scale] = static_cast<std::uint8_t>(bits_of(scale) >> 16);
         record[part.scale + 1] = static_cast<std::uint8_t>(bits_of(scale) >> 24);
-        record[part.zero] = static_cast<std::uint8_t>(zero < top ? zero : top);
+        record[part.zero] = static_cast<std::uint8_t>(quantiser.zero_point());
     }
 }
 

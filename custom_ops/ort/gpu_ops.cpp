@@ -56,7 +56,7 @@ void GpuHadamardKernel::compute(const NodeContext& context) const {
                         cuda::hadamard_scratch_bytes(call.hadamard, call.rows, device_.gpu()));
     cuda::Queue queue{context.stream()};
     cuda::gated_hadamard(call.hadamard, const_floats(call.gate_up), call.output(), call.rows,
-                         scratch.as<float>(), device_.gpu(), queue);
+                         scratch.as<float>(), queue);
     check(queue);
 }
 

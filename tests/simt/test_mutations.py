@@ -101,7 +101,7 @@ MUTATIONS: Final = (
         HADAMARD,
     ),
     Mutation(
-        "a record's low part ends one byte early",
+        "a record begins one coefficient late",
         "attention_prepare.cu",
         "encode_record((i % 2 == 0 ? keys : values) + t * d, a.record,",
         "encode_record((i % 2 == 0 ? keys : values) + t * d + 1, a.record,",

@@ -54,7 +54,7 @@ void multiply(const MatMul&, const Plan&, std::int64_t rows, const Activations&,
 // Bytes of memory that some rows need beside what a block's shared memory holds.
 std::size_t hadamard_scratch_bytes(const GatedHadamard&, std::int64_t rows, const Gpu&);
 void gated_hadamard(const GatedHadamard&, ConstFloats gate_up, Floats y, std::int64_t rows,
-                    float* scratch, const Gpu&, Queue&);
+                    float* scratch, Queue&);
 
 // --- MixedPrecisionAttention --------------------------------------------------------------------
 
