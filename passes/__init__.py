@@ -13,7 +13,6 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
 from resq_onnx.families import ModelLayout
-from resq_onnx.moments import Moments
 from resq_onnx.passes.clean_up import CleanUp, sweep
 from resq_onnx.passes.contrib_attention import (
     ContribAttention,
@@ -47,6 +46,7 @@ from resq_onnx.passes.split_post_norms import SplitPostNorms
 from resq_onnx.passes.split_projections import SplitProjections
 from resq_onnx.passes.untie_embedding import UntieEmbedding
 from resq_onnx.projections import Projections
+from resq_onnx.projections.moments import Moments
 from resq_onnx.recipe import Recipe
 
 __all__ = [

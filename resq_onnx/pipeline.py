@@ -12,6 +12,8 @@ from pathlib import Path
 import onnx_ir as ir
 
 from resq_onnx.calibration.distributed import is_main_process
+from resq_onnx.checkpoint.licence import copy_licence_files
+from resq_onnx.checkpoint.source import ModelSource, open_model
 from resq_onnx.evaluation.against_float import compare_with_float, observe
 from resq_onnx.evaluation.parity import check_decode_parity
 from resq_onnx.float_model import check_float, kernels_run, open_tapped
@@ -19,7 +21,6 @@ from resq_onnx.graph import RECIPE_KEY
 from resq_onnx.handoff.card import write_card
 from resq_onnx.handoff.targets import DEFAULT as DEFAULT_TARGET
 from resq_onnx.handoff.targets import target_named
-from resq_onnx.licence import copy_licence_files
 from resq_onnx.measuring import Measured, check_widths, find_projections, measure
 from resq_onnx.output import Output, staged_output
 from resq_onnx.passes import (
@@ -32,15 +33,14 @@ from resq_onnx.passes import (
     quantising,
     refuse_other_attention,
 )
-from resq_onnx.projections_file import save_calibration
+from resq_onnx.projections.file import save_calibration
+from resq_onnx.projections.spectra import describe_spectra
 from resq_onnx.recipe import Recipe
 from resq_onnx.reference import Reference
 from resq_onnx.report import FILE_NAME as PAGE_NAME
 from resq_onnx.report import write_report
 from resq_onnx.reporting import Report
 from resq_onnx.runtime.session import Decoder, create_session
-from resq_onnx.source import ModelSource, open_model
-from resq_onnx.spectra import describe_spectra
 from resq_onnx.staging import staged, writing_to
 from resq_onnx.summary import Summary, write_summary
 from resq_onnx.tracing import trace

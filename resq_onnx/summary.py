@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.evaluation.against_float import Quality
 from resq_onnx.evaluation.parity import Agreement
 from resq_onnx.recipe import Recipe
-from resq_onnx.source import ModelSource
 from resq_onnx.staging import Staging
 
 FILE_NAME: Final = "resq.json"

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from resq_onnx.functions.cache_record import RecordLayout
-from resq_onnx.hadamard import outer_order
+from resq_onnx.projections.hadamard import outer_order
+from resq_onnx.projections.splits import down_split
 from resq_onnx.recipe import BitSplit, Recipe
-from resq_onnx.splits import down_split
 
 HALF: Final = 2
 FLOAT: Final = 4

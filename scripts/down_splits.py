@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from resq_onnx.hadamard import outer_order
+from resq_onnx.projections.hadamard import outer_order
+from resq_onnx.projections.splits import down_rotation_cost, down_split
 from resq_onnx.recipe import BitSplit, Recipe
-from resq_onnx.splits import down_rotation_cost, down_split
 
 MODELS: Final = {
     "SmolLM2-135M": 1536,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from resq_onnx.families import ModelLayout
-from resq_onnx.moments import Moments
+from resq_onnx.projections.moments import Moments
 
 Array = NDArray[Any]
 

@@ -22,18 +22,18 @@ import torch
 from numpy.typing import NDArray
 
 from resq_onnx.calibration.corpus import calibration_sequences
+from resq_onnx.checkpoint.source import open_model
 from resq_onnx.families import ModelLayout
-from resq_onnx.hadamard import random_orthogonal
-from resq_onnx.moments import Moments
-from resq_onnx.projections import (
+from resq_onnx.projections.bases import (
     Projections,
     ascending_eigenvectors,
     compute_projections,
 )
-from resq_onnx.projections_file import load_calibration
+from resq_onnx.projections.file import load_calibration
+from resq_onnx.projections.hadamard import random_orthogonal
+from resq_onnx.projections.moments import Moments
 from resq_onnx.recipe import Recipe
 from resq_onnx.reference import Reference
-from resq_onnx.source import open_model
 from resq_onnx.training.rotations import next_token_loss
 from resq_onnx.training.simulation import bases_of, simulated
 from scripts.sequential_hessians import LayerByLayer

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from resq_onnx.families import ModelLayout
-from resq_onnx.projections import Projections, high_last_order
+from resq_onnx.projections.bases import Projections, high_last_order
 from resq_onnx.recipe import BitSplit, Recipe
 from resq_onnx.training.quantisers import Part, fake_quantise, parts_of
 from resq_onnx.training.simulation import Parts, parts_by_recipe

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from resq_onnx.families import ModelLayout
-from resq_onnx.moments import Moments
 from resq_onnx.projections import Projections
+from resq_onnx.projections.moments import Moments
 from resq_onnx.recipe import BitSplit
 from resq_onnx.weights.gptq import gptq_in_parts
 from resq_onnx.weights.quantised import integer_range

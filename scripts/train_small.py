@@ -24,7 +24,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from resq_onnx.quiet import quiet_libraries
+from resq_onnx.checkpoint.quiet import quiet_libraries
 
 END: Final = "<|endoftext|>"
 """The one special token: what padding would be, and where a text ends."""

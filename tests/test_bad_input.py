@@ -392,7 +392,7 @@ def test_a_full_disk_for_the_last_files(
         return original(source, target)
 
     original = shutil.copyfile
-    monkeypatch.setattr("resq_onnx.source.shutil.copyfile", copyfile)
+    monkeypatch.setattr("resq_onnx.checkpoint.source.shutil.copyfile", copyfile)
     line = refusal(out, model, *FAST)
     assert f"{out}: cannot be written: No space left on device" in line
 

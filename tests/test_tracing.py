@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
+from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError
 from resq_onnx.graph import MODULE_KEY
 from resq_onnx.passes.tensors import FoldedTensor
-from resq_onnx.source import ModelSource
 from resq_onnx.tracing import IR_VERSION, OPSET, trace
 from tests import tiny_models
 

@@ -41,7 +41,7 @@ from transformers import (
     SmolLM3ForCausalLM,
 )
 
-from resq_onnx.quiet import quiet_libraries
+from resq_onnx.checkpoint.quiet import quiet_libraries
 
 SIZES: Final[dict[str, Any]] = {
     "vocab_size": 256,

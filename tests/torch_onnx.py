@@ -11,7 +11,7 @@ from torch import nn
 from torch.export import Dim
 from transformers import DynamicCache, PreTrainedModel
 
-from resq_onnx.quiet import quiet_libraries
+from resq_onnx.checkpoint.quiet import quiet_libraries
 
 BATCH, TOKENS, PAST = 2, 5, 7
 

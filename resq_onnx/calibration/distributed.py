@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from resq_onnx.calibration.statistics import Progress, collect_moments
 from resq_onnx.families import ModelLayout
-from resq_onnx.moments import SITES, Moments
+from resq_onnx.projections.moments import SITES, Moments
 
 LOOPBACK: Final = "lo"
 """Linux's network interface that reaches the processes of this machine only."""

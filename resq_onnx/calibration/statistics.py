@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
-from resq_onnx.moments import SITES, Moments
+from resq_onnx.projections.moments import SITES, Moments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

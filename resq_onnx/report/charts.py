@@ -22,8 +22,9 @@ def spectrum(site: str, record: Mapping[str, Any]) -> Markup:
 
     Args:
         site: What the picture is of, for those who cannot see it.
-        record: As `resq_onnx.spectra.describe_spectra` makes it. Where the split differs from
-            layer to layer, all of its places are shaded, and the line is at their median.
+        record: As `resq_onnx.projections.spectra.describe_spectra` makes it. Where the split
+            differs from layer to layer, all of its places are shaded, and the line is at their
+            median.
     """
     width, high, ranks = record["width"], record["high"], record["ranks"]
     lowest, highest = (

@@ -23,8 +23,8 @@ from transformers.masking_utils import sdpa_mask
 
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
-from resq_onnx.hadamard import KroneckerFactors
 from resq_onnx.projections import Projections
+from resq_onnx.projections.hadamard import KroneckerFactors
 from resq_onnx.recipe import Recipe
 from resq_onnx.training.quantisers import Part, fake_quantise, parts_of
 

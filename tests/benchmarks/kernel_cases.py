@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resq_onnx.functions import AttentionForm, Form, HadamardForm, MatMulForm, RecordLayout
-from resq_onnx.hadamard import kronecker_factors
+from resq_onnx.projections.hadamard import kronecker_factors
 from resq_onnx.recipe import BitSplit
 
 Array = NDArray[Any]

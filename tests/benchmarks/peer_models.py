@@ -64,7 +64,7 @@ def _export(*options: str) -> Callable[[Workshop, Path], None]:
 
 
 def _huggingface(shop: Workshop, target: Path) -> None:
-    from resq_onnx.gguf import unpack_gguf
+    from resq_onnx.checkpoint.gguf import unpack_gguf
 
     unpack_gguf(shop.source, target)
 

@@ -18,7 +18,7 @@ from resq_onnx.calibration.distributed import (
     share_of_this_process,
 )
 from resq_onnx.calibration.statistics import collect_moments
-from resq_onnx.moments import SITES
+from resq_onnx.projections.moments import SITES
 from tests.calibration import tiny
 
 SUM_TOLERANCE: Final = 1e-6
@@ -37,7 +37,7 @@ import sys
 import time
 import numpy as np
 from resq_onnx.calibration.distributed import collect_shared_moments, is_main_process
-from resq_onnx.moments import SITES
+from resq_onnx.projections.moments import SITES
 from tests.calibration import tiny
 
 model = tiny.tiny_llama()

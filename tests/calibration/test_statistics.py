@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from resq_onnx.calibration import statistics
 from resq_onnx.calibration.statistics import collect_moments
 from resq_onnx.errors import ResqError
-from resq_onnx.moments import SITES, Moments
+from resq_onnx.projections.moments import SITES, Moments
 from tests.calibration import tiny
 
 FLOAT32_TOLERANCE: Final = 2e-5

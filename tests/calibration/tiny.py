@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from resq_onnx.families import ModelLayout, layout_of
-from resq_onnx.moments import Moments
+from resq_onnx.projections.moments import Moments
 
 SIZES: dict[str, Any] = {
     "vocab_size": 40,

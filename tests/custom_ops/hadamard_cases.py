@@ -7,8 +7,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from resq_onnx import hadamard
 from resq_onnx.functions import HadamardForm
+from resq_onnx.projections import hadamard
 from resq_onnx.recipe import BitSplit
 from tests.custom_ops.kernels import Node
 from tests.functions import oracle

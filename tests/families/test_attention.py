@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from transformers import Gemma2Config, Phi3Config, Qwen3Config, SmolLM3Config
 
+from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout, layout_of
-from resq_onnx.source import ModelSource
 from tests import tiny_models
 
 CONFIG: dict[str, Any] = {

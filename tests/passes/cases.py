@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from transformers import DynamicCache, PreTrainedModel
 
 from resq_onnx.calibration.statistics import collect_moments
+from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.evaluation.parity import decode_logits
 from resq_onnx.families import ModelLayout
 from resq_onnx.graph import cache_names
-from resq_onnx.moments import Moments
 from resq_onnx.passes import (
     CleanUp,
     KeepLastLogits,
@@ -31,10 +31,10 @@ from resq_onnx.passes import (
 )
 from resq_onnx.passes.modules import make_linear, new_initializer
 from resq_onnx.passes.tensors import read_float64
-from resq_onnx.projections import Projections, compute_projections
+from resq_onnx.projections.bases import Projections, compute_projections
+from resq_onnx.projections.moments import Moments
 from resq_onnx.recipe import Recipe
 from resq_onnx.runtime import Decoder
-from resq_onnx.source import ModelSource
 from resq_onnx.tracing import TRACED_BATCH, TRACED_PAST, TRACED_TOKENS, trace
 from tests import tiny_models
 from tests.functions.engines import assert_close, empty_model

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from resq_onnx.calibration.statistics import collect_moments
-from resq_onnx.moments import Moments
+from resq_onnx.projections.moments import Moments
 from resq_onnx.recipe import Recipe
 from scripts.simulated_study import Study
 from scripts.simulated_variants import VARIANTS, Variant

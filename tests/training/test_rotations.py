@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from resq_onnx.projections import Projections, compute_projections
+from resq_onnx.projections.bases import Projections, compute_projections
 from resq_onnx.recipe import Recipe
 from resq_onnx.training import train_rotations
 from resq_onnx.training.rotations import next_token_loss

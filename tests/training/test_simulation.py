@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from resq_onnx.calibration.statistics import collect_moments
+from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
-from resq_onnx.projections import compute_projections
+from resq_onnx.projections.bases import compute_projections
 from resq_onnx.recipe import Recipe
-from resq_onnx.source import ModelSource
 from resq_onnx.training.quantisers import Part
 from resq_onnx.training.simulation import (
     Bases,

@@ -13,10 +13,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from resq_onnx.allocation import Energies, choose_splits
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
-from resq_onnx.hadamard import (
+from resq_onnx.projections.allocation import Energies, choose_splits
+from resq_onnx.projections.hadamard import (
     KroneckerFactors,
     identity_factors,
     kronecker_factors,
@@ -24,9 +24,9 @@ from resq_onnx.hadamard import (
     random_signs,
     randomised_hadamard,
 )
-from resq_onnx.moments import SITES, Moments, moment_shapes
+from resq_onnx.projections.moments import SITES, Moments, moment_shapes
+from resq_onnx.projections.splits import Splits, uniform_splits
 from resq_onnx.recipe import BitSplit, Recipe
-from resq_onnx.splits import Splits, uniform_splits
 
 Array = NDArray[Any]
 Matrix = NDArray[np.float64]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from resq_onnx.checkpoint.source import COMPANION_FILES, ModelSource, open_model
 from resq_onnx.errors import ResqError
-from resq_onnx.source import COMPANION_FILES, ModelSource, open_model
 from tests import tiny_models
 
 

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from resq_onnx.checkpoint.gguf import LONGEST_TEXT, leading_texts
+from resq_onnx.checkpoint.source import ModelSource, open_model
 from resq_onnx.errors import ResqError
-from resq_onnx.gguf import LONGEST_TEXT, leading_texts
-from resq_onnx.source import ModelSource, open_model
 from tests import tiny_models
 
 GGUF_NAMES: Final = {

@@ -12,19 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from resq_onnx.allocation import (
+from resq_onnx.errors import ResqError
+from resq_onnx.families import FAMILIES, ModelLayout
+from resq_onnx.projections.allocation import (
     LARGEST_OUTER_ORDER,
     Candidates,
     Energies,
     allocate,
     choose_splits,
 )
-from resq_onnx.error_bound import error_bound
-from resq_onnx.errors import ResqError
-from resq_onnx.families import FAMILIES, ModelLayout
-from resq_onnx.hadamard import outer_order
+from resq_onnx.projections.error_bound import error_bound
+from resq_onnx.projections.hadamard import outer_order
+from resq_onnx.projections.splits import SITES, Splits, splits_from_json, uniform_splits
 from resq_onnx.recipe import BitSplit, Recipe
-from resq_onnx.splits import SITES, Splits, splits_from_json, uniform_splits
 
 LAYOUT: Final = ModelLayout(
     family=FAMILIES["LlamaForCausalLM"],

@@ -19,12 +19,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from resq_onnx.error_bound import Block, part_bound
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
-from resq_onnx.hadamard import outer_order
+from resq_onnx.projections.error_bound import Block, part_bound
+from resq_onnx.projections.hadamard import outer_order
+from resq_onnx.projections.splits import SITES, Splits, uniform_splits, weight_counts
 from resq_onnx.recipe import BitSplit, Recipe
-from resq_onnx.splits import SITES, Splits, uniform_splits, weight_counts
 
 STEPS: Final = 32
 """Ranks are multiples of a 32nd of a width, up to half of it."""

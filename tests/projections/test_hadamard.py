@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from resq_onnx.hadamard import (
+from resq_onnx.projections.hadamard import (
     LARGEST_INNER_ORDER,
     hadamard,
     identity_factors,

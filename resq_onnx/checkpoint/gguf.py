@@ -6,9 +6,9 @@ import struct
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from resq_onnx.checkpoint.licence import KEYS
+from resq_onnx.checkpoint.quiet import quiet_libraries
 from resq_onnx.errors import ResqError
-from resq_onnx.licence import KEYS
-from resq_onnx.quiet import quiet_libraries
 
 TEXT: Final = 8
 SCALARS: Final = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout, layout_of
-from resq_onnx.moments import Moments, moment_shapes
-from resq_onnx.projections import compute_projections, hidden_moment
+from resq_onnx.projections.bases import compute_projections, hidden_moment
+from resq_onnx.projections.moments import Moments, moment_shapes
+from resq_onnx.projections.spectra import POINTS, describe_spectra, thinned_ranks
 from resq_onnx.recipe import BitSplit, Method, Recipe
-from resq_onnx.spectra import POINTS, describe_spectra, thinned_ranks
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],

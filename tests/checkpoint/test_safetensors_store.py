@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from resq_onnx.checkpoint.safetensors_store import SafetensorsStore
 from resq_onnx.errors import ResqError
-from resq_onnx.safetensors_store import SafetensorsStore
 
 NAME = "model.safetensors"
 INDEX = "model.safetensors.index.json"

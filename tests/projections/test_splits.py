@@ -11,9 +11,15 @@ from hypothesis import strategies as st
 
 from resq_onnx.errors import ResqError
 from resq_onnx.families import FAMILIES, ModelLayout
-from resq_onnx.hadamard import outer_order
+from resq_onnx.projections.hadamard import outer_order
+from resq_onnx.projections.splits import (
+    COSTLY,
+    NEARLY,
+    down_rotation_cost,
+    down_split,
+    uniform_splits,
+)
 from resq_onnx.recipe import BitSplit, Recipe
-from resq_onnx.splits import COSTLY, NEARLY, down_rotation_cost, down_split, uniform_splits
 
 COSTLY_SIZES: Final = {
     # width: the parts of an eighth and their outer orders, the chosen ones and theirs

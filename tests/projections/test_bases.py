@@ -6,13 +6,13 @@ from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
 from resq_onnx.families import FAMILIES, ModelLayout
-from resq_onnx.moments import SITES, Moments, moment_shapes
-from resq_onnx.projections import (
+from resq_onnx.projections.bases import (
     ascending_eigenvectors,
     compute_projections,
     energies_of,
     high_last_order,
 )
+from resq_onnx.projections.moments import SITES, Moments, moment_shapes
 from resq_onnx.recipe import BitSplit, Method, Recipe
 
 ROUNDING = 1e-9

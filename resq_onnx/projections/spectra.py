@@ -12,8 +12,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from resq_onnx.moments import Moments
-from resq_onnx.projections import Projections, check_finite, hidden_moment
+from resq_onnx.projections.bases import Projections, check_finite, hidden_moment
+from resq_onnx.projections.moments import Moments
 from resq_onnx.recipe import BitSplit
 
 Curves = NDArray[np.float64]  # (curves, width), each descending

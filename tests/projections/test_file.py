@@ -10,9 +10,9 @@ from safetensors.numpy import save_file
 
 from resq_onnx.errors import ResqError
 from resq_onnx.families import FAMILIES, ModelLayout
-from resq_onnx.moments import SITES, Moments, moment_shapes
-from resq_onnx.projections import Projections, compute_projections
-from resq_onnx.projections_file import load_calibration, save_calibration, stored_projections
+from resq_onnx.projections.bases import Projections, compute_projections
+from resq_onnx.projections.file import load_calibration, save_calibration, stored_projections
+from resq_onnx.projections.moments import SITES, Moments, moment_shapes
 from resq_onnx.recipe import Method, Recipe
 
 LAYOUT = ModelLayout(
@@ -245,7 +245,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("resq_onnx.projections_file.save_file", fill_the_disk)
+    monkeypatch.setattr("resq_onnx.projections.file.save_file", fill_the_disk)
     with pytest.raises(ResqError, match=r"projections\.safetensors: cannot be written.*No space"):
         _saved(file, Recipe())
     assert file.read_bytes() == b"old"

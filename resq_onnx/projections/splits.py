@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from resq_onnx.families import ModelLayout
-from resq_onnx.hadamard import outer_order
+from resq_onnx.projections.hadamard import outer_order
 from resq_onnx.recipe import BitSplit, Recipe
 
 SITES: Final = ("attention", "mlp", "attention_out", "down")

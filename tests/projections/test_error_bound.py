@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from resq_onnx.error_bound import error_bound, largest_square, part_bound
-from resq_onnx.hadamard import random_orthogonal
-from resq_onnx.projections import ascending_eigenvectors
+from resq_onnx.projections.bases import ascending_eigenvectors
+from resq_onnx.projections.error_bound import error_bound, largest_square, part_bound
+from resq_onnx.projections.hadamard import random_orthogonal
 from resq_onnx.recipe import BitSplit
 from tests.functions.oracle import quantise, scale_of
 from tests.tiny_models import SIZES, write_model

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from resq_onnx.licence import copy_licence_files, licence_in_words, stated_licence
+from resq_onnx.checkpoint.licence import copy_licence_files, licence_in_words, stated_licence
 from resq_onnx.staging import staged
 
 

@@ -14,10 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+from resq_onnx.checkpoint.licence import stated_licence
+from resq_onnx.checkpoint.safetensors_store import SafetensorsStore
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout, layout_of
-from resq_onnx.licence import stated_licence
-from resq_onnx.safetensors_store import SafetensorsStore
 
 COMPANION_FILES: Final = (
     "config.json",
@@ -161,7 +161,7 @@ def open_model(path: str | Path) -> Iterator[ModelSource]:
         yield ModelSource(path, str(path))
     elif path.is_file() and path.suffix == ".gguf":
         with tempfile.TemporaryDirectory(prefix="resq-onnx-gguf-") as folder:
-            from resq_onnx.gguf import unpack_gguf
+            from resq_onnx.checkpoint.gguf import unpack_gguf
 
             unpack_gguf(path, Path(folder))
             yield ModelSource(Path(folder), str(path))
