@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from resq_onnx.passes.tensors import dims
+from resq_onnx.graph.tensors import dims
 
 BLOCK_SIZES: Final = (128, 64, 32, 16)
 """What a block may be: a power of two of 16 or more. Above 128 nothing is faster any more."""

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
-from resq_onnx.graph import CONTRIB_DOMAIN, CONTRIB_VERSION
-from resq_onnx.passes.modules import module_of, new_initializer, tag
-from resq_onnx.passes.replacing import find_attention, put_in_place_of
+from resq_onnx.graph.modules import module_of, new_initializer, tag
+from resq_onnx.graph.names import CONTRIB_DOMAIN, CONTRIB_VERSION
+from resq_onnx.graph.replacing import find_attention, put_in_place_of
 from resq_onnx.projections import Projections
 from resq_onnx.projections.moments import Moments
 

@@ -12,12 +12,12 @@ import numpy as np
 import onnx_ir as ir
 
 from resq_onnx.families import ModelLayout
-from resq_onnx.graph import CONTRIB_DOMAIN, CONTRIB_VERSION
+from resq_onnx.graph.modules import new_initializer, only_node, tag
+from resq_onnx.graph.names import CONTRIB_DOMAIN, CONTRIB_VERSION
+from resq_onnx.graph.replacing import put_in_place_of
+from resq_onnx.graph.tensors import SameBytes
 from resq_onnx.passes.blocks import Blocks, in_blocks
 from resq_onnx.passes.contrib_linears import ACCURACY_LEVEL, find_dequantised, multiply_blocks
-from resq_onnx.passes.modules import new_initializer, only_node, tag
-from resq_onnx.passes.replacing import put_in_place_of
-from resq_onnx.passes.tensors import SameBytes
 
 
 class ContribEmbedding(ir.passes.InPlacePass):

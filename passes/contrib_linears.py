@@ -19,11 +19,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from resq_onnx.families import ModelLayout
-from resq_onnx.graph import CONTRIB_DOMAIN, CONTRIB_VERSION
+from resq_onnx.graph.modules import new_initializer, nodes_of, only_consumer, only_node, tag
+from resq_onnx.graph.names import CONTRIB_DOMAIN, CONTRIB_VERSION
+from resq_onnx.graph.replacing import put_in_place_of
 from resq_onnx.passes.blocks import Blocks, in_blocks
 from resq_onnx.passes.merge_projections import merged_module
-from resq_onnx.passes.modules import new_initializer, nodes_of, only_consumer, only_node, tag
-from resq_onnx.passes.replacing import put_in_place_of
 
 ACCURACY_LEVEL: Final = 4
 """MatMulNBits: x in 8 bits inside the kernel."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from resq_onnx.graph import CONTRIB_DOMAIN, CONTRIB_VERSION
-from resq_onnx.passes.modules import module_of, producer_of, tag
+from resq_onnx.graph.modules import module_of, producer_of, tag
+from resq_onnx.graph.names import CONTRIB_DOMAIN, CONTRIB_VERSION
 
 OUTPUTS = 4
 """Of the new node: norm, mean and deviation (which nobody wants), sum."""

@@ -11,8 +11,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from resq_onnx.families import ModelLayout
-from resq_onnx.passes.modules import find_linear
-from resq_onnx.passes.tensors import fold
+from resq_onnx.graph.modules import find_linear
+from resq_onnx.graph.tensors import fold
 from resq_onnx.projections import Projections
 
 

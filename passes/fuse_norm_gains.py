@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from resq_onnx.families import ModelLayout
-from resq_onnx.passes.modules import find_linear, find_weight, head_input, post_layer
-from resq_onnx.passes.tensors import fold, read_float64
+from resq_onnx.graph.modules import find_linear, find_weight, head_input, post_layer
+from resq_onnx.graph.tensors import fold, read_float64
 
 READERS = {"attention_norm": ("query", "key", "value"), "mlp_norm": ("gate", "up")}
 """The linear layers that read each norm of a decoder layer."""

@@ -14,8 +14,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from resq_onnx.passes.modules import module_of, new_initializer, tag
-from resq_onnx.passes.replacing import put_in_place_of
+from resq_onnx.graph.modules import module_of, new_initializer, tag
+from resq_onnx.graph.replacing import put_in_place_of
 
 
 class JoinHadamards(ir.passes.InPlacePass):

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from resq_onnx.families import ModelLayout
-from resq_onnx.passes.modules import new_initializer, only_node, tag
+from resq_onnx.graph.modules import new_initializer, only_node, tag
 
 END = int(np.iinfo(np.int64).max)
 

@@ -19,8 +19,8 @@ import onnx_ir as ir
 
 from resq_onnx.families import ModelLayout
 from resq_onnx.functions import RotaryForm, add_call
+from resq_onnx.graph.modules import find_linear, find_weight, new_initializer, tag
 from resq_onnx.passes.lift_norms import stored_gain
-from resq_onnx.passes.modules import find_linear, find_weight, new_initializer, tag
 
 UNTURNED_DIM: Final = 2
 """The least that RoPE can turn: a layer without RoPE turns one pair of coefficients by 0."""

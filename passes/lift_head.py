@@ -8,7 +8,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from resq_onnx.families import ModelLayout
-from resq_onnx.passes.modules import only_node
+from resq_onnx.graph.modules import only_node
 
 
 class LiftHead(ir.passes.InPlacePass):

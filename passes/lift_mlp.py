@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from resq_onnx.families import ModelLayout
 from resq_onnx.functions import HadamardForm, add_call
-from resq_onnx.passes.modules import find_linear, tag
+from resq_onnx.graph.modules import find_linear, tag
 from resq_onnx.recipe import BitSplit
 
 

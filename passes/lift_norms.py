@@ -13,8 +13,8 @@ from typing import Final
 import onnx_ir as ir
 
 from resq_onnx.families import ModelLayout
-from resq_onnx.passes.modules import find_weight, module_of, nodes_of, only_consumer, tag
-from resq_onnx.passes.tensors import fold
+from resq_onnx.graph.modules import find_weight, module_of, nodes_of, only_consumer, tag
+from resq_onnx.graph.tensors import fold
 
 IDLE: Final = ("Cast", "CastLike", "Identity")
 """What a conversion of float32 to float32 is traced as."""

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from resq_onnx.families import ModelLayout
-from resq_onnx.passes.modules import (
+from resq_onnx.graph.modules import (
     Linear,
     find_linear,
     make_linear,
@@ -24,7 +24,7 @@ from resq_onnx.passes.modules import (
     only_consumer,
     remove,
 )
-from resq_onnx.passes.tensors import FoldedTensor, dims, read_float64
+from resq_onnx.graph.tensors import FoldedTensor, dims, read_float64
 
 MERGED = {
     "attention_norm": (("query", "key", "value"), "qkv_proj"),

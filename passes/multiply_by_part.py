@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from resq_onnx.passes.modules import producer_of
-from resq_onnx.passes.replacing import put_in_place_of
+from resq_onnx.graph.modules import producer_of
+from resq_onnx.graph.replacing import put_in_place_of
 
 
 class MultiplyByPart(ir.passes.InPlacePass):

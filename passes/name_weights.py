@@ -16,8 +16,8 @@ import numpy as np
 import onnx_ir as ir
 
 from resq_onnx.families import ModelLayout
-from resq_onnx.passes.modules import new_initializer, nodes_of, only_node, tag
-from resq_onnx.passes.tensors import FoldedTensor, dims, read_float64
+from resq_onnx.graph.modules import new_initializer, nodes_of, only_node, tag
+from resq_onnx.graph.tensors import FoldedTensor, dims, read_float64
 
 ROLES = ("query", "key", "value", "attention_out", "gate", "up", "down")
 

@@ -16,8 +16,8 @@ import onnx_ir as ir
 
 from resq_onnx.families import ModelLayout
 from resq_onnx.functions import ACTIVATIONS, in_type
-from resq_onnx.graph import DOMAIN
-from resq_onnx.passes.modules import module_of, tag
+from resq_onnx.graph.modules import module_of, tag
+from resq_onnx.graph.names import DOMAIN
 from resq_onnx.recipe import Recipe
 
 DTYPES: Final = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from resq_onnx.families import ModelLayout
 from resq_onnx.functions import GatherForm, add_call
-from resq_onnx.passes.modules import (
+from resq_onnx.graph.modules import (
     Linear,
     find_head,
     find_linear,
@@ -26,10 +26,10 @@ from resq_onnx.passes.modules import (
     read_halved,
     tag,
 )
+from resq_onnx.graph.replacing import put_in_place_of
+from resq_onnx.graph.tensors import FoldedTensor, PackedBytes, dims, read_float64
 from resq_onnx.passes.quantise_linears import replace_linear
-from resq_onnx.passes.replacing import put_in_place_of
 from resq_onnx.passes.stored_weights import dequantise_weight, store_matrix
-from resq_onnx.passes.tensors import FoldedTensor, PackedBytes, dims, read_float64
 from resq_onnx.recipe import Recipe
 from resq_onnx.weights.rtn import QuantisedMatrix, round_to_nearest
 

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from resq_onnx.families import ModelLayout
 from resq_onnx.functions import MatMulForm, add_call
+from resq_onnx.graph.modules import Linear, find_linear, post_layer, producer_of, tag
+from resq_onnx.graph.replacing import put_in_place_of
+from resq_onnx.graph.tensors import read_float64
 from resq_onnx.passes.merge_projections import merged_module
-from resq_onnx.passes.modules import Linear, find_linear, post_layer, producer_of, tag
-from resq_onnx.passes.replacing import put_in_place_of
 from resq_onnx.passes.stored_weights import dequantise_weight, store_matrix
-from resq_onnx.passes.tensors import read_float64
 from resq_onnx.projections.bases import Projections, high_last_order
 from resq_onnx.projections.moments import Moments
 from resq_onnx.recipe import BitSplit, Recipe

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from resq_onnx.families import ModelLayout
 from resq_onnx.functions import HadamardForm, add_call
-from resq_onnx.passes.modules import find_linear, new_initializer, producer_of, tag
-from resq_onnx.passes.replacing import put_in_place_of
-from resq_onnx.passes.tensors import fold
+from resq_onnx.graph.modules import find_linear, new_initializer, producer_of, tag
+from resq_onnx.graph.replacing import put_in_place_of
+from resq_onnx.graph.tensors import fold
 from resq_onnx.projections import Projections
 from resq_onnx.projections.hadamard import KroneckerFactors
 from resq_onnx.recipe import BitSplit

@@ -10,9 +10,9 @@ import onnx_ir as ir
 
 from resq_onnx.families import ModelLayout
 from resq_onnx.functions import add_call
+from resq_onnx.graph.modules import new_initializer, tag
+from resq_onnx.graph.replacing import KEY_PROJECTION, find_attention, put_in_place_of
 from resq_onnx.passes.lift_attention import attention_attributes, rotary_form
-from resq_onnx.passes.modules import new_initializer, tag
-from resq_onnx.passes.replacing import KEY_PROJECTION, find_attention, put_in_place_of
 from resq_onnx.projections import Projections
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from resq_onnx.passes.modules import new_initializer, producer_of
+from resq_onnx.graph.modules import new_initializer, producer_of
 
 LEVELS = {ir.DataType.UINT4: 15.0, ir.DataType.UINT8: 255.0}
 """By the type of the integers, the largest one."""

@@ -14,8 +14,8 @@ import numpy as np
 import onnx_ir as ir
 
 from resq_onnx.families import ModelLayout
-from resq_onnx.passes.modules import find_head, head_input, make_linear, new_initializer
-from resq_onnx.passes.tensors import FoldedTensor
+from resq_onnx.graph.modules import find_head, head_input, make_linear, new_initializer
+from resq_onnx.graph.tensors import FoldedTensor
 
 
 class SplitHead(ir.passes.InPlacePass):

@@ -14,8 +14,8 @@ import numpy as np
 import onnx_ir as ir
 
 from resq_onnx.families import ModelLayout
-from resq_onnx.passes.modules import make_linear, new_initializer, only_node, post_layer
-from resq_onnx.passes.tensors import FoldedTensor
+from resq_onnx.graph.modules import make_linear, new_initializer, only_node, post_layer
+from resq_onnx.graph.tensors import FoldedTensor
 
 
 class SplitPostNorms(ir.passes.InPlacePass):

@@ -12,8 +12,8 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from resq_onnx.families import ModelLayout
-from resq_onnx.passes.modules import find_linear, make_linear, new_initializer
-from resq_onnx.passes.tensors import rows_of
+from resq_onnx.graph.modules import find_linear, make_linear, new_initializer
+from resq_onnx.graph.tensors import rows_of
 
 
 class SplitProjections(ir.passes.InPlacePass):

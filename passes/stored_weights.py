@@ -14,8 +14,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from resq_onnx.passes.modules import Linear, new_initializer, tag
-from resq_onnx.passes.tensors import Shared
+from resq_onnx.graph.modules import Linear, new_initializer, tag
+from resq_onnx.graph.tensors import Shared
 from resq_onnx.recipe import BitSplit
 from resq_onnx.weights.quantised import QuantisedMatrix
 

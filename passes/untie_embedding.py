@@ -8,8 +8,8 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from resq_onnx.families import ModelLayout
-from resq_onnx.passes.modules import find_weight, module_of, new_initializer
-from resq_onnx.passes.tensors import FoldedTensor, dims, read_float64
+from resq_onnx.graph.modules import find_weight, module_of, new_initializer
+from resq_onnx.graph.tensors import FoldedTensor, dims, read_float64
 
 
 class UntieEmbedding(ir.passes.InPlacePass):

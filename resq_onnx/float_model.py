@@ -13,11 +13,11 @@ from resq_onnx.custom_ops import CPU_DTYPES
 from resq_onnx.errors import ResqError
 from resq_onnx.evaluation.against_float import Observed, observe
 from resq_onnx.evaluation.parity import Agreement, check_float_parity
+from resq_onnx.graph.files import save_model
 from resq_onnx.measuring import Measured
 from resq_onnx.runtime.session import kernels_are_built
 from resq_onnx.runtime.taps import TappedDecoder, tapped_session
 from resq_onnx.staging import Staging, staged, writing_to
-from resq_onnx.writing import save_model
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resq_onnx.float_model import staged_float
+from resq_onnx.graph.pass_runner import PassRunner
 from resq_onnx.handoff.target import Target
-from resq_onnx.pass_runner import PassRunner
 from resq_onnx.reporting import Report
 from resq_onnx.staging import Staging, staged
 

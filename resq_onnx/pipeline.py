@@ -17,7 +17,8 @@ from resq_onnx.checkpoint.source import ModelSource, open_model
 from resq_onnx.evaluation.against_float import compare_with_float, observe
 from resq_onnx.evaluation.parity import check_decode_parity
 from resq_onnx.float_model import check_float, kernels_run, open_tapped
-from resq_onnx.graph import RECIPE_KEY
+from resq_onnx.graph.files import save_model
+from resq_onnx.graph.names import RECIPE_KEY
 from resq_onnx.handoff.card import write_card
 from resq_onnx.handoff.targets import DEFAULT as DEFAULT_TARGET
 from resq_onnx.handoff.targets import target_named
@@ -44,7 +45,6 @@ from resq_onnx.runtime.session import Decoder, create_session
 from resq_onnx.staging import staged, writing_to
 from resq_onnx.summary import Summary, write_summary
 from resq_onnx.tracing import trace
-from resq_onnx.writing import save_model
 
 
 def export(

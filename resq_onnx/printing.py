@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from resq_onnx.evaluation.benchmark import ModelSpeed
     from resq_onnx.evaluation.machine import Machine
     from resq_onnx.evaluation.workload import Workload
-    from resq_onnx.inspection import Inspection
+    from resq_onnx.graph.inspection import Inspection
     from resq_onnx.summary import Summary
 
 

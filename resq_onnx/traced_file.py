@@ -16,10 +16,10 @@ import onnx_ir as ir
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
-from resq_onnx.graph import DOMAIN, MODULE_KEY, cache_names
-from resq_onnx.passes.modules import new_initializer, tag
-from resq_onnx.passes.tensors import dims
-from resq_onnx.reading import read_graph
+from resq_onnx.graph.files import read_graph
+from resq_onnx.graph.modules import new_initializer, tag
+from resq_onnx.graph.names import DOMAIN, MODULE_KEY, cache_names
+from resq_onnx.graph.tensors import dims
 from resq_onnx.tracing import (
     IR_VERSION,
     OPSET,

@@ -28,8 +28,8 @@ from resq_onnx.checkpoint.quiet import quiet_libraries
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
-from resq_onnx.graph import MODULE_KEY, cache_names
-from resq_onnx.passes.tensors import FoldedTensor
+from resq_onnx.graph.names import MODULE_KEY, cache_names
+from resq_onnx.graph.tensors import FoldedTensor
 
 OPSET: Final = 23
 IR_VERSION: Final = 10

@@ -270,7 +270,7 @@ def test_a_defect_of_the_program_is_one_line_as_well(monkeypatch: pytest.MonkeyP
     def broken(_path: object) -> None:
         raise ZeroDivisionError("two\nlines")
 
-    monkeypatch.setattr("resq_onnx.inspection.inspect_model", broken)
+    monkeypatch.setattr("resq_onnx.graph.inspection.inspect_model", broken)
     result = run("inspect", "out.onnx")
     assert result.exit_code == 1
     line = error_line(result.stderr)
@@ -281,8 +281,8 @@ def test_a_defect_of_the_program_is_one_line_as_well(monkeypatch: pytest.MonkeyP
 def test_an_interrupted_command_ends_with_130(number: signal.Signals) -> None:
     raise_it = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "import resq_onnx.inspection\n"
-        f"resq_onnx.inspection.inspect_model = lambda _: signal.raise_signal({int(number)})"
+        "import resq_onnx.graph.inspection\n"
+        f"resq_onnx.graph.inspection.inspect_model = lambda _: signal.raise_signal({int(number)})"
     )
     result = run_process("inspect", "out.onnx", before=raise_it)
     assert result.returncode == cli.INTERRUPTED == 130

@@ -13,7 +13,7 @@ from resq_onnx.evaluation.fresh_process import Footprint
 from resq_onnx.evaluation.machine import Gpu, Machine
 from resq_onnx.evaluation.parity import Agreement
 from resq_onnx.evaluation.workload import Workload
-from resq_onnx.inspection import Inspection, QuantisedKind, TensorGroup
+from resq_onnx.graph.inspection import Inspection, QuantisedKind, TensorGroup
 from resq_onnx.printing import print_benchmark, print_inspection, print_summary
 from resq_onnx.summary import Summary
 

@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError
-from resq_onnx.graph import MODULE_KEY
-from resq_onnx.passes.tensors import FoldedTensor
+from resq_onnx.graph.names import MODULE_KEY
+from resq_onnx.graph.tensors import FoldedTensor
 from resq_onnx.tracing import IR_VERSION, OPSET, trace
 from tests import tiny_models
 

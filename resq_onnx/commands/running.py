@@ -122,7 +122,7 @@ def bench(
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def inspect(model: Path, as_json: bool) -> None:
     """Show what is quantised how, sizes, and the cache's bytes per token."""
-    from resq_onnx.inspection import inspect_model
+    from resq_onnx.graph.inspection import inspect_model
     from resq_onnx.printing import print_inspection
 
     print_inspection(out, inspect_model(model), as_json)

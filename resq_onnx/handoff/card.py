@@ -13,8 +13,8 @@ from typing import Any, Final
 import jinja2
 
 from resq_onnx.checkpoint.licence import licence_in_words
+from resq_onnx.graph.inspection import inspect_model
 from resq_onnx.handoff.target import Target
-from resq_onnx.inspection import inspect_model
 from resq_onnx.recipe import Recipe
 from resq_onnx.report.figures import megabytes, method_in_words
 from resq_onnx.staging import Staging

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from resq_onnx.inspection import Inspection, TensorGroup
+from resq_onnx.graph.inspection import Inspection, TensorGroup
 from resq_onnx.recipe import METHODS_WITHOUT_HIGH_PART
 
 LARGEST_GROUPS: Final = 6

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from resq_onnx.errors import ResqError
-from resq_onnx.inspection import Inspection
+from resq_onnx.graph.inspection import Inspection
 from resq_onnx.summary import FILE_NAME
 
 EVALUATE: Final = "resq-onnx evaluate --json"

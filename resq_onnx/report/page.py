@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import jinja2
 
-from resq_onnx.inspection import Inspection, inspect_model
+from resq_onnx.graph.inspection import Inspection, inspect_model
 from resq_onnx.report import figures
 from resq_onnx.report.charts import layer_ratios, spectrum
 from resq_onnx.report.inputs import (

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from resq_onnx import custom_ops
 from resq_onnx.errors import ResqError
-from resq_onnx.graph import DOMAIN
+from resq_onnx.graph.names import DOMAIN
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from resq_onnx.errors import ResqError
-from resq_onnx.graph import cache_names
+from resq_onnx.graph.names import cache_names
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from resq_onnx.errors import ResqError
-from resq_onnx.graph import RECIPE_KEY
+from resq_onnx.graph.names import RECIPE_KEY
 from resq_onnx.runtime.buffered import BufferedDecoder
 
 if TYPE_CHECKING:

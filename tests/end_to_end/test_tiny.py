@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 import resq_onnx
 from resq_onnx.evaluation.parity import FLOAT_TOLERANCE, compare, decode_logits
 from resq_onnx.evaluation.perplexity import negative_log_likelihood
-from resq_onnx.inspection import Inspection, inspect_model
+from resq_onnx.graph.inspection import Inspection, inspect_model
 from resq_onnx.recipe import Recipe
 from resq_onnx.runtime import BufferedDecoder, Decoder, Tokenizer, create_session, generate
 from tests.command_line import QUICK, contents, run, run_process, run_successfully

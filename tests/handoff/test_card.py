@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
+from resq_onnx.graph.inspection import inspect_model
 from resq_onnx.handoff.card import MARK, render_card, write_card
 from resq_onnx.handoff.targets import TARGETS
-from resq_onnx.inspection import inspect_model
 from resq_onnx.staging import Staging
 
 

@@ -19,7 +19,9 @@ from resq_onnx.calibration.statistics import collect_moments
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.evaluation.parity import decode_logits
 from resq_onnx.families import ModelLayout
-from resq_onnx.graph import cache_names
+from resq_onnx.graph.modules import make_linear, new_initializer
+from resq_onnx.graph.names import cache_names
+from resq_onnx.graph.tensors import read_float64
 from resq_onnx.passes import (
     CleanUp,
     KeepLastLogits,
@@ -29,8 +31,6 @@ from resq_onnx.passes import (
     lifting,
     quantising,
 )
-from resq_onnx.passes.modules import make_linear, new_initializer
-from resq_onnx.passes.tensors import read_float64
 from resq_onnx.projections.bases import Projections, compute_projections
 from resq_onnx.projections.moments import Moments
 from resq_onnx.recipe import Recipe

@@ -10,9 +10,9 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from resq_onnx.graph import CONTRIB_DOMAIN, CONTRIB_VERSION
+from resq_onnx.graph.modules import new_initializer
+from resq_onnx.graph.names import CONTRIB_DOMAIN, CONTRIB_VERSION
 from resq_onnx.passes.blocks import block_size, in_blocks, pack
-from resq_onnx.passes.modules import new_initializer
 from tests.functions.engines import assert_close, empty_model
 from tests.passes.cases import FLOAT_TOLERANCE, session_of
 

@@ -11,9 +11,9 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from resq_onnx.graph import MODULE_KEY
+from resq_onnx.graph.modules import new_initializer
+from resq_onnx.graph.names import MODULE_KEY
 from resq_onnx.passes.clean_up import CleanUp, sweep
-from resq_onnx.passes.modules import new_initializer
 from tests.passes.cases import Case, decoder_of
 
 

@@ -11,11 +11,11 @@ import pytest
 
 from resq_onnx.errors import ResqError
 from resq_onnx.families.attention import LayerAttention
-from resq_onnx.graph import cache_names
+from resq_onnx.graph.modules import only_node
+from resq_onnx.graph.names import cache_names
+from resq_onnx.graph.replacing import find_attention
 from resq_onnx.passes.contrib_attention import ContribAttention, refuse_other_attention
-from resq_onnx.passes.modules import only_node
 from resq_onnx.passes.quantise_cache import QuantiseCache
-from resq_onnx.passes.replacing import find_attention
 from resq_onnx.runtime import BufferedDecoder, Decoder
 from tests.functions.engines import assert_close
 from tests.passes.cases import (

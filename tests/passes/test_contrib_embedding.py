@@ -9,10 +9,10 @@ from typing import Any, Final
 import onnx_ir as ir
 import pytest
 
+from resq_onnx.graph.files import save_model
+from resq_onnx.graph.modules import nodes_of
+from resq_onnx.graph.tensors import SameBytes
 from resq_onnx.passes.contrib_embedding import ContribEmbedding
-from resq_onnx.passes.modules import nodes_of
-from resq_onnx.passes.tensors import SameBytes
-from resq_onnx.writing import save_model
 from tests.passes.cases import Case, assert_equal_functions
 
 EMBEDDING, HEAD = "model.embed_tokens", "lm_head"

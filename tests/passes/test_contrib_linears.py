@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from resq_onnx.graph.modules import nodes_of
 from resq_onnx.passes.contrib_linears import ContribLinears, find_dequantised
-from resq_onnx.passes.modules import nodes_of
 from resq_onnx.passes.quantise_linears import QuantiseLinears
 from tests.functions.engines import assert_close
 from tests.passes.cases import Case, assert_equal_functions, decoder_of

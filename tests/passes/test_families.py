@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
+from resq_onnx.graph.replacing import find_attention
 from resq_onnx.passes.merge_projections import MergeProjections
-from resq_onnx.passes.replacing import find_attention
 from tests.passes.cases import FAMILY_CASES, Case, assert_same_function, ops_of
 from tests.tiny_models import WINDOW
 

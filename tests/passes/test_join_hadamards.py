@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from resq_onnx.graph.modules import nodes_of
 from resq_onnx.passes.join_hadamards import JoinHadamards
-from resq_onnx.passes.modules import nodes_of
 from tests.passes.cases import Case, assert_equal_functions, ops_of, weight_of
 
 

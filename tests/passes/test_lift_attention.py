@@ -8,10 +8,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from resq_onnx.graph import cache_names
+from resq_onnx.graph.modules import find_linear
+from resq_onnx.graph.names import cache_names
+from resq_onnx.graph.replacing import find_attention
 from resq_onnx.passes.lift_attention import LiftAttention
-from resq_onnx.passes.modules import find_linear
-from resq_onnx.passes.replacing import find_attention
 from tests.functions.engines import assert_close
 from tests.passes.cases import (
     FLOAT_TOLERANCE,

@@ -7,8 +7,8 @@ from collections import Counter
 import onnx_ir as ir
 import pytest
 
+from resq_onnx.graph.modules import module_of, nodes_of, only_node
 from resq_onnx.passes.lift_head import LiftHead
-from resq_onnx.passes.modules import module_of, nodes_of, only_node
 from tests.passes.cases import Case, assert_same_function
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from resq_onnx.graph.modules import find_linear, producer_of
 from resq_onnx.passes.lift_mlp import LiftMlp
-from resq_onnx.passes.modules import find_linear, producer_of
 from tests.passes.cases import Case, assert_same_function, ops_of
 
 

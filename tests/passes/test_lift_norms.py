@@ -7,8 +7,8 @@ from collections.abc import Callable
 import onnx_ir as ir
 import pytest
 
+from resq_onnx.graph.modules import nodes_of
 from resq_onnx.passes.lift_norms import LiftNorms
-from resq_onnx.passes.modules import nodes_of
 from tests.passes.cases import Case, assert_same_function, ops_of
 
 

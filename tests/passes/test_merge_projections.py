@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from resq_onnx.graph.modules import find_linear
 from resq_onnx.passes.merge_projections import MergeProjections, merged_module
-from resq_onnx.passes.modules import find_linear
 from tests.passes.cases import (
     Case,
     assert_same_function,

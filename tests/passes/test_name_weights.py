@@ -8,9 +8,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from resq_onnx.graph.modules import find_head, find_linear, module_of
+from resq_onnx.graph.tensors import read_float64
 from resq_onnx.passes import NameWeights
-from resq_onnx.passes.modules import find_head, find_linear, module_of
-from resq_onnx.passes.tensors import read_float64
 from resq_onnx.tracing import trace
 from tests.passes.cases import Case
 

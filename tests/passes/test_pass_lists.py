@@ -11,7 +11,7 @@ import pytest
 from onnx_ir.passes.common import InlinePass
 
 import resq_onnx.passes
-from resq_onnx.graph import MODULE_KEY
+from resq_onnx.graph.names import MODULE_KEY
 from tests.passes.cases import SWEEP, Case, with_weights_inside
 
 FOLDER = Path(resq_onnx.passes.__file__).parent

@@ -10,11 +10,11 @@ import onnx_ir as ir
 import pytest
 
 from resq_onnx.functions import RecordLayout
-from resq_onnx.graph import cache_names
+from resq_onnx.graph.names import cache_names
+from resq_onnx.graph.replacing import find_attention
 from resq_onnx.passes.lift_attention import LiftAttention
 from resq_onnx.passes.quantise_cache import QuantiseCache
 from resq_onnx.passes.quantise_linears import QuantiseLinears
-from resq_onnx.passes.replacing import find_attention
 from tests.functions import oracle
 from tests.functions.engines import assert_close
 from tests.passes.cases import Case, changed, decoder_of, weights_of

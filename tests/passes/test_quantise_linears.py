@@ -12,10 +12,10 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
+from resq_onnx.graph.modules import find_linear, module_of, only_node
 from resq_onnx.passes import quantise_linears, quantising
 from resq_onnx.passes.clean_up import CleanUp, sweep
 from resq_onnx.passes.lift_norms import LiftNorms
-from resq_onnx.passes.modules import find_linear, module_of, only_node
 from resq_onnx.passes.quantise_cache import QuantiseCache
 from resq_onnx.passes.quantise_linears import QuantiseLinears, replace_linear
 from resq_onnx.passes.rotate_down import RotateDown

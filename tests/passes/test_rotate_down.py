@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from resq_onnx.graph.modules import find_linear
 from resq_onnx.passes import folding
 from resq_onnx.passes.lift_mlp import LiftMlp
-from resq_onnx.passes.modules import find_linear
 from resq_onnx.passes.rotate_down import RotateDown
 from resq_onnx.recipe import Recipe
 from tests.functions.engines import assert_close

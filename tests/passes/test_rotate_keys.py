@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from resq_onnx.graph.replacing import find_attention
 from resq_onnx.passes.lift_attention import LiftAttention
-from resq_onnx.passes.replacing import find_attention
 from resq_onnx.passes.rotate_keys import RotateKeys
 from resq_onnx.recipe import Recipe
 from tests.passes.cases import Case, assert_same_function, changed, ops_of, weights_of

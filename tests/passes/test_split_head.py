@@ -8,9 +8,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from resq_onnx.graph.modules import find_head, find_linear
 from resq_onnx.passes.fold_hidden_basis import FoldHiddenBasis
 from resq_onnx.passes.fuse_norm_gains import FuseNormGains
-from resq_onnx.passes.modules import find_head, find_linear
 from resq_onnx.passes.split_head import SplitHead
 from tests.passes.cases import (
     FOLD_TOLERANCE,

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from resq_onnx.passes.modules import find_linear
+from resq_onnx.graph.modules import find_linear
 from resq_onnx.passes.split_projections import SplitProjections
 from tests.passes.cases import Case, changed, weight_of, weights_of
 

@@ -11,11 +11,11 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
+from resq_onnx.graph.modules import find_linear
+from resq_onnx.graph.tensors import read_float64
 from resq_onnx.passes import CleanUp, quantising
-from resq_onnx.passes.modules import find_linear
 from resq_onnx.passes.quantise_linears import QuantiseLinears
 from resq_onnx.passes.stored_weights import dequantise_weight, store_matrix
-from resq_onnx.passes.tensors import read_float64
 from resq_onnx.recipe import BitSplit
 from resq_onnx.runtime import create_session
 from resq_onnx.weights.quantised import QuantisedMatrix

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from resq_onnx.passes.modules import find_linear
+from resq_onnx.graph.modules import find_linear
 from resq_onnx.passes.untie_embedding import UntieEmbedding
 from tests.passes.cases import CASES, Case, assert_same_function, changed, weights_of
 

@@ -18,7 +18,7 @@ from resq_onnx.evaluation.benchmark import ModelSpeed
 from resq_onnx.evaluation.fresh_process import Footprint
 from resq_onnx.evaluation.machine import Gpu, Machine
 from resq_onnx.evaluation.workload import Workload
-from resq_onnx.graph import RECIPE_KEY
+from resq_onnx.graph.names import RECIPE_KEY
 from resq_onnx.printing import print_benchmark
 from resq_onnx.printing_evaluations import Asked, print_evaluations
 from resq_onnx.recipe import Recipe

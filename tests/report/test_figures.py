@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from resq_onnx.inspection import inspect_model
+from resq_onnx.graph.inspection import inspect_model
 from resq_onnx.recipe import Recipe
 from resq_onnx.report.figures import (
     headlines,

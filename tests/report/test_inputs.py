@@ -8,7 +8,7 @@ import pytest
 
 from resq_onnx.errors import ResqError
 from resq_onnx.evaluation.machine import Gpu
-from resq_onnx.inspection import inspect_model
+from resq_onnx.graph.inspection import inspect_model
 from resq_onnx.report.inputs import read_benchmark, read_evaluation, read_summary
 from tests.report.cases import FLOAT, QUANTISED, write_benchmark, write_evaluation, write_export
 

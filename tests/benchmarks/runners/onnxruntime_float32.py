@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from resq_onnx.graph import cache_names
+from resq_onnx.graph.names import cache_names
 from resq_onnx.runtime import create_session
 from resq_onnx.runtime.buffered import PREFILL_SLICE
 from tests.benchmarks.runners import TimeRun, Timing, time_steps

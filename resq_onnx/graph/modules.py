@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from resq_onnx.families import ModelLayout
-from resq_onnx.graph import MODULE_KEY
-from resq_onnx.passes.tensors import dims, read_float64
+from resq_onnx.graph.names import MODULE_KEY
+from resq_onnx.graph.tensors import dims, read_float64
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from resq_onnx.passes.modules import new_initializer
-from resq_onnx.passes.tensors import PackedBytes
-from resq_onnx.writing import save_model
+from resq_onnx.graph.files import save_model
+from resq_onnx.graph.modules import new_initializer
+from resq_onnx.graph.tensors import PackedBytes
 from tests.functions.engines import empty_model
 
 ROWS, COLUMNS = 40, 30

@@ -7,8 +7,8 @@ from typing import Final
 
 import onnx_ir as ir
 
-from resq_onnx.graph import DOMAIN
-from resq_onnx.passes.modules import nodes_of
+from resq_onnx.graph.modules import nodes_of
+from resq_onnx.graph.names import DOMAIN
 
 ATTENTIONS = ("RotaryAttention", "MixedPrecisionAttention")
 

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import onnx_ir as ir
 
-from resq_onnx.graph import CONTRIB_DOMAIN, RECIPE_KEY
-from resq_onnx.reading import read_graph
+from resq_onnx.graph.files import read_graph
+from resq_onnx.graph.names import CONTRIB_DOMAIN, RECIPE_KEY
 
 LAYER: Final = re.compile(r"\.\d+\.")
 BITS: Final = {"INT4": 4, "INT8": 8}

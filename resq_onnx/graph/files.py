@@ -1,20 +1,55 @@
-"""A graph and its weights, written as a file.onnx and a file.onnx.data beside it."""
+"""Read and write ONNX files: weights are read when they are used, and written one at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
 import onnx_ir as ir
 
-from resq_onnx.passes.tensors import SameBytes, dims
+from resq_onnx.errors import ResqError
+from resq_onnx.graph.tensors import SameBytes, dims
+from resq_onnx.runtime.session import check_is_file
 
 DATA_ALIGNMENT: Final = 64
 """Every tensor starts on a cache line: kernels read weights where the file is mapped."""
 
 KEPT_IN_GRAPH: Final = 256
 """Bytes up to which a tensor stays in the .onnx file, where shape inference can read it."""
+
+
+def read_graph(path: Path) -> ir.Model:
+    """Read a file.
+
+    Raises:
+        ResqError: It cannot be read as an ONNX model, or its data is missing or cut off.
+    """
+    check_is_file(path)
+    try:
+        model = ir.load(path)
+    except Exception as error:  # protobuf's own, which has no public base class
+        raise ResqError(f"{path}: not an ONNX model ({error})") from error
+    if not model.graph.outputs:  # an empty file is a valid protobuf message
+        raise ResqError(f"{path}: not an ONNX model (it has no outputs); export it again")
+    _check_data(model.graph.initializers)
+    return model
+
+
+def _check_data(initializers: Mapping[str, ir.Value]) -> None:
+    """Refuse tensors that lie outside of their file."""
+    for name, value in initializers.items():
+        tensor = value.const_value
+        if not isinstance(tensor, ir.ExternalTensor):
+            continue
+        file = Path(tensor.path)
+        size = file.stat().st_size if file.is_file() else None
+        end = (tensor.offset or 0) + (tensor.length or tensor.nbytes)
+        if size is None or end > size:
+            found = "does not exist" if size is None else f"has {size} bytes"
+            raise ResqError(
+                f"{file}: tensor {name} ends at byte {end} and the file {found}; export it again"
+            )
 
 
 def save_model(

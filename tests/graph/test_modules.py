@@ -8,8 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from resq_onnx.graph import MODULE_KEY
-from resq_onnx.passes.modules import (
+from resq_onnx.graph.modules import (
     find_linear,
     find_weight,
     make_linear,
@@ -22,6 +21,7 @@ from resq_onnx.passes.modules import (
     remove,
     tag,
 )
+from resq_onnx.graph.names import MODULE_KEY
 from tests.functions.engines import empty_model
 from tests.passes.cases import Case
 

@@ -10,8 +10,8 @@ import onnx_ir as ir
 import pytest
 
 from resq_onnx.errors import ResqError
-from resq_onnx.graph import RECIPE_KEY
-from resq_onnx.inspection import Inspection, QuantisedKind, inspect_model
+from resq_onnx.graph.inspection import Inspection, QuantisedKind, inspect_model
+from resq_onnx.graph.names import RECIPE_KEY
 from tests.runtime import toy
 
 LAYERS = 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 import pytest
 
-from resq_onnx.passes.replacing import put_in_place_of
+from resq_onnx.graph.replacing import put_in_place_of
 from tests.functions.engines import empty_model
 
 FLOAT = ir.TensorType(ir.DataType.FLOAT)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from resq_onnx.checkpoint.safetensors_store import SafetensorsStore
-from resq_onnx.passes.modules import new_initializer
-from resq_onnx.passes.tensors import FoldedTensor, Shared, dims, fold, read_float64
+from resq_onnx.graph.modules import new_initializer
+from resq_onnx.graph.tensors import FoldedTensor, Shared, dims, fold, read_float64
 from tests.functions.engines import empty_model
 
 TINY = 2.0**-40

@@ -1,0 +1,1 @@
+"""ONNX graphs as data: names, tensors, nodes of a module, files. Imports nothing by itself."""
