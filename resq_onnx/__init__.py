@@ -14,9 +14,9 @@ from resq_onnx.errors import ResqError
 from resq_onnx.recipe import BitSplit, Recipe
 
 if TYPE_CHECKING:
-    from resq_onnx.custom_ops import library_path, register
     from resq_onnx.pipeline import export
     from resq_onnx.rewriting import rewrite
+    from resq_onnx.runtime.library import library_path, register
     from resq_onnx.runtime.session import create_session
 
 __version__ = "0.1.0"
@@ -36,8 +36,8 @@ __all__ = [
 _LAZY: Final = {
     "create_session": "resq_onnx.runtime.session",
     "export": "resq_onnx.pipeline",
-    "library_path": "resq_onnx.custom_ops",
-    "register": "resq_onnx.custom_ops",
+    "library_path": "resq_onnx.runtime.library",
+    "register": "resq_onnx.runtime.library",
     "rewrite": "resq_onnx.rewriting",
 }
 """By public name, the module that is imported when it is first asked for."""

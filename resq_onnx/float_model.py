@@ -9,15 +9,14 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from resq_onnx.custom_ops import CPU_DTYPES
 from resq_onnx.errors import ResqError
 from resq_onnx.evaluation.against_float import Observed, observe
 from resq_onnx.evaluation.parity import Agreement, check_float_parity
+from resq_onnx.files import Staging, staged, writing_to
 from resq_onnx.graph.files import save_model
 from resq_onnx.measuring import Measured
-from resq_onnx.runtime.session import kernels_are_built
+from resq_onnx.runtime.library import kernels_run
 from resq_onnx.runtime.taps import TappedDecoder, tapped_session
-from resq_onnx.staging import Staging, staged, writing_to
 
 
 @contextmanager
@@ -58,8 +57,3 @@ def check_float(
 def open_tapped(path: Path, dtype: str = "float32") -> TappedDecoder:
     """Open a written model whose activations are of this type, with its residual stream tapped."""
     return TappedDecoder(tapped_session(path, kernels=kernels_run(dtype)))
-
-
-def kernels_run(dtype: str) -> bool:
-    """Whether this machine has kernels for a file whose activations are of this type."""
-    return dtype in CPU_DTYPES and kernels_are_built()

@@ -18,13 +18,13 @@ from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError
 from resq_onnx.evaluation.against_float import SEQUENCES, text_length
 from resq_onnx.families import ModelLayout
+from resq_onnx.progress import Report
 from resq_onnx.projections.bases import Projections, compute_projections
 from resq_onnx.projections.file import Calibration, load_calibration, stored_projections
 from resq_onnx.projections.moments import Moments
 from resq_onnx.projections.splits import down_split
 from resq_onnx.recipe import Recipe
 from resq_onnx.reference import Reference, load_tokenizer
-from resq_onnx.reporting import Report
 from resq_onnx.runtime.plain_graph import PlainGraph
 from resq_onnx.traced_file import TracedFile
 

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from resq_onnx.files import Staging, staged
 from resq_onnx.float_model import staged_float
 from resq_onnx.graph.pass_runner import PassRunner
 from resq_onnx.handoff.target import Target
-from resq_onnx.reporting import Report
-from resq_onnx.staging import Staging, staged
+from resq_onnx.progress import Report
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from resq_onnx.custom_ops import CPU_DTYPES
+from resq_onnx.runtime.library import CPU_DTYPES
 
 if TYPE_CHECKING:
     from resq_onnx.evaluation.benchmark import ModelSpeed

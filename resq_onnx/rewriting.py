@@ -14,9 +14,9 @@ from resq_onnx.measuring import check_calibrated, measure_graph
 from resq_onnx.output import staged_output
 from resq_onnx.passes import NameWeights, lifting
 from resq_onnx.pipeline import check_recipe, finish
+from resq_onnx.progress import Report
 from resq_onnx.projections.file import load_calibration
 from resq_onnx.recipe import Recipe
-from resq_onnx.reporting import Report
 from resq_onnx.summary import Summary
 from resq_onnx.traced_file import ASKED, TracedFile, check_lifted, read_traced
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
 from resq_onnx.evaluation import Evaluation, Windowing, evaluate_models
-from resq_onnx.reporting import Report
+from resq_onnx.progress import Report
 from resq_onnx.subjects import HowToRun, Subject, open_subject
 
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from resq_onnx.checkpoint.source import open_model
 from resq_onnx.errors import ResqError
 from resq_onnx.evaluation.models import ExportedModel, LanguageModel, TappedModel
+from resq_onnx.runtime.decoder import Decoder
 from resq_onnx.runtime.providers import CPU
-from resq_onnx.runtime.session import Decoder, create_session
+from resq_onnx.runtime.session import create_session
 from resq_onnx.runtime.taps import Embedder, TappedDecoder, tapped_session
 from resq_onnx.runtime.tokenizer import Tokenizer
 

@@ -13,8 +13,8 @@ from typing import Any, Final
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.evaluation.against_float import Quality
 from resq_onnx.evaluation.parity import Agreement
+from resq_onnx.files import Staging
 from resq_onnx.recipe import Recipe
-from resq_onnx.staging import Staging
 
 FILE_NAME: Final = "resq.json"
 FORMAT_VERSION: Final = 1

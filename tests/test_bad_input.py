@@ -27,7 +27,7 @@ from resq_onnx.evaluation import parity
 from resq_onnx.families import FAMILIES
 from resq_onnx.passes import folding
 from resq_onnx.passes.fuse_norm_gains import FuseNormGains
-from resq_onnx.runtime.session import Decoder
+from resq_onnx.runtime.decoder import Decoder
 from tests.command_line import QUICK, contents, error_line, program, run
 from tests.runtime import toy
 from tests.tiny_models import change_config, write_model, write_tokenizer

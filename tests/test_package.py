@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import resq_onnx
-from resq_onnx import custom_ops
+from resq_onnx.runtime import library
 
 HEAVY = ("torch", "transformers", "onnxscript", "datasets", "accelerate")
 """What running a model must not need: the packages of the `export` extra."""
@@ -16,7 +16,7 @@ HEAVY = ("torch", "transformers", "onnxscript", "datasets", "accelerate")
 MODULES_THAT_RUN_MODELS = (
     "resq_onnx",
     "resq_onnx.cli",
-    "resq_onnx.custom_ops",
+    "resq_onnx.runtime.library",
     "resq_onnx.evaluation",
     "resq_onnx.runtime",
     "resq_onnx.serving.server",
@@ -47,8 +47,8 @@ def test_public_functions_are_those_of_their_modules() -> None:
     assert resq_onnx.export is export
     assert resq_onnx.rewrite is rewrite
     assert resq_onnx.create_session is create_session
-    assert resq_onnx.register is custom_ops.register
-    assert resq_onnx.library_path is custom_ops.library_path
+    assert resq_onnx.register is library.register
+    assert resq_onnx.library_path is library.library_path
 
 
 def test_importing_the_package_imports_none_of_what_it_runs_on() -> None:
@@ -84,6 +84,6 @@ def test_the_installed_version_is_the_version_of_the_source() -> None:
 
 
 def test_the_library_is_of_the_same_version() -> None:
-    library = ctypes.CDLL(str(custom_ops.library_path()))
-    library.resq_onnx_version.restype = ctypes.c_char_p
-    assert library.resq_onnx_version().decode() == resq_onnx.__version__
+    loaded = ctypes.CDLL(str(library.library_path()))
+    loaded.resq_onnx_version.restype = ctypes.c_char_p
+    assert loaded.resq_onnx_version().decode() == resq_onnx.__version__

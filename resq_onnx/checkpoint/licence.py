@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from resq_onnx.staging import Staging
+from resq_onnx.files import Staging
 
 KEYS: Final = ("license", "license_name", "license_link")
 """As Hugging Face's model cards name them; the last two go with `license: other`."""

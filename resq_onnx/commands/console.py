@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
-    from resq_onnx.reporting import Report
+    from resq_onnx.progress import Report
 
 out = Console()
 log = Console(stderr=True)
@@ -19,7 +19,7 @@ log = Console(stderr=True)
 @contextmanager
 def reporting() -> Iterator[Report]:
     """Show the steps of a long command, on stderr, with a bar where its length is known."""
-    from resq_onnx.reporting import Report
+    from resq_onnx.progress import Report
 
     columns = (
         SpinnerColumn(),

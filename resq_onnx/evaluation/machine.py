@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from resq_onnx import custom_ops
 from resq_onnx.errors import ResqError
+from resq_onnx.runtime import library
 from resq_onnx.runtime.providers import CPU
 
 INSTRUCTION_SETS: Final = {
@@ -131,8 +131,8 @@ def _usable_cores() -> int:
 
 def _kernels() -> str | None:
     try:
-        library = ctypes.CDLL(str(custom_ops.library_path()))
-        name = library.resq_onnx_isa
+        loaded = ctypes.CDLL(str(library.library_path()))
+        name = loaded.resq_onnx_isa
     except (ResqError, OSError, AttributeError):
         return None
     name.restype = ctypes.c_char_p

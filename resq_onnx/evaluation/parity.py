@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
 from resq_onnx.evaluation.perplexity import token_differences, token_losses
-from resq_onnx.runtime.session import Decoder
+from resq_onnx.runtime.decoder import Decoder
 
 Logits = NDArray[np.float32]
 

@@ -9,8 +9,8 @@ from typing import Final
 import onnx_ir as ir
 
 from resq_onnx.errors import ResqError
+from resq_onnx.files import check_is_file
 from resq_onnx.graph.tensors import SameBytes, dims
-from resq_onnx.runtime.session import check_is_file
 
 DATA_ALIGNMENT: Final = 64
 """Every tensor starts on a cache line: kernels read weights where the file is mapped."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from resq_onnx.staging import writing_to
+from resq_onnx.files import writing_to
 
 
 class PassRunner:

@@ -13,11 +13,11 @@ from typing import Any, Final
 import jinja2
 
 from resq_onnx.checkpoint.licence import licence_in_words
+from resq_onnx.files import Staging
 from resq_onnx.graph.inspection import inspect_model
 from resq_onnx.handoff.target import Target
 from resq_onnx.recipe import Recipe
 from resq_onnx.report.figures import megabytes, method_in_words
-from resq_onnx.staging import Staging
 from resq_onnx.summary import FILE_NAME as SUMMARY_NAME
 
 CARD_NAME: Final = "README.md"

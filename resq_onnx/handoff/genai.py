@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
-from resq_onnx.custom_ops import CPU_DTYPES, CUDA_LIBRARY_NAME, LIBRARY_NAME, library_path
 from resq_onnx.errors import ResqError
 from resq_onnx.handoff.target import Target
 from resq_onnx.recipe import Format, Recipe
+from resq_onnx.runtime.library import CPU_DTYPES, CUDA_LIBRARY_NAME, LIBRARY_NAME, library_path
 
 if TYPE_CHECKING:
     from resq_onnx.families import ModelLayout

@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
+from resq_onnx.files import check_is_file
 from resq_onnx.graph.names import cache_names
-from resq_onnx.runtime.bounds import check_rewind, check_room
-from resq_onnx.runtime.session import check_is_file
+from resq_onnx.runtime.decoder import check_rewind, check_room
 from resq_onnx.runtime.signature import TYPES
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
+from resq_onnx.files import replacing
 from resq_onnx.projections.bases import (
     DownTransform,
     Projections,
@@ -31,7 +32,6 @@ from resq_onnx.projections.hadamard import KroneckerFactors
 from resq_onnx.projections.moments import SITES, Moments
 from resq_onnx.projections.splits import Splits, alike_in_all_layers, splits_from_json
 from resq_onnx.recipe import BitSplit, Recipe
-from resq_onnx.staging import replacing
 
 Array = NDArray[Any]
 

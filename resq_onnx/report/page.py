@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import jinja2
 
+from resq_onnx.files import replacing, writing_to
 from resq_onnx.graph.inspection import Inspection, inspect_model
 from resq_onnx.report import figures
 from resq_onnx.report.charts import layer_ratios, spectrum
@@ -21,7 +22,6 @@ from resq_onnx.report.inputs import (
     read_summary,
     refusals,
 )
-from resq_onnx.staging import replacing, writing_to
 from resq_onnx.summary import FILE_NAME as SUMMARY_NAME
 
 FILE_NAME: Final = "report.html"

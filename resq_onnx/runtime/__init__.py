@@ -9,8 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from resq_onnx.runtime.buffered import PREFILL_SLICE, BufferedDecoder
+from resq_onnx.runtime.decoder import Decoder, DecoderState
 from resq_onnx.runtime.generate import generate
-from resq_onnx.runtime.session import Decoder, DecoderState, create_session
+from resq_onnx.runtime.session import create_session
 from resq_onnx.runtime.signature import Signature, read_signature
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
-from resq_onnx.runtime.bounds import check_rewind, check_room
+from resq_onnx.runtime.decoder import check_rewind, check_room
 from resq_onnx.runtime.memory import memory_for
 from resq_onnx.runtime.providers import runs_on_cuda
 from resq_onnx.runtime.signature import read_signature

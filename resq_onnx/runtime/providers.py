@@ -11,9 +11,9 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from resq_onnx import custom_ops
 from resq_onnx.errors import ResqError
 from resq_onnx.graph.names import DOMAIN
+from resq_onnx.runtime import library
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -69,7 +69,7 @@ def prepare(provider: str, *, kernels: bool) -> None:
             f"{INSTALL}; or run on the CPU (--provider cpu)"
         )
     if kernels:
-        custom_ops.cuda_library_path()
+        library.cuda_library_path()
     # CUDA's and cuDNN's own libraries, where they were installed by pip. What it prints of those
     # it does not find is no output of ours.
     with redirect_stdout(sys.stderr):
@@ -108,7 +108,7 @@ def check_provider(session: onnxruntime.InferenceSession, provider: str, path: P
     if elsewhere:
         raise ResqError(
             f"{path}: CUDA was asked for, and {', '.join(elsewhere)} would run on the CPU: "
-            f"{custom_ops.cuda_library_path()} could not be loaded, or has no kernels for these "
+            f"{library.cuda_library_path()} could not be loaded, or has no kernels for these "
             f"types; build it again (`pip install -C cmake.define.RESQ_CUDA=ON .`), or run without "
             f"kernels (--no-kernels)"
         )

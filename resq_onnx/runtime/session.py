@@ -1,21 +1,14 @@
-"""ONNX Runtime sessions, and the plain decoder: a cache that grows by concatenation.
-
-`signature.py` says what a decoder graph takes and gives.
-"""
+"""Open exported models as ONNX Runtime sessions."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
-from resq_onnx import custom_ops
 from resq_onnx.errors import ResqError
+from resq_onnx.files import check_is_file
+from resq_onnx.runtime import library
 from resq_onnx.runtime.providers import ASSIGNMENT, CPU, PROVIDERS, check_provider, prepare
-from resq_onnx.runtime.signature import read_signature
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -26,7 +19,7 @@ NO_CPU_KERNEL: Final = (
     "Could not find an implementation for GatedHadamard",
 )
 """Of ONNX Runtime's refusal of an operator of ours that has no kernel for its input
-(`custom_ops.CPU_DTYPES`): no library has one, or that for CUDA alone."""
+(`library.CPU_DTYPES`): no library has one, or that for CUDA alone."""
 
 
 def create_session(
@@ -89,7 +82,7 @@ def create_session(
             "session.model_external_initializers_file_folder_path", str(path.absolute().parent)
         )
     if kernels:
-        custom_ops.register(options)
+        library.register(options)
     if provider != CPU:
         options.add_session_config_entry(ASSIGNMENT, "1")
     try:
@@ -113,123 +106,3 @@ def create_session(
         ) from None
     check_provider(session, provider, path)
     return session
-
-
-def kernels_are_built() -> bool:
-    """Whether the library of compiled operators is there: a source tree may lack it."""
-    try:
-        custom_ops.library_path()
-    except ResqError:
-        return False
-    return True
-
-
-def check_is_file(path: Path) -> None:
-    """Refuse a model that is not there.
-
-    Raises:
-        ResqError: `path` is no file.
-    """
-    if not path.is_file():
-        raise ResqError(f"{path}: no such file; give the .onnx file that resq-onnx export wrote")
-
-
-def model_files(folder: Path) -> list[Path]:
-    """The .onnx files of a folder that may be meant by its name: model.onnx alone, or all."""
-    usual = folder / "model.onnx"
-    return [usual] if usual.is_file() else sorted(folder.glob("*.onnx"))
-
-
-@dataclass(frozen=True)
-class DecoderState:
-    """What a decoder knows of the tokens so far.
-
-    Attributes:
-        caches: Key and value of layer 0, of layer 1, ...; each (B, G, P, R).
-        attention_mask: 1 for a token, 0 for padding, (B, P).
-    """
-
-    caches: tuple[NDArray[Any], ...]
-    attention_mask: NDArray[np.int64]
-
-    @property
-    def length(self) -> int:
-        """Number of cached tokens, padding included."""
-        return int(self.attention_mask.shape[1])
-
-
-class Decoder:
-    """Runs a decoder graph on new tokens; the state it returns is all it remembers.
-
-    The slow and obvious twin of `BufferedDecoder`: it copies the cache with every call, and
-    gives logits for all new tokens if the graph does.
-
-    Attributes:
-        session: The ONNX Runtime session.
-        signature: What its graph takes and gives.
-    """
-
-    def __init__(self, session: onnxruntime.InferenceSession) -> None:
-        """Read the graph's inputs.
-
-        Raises:
-            ResqError: The graph is not a decoder.
-        """
-        self.session = session
-        self.signature = read_signature(session)
-        self._output_names = ["logits", *self.signature.present]
-
-    def run(
-        self,
-        input_ids: NDArray[np.int64],
-        state: DecoderState | None = None,
-        attention_mask: NDArray[np.int64] | None = None,
-    ) -> tuple[NDArray[np.float32], DecoderState]:
-        """Run the model on new tokens.
-
-        Args:
-            input_ids: (B, S), S at least 1.
-            state: What the run before returned; None at the beginning.
-            attention_mask: (B, P + S), 0 for padding; None if no new token is padding.
-
-        Returns:
-            The logits, (B, S, vocabulary) or of the last token, (B, 1, vocabulary), and the
-            state with the new tokens in it.
-
-        Raises:
-            ValueError: The mask does not have one column for each token.
-        """
-        feeds = self.feeds(input_ids, state, attention_mask)
-        logits, *caches = self.session.run(self._output_names, feeds)
-        return logits, DecoderState(tuple(caches), feeds["attention_mask"])
-
-    def feeds(
-        self,
-        input_ids: NDArray[np.int64],
-        state: DecoderState | None = None,
-        attention_mask: NDArray[np.int64] | None = None,
-    ) -> dict[str, NDArray[Any]]:
-        """What `run` gives to the session, by the names of the graph's inputs."""
-        batch, new = input_ids.shape
-        if state is None:
-            state = self._initial_state(batch)
-        if attention_mask is None:
-            seen = np.ones((batch, new), np.int64)
-            attention_mask = np.concatenate([state.attention_mask, seen], axis=1)
-        expected = (batch, state.length + new)
-        if attention_mask.shape != expected:
-            raise ValueError(f"attention_mask is {attention_mask.shape}, it must be {expected}")
-        feeds: dict[str, NDArray[Any]] = {
-            "input_ids": np.asarray(input_ids, np.int64),
-            "attention_mask": np.asarray(attention_mask, np.int64),
-            **dict(zip(self.signature.past, state.caches, strict=True)),
-        }
-        if self.signature.takes_positions:
-            # Padding has no position of its own; any valid one does, for nothing looks at it.
-            feeds["position_ids"] = np.maximum(attention_mask.cumsum(axis=1) - 1, 0)[:, -new:]
-        return feeds
-
-    def _initial_state(self, batch: int) -> DecoderState:
-        forms = self.signature.caches
-        caches = (np.zeros((batch, form.heads, 0, form.width), form.dtype) for form in forms)
-        return DecoderState(tuple(caches), np.zeros((batch, 0), np.int64))

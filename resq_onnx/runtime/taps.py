@@ -14,9 +14,11 @@ import onnx
 from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
+from resq_onnx.files import check_is_file
+from resq_onnx.runtime.decoder import Decoder, DecoderState
 from resq_onnx.runtime.providers import CPU
 from resq_onnx.runtime.residual_stream import SOURCE, residual_stream
-from resq_onnx.runtime.session import Decoder, DecoderState, check_is_file, create_session
+from resq_onnx.runtime.session import create_session
 
 if TYPE_CHECKING:
     import onnxruntime

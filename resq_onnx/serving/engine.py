@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from resq_onnx.errors import ResqError
+from resq_onnx.files import check_is_file, model_files
 from resq_onnx.runtime.generate import generate
 from resq_onnx.runtime.providers import CPU
-from resq_onnx.runtime.session import check_is_file, create_session, model_files
+from resq_onnx.runtime.session import create_session
 from resq_onnx.runtime.signature import read_signature
 from resq_onnx.runtime.tokenizer import Tokenizer
 from resq_onnx.serving.decoders import DecoderPool, Text, steps_do_not_matter

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from resq_onnx.errors import ResqError
-from resq_onnx.staging import writing_to
+from resq_onnx.files import writing_to
 
 SECONDS: Final = 600.0
 """After which npm is given up: its largest archive has 33 MB."""

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from resq_onnx.errors import ResqError
-from resq_onnx.runtime.session import check_is_file, model_files
+from resq_onnx.files import check_is_file, model_files, writing_to
 from resq_onnx.runtime.tokenizer import Tokenizer
-from resq_onnx.staging import writing_to
 
 PAGE: Final = Path(__file__).parent / "page"
 MANIFEST: Final = "manifest.json"

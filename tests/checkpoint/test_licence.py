@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from resq_onnx.checkpoint.licence import copy_licence_files, licence_in_words, stated_licence
-from resq_onnx.staging import staged
+from resq_onnx.files import staged
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import ctypes
 
 import onnxruntime
 
-from resq_onnx import custom_ops
 from resq_onnx.errors import ResqError
+from resq_onnx.runtime import library
 from resq_onnx.runtime.providers import CUDA_PROVIDER
 
 
@@ -36,9 +36,9 @@ def _provider() -> str:
 
 def _library() -> str:
     try:
-        custom_ops.cuda_library_path()
+        library.cuda_library_path()
     except ResqError:
-        return f"{custom_ops.CUDA_LIBRARY_NAME} was not built"
+        return f"{library.CUDA_LIBRARY_NAME} was not built"
     return ""
 
 

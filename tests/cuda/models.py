@@ -9,9 +9,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from resq_onnx.custom_ops import CPU_DTYPES
 from resq_onnx.evaluation.parity import compare
 from resq_onnx.runtime import Decoder, create_session
+from resq_onnx.runtime.library import CPU_DTYPES
 
 Logits = NDArray[np.float32]
 TokenIds = NDArray[np.int64]

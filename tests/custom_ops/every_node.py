@@ -11,9 +11,9 @@ from itertools import product
 
 import numpy as np
 
-from resq_onnx import custom_ops
 from resq_onnx.functions import MatMulForm
 from resq_onnx.recipe import BitSplit
+from resq_onnx.runtime import library
 from tests.custom_ops import attention_cases, hadamard_cases, matmul_cases
 from tests.custom_ops.kernels import Node
 from tests.functions.attention_cases import Shape
@@ -63,7 +63,7 @@ def main(outputs: str) -> None:
         for output, array in zip(node.outputs, node.run(threads=2), strict=True)
     }
     np.savez(outputs, allow_pickle=False, **found)
-    print(custom_ops.instruction_set())
+    print(library.instruction_set())
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import Final
 
 import pytest
 
-from resq_onnx import custom_ops
+from resq_onnx.runtime import library
 
 NAMES: Final = ("scalar", "avx2", "avxvnni", "avx512vnni", "neon")
 """All there are; which of them run depends on the machine."""
@@ -14,6 +14,6 @@ NAMES: Final = ("scalar", "avx2", "avxvnni", "avx512vnni", "neon")
 
 def skip_unless_available(name: str) -> None:
     """Skip a test where this machine, or the build, has no kernels of an instruction set."""
-    available = custom_ops.available_instruction_sets()
+    available = library.available_instruction_sets()
     if name not in available:
         pytest.skip(f"this machine runs {', '.join(available)}, not {name}")

@@ -22,8 +22,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from resq_onnx import custom_ops
 from resq_onnx.functions import DOMAIN, OPSET, VERSION, Form
+from resq_onnx.runtime import library
 from tests.functions.attention_cases import SOFTCAP
 from tests.functions.engines import IR_VERSION, PER_CALL, run
 
@@ -187,7 +187,7 @@ def open_session(
     for name, value in (initializers or {}).items():
         options.add_initializer(name, value)
     if kernels:
-        custom_ops.register(options)
+        library.register(options)
     source = str(model) if isinstance(model, Path) else model
     return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 

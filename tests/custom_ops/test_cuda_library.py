@@ -10,9 +10,8 @@ from typing import Final
 
 import pytest
 
-from resq_onnx import custom_ops
 from resq_onnx.errors import ResqError
-from resq_onnx.runtime import create_session
+from resq_onnx.runtime import create_session, library
 from tests.custom_ops.kernels import Node, assert_identical
 from tests.custom_ops.matmul_cases import FORMS, node_of
 from tests.simt.casting import model_in
@@ -33,10 +32,10 @@ extern "C" const void* resq_onnx_add_cuda_operators(const void* api, void* domai
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a copy of the first library, which is the one in use."""
-    library = custom_ops.library_path()
-    copy = tmp_path / "lib" / library.name
+    first = library.library_path()
+    copy = tmp_path / "lib" / first.name
     copy.parent.mkdir()
-    shutil.copyfile(library, copy)
+    shutil.copyfile(first, copy)
     monkeypatch.setenv("RESQ_ONNX_LIBRARY", str(copy))
     return copy.parent
 
@@ -74,7 +73,7 @@ def test_a_library_is_told_the_version_of_the_first(folder: Path, node: Node) ->
 
 def library_version() -> str:
     """What the first library says it belongs to."""
-    return custom_ops._text("resq_onnx_version")
+    return library._text("resq_onnx_version")
 
 
 @pytest.fixture

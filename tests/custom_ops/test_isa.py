@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from resq_onnx import custom_ops
+from resq_onnx.runtime import library
 from tests.custom_ops.instruction_sets import NAMES, skip_unless_available
 from tests.custom_ops.kernels import run_module
 
@@ -53,12 +53,12 @@ def test_an_unknown_instruction_set_is_refused_with_those_there_are(
 ) -> None:
     result = run_module("every_node", tmp_path / "found.npz", isa=isa)
     assert result.returncode == 1
-    for name in ("RESQ_ONNX_ISA", isa, *custom_ops.available_instruction_sets()):
+    for name in ("RESQ_ONNX_ISA", isa, *library.available_instruction_sets()):
         assert name in result.stderr
 
 
 def test_an_instruction_set_that_this_machine_lacks_is_refused(tmp_path: Path) -> None:
-    available = custom_ops.available_instruction_sets()
+    available = library.available_instruction_sets()
     lacking = [name for name in NAMES if name not in available]
     assert lacking  # no machine has those of x86 and of Arm
     result = run_module("every_node", tmp_path / "found.npz", isa=lacking[0])
@@ -68,10 +68,10 @@ def test_an_instruction_set_that_this_machine_lacks_is_refused(tmp_path: Path) -
 
 
 def test_python_and_the_library_name_the_same_instruction_sets() -> None:
-    library = ctypes.CDLL(str(custom_ops.library_path()))
-    for function in (library.resq_onnx_isa, library.resq_onnx_available_isas):
+    loaded = ctypes.CDLL(str(library.library_path()))
+    for function in (loaded.resq_onnx_isa, loaded.resq_onnx_available_isas):
         function.restype = ctypes.c_char_p
-    available = custom_ops.available_instruction_sets()
-    assert library.resq_onnx_isa().decode() == custom_ops.instruction_set()
-    assert library.resq_onnx_available_isas().decode().split(",") == list(available)
-    assert {"scalar", custom_ops.instruction_set()} <= set(available) <= set(NAMES)
+    available = library.available_instruction_sets()
+    assert loaded.resq_onnx_isa().decode() == library.instruction_set()
+    assert loaded.resq_onnx_available_isas().decode().split(",") == list(available)
+    assert {"scalar", library.instruction_set()} <= set(available) <= set(NAMES)

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from resq_onnx import custom_ops
+from resq_onnx.runtime import library
 from tests.custom_ops.kernels import Node, assert_identical, open_session
 from tests.custom_ops.refusal_cases import CASES, CONSTANTS, NODES, Change, attention
 
@@ -45,7 +45,7 @@ def test_what_the_cases_start_from_is_accepted(operator: str) -> None:
 def test_a_mistake_is_refused_by_name(
     operator: str, change: Change, fragments: tuple[str, ...]
 ) -> None:
-    if "position_ids" in change and custom_ops.instruction_set() == "simt":
+    if "position_ids" in change and library.instruction_set() == "simt":
         pytest.skip("a GPU does not look at positions: tests/simt/test_positions.py")
     node = changed(NODES[operator](), change)
     with pytest.raises(Exception, match=re.escape(node.name)) as refusal:

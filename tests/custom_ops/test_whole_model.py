@@ -12,10 +12,9 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from resq_onnx import custom_ops
 from resq_onnx.evaluation.parity import Agreement, compare
 from resq_onnx.functions import DOMAIN
-from resq_onnx.runtime import Decoder
+from resq_onnx.runtime import Decoder, library
 from tests.custom_ops.kernels import open_session
 from tests.custom_ops.texts import text_ids
 
@@ -96,7 +95,7 @@ def test_a_kernel_runs_each_operator_of_the_model(tiny: Path, tmp_path: Path) ->
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(tmp_path / f"{kernels}.onnx")
         if kernels:
-            custom_ops.register(options)
+            library.register(options)
         ort.InferenceSession(tiny, options, providers=["CPUExecutionProvider"])
         run = onnx.load(options.optimized_model_filepath, load_external_data=False)
         assert operators(run) == (ours if kernels else [])

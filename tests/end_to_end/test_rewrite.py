@@ -14,7 +14,8 @@ from onnx import TensorProto, helper
 from transformers import PreTrainedModel
 
 from resq_onnx.evaluation.parity import compare, decode_logits
-from resq_onnx.runtime.session import Decoder, create_session
+from resq_onnx.runtime.decoder import Decoder
+from resq_onnx.runtime.session import create_session
 from tests.command_line import QUICK, contents, error_line, run, run_successfully
 from tests.tiny_models import write_model
 from tests.torch_onnx import WAYS, export_plain, export_with_cache

@@ -20,9 +20,9 @@ import pytest
 from numpy.typing import NDArray
 
 import resq_onnx
-from resq_onnx.custom_ops import library_path
 from resq_onnx.handoff.genai import CONFIG_NAME, genai_config
 from resq_onnx.runtime import BufferedDecoder, Decoder, Tokenizer, create_session, generate
+from resq_onnx.runtime.library import library_path
 from resq_onnx.runtime.tokenizer import INCOMPLETE
 from tests.command_line import contents, run_successfully
 from tests.handoff.genai import begin

@@ -9,11 +9,11 @@ import onnx
 import pytest
 
 import resq_onnx
-from resq_onnx import custom_ops
 from resq_onnx.errors import ResqError
 from resq_onnx.handoff.target import Target
 from resq_onnx.handoff.targets import DEFAULT, TARGETS, target_named
 from resq_onnx.recipe import Format, Recipe
+from resq_onnx.runtime import library
 from tests.command_line import error_line, run, run_successfully
 
 
@@ -73,8 +73,8 @@ def test_help_lists_the_table() -> None:
 def test_a_library_that_was_not_built_is_missed_before_anything_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resq_onnx.__path__", [str(tmp_path)])
-    with pytest.raises(ResqError, match=f"{custom_ops.LIBRARY_NAME} is not in"):
+    monkeypatch.setattr(resq_onnx.__spec__, "submodule_search_locations", [str(tmp_path)])
+    with pytest.raises(ResqError, match=f"{library.LIBRARY_NAME} is not in"):
         TARGETS["genai"].recipe()
     assert TARGETS["genai"].recipe(format="qdq").format == "qdq"  # needs none
 

@@ -11,7 +11,7 @@ from onnx_ir.passes.common import InlinePass
 
 from resq_onnx.functions import MatMulForm
 from resq_onnx.passes.spell_activations import SpellActivations
-from resq_onnx.runtime.session import DecoderState
+from resq_onnx.runtime.decoder import DecoderState
 from tests.functions.engines import ENGINES, Array, empty_model, feeds_of, model_of
 from tests.functions.test_mixed_precision_matmul import EPSILON, FORMS, arrays_for, tokens
 from tests.passes.cases import Case, decoder_of, ops_of

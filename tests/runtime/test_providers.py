@@ -8,9 +8,8 @@ from typing import Any, Final
 import onnxruntime
 import pytest
 
-from resq_onnx import custom_ops
 from resq_onnx.errors import ResqError
-from resq_onnx.runtime import create_session
+from resq_onnx.runtime import create_session, library
 from resq_onnx.runtime.providers import CUDA_PROVIDER, PROVIDERS, runs_on_cuda
 from tests.custom_ops.hadamard_cases import node_of
 from tests.runtime import toy
@@ -52,7 +51,7 @@ def with_cuda_provider(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def with_cuda_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the operators had been built for CUDA."""
-    built = custom_ops.library_path()
+    built = library.library_path()
     folder = tmp_path / "lib"
     folder.mkdir()
     (folder / built.name).symlink_to(built)
@@ -84,7 +83,7 @@ def test_operators_that_were_not_built_for_cuda_are_refused(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = tmp_path / "libresq_onnx_ops.so"
-    alone.symlink_to(custom_ops.library_path())
+    alone.symlink_to(library.library_path())
     monkeypatch.setenv("RESQ_ONNX_LIBRARY", str(alone))
     message = refusal(path, provider="cuda")
     assert f"libresq_onnx_ops_cuda.so is not in {tmp_path}" in message
@@ -97,7 +96,7 @@ def test_a_session_that_fell_back_to_the_cpu_is_refused(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnxruntime, "InferenceSession", Falling)
-    monkeypatch.setattr(custom_ops, "register", lambda _options: None)
+    monkeypatch.setattr(library, "register", lambda _options: None)
     message = refusal(path, provider="cuda")
     assert f"{path}: CUDA was asked for, and ONNX Runtime fell back to CPUExec" in message
     assert "nvidia-smi" in message
@@ -128,7 +127,7 @@ def test_operators_that_stay_on_the_cpu_are_refused(
 ) -> None:
     """As if the library for CUDA were there and had no kernel."""
     there = Path("lib/libresq_onnx_ops_cuda.so")
-    monkeypatch.setattr(custom_ops, "cuda_library_path", lambda: there)
+    monkeypatch.setattr(library, "cuda_library_path", lambda: there)
     monkeypatch.setattr(onnxruntime, "InferenceSession", Rising)
     path = tmp_path / "node.onnx"
     path.write_bytes(node_of("both parts", 1).model())

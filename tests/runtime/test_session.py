@@ -13,10 +13,9 @@ from onnx import TensorProto
 from onnx.external_data_helper import set_external_data
 
 import resq_onnx
-from resq_onnx import custom_ops
 from resq_onnx.errors import ResqError
-from resq_onnx.runtime import Decoder, create_session
-from resq_onnx.runtime.session import kernels_are_built
+from resq_onnx.runtime import Decoder, create_session, library
+from resq_onnx.runtime.library import kernels_are_built
 from tests.runtime import toy
 
 TOKENS = np.array([[3, 1, 4, 1, 5, 9], [2, 7, 1, 8, 2, 8]], np.int64)
@@ -156,7 +155,7 @@ def test_kernels_are_registered_unless_they_are_not_wanted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registered: list[object] = []
-    monkeypatch.setattr(custom_ops, "register", registered.append)
+    monkeypatch.setattr(library, "register", registered.append)
     path = toy.save_toy(tmp_path / "toy.onnx")
     create_session(path, kernels=False)
     assert not registered
@@ -181,7 +180,7 @@ def test_a_source_tree_that_was_never_built_has_no_kernels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert kernels_are_built()
-    monkeypatch.setattr(resq_onnx, "__path__", [str(tmp_path)])
+    monkeypatch.setattr(resq_onnx.__spec__, "submodule_search_locations", [str(tmp_path)])
     assert not kernels_are_built()
     path = toy.save_toy(tmp_path / "toy.onnx")
     with pytest.raises(ResqError, match="package is not installed"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from resq_onnx import custom_ops
+from resq_onnx.runtime import library
 
 SIMT = "simt"
 """What the library calls itself."""
@@ -12,7 +12,7 @@ SIMT = "simt"
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Without that library, tests of this folder are left out."""
-    if custom_ops.instruction_set() == SIMT:
+    if library.instruction_set() == SIMT:
         return
     reason = "RESQ_ONNX_LIBRARY names no libresq_onnx_ops_simt: `make test-simt`"
     skip = pytest.mark.skip(reason=reason)

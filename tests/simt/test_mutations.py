@@ -17,7 +17,7 @@ from typing import Final
 
 import pytest
 
-from resq_onnx import custom_ops
+from resq_onnx.runtime import library
 
 REPOSITORY: Final = Path(__file__).parents[2]
 SOURCES: Final = REPOSITORY / "custom_ops" / "cuda"
@@ -142,8 +142,8 @@ def environment(**others: str) -> dict[str, str]:
 
 def compiled(file: str, text: str, folder: Path) -> Path:
     """The library with another text in the place of one file."""
-    library = custom_ops.library_path().resolve()
-    build = library.parents[1]
+    original = library.library_path().resolve()
+    build = original.parents[1]
     source, target = folder / file, folder / "mutated.o"
     source.write_text(text)
     commands = json.loads((build / "compile_commands.json").read_text())
@@ -152,12 +152,12 @@ def compiled(file: str, text: str, folder: Path) -> Path:
     words[words.index("-o") + 1] = str(target)
     words[words.index(str(SOURCES / file))] = str(source)
     subprocess.run([*words, f"-I{SOURCES}"], check=True, cwd=folder, env=environment(), timeout=300)
-    objects = f"CMakeFiles/{library.stem.removeprefix('lib')}.dir"
-    link = shlex.split((library.parent / objects / "link.txt").read_text())
-    mutant = folder / library.name
+    objects = f"CMakeFiles/{original.stem.removeprefix('lib')}.dir"
+    link = shlex.split((original.parent / objects / "link.txt").read_text())
+    mutant = folder / original.name
     link[link.index("-o") + 1] = str(mutant)
     link[link.index(f"{objects}/__/cuda/{file}.o")] = str(target)
-    subprocess.run(link, check=True, cwd=library.parent, env=environment(), timeout=300)
+    subprocess.run(link, check=True, cwd=original.parent, env=environment(), timeout=300)
     return mutant
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from resq_onnx.errors import ResqError
-from resq_onnx.staging import staged
+from resq_onnx.files import staged
 
 
 def names(folder: Path) -> set[str]:

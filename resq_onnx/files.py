@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all."""
+"""Files that appear complete or not at all, and checks of files that are read."""
 
 from __future__ import annotations
 
@@ -81,6 +81,22 @@ def staged(target: str | Path) -> Iterator[Staging]:
         for folder in new_folders:  # the innermost first
             with suppress(OSError):
                 folder.rmdir()  # refuses, as it should, where something was published
+
+
+def check_is_file(path: Path) -> None:
+    """Refuse a model that is not there.
+
+    Raises:
+        ResqError: `path` is no file.
+    """
+    if not path.is_file():
+        raise ResqError(f"{path}: no such file; give the .onnx file that resq-onnx export wrote")
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The .onnx files of a folder that may be meant by its name: model.onnx alone, or all."""
+    usual = folder / "model.onnx"
+    return [usual] if usual.is_file() else sorted(folder.glob("*.onnx"))
 
 
 @contextmanager

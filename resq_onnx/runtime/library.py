@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import resq_onnx
 from resq_onnx.errors import ResqError
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ LIBRARY_NAME: Final = "libresq_onnx_ops"
 CPU_DTYPES: Final = ("float32", "float16")
 """Types of activations (`Recipe.dtype`) for which the library has kernels on CPUs. A session on a
 CPU runs other files by their functions alone: with these operators registered it refuses them."""
+
+PACKAGE: Final = __name__.partition(".")[0]
+"""In whose folders the library is installed."""
 
 CUDA_LIBRARY_NAME: Final = f"{LIBRARY_NAME}_cuda"
 """The same of the kernels for CUDA: a library of its own, so that the first needs no GPU."""
@@ -43,7 +46,9 @@ def library_path() -> Path:
             )
         return Path(override)
     # An editable install has two folders: the source tree and the one built into site-packages.
-    folders = [Path(entry) / "lib" for entry in resq_onnx.__path__]
+    package = importlib.util.find_spec(PACKAGE)
+    entries = (package and package.submodule_search_locations) or []
+    folders = [Path(entry) / "lib" for entry in entries]
     for folder in folders:
         found = sorted(folder.glob(f"{LIBRARY_NAME}.*"))
         if found:
@@ -91,6 +96,20 @@ def register(options: ort.SessionOptions) -> None:
         raise ResqError(
             f"{path}: ONNX Runtime cannot load the operators: {reason}; install the package again"
         ) from None
+
+
+def kernels_are_built() -> bool:
+    """Whether the library of compiled operators is there: a source tree may lack it."""
+    try:
+        library_path()
+    except ResqError:
+        return False
+    return True
+
+
+def kernels_run(dtype: str) -> bool:
+    """Whether this machine has kernels for a file whose activations are of this type."""
+    return dtype in CPU_DTYPES and kernels_are_built()
 
 
 def instruction_set() -> str:

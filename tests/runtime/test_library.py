@@ -10,8 +10,8 @@ import onnxruntime as ort
 import pytest
 
 import resq_onnx
-from resq_onnx import custom_ops
 from resq_onnx.errors import ResqError
+from resq_onnx.runtime import library
 
 FLOAT = onnx.TensorProto.FLOAT
 
@@ -34,7 +34,7 @@ def model_with_a_function(name: str) -> bytes:
 
 def test_a_session_with_the_library_runs_the_functions_it_has_no_kernel_for() -> None:
     options = ort.SessionOptions()
-    custom_ops.register(options)
+    library.register(options)
     session = ort.InferenceSession(
         model_with_a_function("Double"), options, providers=["CPUExecutionProvider"]
     )
@@ -46,32 +46,34 @@ def test_a_package_that_was_never_built_says_how_to_build_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RESQ_ONNX_LIBRARY", raising=False)
-    monkeypatch.setattr(resq_onnx, "__path__", [str(tmp_path)])
+    monkeypatch.setattr(resq_onnx.__spec__, "submodule_search_locations", [str(tmp_path)])
     with pytest.raises(ResqError, match=r"not in .*lib.*pip install"):
-        custom_ops.library_path()
+        library.library_path()
 
 
 def test_the_library_is_found_in_any_folder_of_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, installed = tmp_path / "source", tmp_path / "installed"
-    library = installed / "lib" / "libresq_onnx_ops.so"
-    library.parent.mkdir(parents=True)
-    library.touch()
+    built = installed / "lib" / "libresq_onnx_ops.so"
+    built.parent.mkdir(parents=True)
+    built.touch()
     monkeypatch.delenv("RESQ_ONNX_LIBRARY", raising=False)
-    monkeypatch.setattr(resq_onnx, "__path__", [str(source), str(installed)])
-    assert custom_ops.library_path() == library
+    monkeypatch.setattr(
+        resq_onnx.__spec__, "submodule_search_locations", [str(source), str(installed)]
+    )
+    assert library.library_path() == built
 
 
 def test_a_library_of_ones_own_takes_the_place_of_the_packages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    library = tmp_path / "libresq_onnx_ops.so"
-    monkeypatch.setenv("RESQ_ONNX_LIBRARY", str(library))
+    built = tmp_path / "libresq_onnx_ops.so"
+    monkeypatch.setenv("RESQ_ONNX_LIBRARY", str(built))
     with pytest.raises(ResqError, match=r"RESQ_ONNX_LIBRARY.*no file"):
-        custom_ops.library_path()
-    library.touch()
-    assert custom_ops.library_path() == library
+        library.library_path()
+    built.touch()
+    assert library.library_path() == built
 
 
 def test_an_onnxruntime_that_is_too_old_is_refused_with_its_version() -> None:
@@ -91,7 +93,7 @@ def test_an_onnxruntime_that_is_too_old_is_refused_with_its_version() -> None:
         ),
         ctypes.CFUNCTYPE(ctypes.c_void_p)(lambda: ctypes.cast(version, ctypes.c_void_p).value),
     )
-    entry = ctypes.CDLL(str(custom_ops.library_path())).RegisterCustomOps
+    entry = ctypes.CDLL(str(library.library_path())).RegisterCustomOps
     entry.restype = ctypes.c_void_p
 
     assert entry(None, ctypes.byref(base)) == status
