@@ -9,12 +9,12 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from resq_onnx.calibration.measured import Measured
 from resq_onnx.errors import ResqError
 from resq_onnx.evaluation.against_float import Observed, observe
 from resq_onnx.evaluation.parity import Agreement, check_float_parity
 from resq_onnx.files import Staging, staged, writing_to
 from resq_onnx.graph.files import save_model
-from resq_onnx.measuring import Measured
 from resq_onnx.runtime.library import kernels_run
 from resq_onnx.runtime.taps import TappedDecoder, tapped_session
 

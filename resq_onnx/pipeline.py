@@ -12,6 +12,8 @@ from pathlib import Path
 import onnx_ir as ir
 
 from resq_onnx.calibration.distributed import is_main_process
+from resq_onnx.calibration.measured import Measured, check_widths, find_projections, measure
+from resq_onnx.calibration.reference import Reference
 from resq_onnx.checkpoint.licence import copy_licence_files
 from resq_onnx.checkpoint.source import ModelSource, open_model
 from resq_onnx.evaluation.against_float import compare_with_float, observe
@@ -23,7 +25,6 @@ from resq_onnx.graph.names import RECIPE_KEY
 from resq_onnx.handoff.card import write_card
 from resq_onnx.handoff.targets import DEFAULT as DEFAULT_TARGET
 from resq_onnx.handoff.targets import target_named
-from resq_onnx.measuring import Measured, check_widths, find_projections, measure
 from resq_onnx.output import Output, staged_output
 from resq_onnx.passes import (
     CleanUp,
@@ -39,14 +40,13 @@ from resq_onnx.progress import Report
 from resq_onnx.projections.file import save_calibration
 from resq_onnx.projections.spectra import describe_spectra
 from resq_onnx.recipe import Recipe
-from resq_onnx.reference import Reference
 from resq_onnx.report import FILE_NAME as PAGE_NAME
 from resq_onnx.report import write_report
 from resq_onnx.runtime.decoder import Decoder
 from resq_onnx.runtime.library import kernels_run
 from resq_onnx.runtime.session import create_session
 from resq_onnx.summary import Summary, write_summary
-from resq_onnx.tracing import trace
+from resq_onnx.tracing.trace import trace
 
 
 def export(

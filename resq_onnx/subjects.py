@@ -99,7 +99,7 @@ def _original(path: Path, how: HowToRun) -> Iterator[Subject]:
     try:
         import torch
 
-        from resq_onnx.reference import Reference
+        from resq_onnx.calibration.reference import Reference
     except ModuleNotFoundError as error:
         raise ResqError(
             f"{path}: an original model is run in PyTorch, which needs {error.name}; run "

@@ -22,6 +22,9 @@ import torch
 from numpy.typing import NDArray
 
 from resq_onnx.calibration.corpus import calibration_sequences
+from resq_onnx.calibration.reference import Reference
+from resq_onnx.calibration.training.rotations import next_token_loss
+from resq_onnx.calibration.training.simulation import bases_of, simulated
 from resq_onnx.checkpoint.source import open_model
 from resq_onnx.families import ModelLayout
 from resq_onnx.projections.bases import (
@@ -33,9 +36,6 @@ from resq_onnx.projections.file import load_calibration
 from resq_onnx.projections.hadamard import random_orthogonal
 from resq_onnx.projections.moments import Moments
 from resq_onnx.recipe import Recipe
-from resq_onnx.reference import Reference
-from resq_onnx.training.rotations import next_token_loss
-from resq_onnx.training.simulation import bases_of, simulated
 from scripts.sequential_hessians import LayerByLayer
 from scripts.simulated_variants import VARIANTS, Variant, parts_of_variant, rounded_per_token
 from scripts.simulated_weights import Columns, columns_of, fold_gains, quantise_layer

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from resq_onnx.calibration.training.quantisers import Part, fake_quantise, parts_of
+from resq_onnx.calibration.training.simulation import Parts, parts_by_recipe
 from resq_onnx.families import ModelLayout
 from resq_onnx.projections.bases import Projections, high_last_order
 from resq_onnx.recipe import BitSplit, Recipe
-from resq_onnx.training.quantisers import Part, fake_quantise, parts_of
-from resq_onnx.training.simulation import Parts, parts_by_recipe
 from scripts.simulated_weights import Columns
 
 DEFAULT: Final = Recipe()

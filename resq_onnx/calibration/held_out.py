@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,19 @@ from resq_onnx.calibration.corpus import (
     load_text,
     tokenise,
 )
+
+SEQUENCES: Final = 2
+TOKENS: Final = 256
+"""Text on which models are compared: enough for two digits of a divergence."""
+
+LOGIT_BYTES: Final = 128_000_000
+"""What the logits of that text may take: with large vocabularies it is shorter."""
+
+
+def text_length(vocabulary: int, max_positions: int) -> int:
+    """Tokens of a sequence to compare models on, `SEQUENCES` of them."""
+    room = LOGIT_BYTES // (4 * vocabulary * SEQUENCES)
+    return max(min(TOKENS, max_positions, room), 2)
 
 
 def held_out_sequences(

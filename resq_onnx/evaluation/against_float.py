@@ -13,15 +13,8 @@ from resq_onnx.evaluation.layer_noise import LayerNoise
 from resq_onnx.evaluation.parity import Agreement, Logits, compare, decode_logits
 from resq_onnx.runtime.taps import TappedDecoder
 
-SEQUENCES: Final = 2
-TOKENS: Final = 256
-"""Text on which models are compared: enough for two digits of a divergence."""
-
 MOST_DECIBELS: Final = 150.0
 """More than float32 can tell apart: what stands for equal vectors, for JSON has no infinity."""
-
-LOGIT_BYTES: Final = 128_000_000
-"""What the logits of that text may take: with large vocabularies it is shorter."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +49,6 @@ class Quality:
         """Plain values, for resq.json."""
         agreement = dataclasses.asdict(self.agreement)
         return {"tokens": self.tokens, **agreement, "layer_sqnr_db": list(self.layer_sqnr_db)}
-
-
-def text_length(vocabulary: int, max_positions: int) -> int:
-    """Tokens of a sequence to compare models on, `SEQUENCES` of them."""
-    room = LOGIT_BYTES // (4 * vocabulary * SEQUENCES)
-    return max(min(TOKENS, max_positions, room), 2)
 
 
 def observe(tapped: TappedDecoder, token_ids: NDArray[np.int64]) -> Observed:

@@ -1,6 +1,7 @@
 """What is evaluated: anything that gives logits of token ids.
 
-An exported file does it here, in ONNX Runtime; the original model in `resq_onnx.reference`.
+An exported file does it here, in ONNX Runtime; the original model in
+`resq_onnx.calibration.reference`.
 """
 
 from __future__ import annotations

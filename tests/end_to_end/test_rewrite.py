@@ -18,7 +18,7 @@ from resq_onnx.runtime.decoder import Decoder
 from resq_onnx.runtime.session import create_session
 from tests.command_line import QUICK, contents, error_line, run, run_successfully
 from tests.tiny_models import write_model
-from tests.torch_onnx import WAYS, export_plain, export_with_cache
+from tests.tracing.torch_onnx import WAYS, export_plain, export_with_cache
 
 ROUNDED = ("--weights", "rtn")
 """Rounding that takes no time."""

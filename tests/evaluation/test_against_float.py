@@ -8,16 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 import resq_onnx
-from resq_onnx.evaluation.against_float import (
-    LOGIT_BYTES,
-    MOST_DECIBELS,
-    SEQUENCES,
-    TOKENS,
-    Observed,
-    compare_with_float,
-    observe,
-    text_length,
-)
+from resq_onnx.calibration.held_out import LOGIT_BYTES, SEQUENCES, TOKENS, text_length
+from resq_onnx.evaluation.against_float import MOST_DECIBELS, Observed, compare_with_float, observe
 from resq_onnx.evaluation.parity import compare
 from resq_onnx.recipe import Recipe
 from resq_onnx.runtime import Decoder, create_session

@@ -35,7 +35,7 @@ from resq_onnx.projections.bases import Projections, compute_projections
 from resq_onnx.projections.moments import Moments
 from resq_onnx.recipe import Recipe
 from resq_onnx.runtime import Decoder
-from resq_onnx.tracing import TRACED_BATCH, TRACED_PAST, TRACED_TOKENS, trace
+from resq_onnx.tracing.trace import TRACED_BATCH, TRACED_PAST, TRACED_TOKENS, trace
 from tests import tiny_models
 from tests.functions.engines import assert_close, empty_model
 

@@ -11,7 +11,7 @@ import pytest
 from resq_onnx.graph.modules import find_head, find_linear, module_of
 from resq_onnx.graph.tensors import read_float64
 from resq_onnx.passes import NameWeights
-from resq_onnx.tracing import trace
+from resq_onnx.tracing.trace import trace
 from tests.passes.cases import Case
 
 

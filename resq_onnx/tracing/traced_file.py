@@ -20,7 +20,7 @@ from resq_onnx.graph.files import read_graph
 from resq_onnx.graph.modules import new_initializer, tag
 from resq_onnx.graph.names import DOMAIN, MODULE_KEY, cache_names
 from resq_onnx.graph.tensors import dims
-from resq_onnx.tracing import (
+from resq_onnx.tracing.trace import (
     IR_VERSION,
     OPSET,
     computed_buffers,

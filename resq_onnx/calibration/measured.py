@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resq_onnx.calibration.corpus import FILE_SUFFIXES, PYTHON_DOCS, calibration_sequences
-from resq_onnx.calibration.held_out import held_out_sequences
+from resq_onnx.calibration.held_out import SEQUENCES, held_out_sequences, text_length
+from resq_onnx.calibration.reference import Reference, load_tokenizer
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError
-from resq_onnx.evaluation.against_float import SEQUENCES, text_length
 from resq_onnx.families import ModelLayout
 from resq_onnx.progress import Report
 from resq_onnx.projections.bases import Projections, compute_projections
@@ -24,9 +24,8 @@ from resq_onnx.projections.file import Calibration, load_calibration, stored_pro
 from resq_onnx.projections.moments import Moments
 from resq_onnx.projections.splits import down_split
 from resq_onnx.recipe import Recipe
-from resq_onnx.reference import Reference, load_tokenizer
 from resq_onnx.runtime.plain_graph import PlainGraph
-from resq_onnx.traced_file import TracedFile
+from resq_onnx.tracing.traced_file import TracedFile
 
 PARITY_SEQUENCES: Final = 2
 PARITY_TOKENS: Final = 48

@@ -21,12 +21,12 @@ from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
+from resq_onnx.calibration.training.quantisers import Part, fake_quantise, parts_of
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
 from resq_onnx.projections import Projections
 from resq_onnx.projections.hadamard import KroneckerFactors
 from resq_onnx.recipe import Recipe
-from resq_onnx.training.quantisers import Part, fake_quantise, parts_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

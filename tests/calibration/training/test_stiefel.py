@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from resq_onnx.training.stiefel import cayley_step, descend
+from resq_onnx.calibration.training.stiefel import cayley_step, descend
 
 ORTHOGONAL = 1e-12
 """float64, after a hundred steps of order 8."""

@@ -1,5 +1,5 @@
 """Rotations learned by gradient descent on the quantised model, in PyTorch."""
 
-from resq_onnx.training.rotations import BATCH, train_rotations
+from resq_onnx.calibration.training.rotations import BATCH, train_rotations
 
 __all__ = ["BATCH", "train_rotations"]

@@ -14,13 +14,13 @@ from transformers import AutoTokenizer
 
 from resq_onnx.calibration.corpus import calibration_sequences
 from resq_onnx.calibration.distributed import collect_shared_moments
+from resq_onnx.calibration.training import BATCH, train_rotations
 from resq_onnx.checkpoint.quiet import quiet_libraries
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError
 from resq_onnx.projections import Projections
 from resq_onnx.projections.moments import Moments
 from resq_onnx.recipe import Recipe
-from resq_onnx.training import BATCH, train_rotations
 
 Progress = Callable[[int, int], None]
 

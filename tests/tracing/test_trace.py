@@ -17,7 +17,7 @@ from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError
 from resq_onnx.graph.names import MODULE_KEY
 from resq_onnx.graph.tensors import FoldedTensor
-from resq_onnx.tracing import IR_VERSION, OPSET, trace
+from resq_onnx.tracing.trace import IR_VERSION, OPSET, trace
 from tests import tiny_models
 
 LARGEST_CONSTANT = 64

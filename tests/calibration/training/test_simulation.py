@@ -7,19 +7,19 @@ import pytest
 import torch
 
 from resq_onnx.calibration.statistics import collect_moments
-from resq_onnx.checkpoint.source import ModelSource
-from resq_onnx.errors import ResqError
-from resq_onnx.families import ModelLayout
-from resq_onnx.projections.bases import compute_projections
-from resq_onnx.recipe import Recipe
-from resq_onnx.training.quantisers import Part
-from resq_onnx.training.simulation import (
+from resq_onnx.calibration.training.quantisers import Part
+from resq_onnx.calibration.training.simulation import (
     Bases,
     Parts,
     bases_of,
     parts_by_recipe,
     simulated,
 )
+from resq_onnx.checkpoint.source import ModelSource
+from resq_onnx.errors import ResqError
+from resq_onnx.families import ModelLayout
+from resq_onnx.projections.bases import compute_projections
+from resq_onnx.recipe import Recipe
 from tests import tiny_models
 from tests.calibration.tiny import layout, obvious_moments, sequences, tiny_llama, tiny_qwen2
 

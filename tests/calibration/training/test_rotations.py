@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
+from resq_onnx.calibration.training import train_rotations
+from resq_onnx.calibration.training.rotations import next_token_loss
+from resq_onnx.calibration.training.simulation import bases_of, parts_by_recipe, simulated
 from resq_onnx.projections.bases import Projections, compute_projections
 from resq_onnx.recipe import Recipe
-from resq_onnx.training import train_rotations
-from resq_onnx.training.rotations import next_token_loss
-from resq_onnx.training.simulation import bases_of, parts_by_recipe, simulated
 from tests.calibration.tiny import layout, obvious_moments, sequences, tiny_llama
 
 STEPS = 30

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from resq_onnx.calibration.training.quantisers import Part, fake_quantise, parts_of
 from resq_onnx.recipe import BitSplit
-from resq_onnx.training.quantisers import Part, fake_quantise, parts_of
 from tests.functions import oracle
 
 FLOAT32 = 1e-6

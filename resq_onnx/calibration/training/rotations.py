@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from resq_onnx.calibration.training.simulation import Bases, bases_of, parts_by_recipe, simulated
+from resq_onnx.calibration.training.stiefel import descend
 from resq_onnx.families import ModelLayout
 from resq_onnx.projections import Projections
 from resq_onnx.recipe import Recipe
-from resq_onnx.training.simulation import Bases, bases_of, parts_by_recipe, simulated
-from resq_onnx.training.stiefel import descend
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
