@@ -17,15 +17,14 @@ from resq_onnx.calibration.reference import Reference
 from resq_onnx.checkpoint.licence import copy_licence_files
 from resq_onnx.checkpoint.source import ModelSource, open_model
 from resq_onnx.evaluation.against_float import compare_with_float, observe
+from resq_onnx.evaluation.float_model import check_float
 from resq_onnx.evaluation.parity import check_decode_parity
 from resq_onnx.files import staged, writing_to
-from resq_onnx.float_model import check_float, open_tapped
 from resq_onnx.graph.files import save_model
 from resq_onnx.graph.names import RECIPE_KEY
-from resq_onnx.handoff.card import write_card
+from resq_onnx.handoff.output import Output, staged_output
 from resq_onnx.handoff.targets import DEFAULT as DEFAULT_TARGET
 from resq_onnx.handoff.targets import target_named
-from resq_onnx.output import Output, staged_output
 from resq_onnx.passes import (
     CleanUp,
     KeepLastLogits,
@@ -42,10 +41,12 @@ from resq_onnx.projections.spectra import describe_spectra
 from resq_onnx.recipe import Recipe
 from resq_onnx.report import FILE_NAME as PAGE_NAME
 from resq_onnx.report import write_report
+from resq_onnx.report.card import write_card
+from resq_onnx.report.summary import Summary, write_summary
 from resq_onnx.runtime.decoder import Decoder
 from resq_onnx.runtime.library import kernels_run
 from resq_onnx.runtime.session import create_session
-from resq_onnx.summary import Summary, write_summary
+from resq_onnx.runtime.taps import open_tapped
 from resq_onnx.tracing.trace import trace
 
 

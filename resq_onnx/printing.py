@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from resq_onnx.evaluation.machine import Machine
     from resq_onnx.evaluation.workload import Workload
     from resq_onnx.graph.inspection import Inspection
-    from resq_onnx.summary import Summary
+    from resq_onnx.report.summary import Summary
 
 
 def print_summary(out: Console, summary: Summary) -> None:

@@ -17,7 +17,7 @@ from resq_onnx.printing import print_json
 
 if TYPE_CHECKING:
     from resq_onnx.evaluation import Windowing
-    from resq_onnx.side_by_side import Evaluated
+    from resq_onnx.evaluation.side_by_side import Evaluated
 
 NOTHING = "–"
 """In a table, for a number there is none of."""

@@ -9,15 +9,15 @@ from pathlib import Path
 
 from resq_onnx.calibration.measured import check_calibrated, measure_graph
 from resq_onnx.errors import ResqError
+from resq_onnx.handoff.output import staged_output
 from resq_onnx.handoff.targets import DEFAULT as DEFAULT_TARGET
 from resq_onnx.handoff.targets import target_named
-from resq_onnx.output import staged_output
 from resq_onnx.passes import NameWeights, lifting
 from resq_onnx.pipeline import check_recipe, finish
 from resq_onnx.progress import Report
 from resq_onnx.projections.file import load_calibration
 from resq_onnx.recipe import Recipe
-from resq_onnx.summary import Summary
+from resq_onnx.report.summary import Summary
 from resq_onnx.tracing.traced_file import ASKED, TracedFile, check_lifted, read_traced
 
 

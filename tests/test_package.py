@@ -20,7 +20,7 @@ MODULES_THAT_RUN_MODELS = (
     "resq_onnx.evaluation",
     "resq_onnx.runtime",
     "resq_onnx.serving.server",
-    "resq_onnx.side_by_side",
+    "resq_onnx.evaluation.side_by_side",
 )
 
 

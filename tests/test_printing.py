@@ -15,7 +15,7 @@ from resq_onnx.evaluation.parity import Agreement
 from resq_onnx.evaluation.workload import Workload
 from resq_onnx.graph.inspection import Inspection, QuantisedKind, TensorGroup
 from resq_onnx.printing import print_benchmark, print_inspection, print_summary
-from resq_onnx.summary import Summary
+from resq_onnx.report.summary import Summary
 
 PATH = Path("/a/folder whose name is long/and has [brackets]") / ("deep/" * 20) / "model.onnx"
 """Longer than a line of a terminal, and markup if one is not careful."""

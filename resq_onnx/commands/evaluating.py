@@ -70,9 +70,9 @@ def evaluate(
     """
     from resq_onnx.calibration.corpus import SEPARATOR, load_text
     from resq_onnx.evaluation import Windowing
+    from resq_onnx.evaluation.side_by_side import evaluate_files
+    from resq_onnx.evaluation.subjects import HowToRun
     from resq_onnx.printing_evaluations import Asked, print_evaluations
-    from resq_onnx.side_by_side import evaluate_files
-    from resq_onnx.subjects import HowToRun
 
     if per_layer and reference is None:
         raise click.UsageError("--per-layer needs --reference MODEL, a model without the noise")

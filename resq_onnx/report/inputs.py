@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from resq_onnx.errors import ResqError
 from resq_onnx.graph.inspection import Inspection
-from resq_onnx.summary import FILE_NAME
+from resq_onnx.report.summary import FILE_NAME
 
 EVALUATE: Final = "resq-onnx evaluate --json"
 BENCH: Final = "resq-onnx bench --json"

@@ -22,7 +22,7 @@ from resq_onnx.report.inputs import (
     read_summary,
     refusals,
 )
-from resq_onnx.summary import FILE_NAME as SUMMARY_NAME
+from resq_onnx.report.summary import FILE_NAME as SUMMARY_NAME
 
 FILE_NAME: Final = "report.html"
 """Of the page that an export writes."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from resq_onnx.errors import ResqError
 from resq_onnx.files import check_is_file
 from resq_onnx.runtime.decoder import Decoder, DecoderState
+from resq_onnx.runtime.library import kernels_run
 from resq_onnx.runtime.providers import CPU
 from resq_onnx.runtime.residual_stream import SOURCE, residual_stream
 from resq_onnx.runtime.session import create_session
@@ -172,3 +173,8 @@ def _nodes_behind(graph: onnx.GraphProto, name: str) -> list[onnx.NodeProto]:
             wanted.update(node.input)
             found.append(node)
     return found[::-1]
+
+
+def open_tapped(path: Path, dtype: str = "float32") -> TappedDecoder:
+    """Open a written model whose activations are of this type, with its residual stream tapped."""
+    return TappedDecoder(tapped_session(path, kernels=kernels_run(dtype)))

@@ -1,1 +1,1 @@
-"""Where float graphs come from: traced in PyTorch, or read from a file that torch.onnx.export wrote."""
+"""Where float graphs come from: traced in PyTorch, or read from a file of torch.onnx.export."""

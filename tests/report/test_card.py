@@ -13,8 +13,8 @@ import yaml
 
 from resq_onnx.files import Staging
 from resq_onnx.graph.inspection import inspect_model
-from resq_onnx.handoff.card import MARK, render_card, write_card
 from resq_onnx.handoff.targets import TARGETS
+from resq_onnx.report.card import MARK, render_card, write_card
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from resq_onnx.graph.inspection import inspect_model
 from resq_onnx.handoff.target import Target
 from resq_onnx.recipe import Recipe
 from resq_onnx.report.figures import megabytes, method_in_words
-from resq_onnx.summary import FILE_NAME as SUMMARY_NAME
+from resq_onnx.report.summary import FILE_NAME as SUMMARY_NAME
 
 CARD_NAME: Final = "README.md"
 TEMPLATE: Final = "card.md.jinja"

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from resq_onnx.errors import ResqError
 from resq_onnx.files import Staging, staged
-from resq_onnx.float_model import staged_float
 from resq_onnx.graph.pass_runner import PassRunner
 from resq_onnx.handoff.target import Target
 from resq_onnx.progress import Report
@@ -52,3 +52,15 @@ def staged_output(
     passes = PassRunner(Path(dump_passes) if dump_passes else None)
     with staged(out) as staging, staged_float(save_rotated, out) as kept:
         yield Output(staging, kept, runtime, passes, page, report or Report())
+
+
+@contextmanager
+def staged_float(target: str | Path | None, out: str | Path) -> Iterator[Staging | None]:
+    """Stage the float model too, if it is asked for: both appear in the end, or neither."""
+    if target is None:
+        yield None
+        return
+    if Path(target).absolute() == Path(out).absolute():
+        raise ResqError(f"{target}: is to hold both models; name another file for --save-rotated")
+    with staged(target) as staging:
+        yield staging

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
 from resq_onnx.evaluation import Evaluation, Windowing, evaluate_models
+from resq_onnx.evaluation.subjects import HowToRun, Subject, open_subject
 from resq_onnx.progress import Report
-from resq_onnx.subjects import HowToRun, Subject, open_subject
 
 
 @dataclass(frozen=True)
