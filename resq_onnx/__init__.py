@@ -14,8 +14,7 @@ from resq_onnx.errors import ResqError
 from resq_onnx.recipe import BitSplit, Recipe
 
 if TYPE_CHECKING:
-    from resq_onnx.pipeline import export
-    from resq_onnx.rewriting import rewrite
+    from resq_onnx.pipeline import export, rewrite
     from resq_onnx.runtime.library import library_path, register
     from resq_onnx.runtime.session import create_session
 
@@ -38,7 +37,7 @@ _LAZY: Final = {
     "export": "resq_onnx.pipeline",
     "library_path": "resq_onnx.runtime.library",
     "register": "resq_onnx.runtime.library",
-    "rewrite": "resq_onnx.rewriting",
+    "rewrite": "resq_onnx.pipeline",
 }
 """By public name, the module that is imported when it is first asked for."""
 

@@ -1,7 +1,8 @@
-"""export(): from a model directory to a quantised ONNX file. Start reading here.
+"""export(), rewrite(), calibrate(): from a model to a quantised ONNX file. Start reading here.
 
-open ─► calibrate ─► trace ─► lift ─► fold ─► float parity ─► quantise ─► write ─► decode parity
-─► quality ─► what the target wants
+export   open ─► calibrate ─► trace ─► lift ─┐
+rewrite  read ─► name ─► lift ─► measure ────┴► finish
+finish   fold ─► float parity ─► quantise ─► write ─► decode parity ─► quality ─► companions
 """
 
 from __future__ import annotations
@@ -12,10 +13,18 @@ from pathlib import Path
 import onnx_ir as ir
 
 from resq_onnx.calibration.distributed import is_main_process
-from resq_onnx.calibration.measured import Measured, check_widths, find_projections, measure
+from resq_onnx.calibration.measured import (
+    Measured,
+    check_calibrated,
+    check_widths,
+    find_projections,
+    measure,
+    measure_graph,
+)
 from resq_onnx.calibration.reference import Reference
 from resq_onnx.checkpoint.licence import copy_licence_files
 from resq_onnx.checkpoint.source import ModelSource, open_model
+from resq_onnx.errors import ResqError
 from resq_onnx.evaluation.against_float import compare_with_float, observe
 from resq_onnx.evaluation.float_model import check_float
 from resq_onnx.evaluation.parity import check_decode_parity
@@ -28,6 +37,7 @@ from resq_onnx.handoff.targets import target_named
 from resq_onnx.passes import (
     CleanUp,
     KeepLastLogits,
+    NameWeights,
     contributing,
     folding,
     inlining,
@@ -36,7 +46,7 @@ from resq_onnx.passes import (
     refuse_other_attention,
 )
 from resq_onnx.progress import Report
-from resq_onnx.projections.file import save_calibration
+from resq_onnx.projections.file import load_calibration, save_calibration
 from resq_onnx.projections.spectra import describe_spectra
 from resq_onnx.recipe import Recipe
 from resq_onnx.report import FILE_NAME as PAGE_NAME
@@ -48,6 +58,7 @@ from resq_onnx.runtime.library import kernels_run
 from resq_onnx.runtime.session import create_session
 from resq_onnx.runtime.taps import open_tapped
 from resq_onnx.tracing.trace import trace
+from resq_onnx.tracing.traced_file import ASKED, TracedFile, check_lifted, read_traced
 
 
 def export(
@@ -106,6 +117,60 @@ def export(
         graph = trace(source)
         output.passes.run(graph, lifting(source.layout))
         return finish(graph, measured, source, output)
+
+
+def rewrite(
+    graph: str | Path,
+    out: str | Path,
+    projections: str | Path,
+    recipe: Recipe | None = None,
+    *,
+    model: str | Path | None = None,
+    target: str = DEFAULT_TARGET,
+    save_rotated: str | Path | None = None,
+    dump_passes: str | Path | None = None,
+    page: bool = False,
+    report: Report | None = None,
+) -> Summary:
+    """As `export`, of a float32 graph that torch.onnx.export(..., dynamo=True) wrote.
+
+    Args:
+        graph: The .onnx file. Parameters have the names of the checkpoint, perhaps behind that of
+            a module the model was wrapped in.
+        out: As for `export`.
+        projections: A file that `calibrate` wrote for the same model.
+        recipe: As for `export`.
+        model: The directory with the model's config.json and tokenizer; the graph's own folder if
+            None. If its weights are there too, the projections are checked to be theirs.
+        target: As for `export`.
+        save_rotated: As for `export`.
+        dump_passes: As for `export`.
+        page: As for `export`.
+        report: As for `export`.
+
+    Raises:
+        ResqError: As for `export`, or the graph is not as torch.onnx.export writes it.
+    """
+    runtime, path = target_named(target), Path(graph)
+    recipe = recipe or runtime.recipe()
+    runtime.accept(recipe)
+    if path.resolve() == Path(out).resolve():
+        raise ResqError(f"{out}: is the file to rewrite; name another one for the result")
+    with staged_output(out, runtime, save_rotated, dump_passes, page, report) as output:
+        output.report.step("Reading the graph")
+        folder = Path(model) if model is not None else path.parent
+        calibration = load_calibration(projections)
+        source = TracedFile(folder, str(folder), path, calibration.model_hash)
+        check_calibrated(source, calibration, projections)
+        check_recipe(recipe, source)
+        read = read_traced(source)
+        try:
+            output.passes.run(read, [NameWeights(source.layout), *lifting(source.layout)])
+        except ValueError as error:
+            raise ResqError(f"{path}: not as expected: {error}; {ASKED}") from error
+        check_lifted(read, path)
+        measured = measure_graph(source, recipe, calibration)
+        return finish(read, measured, source, output)
 
 
 def finish(graph: ir.Model, measured: Measured, source: ModelSource, output: Output) -> Summary:

@@ -40,8 +40,7 @@ def test_the_public_list_is_this_one() -> None:
 
 
 def test_public_functions_are_those_of_their_modules() -> None:
-    from resq_onnx.pipeline import export
-    from resq_onnx.rewriting import rewrite
+    from resq_onnx.pipeline import export, rewrite
     from resq_onnx.runtime import create_session
 
     assert resq_onnx.export is export

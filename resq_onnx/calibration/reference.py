@@ -1,4 +1,4 @@
-"""What only PyTorch can tell about a model: second moments, and the logits to agree with."""
+"""Run the original model in PyTorch: its second moments, and the logits to agree with."""
 
 from __future__ import annotations
 
@@ -47,12 +47,18 @@ def load_tokenizer(source: ModelSource) -> Any:
 class Reference:
     """The original model in PyTorch, float32, for as long as it is needed."""
 
-    def __init__(self, source: ModelSource) -> None:
+    def __init__(self, source: ModelSource, threads: int | None = None) -> None:
         """Load the weights: safetensors only, and no code from the model's folder.
+
+        Args:
+            source: The model.
+            threads: Threads of PyTorch in this process from now on; None leaves them as they are.
 
         Raises:
             ResqError: transformers cannot load the model or its tokenizer.
         """
+        if threads is not None:
+            torch.set_num_threads(threads)
         self._source = source
         with quiet_libraries():
             try:

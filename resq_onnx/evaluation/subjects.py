@@ -97,17 +97,13 @@ def _exported(path: Path, how: HowToRun) -> Subject:
 @contextmanager
 def _original(path: Path, how: HowToRun) -> Iterator[Subject]:
     try:
-        import torch
-
         from resq_onnx.calibration.reference import Reference
     except ModuleNotFoundError as error:
         raise ResqError(
             f"{path}: an original model is run in PyTorch, which needs {error.name}; run "
             f"`pip install resq-onnx[export]`, or give an exported .onnx file"
         ) from error
-    if how.threads is not None:
-        torch.set_num_threads(how.threads)
     files = [path] if path.is_file() else path.glob("*.safetensors")
     with open_model(path) as source:
-        reference = Reference(source)
+        reference = Reference(source, how.threads)
         yield Subject(path, reference, reference.encode, sum(file.stat().st_size for file in files))

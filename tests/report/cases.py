@@ -13,6 +13,8 @@ import onnx
 import onnx_ir as ir
 from rich.console import Console
 
+from resq_onnx.cli.evaluation_tables import Asked, print_evaluations
+from resq_onnx.cli.printing import print_benchmark
 from resq_onnx.evaluation import Distance, Evaluation, PerplexityResult, Windowing
 from resq_onnx.evaluation.benchmark import ModelSpeed
 from resq_onnx.evaluation.fresh_process import Footprint
@@ -20,8 +22,6 @@ from resq_onnx.evaluation.machine import Gpu, Machine
 from resq_onnx.evaluation.side_by_side import Evaluated
 from resq_onnx.evaluation.workload import Workload
 from resq_onnx.graph.names import RECIPE_KEY
-from resq_onnx.printing import print_benchmark
-from resq_onnx.printing_evaluations import Asked, print_evaluations
 from resq_onnx.recipe import Recipe
 
 LAYERS, ROWS, LOW, HIGH, KV_HEADS, RECORD, HEAD_DIM = 3, 40, 14, 2, 2, 11, 16

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from resq_onnx.cli.printing import print_benchmark, print_inspection, print_summary
 from resq_onnx.evaluation.against_float import Quality
 from resq_onnx.evaluation.benchmark import ModelSpeed
 from resq_onnx.evaluation.fresh_process import Footprint
@@ -14,7 +15,6 @@ from resq_onnx.evaluation.machine import Gpu, Machine
 from resq_onnx.evaluation.parity import Agreement
 from resq_onnx.evaluation.workload import Workload
 from resq_onnx.graph.inspection import Inspection, QuantisedKind, TensorGroup
-from resq_onnx.printing import print_benchmark, print_inspection, print_summary
 from resq_onnx.report.summary import Summary
 
 PATH = Path("/a/folder whose name is long/and has [brackets]") / ("deep/" * 20) / "model.onnx"

@@ -1,4 +1,4 @@
-"""The command that runs an exported model in a browser: web."""
+"""The command web: run an exported model in a browser."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from resq_onnx.commands.console import log, out
+from resq_onnx.cli.console import log, out
 
 
 @click.command(context_settings={"show_default": True})

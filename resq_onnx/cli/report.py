@@ -1,4 +1,4 @@
-"""The command that shows an exported model to people: report."""
+"""The command report: write an HTML page about an exported model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from resq_onnx.commands.console import out
+from resq_onnx.cli.console import out
 
 
 @click.command(context_settings={"show_default": True})

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from resq_onnx.printing import print_json
+from resq_onnx.cli.printing import print_json
 
 if TYPE_CHECKING:
     from resq_onnx.evaluation import Windowing

@@ -13,7 +13,7 @@ import pytest
 
 import resq_onnx
 from resq_onnx import cli
-from resq_onnx.commands import generate
+from resq_onnx.cli.generate import generate
 from resq_onnx.recipe import Recipe
 from resq_onnx.runtime.providers import CPU, PROVIDERS
 from tests.command_line import error_line, run, run_process, run_successfully

@@ -1,4 +1,4 @@
-"""The command that answers requests over HTTP: serve."""
+"""The command serve: answer requests over HTTP."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from resq_onnx.commands.console import out
-from resq_onnx.commands.running import session_options
+from resq_onnx.cli.console import out
+from resq_onnx.cli.options import session_options
 from resq_onnx.errors import ResqError
 
 

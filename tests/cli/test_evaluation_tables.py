@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from resq_onnx.cli.evaluation_tables import Asked, print_evaluations
 from resq_onnx.evaluation import Distance, Evaluation, PerplexityResult, Windowing
 from resq_onnx.evaluation.side_by_side import Evaluated
-from resq_onnx.printing_evaluations import Asked, print_evaluations
 
 FLOAT = PerplexityResult(perplexity=20.0, nll=3.0, tokens=1022, windows=2)
 QUANTISED = PerplexityResult(perplexity=25.0, nll=3.2, tokens=1022, windows=2)

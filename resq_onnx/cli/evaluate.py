@@ -1,4 +1,4 @@
-"""The command that measures how good models are: evaluate."""
+"""The command evaluate: measure how good models are."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from resq_onnx.commands.console import out, reporting
-from resq_onnx.commands.running import session_options
+from resq_onnx.cli.console import out, reporting
+from resq_onnx.cli.options import session_options
 
 
 @click.command(context_settings={"show_default": True})
@@ -69,10 +69,10 @@ def evaluate(
     of both models on the same tokens, so the noise of all layers before it is in it.
     """
     from resq_onnx.calibration.corpus import SEPARATOR, load_text
+    from resq_onnx.cli.evaluation_tables import Asked, print_evaluations
     from resq_onnx.evaluation import Windowing
     from resq_onnx.evaluation.side_by_side import evaluate_files
     from resq_onnx.evaluation.subjects import HowToRun
-    from resq_onnx.printing_evaluations import Asked, print_evaluations
 
     if per_layer and reference is None:
         raise click.UsageError("--per-layer needs --reference MODEL, a model without the noise")

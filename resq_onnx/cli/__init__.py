@@ -1,4 +1,7 @@
-"""The command line as a whole: the commands, and what becomes of their errors."""
+"""The command line: its commands, one file each, and what becomes of their errors.
+
+Nothing heavy is imported before a command runs.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,22 @@ import signal
 import sys
 import traceback
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 import click
 
-from resq_onnx import __version__, commands
-from resq_onnx.commands.console import log
+from resq_onnx import __version__
+from resq_onnx.cli.bench import bench
+from resq_onnx.cli.calibrate import calibrate
+from resq_onnx.cli.console import log
+from resq_onnx.cli.evaluate import evaluate
+from resq_onnx.cli.export import export
+from resq_onnx.cli.generate import generate
+from resq_onnx.cli.inspect import inspect
+from resq_onnx.cli.report import report
+from resq_onnx.cli.rewrite import rewrite
+from resq_onnx.cli.serve import serve
+from resq_onnx.cli.web import web
 from resq_onnx.errors import ResqError
 
 INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
@@ -60,5 +73,9 @@ def main(verbose: bool) -> None:
     del verbose  # taken off the command line by _Commands, and declared here for --help
 
 
-for _name in commands.__all__:
-    main.add_command(getattr(commands, _name))
+COMMANDS: Final = (
+    bench, calibrate, evaluate, export, generate, inspect, report, rewrite, serve, web,
+)  # fmt: skip
+
+for _command in COMMANDS:
+    main.add_command(_command)

@@ -1,4 +1,4 @@
-"""The options from which a Recipe is made, in the groups that the commands share."""
+"""Options that several commands share, and the Recipe that they make."""
 
 from __future__ import annotations
 
@@ -142,6 +142,16 @@ output_options = _together(
                  help="Also write report.html beside the model: a page for people."),
 )  # fmt: skip
 """What is written besides the model."""
+
+
+session_options = _together(
+    click.option("--threads", type=click.IntRange(min=1), help="Default: one per core."),
+    click.option("--no-kernels", is_flag=True,
+                 help="Run the functions in the file instead of the compiled operators."),
+    click.option("--provider", type=click.Choice(["cpu", "cuda"]), default="cpu",
+                 help="Where the model runs; cuda is a GPU, and nothing else in its place."),
+)  # fmt: skip
+"""The options of everything that runs a model."""
 
 
 def recipe_for(target: str, chosen: dict[str, Any]) -> Recipe:

@@ -1,0 +1,61 @@
+"""The command bench: measure speed, memory and load time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from resq_onnx.cli.console import out, reporting
+from resq_onnx.cli.options import session_options
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("model", metavar="OUT.onnx", type=click.Path(path_type=Path))
+@click.option(
+    "--against",
+    multiple=True,
+    metavar="OTHER.onnx",
+    type=click.Path(path_type=Path),
+    help="Another decoder with the same inputs; may be given several times.",
+)
+@click.option("--prompt-tokens", type=click.IntRange(min=1), default=512)
+@click.option("--new-tokens", type=click.IntRange(min=1), default=128)
+@click.option("--repeat", type=click.IntRange(min=1), default=5, help="Turns of each model.")
+@session_options
+@click.option(
+    "--no-spinning",
+    is_flag=True,
+    help="Let waiting threads sleep, as is better where others need the cores.",
+)
+@click.option("--json", "as_json", is_flag=True,
+              help="Print JSON, with every turn, instead of a table.")  # fmt: skip
+def bench(
+    model: Path,
+    against: tuple[Path, ...],
+    repeat: int,
+    no_kernels: bool,
+    no_spinning: bool,
+    as_json: bool,
+    **workload: Any,
+) -> None:
+    """Measure speed, memory and load time, alone or against other files.
+
+    The models run in turns. Prefill is the time from a prompt of random tokens to the logits after
+    its last one; decode the time of greedy steps, one token through the model and the choice of
+    the next. Both are medians over the turns, in tokens per second. Peak memory and load time are
+    those of one more run in a process of its own: memory is all that was resident at once, Python
+    and the weights' file included; load time is that of opening the session, without imports. With
+    --provider cuda all files run on the GPU, whose memory is not measured.
+    """
+    from resq_onnx.cli.printing import print_benchmark
+    from resq_onnx.evaluation.benchmark import benchmark
+    from resq_onnx.evaluation.machine import describe_machine
+    from resq_onnx.evaluation.workload import Workload
+
+    asked = Workload(**workload, kernels=not no_kernels, spinning=not no_spinning)
+    with reporting() as report:
+        report.step("Measuring")
+        speeds = benchmark([model, *against], asked, repeat, report.progress)
+    print_benchmark(out, speeds, asked, describe_machine(asked.provider), as_json)

@@ -1,0 +1,39 @@
+"""The command calibrate: measure a model's activations once, for many exports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from resq_onnx.cli.console import out, reporting
+from resq_onnx.cli.options import (
+    basis_options,
+    calibration_options,
+)
+from resq_onnx.recipe import Recipe
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("target", metavar="PROJECTIONS.safetensors", type=click.Path(path_type=Path))
+@basis_options
+@calibration_options
+def calibrate(model: Path, target: Path, **recipe: Any) -> None:
+    """Measure MODEL's activations once; exports then reuse the file with --projections.
+
+    Runs data-parallel under torchrun.
+    """
+    asked = Recipe(**recipe)
+    with reporting() as report:
+        from resq_onnx import pipeline
+
+        written = pipeline.calibrate(model, target, asked, report)
+    if written is not None:
+        size = written.stat().st_size / 1e6
+        lines = (
+            f"Wrote {written} ({size:.1f} MB)",
+            f"Use it: resq-onnx export {model} OUT.onnx --projections {written}",
+        )
+        out.print(*lines, sep="\n", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,60 @@
+"""The command export: quantise a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from resq_onnx.cli.console import out, reporting
+from resq_onnx.cli.options import (
+    basis_options,
+    calibration_options,
+    output_options,
+    quantising_options,
+    recipe_for,
+)
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("path", metavar="OUT.onnx", type=click.Path(path_type=Path))
+@basis_options
+@calibration_options
+@quantising_options
+@click.option(
+    "--projections",
+    type=click.Path(path_type=Path),
+    help="Use this file of `resq-onnx calibrate` instead of calibrating.",
+)
+@output_options
+def export(
+    model: Path,
+    path: Path,
+    target: str,
+    projections: Path | None,
+    save_rotated: Path | None,
+    dump_passes: Path | None,
+    page: bool,
+    **recipe: Any,
+) -> None:
+    """Quantise MODEL, a Hugging Face directory or a .gguf file, and write OUT.onnx."""
+    from resq_onnx.cli.printing import print_summary
+
+    asked = recipe_for(target, recipe)
+    with reporting() as report:
+        from resq_onnx import pipeline
+
+        summary = pipeline.export(
+            model,
+            path,
+            asked,
+            target=target,
+            projections=projections,
+            save_rotated=save_rotated,
+            dump_passes=dump_passes,
+            page=page,
+            report=report,
+        )
+    print_summary(out, summary)

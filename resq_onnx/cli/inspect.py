@@ -1,0 +1,20 @@
+"""The command inspect: show what a file holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from resq_onnx.cli.console import out
+
+
+@click.command()
+@click.argument("model", metavar="OUT.onnx", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+def inspect(model: Path, as_json: bool) -> None:
+    """Show what is quantised how, sizes, and the cache's bytes per token."""
+    from resq_onnx.cli.printing import print_inspection
+    from resq_onnx.graph.inspection import inspect_model
+
+    print_inspection(out, inspect_model(model), as_json)

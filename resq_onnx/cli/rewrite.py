@@ -1,0 +1,68 @@
+"""The command rewrite: quantise a graph that torch.onnx.export wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from resq_onnx.cli.console import out, reporting
+from resq_onnx.cli.options import (
+    basis_options,
+    output_options,
+    quantising_options,
+    recipe_for,
+)
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("graph", metavar="IN.onnx", type=click.Path(path_type=Path))
+@click.argument("path", metavar="OUT.onnx", type=click.Path(path_type=Path))
+@click.option(
+    "--projections",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="A file that `resq-onnx calibrate` made of the same model.",
+)
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    show_default="IN.onnx's folder",
+    help="The directory with the model's config.json and tokenizer.",
+)
+@basis_options
+@quantising_options
+@output_options
+def rewrite(
+    graph: Path,
+    path: Path,
+    projections: Path,
+    model: Path | None,
+    target: str,
+    save_rotated: Path | None,
+    dump_passes: Path | None,
+    page: bool,
+    **recipe: Any,
+) -> None:
+    """Quantise IN.onnx, which torch.onnx.export wrote in float32, and write OUT.onnx."""
+    from resq_onnx.cli.printing import print_summary
+
+    asked = recipe_for(target, recipe)
+    with reporting() as report:
+        from resq_onnx import pipeline
+
+        summary = pipeline.rewrite(
+            graph,
+            path,
+            projections,
+            asked,
+            model=model,
+            target=target,
+            save_rotated=save_rotated,
+            dump_passes=dump_passes,
+            page=page,
+            report=report,
+        )
+    print_summary(out, summary)
