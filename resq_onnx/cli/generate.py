@@ -32,7 +32,7 @@ def generate(
 ) -> None:
     """Continue a text with an exported model, token by token."""
     from resq_onnx.runtime.buffered import BufferedDecoder
-    from resq_onnx.runtime.generate import generate as generate_tokens
+    from resq_onnx.runtime.generation import generate as generate_tokens
     from resq_onnx.runtime.session import create_session
     from resq_onnx.runtime.tokenizer import Tokenizer
 

@@ -1,20 +1,20 @@
 """Running an exported model: tokenizer, ONNX Runtime session, generation. No torch here.
 
-`Tokenizer` is imported when it is first used: who hands over token ids pays for no tokenizer.
+A name's module is imported when the name is first used, so `runtime.library`, which the command
+line reads for its help, brings no numpy.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
-
-from resq_onnx.runtime.buffered import PREFILL_SLICE, BufferedDecoder
-from resq_onnx.runtime.decoder import Decoder, DecoderState
-from resq_onnx.runtime.generate import generate
-from resq_onnx.runtime.session import create_session
-from resq_onnx.runtime.signature import Signature, read_signature
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from resq_onnx.runtime.buffered import PREFILL_SLICE, BufferedDecoder
+    from resq_onnx.runtime.decoder import Decoder, DecoderState
+    from resq_onnx.runtime.generation import generate
+    from resq_onnx.runtime.session import create_session
+    from resq_onnx.runtime.signature import Signature, read_signature
     from resq_onnx.runtime.tokenizer import Tokenizer
 
 __all__ = [
@@ -29,9 +29,28 @@ __all__ = [
     "read_signature",
 ]
 
+_LAZY: Final = {
+    "PREFILL_SLICE": "buffered",
+    "BufferedDecoder": "buffered",
+    "Decoder": "decoder",
+    "DecoderState": "decoder",
+    "Signature": "signature",
+    "Tokenizer": "tokenizer",
+    "create_session": "session",
+    "generate": "generation",
+    "read_signature": "signature",
+}
+"""By public name, the module of this folder that is imported when it is first asked for.
+
+No module may be called like one of the names: once imported, it would take the name's place."""
+
 if not TYPE_CHECKING:  # a type checker would take every name to be an attribute
 
     def __getattr__(name: str) -> Any:
-        if name == "Tokenizer":
-            return importlib.import_module("resq_onnx.runtime.tokenizer").Tokenizer
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name not in _LAZY:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -13,7 +13,7 @@ import numpy as np
 
 from resq_onnx.errors import ResqError
 from resq_onnx.files import check_is_file, model_files
-from resq_onnx.runtime.generate import generate
+from resq_onnx.runtime.generation import generate
 from resq_onnx.runtime.providers import CPU
 from resq_onnx.runtime.session import create_session
 from resq_onnx.runtime.signature import read_signature
