@@ -27,7 +27,7 @@ from resq_onnx.evaluation import parity
 from resq_onnx.families import FAMILIES
 from resq_onnx.passes import folding
 from resq_onnx.passes.fuse_norm_gains import FuseNormGains
-from resq_onnx.runtime.decoder import Decoder
+from resq_onnx.runtime.decoder import Decoder, decode_logits
 from tests.command_line import QUICK, contents, error_line, program, run
 from tests.runtime import toy
 from tests.tiny_models import change_config, write_model, write_tokenizer
@@ -423,13 +423,13 @@ def test_a_float_graph_that_is_not_the_model(
 def test_a_cached_decode_that_does_not_agree_with_prefill(
     model: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def with_a_lost_token(decoder: Decoder, token_ids: NDArray[np.int64]) -> parity.Logits:
+    def with_a_lost_token(decoder: Decoder, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         # The second token is decoded as if there had been no first.
         return np.concatenate(
             [original(decoder, token_ids[:, :1]), original(decoder, token_ids[:, 1:])], axis=1
         )
 
-    original = parity.decode_logits
+    original = decode_logits
     monkeypatch.setattr(parity, "decode_logits", with_a_lost_token)
     line = refusal(out, model, *FAST, "--save-rotated", out.with_name("rotated.onnx"))
     assert "parity: token by token, " in line

@@ -103,8 +103,7 @@ def _layer_table(found: Sequence[Evaluated]) -> Table:
 
 
 def _sqnr(one: Evaluated) -> tuple[float, ...]:
-    distance = one.evaluation.distance
-    return () if distance is None else distance.layer_sqnr_db or ()
+    return one.evaluation.layer_sqnr_db or ()
 
 
 def _decibels(ratio: float) -> str:

@@ -46,11 +46,11 @@ def _how(summary: Summary) -> str:
 def _quality_row(summary: Summary) -> dict[str, str]:
     if summary.quality is None:
         return {}
-    agreement, tokens = summary.quality.agreement, summary.quality.tokens
+    distance, tokens = summary.quality.distance, summary.quality.tokens
     return {
-        "Against float": f"KL {agreement.kl_divergence:.3f} nats, "
-        f"top-1 {agreement.top1_agreement:.1%}, "
-        f"perplexity {agreement.perplexity_ratio:.3f} times, on {tokens} tokens"
+        "Against float": f"KL {distance.kl_divergence:.3f} nats, "
+        f"top-1 {distance.top1_agreement:.1%}, "
+        f"perplexity {distance.perplexity_ratio:.3f} times, on {tokens} tokens"
     }
 
 

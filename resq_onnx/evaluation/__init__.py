@@ -1,6 +1,7 @@
 """Evaluation: how well models predict a text, and how far they are from each other."""
 
-from resq_onnx.evaluation.comparison import Distance, Evaluation, evaluate_models
+from resq_onnx.evaluation.comparison import Evaluation, evaluate_models
+from resq_onnx.evaluation.distance import Distance
 from resq_onnx.evaluation.models import ExportedModel, LanguageModel, LayeredModel, TappedModel
 from resq_onnx.evaluation.perplexity import PerplexityResult
 from resq_onnx.evaluation.windows import Windowing

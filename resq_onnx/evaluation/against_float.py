@@ -9,8 +9,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from resq_onnx.evaluation.distance import Distance, Logits, compare
 from resq_onnx.evaluation.layer_noise import LayerNoise
-from resq_onnx.evaluation.parity import Agreement, Logits, compare, decode_logits
+from resq_onnx.runtime.decoder import decode_logits
 from resq_onnx.runtime.taps import TappedDecoder
 
 MOST_DECIBELS: Final = 150.0
@@ -35,20 +36,20 @@ class Quality:
     """How near a quantised model is to the float model.
 
     Attributes:
-        agreement: Of their logits.
+        distance: Of its logits from the float model's.
         tokens: Tokens of the text that both have read.
         layer_sqnr_db: Signal over quantisation noise of the residual stream, as `LayerNoise` has
             it, of the embedding and after each layer: layers + 1 numbers in decibels.
     """
 
-    agreement: Agreement
+    distance: Distance
     tokens: int
     layer_sqnr_db: tuple[float, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for resq.json."""
-        agreement = dataclasses.asdict(self.agreement)
-        return {"tokens": self.tokens, **agreement, "layer_sqnr_db": list(self.layer_sqnr_db)}
+        distance = dataclasses.asdict(self.distance)
+        return {"tokens": self.tokens, **distance, "layer_sqnr_db": list(self.layer_sqnr_db)}
 
 
 def observe(tapped: TappedDecoder, token_ids: NDArray[np.int64]) -> Observed:
@@ -67,7 +68,7 @@ def compare_with_float(
     noise = LayerNoise(np.eye(streams[0].shape[-1]))
     noise.add(*streams)
     return Quality(
-        agreement=compare(expected.logits, found.logits, token_ids),
+        distance=compare(expected.logits, found.logits, token_ids),
         tokens=token_ids.size,
         layer_sqnr_db=tuple(min(ratio, MOST_DECIBELS) for ratio in noise.decibels),
     )

@@ -8,52 +8,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
+from resq_onnx.evaluation.distance import Distance, DistanceTally
 from resq_onnx.evaluation.layer_noise import LayerNoise, align
 from resq_onnx.evaluation.models import LanguageModel, LayeredModel
-from resq_onnx.evaluation.perplexity import (
-    Differences,
-    PerplexityResult,
-    exponential,
-    token_differences,
-    token_losses,
-)
+from resq_onnx.evaluation.perplexity import PerplexityResult, token_losses
 from resq_onnx.evaluation.windows import Window, Windowing
 
 
 @dataclass(frozen=True)
-class Distance:
-    """How far a model's predictions are from a reference's, over all predicted tokens.
+class Evaluation:
+    """What was measured of one model.
 
     Attributes:
-        kl_divergence: Mean Kullback-Leibler divergence KL(reference || model), nats per token.
-        top1_agreement: Share of tokens for which both find the same one likeliest.
-        perplexity_ratio: Perplexity over the reference's.
-        standard_error: Of that ratio, from the spread of the differences of losses over tokens,
-            taken to be independent; None of a single token.
+        perplexity: On all windows.
+        distance: From the reference's predictions, over all predicted tokens; None without one.
         layer_sqnr_db: Signal-to-quantisation-noise ratio in dB of the residual stream, of the
             embedding and of each layer's output; None if it was not asked for. Infinite where
             there is no noise.
     """
 
-    kl_divergence: float
-    top1_agreement: float
-    perplexity_ratio: float
-    standard_error: float | None
-    layer_sqnr_db: tuple[float, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What was measured of one model; no distance without a reference."""
-
     perplexity: PerplexityResult
     distance: Distance | None = None
+    layer_sqnr_db: tuple[float, ...] | None = None
 
 
 def evaluate_models(
@@ -132,8 +114,7 @@ class _Tally:
         self.model = model
         self._reference = reference
         self._losses: list[NDArray[np.float64]] = []
-        self._expected_losses: list[NDArray[np.float64]] = []
-        self._differences: list[Differences] = []
+        self._distance = DistanceTally()
         self._noise: LayerNoise | None = None
 
     def add(self, found: _Outputs, expected: _Outputs | None) -> None:
@@ -146,8 +127,7 @@ class _Tally:
                 f"a model has a vocabulary of {vocabulary} and the reference one of {wanted}; give "
                 f"the model it was made from as --reference"
             )
-        self._expected_losses.append(expected.losses)
-        self._differences.append(token_differences(expected.logits, found.logits))
+        self._distance.add(expected.logits, found.logits, expected.losses, found.losses)
         if expected.layers is not None and found.layers is not None:
             if self._noise is None:
                 self._noise = LayerNoise(self._basis(expected.layers.shape[-1], vocabulary))
@@ -160,24 +140,8 @@ class _Tally:
         return align(reference, model, vocabulary)
 
     def evaluation(self, windows: int) -> Evaluation:
-        losses = np.concatenate(self._losses)
-        result = PerplexityResult.of(losses, windows)
-        if not self._differences:
+        result = PerplexityResult.of(np.concatenate(self._losses), windows)
+        if self._reference is None:
             return Evaluation(result)
-        differences = losses - np.concatenate(self._expected_losses)
-        ratio = exponential(float(differences.mean()))
-        error = None
-        if differences.size > 1:  # of exp(d), to first order
-            error = ratio * float(differences.std(ddof=1)) / differences.size**0.5
-        distance = Distance(
-            kl_divergence=_mean([some.divergence for some in self._differences]),
-            top1_agreement=_mean([some.same_choice for some in self._differences]),
-            perplexity_ratio=ratio,
-            standard_error=error,
-            layer_sqnr_db=None if self._noise is None else self._noise.decibels,
-        )
-        return Evaluation(result, distance)
-
-
-def _mean(parts: list[NDArray[Any]]) -> float:
-    return float(np.concatenate(parts).mean())
+        layers = None if self._noise is None else self._noise.decibels
+        return Evaluation(result, self._distance.distance(), layers)

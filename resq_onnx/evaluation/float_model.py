@@ -9,7 +9,8 @@ import onnx_ir as ir
 
 from resq_onnx.calibration.measured import Measured
 from resq_onnx.evaluation.against_float import Observed, observe
-from resq_onnx.evaluation.parity import Agreement, check_float_parity
+from resq_onnx.evaluation.distance import Distance
+from resq_onnx.evaluation.parity import check_float_parity
 from resq_onnx.files import Staging, writing_to
 from resq_onnx.graph.files import save_model
 from resq_onnx.runtime.taps import open_tapped
@@ -17,7 +18,7 @@ from resq_onnx.runtime.taps import open_tapped
 
 def check_float(
     graph: ir.Model, measured: Measured, staging: Staging, kept: Staging | None
-) -> tuple[Agreement, Observed]:
+) -> tuple[Distance, Observed]:
     """Write the float model, to where it is kept or for the moment, and compare its logits.
 
     Returns:
@@ -32,7 +33,7 @@ def check_float(
             save_model(graph, path)
         tapped = open_tapped(path)
         found, _ = tapped.decoder.run(measured.token_ids)
-        agreement = check_float_parity(
+        distance = check_float_parity(
             measured.logits, found, measured.token_ids, measured.reference
         )
-        return agreement, observe(tapped, measured.text)
+        return distance, observe(tapped, measured.text)

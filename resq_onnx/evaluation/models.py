@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
-from resq_onnx.evaluation.parity import decode_logits
-from resq_onnx.runtime.decoder import Decoder
+from resq_onnx.runtime.decoder import Decoder, decode_logits
 
 if TYPE_CHECKING:  # it needs onnx, which nobody else does who measures a model
     from resq_onnx.runtime.taps import Embedder, TappedDecoder

@@ -105,7 +105,7 @@ def _content(inspection: Inspection, summary: Mapping[str, Any]) -> dict[str, An
     recipe = inspection.recipe or summary.get("recipe")
     kinds = figures.stored_kinds(inspection)
     written = datetime.fromtimestamp(inspection.path.stat().st_mtime, tz=UTC)
-    quality = summary.get("quality") or {}
+    quality = _quality(summary)
     layers = quality.get("layer_sqnr_db", [])
     return {
         "title": summary.get("model") or inspection.path.name,
@@ -151,3 +151,11 @@ def _site(name: str, record: Mapping[str, Any]) -> dict[str, Any]:
         "share": figures.share_in_words(record["high_share"]),
         **record,
     }
+
+
+def _quality(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The distance from the float model, with the standard error of the perplexity ratio."""
+    quality = dict(summary.get("quality") or {})
+    if quality and summary.get("format_version") == 1:  # it was that of the ratio's logarithm
+        quality["standard_error"] *= quality["perplexity_ratio"]
+    return quality

@@ -12,12 +12,13 @@ from typing import Any, Final
 
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.evaluation.against_float import Quality
-from resq_onnx.evaluation.parity import Agreement
+from resq_onnx.evaluation.distance import Distance
 from resq_onnx.files import Staging
 from resq_onnx.recipe import Recipe
 
 FILE_NAME: Final = "resq.json"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
+"""2: `standard_error` is that of the perplexity ratio; in 1 it was that of its logarithm."""
 PACKAGES: Final = ("resq-onnx", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "numpy")
 
 
@@ -37,7 +38,7 @@ class Summary:
     path: Path
     model_bytes: int
     source_bytes: int
-    parity: dict[str, Agreement]
+    parity: dict[str, Distance]
     quality: Quality | None = None
     dtype: str = "float32"
 
@@ -47,7 +48,7 @@ def write_summary(
     source: ModelSource,
     recipe: Recipe,
     target: str,
-    parity: dict[str, Agreement],
+    parity: dict[str, Distance],
     quality: Quality | None = None,
     spectra: Mapping[str, Any] | None = None,
 ) -> Summary:
@@ -63,7 +64,7 @@ def write_summary(
         "target": target,
         "recipe": recipe.to_json(),
         "versions": {name: _version(name) for name in PACKAGES},
-        "parity": {name: dataclasses.asdict(agreement) for name, agreement in parity.items()},
+        "parity": {name: dataclasses.asdict(distance) for name, distance in parity.items()},
         "bytes": {**sizes, "total": sum(sizes.values()), "source_float32": source_bytes},
     }
     if quality is not None:

@@ -134,3 +134,23 @@ class Decoder:
         forms = self.signature.caches
         caches = (np.zeros((batch, form.heads, 0, form.width), form.dtype) for form in forms)
         return DecoderState(tuple(caches), np.zeros((batch, 0), np.int64))
+
+
+def decode_logits(decoder: Decoder, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Logits of token ids (B, S), one token at a time through the cache: (B, S, vocabulary)."""
+    state, steps = None, []
+    for position in range(token_ids.shape[1]):
+        logits, state = decoder.run(token_ids[:, position : position + 1], state)
+        steps.append(logits)
+    return np.concatenate(steps, axis=1)
+
+
+def prefill_logits(decoder: Decoder, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Logits of token ids (B, S), computed without a cache: (B, S, vocabulary).
+
+    A graph that computes only the last position's runs once for each prefix.
+    """
+    if not decoder.signature.last_only:
+        return decoder.run(token_ids)[0]
+    ends = range(1, token_ids.shape[1] + 1)
+    return np.concatenate([decoder.run(token_ids[:, :end])[0] for end in ends], axis=1)

@@ -23,12 +23,12 @@ AGAINST = [
     Evaluated(
         Path("float.onnx"),
         538_400_000,
-        Evaluation(FLOAT, Distance(0.0, 1.0, 1.0, 0.0, (math.inf, math.inf))),
+        Evaluation(FLOAT, Distance(0.0, 0.0, 1.0, 1.0, 0.0), (math.inf, math.inf)),
     ),
     Evaluated(
         Path("quantised[4].onnx"),
         119_600_000,
-        Evaluation(QUANTISED, Distance(0.2, 0.775, 1.25, 0.0125, (38.7, 12.34))),
+        Evaluation(QUANTISED, Distance(0.1, 0.2, 0.775, 1.25, 0.0125), (38.7, 12.34)),
     ),
 ]
 
@@ -75,7 +75,7 @@ def test_the_noise_of_layers_is_a_table_with_a_row_for_each() -> None:
 
 
 def test_an_error_that_one_token_cannot_have_is_a_dash() -> None:
-    one = Evaluated(Path("a"), 0, Evaluation(FLOAT, Distance(0.0, 1.0, 1.0, None)))
+    one = Evaluated(Path("a"), 0, Evaluation(FLOAT, Distance(0.0, 0.0, 1.0, 1.0, None)))
     assert row_of("a", printed([one], COMPARED))[2] == "1.0000 ± –"
 
 

@@ -10,9 +10,9 @@ from rich.console import Console
 from resq_onnx.cli.printing import print_benchmark, print_inspection, print_summary
 from resq_onnx.evaluation.against_float import Quality
 from resq_onnx.evaluation.benchmark import ModelSpeed
+from resq_onnx.evaluation.distance import Distance
 from resq_onnx.evaluation.fresh_process import Footprint
 from resq_onnx.evaluation.machine import Gpu, Machine
-from resq_onnx.evaluation.parity import Agreement
 from resq_onnx.evaluation.workload import Workload
 from resq_onnx.graph.inspection import Inspection, QuantisedKind, TensorGroup
 from resq_onnx.report.summary import Summary
@@ -55,8 +55,8 @@ def console() -> tuple[Console, io.StringIO]:
 
 def printed_summary(quality: Quality | None = None, dtype: str = "float32") -> list[str]:
     out, stream = console()
-    exact = Agreement(0.0, 0.0, 1.0, 1.0)
-    near = Agreement(0.1, 0.01, 0.98, 1.0062)
+    exact = Distance(0.0, 0.0, 1.0, 1.0, 0.0)
+    near = Distance(0.1, 0.01, 0.98, 1.0062, 0.001)
     parity = {"float": exact, "decode": near}
     print_summary(out, Summary(PATH, 90_000_000, 540_000_000, parity, quality, dtype))
     return stream.getvalue().splitlines()
@@ -79,7 +79,7 @@ def test_a_summary_says_where_how_large_and_how_good() -> None:
 
 
 def test_a_summary_of_a_quantised_model_says_how_far_it_is_from_float() -> None:
-    agreement = Agreement(0.1, 0.2714, 0.781, 1.2234)
+    agreement = Distance(0.1, 0.2714, 0.781, 1.2234, 0.01)
     lines = printed_summary(Quality(agreement, 512, (20.0, 15.0)))
     assert lines[4] == (
         "Against float  KL 0.271 nats, top-1 78.1%, perplexity 1.223 times, on 512 tokens"

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from resq_onnx.evaluation.parity import compare
+from resq_onnx.evaluation.distance import compare
 from resq_onnx.runtime import Decoder, create_session
 from resq_onnx.runtime.library import CPU_DTYPES
 

@@ -9,8 +9,8 @@ from typing import Any, Final
 import numpy as np
 import pytest
 
-from resq_onnx.evaluation.parity import decode_logits
 from resq_onnx.runtime import BufferedDecoder, Decoder
+from resq_onnx.runtime.decoder import decode_logits
 from tests.command_line import QUICK, run_successfully
 from tests.cuda.models import (
     REAL_NOISE,

@@ -12,7 +12,7 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from resq_onnx.evaluation.parity import Agreement, compare
+from resq_onnx.evaluation.distance import Distance, compare
 from resq_onnx.functions import DOMAIN
 from resq_onnx.runtime import Decoder, library
 from tests.custom_ops.kernels import open_session
@@ -49,7 +49,7 @@ def prefill(model: Path, ids: NDArray[np.int64], **options: Any) -> Array:
     return Decoder(open_session(model, **options)).run(ids)[0]
 
 
-def agreement(model: Path, ids: NDArray[np.int64]) -> tuple[Agreement, Agreement]:
+def agreement(model: Path, ids: NDArray[np.int64]) -> tuple[Distance, Distance]:
     """How near kernels, and the bodies in another order of sums, are to the bodies; printed too."""
     bodies = prefill(model, ids, kernels=False)
     others = {
@@ -65,9 +65,9 @@ def agreement(model: Path, ids: NDArray[np.int64]) -> tuple[Agreement, Agreement
     return found[0], found[1]
 
 
-def assert_near(kernels: Agreement, noise: Agreement) -> None:
+def assert_near(kernels: Distance, noise: Distance) -> None:
     """Kernels are as good as the bodies, and no further from them than rounding takes them."""
-    allowed = PERPLEXITY + STANDARD_ERRORS * kernels.standard_error
+    allowed = PERPLEXITY + STANDARD_ERRORS * kernels.log_error
     assert abs(np.log(kernels.perplexity_ratio)) < allowed
     assert kernels.kl_divergence <= NOISE * noise.kl_divergence + 1e-6
     assert 1 - kernels.top1_agreement <= NOISE * (1 - noise.top1_agreement) + 1e-6

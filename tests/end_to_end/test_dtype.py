@@ -16,9 +16,11 @@ import pytest
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from resq_onnx.evaluation.parity import FLOAT_TOLERANCE, compare, decode_logits
+from resq_onnx.evaluation.distance import compare
+from resq_onnx.evaluation.parity import FLOAT_TOLERANCE
 from resq_onnx.graph.inspection import inspect_model
 from resq_onnx.runtime import BufferedDecoder, Decoder, Tokenizer, create_session, generate
+from resq_onnx.runtime.decoder import decode_logits
 from resq_onnx.runtime.library import CPU_DTYPES
 from resq_onnx.runtime.taps import Embedder, layer_outputs, tapped_session
 from tests.command_line import QUICK, error_line, run, run_successfully

@@ -16,8 +16,10 @@ import pytest
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from resq_onnx.evaluation.parity import FLOAT_TOLERANCE, compare, decode_logits
+from resq_onnx.evaluation.distance import compare
+from resq_onnx.evaluation.parity import FLOAT_TOLERANCE
 from resq_onnx.runtime import BufferedDecoder, Decoder, Tokenizer, create_session, generate
+from resq_onnx.runtime.decoder import decode_logits
 from tests.command_line import QUICK, run_successfully
 from tests.end_to_end.tiny_text import WINDOW, prefill, token_ids, torch_logits
 from tests.tiny_models import write_model

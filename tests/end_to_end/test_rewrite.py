@@ -13,8 +13,8 @@ import torch
 from onnx import TensorProto, helper
 from transformers import PreTrainedModel
 
-from resq_onnx.evaluation.parity import compare, decode_logits
-from resq_onnx.runtime.decoder import Decoder
+from resq_onnx.evaluation.distance import compare
+from resq_onnx.runtime.decoder import Decoder, decode_logits
 from resq_onnx.runtime.session import create_session
 from tests.command_line import QUICK, contents, error_line, run, run_successfully
 from tests.tiny_models import write_model

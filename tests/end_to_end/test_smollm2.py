@@ -20,12 +20,14 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from resq_onnx.evaluation.parity import DECODE_TOLERANCE, FLOAT_TOLERANCE, compare, decode_logits
+from resq_onnx.evaluation.distance import compare
+from resq_onnx.evaluation.parity import DECODE_TOLERANCE, FLOAT_TOLERANCE
 from resq_onnx.evaluation.perplexity import negative_log_likelihood
 from resq_onnx.handoff.openvino import OpenVinoSession
 from resq_onnx.passes import inlining
 from resq_onnx.recipe import Recipe
 from resq_onnx.runtime import BufferedDecoder, Decoder, Tokenizer, create_session, generate
+from resq_onnx.runtime.decoder import decode_logits
 from tests.command_line import program, run_successfully
 from tests.serving.served import served
 

@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 import resq_onnx
-from resq_onnx.evaluation.parity import FLOAT_TOLERANCE, compare, decode_logits
+from resq_onnx.evaluation.distance import compare
+from resq_onnx.evaluation.parity import FLOAT_TOLERANCE
 from resq_onnx.evaluation.perplexity import negative_log_likelihood
 from resq_onnx.graph.inspection import Inspection, inspect_model
 from resq_onnx.recipe import Recipe
 from resq_onnx.runtime import BufferedDecoder, Decoder, Tokenizer, create_session, generate
+from resq_onnx.runtime.decoder import decode_logits
 from tests.command_line import QUICK, contents, run, run_process, run_successfully
 from tests.end_to_end.tiny_text import TEXT, WINDOW, prefill, token_ids, torch_logits
 from tests.tiny_models import SIZES, write_model

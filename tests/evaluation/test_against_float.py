@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 import resq_onnx
 from resq_onnx.calibration.held_out import LOGIT_BYTES, SEQUENCES, TOKENS, text_length
 from resq_onnx.evaluation.against_float import MOST_DECIBELS, Observed, compare_with_float, observe
-from resq_onnx.evaluation.parity import compare
+from resq_onnx.evaluation.distance import compare
 from resq_onnx.recipe import Recipe
 from resq_onnx.runtime import Decoder, create_session
 from resq_onnx.runtime.taps import TappedDecoder, layer_outputs, tapped_session
@@ -50,7 +50,7 @@ def test_equal_streams_have_a_finite_ratio_as_json_needs_it() -> None:
 def test_the_agreement_is_that_of_the_logits() -> None:
     other = Observed(EXPECTED.logits[:, ::-1], EXPECTED.stream)
     expected = compare(EXPECTED.logits, other.logits, IDS)
-    assert compare_with_float(EXPECTED, other, IDS).agreement == expected
+    assert compare_with_float(EXPECTED, other, IDS).distance == expected
 
 
 @pytest.mark.parametrize("vocabulary", [256, 49152, 128256, 262144, 10**9])
@@ -81,7 +81,7 @@ def test_what_an_export_measures_is_what_its_files_show(tmp_path: Path) -> None:
     assert said["quality"] == quality.to_json()
     assert len(quality.layer_sqnr_db) == SIZES["num_hidden_layers"] + 1
     assert said["spectra"].keys() == {"hidden", "value", "key", "down"}
-    assert 0 < quality.agreement.kl_divergence < 1
+    assert 0 < quality.distance.kl_divergence < 1
     assert quality.tokens == SEQUENCES * TOKENS
 
     ids = np.random.default_rng(3).integers(3, 250, (2, 24))

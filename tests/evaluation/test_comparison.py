@@ -90,7 +90,7 @@ def test_distance_and_perplexity_ratio_are_those_computed_by_hand() -> None:
     expected = (KL[0] + KL[0] + KL[1] + KL[2] + KL[1]) / 5
     assert found.distance.kl_divergence == pytest.approx(expected, rel=FLOAT32_TOLERANCE)
     assert found.distance.top1_agreement == 3 / 5
-    assert found.distance.layer_sqnr_db is None
+    assert found.layer_sqnr_db is None
     # Losses of the model less those of the reference.
     differences = [math.log(0.5 / 0.25), math.log(0.25 / 0.5), 0.0, math.log(0.2 / 0.25), 0.0]
     ratio = math.exp(sum(differences) / 5)
@@ -136,7 +136,7 @@ def test_a_reference_among_the_models_runs_once_and_is_at_no_distance() -> None:
     assert itself is not None
     assert (itself.kl_divergence, itself.top1_agreement) == (0.0, 1.0)
     assert (itself.perplexity_ratio, itself.standard_error) == (1.0, 0.0)
-    assert itself.layer_sqnr_db == (math.inf, math.inf)
+    assert found[0].layer_sqnr_db == (math.inf, math.inf)
 
 
 def test_noise_of_layers_is_measured_on_the_tokens_that_count() -> None:
@@ -145,8 +145,8 @@ def test_noise_of_layers_is_measured_on_the_tokens_that_count() -> None:
         [model], [0, 1, 2, 0], Windowing(4), reference=reference, per_layer=True
     )
     assert found.distance is not None
-    assert found.distance.layer_sqnr_db is not None
-    embedding, layer = found.distance.layer_sqnr_db
+    assert found.layer_sqnr_db is not None
+    embedding, layer = found.layer_sqnr_db
     assert embedding > 10 * math.log10(1 / FLOAT32_TOLERANCE**2)
     assert layer == pytest.approx(20.0, rel=FLOAT32_TOLERANCE)  # |x| to |0.9 x - x|
 

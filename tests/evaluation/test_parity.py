@@ -11,16 +11,15 @@ import pytest
 from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
+from resq_onnx.evaluation.distance import compare
 from resq_onnx.evaluation.parity import (
     DECODE_TOLERANCE,
     FLOAT_TOLERANCE,
     check_decode_parity,
     check_float_parity,
-    compare,
-    decode_logits,
-    prefill_logits,
 )
 from resq_onnx.runtime import Decoder, create_session
+from resq_onnx.runtime.decoder import decode_logits, prefill_logits
 from tests.runtime import toy
 
 IDS = np.array([[0, 1, 2], [2, 2, 0]], np.int64)
@@ -66,6 +65,9 @@ def test_each_measure_is_that_of_its_definition() -> None:
     assert 0 < agreement.top1_agreement < 1
     ratio = math.exp(sum(losses) / len(losses))
     assert agreement.perplexity_ratio == pytest.approx(ratio, rel=LAST_DIGITS)
+    error = ratio * np.std(losses, ddof=1) / len(losses) ** 0.5
+    assert agreement.standard_error == pytest.approx(error, rel=LAST_DIGITS)
+    assert agreement.log_error == pytest.approx(error / ratio, rel=LAST_DIGITS)
 
 
 def test_adding_a_number_to_all_logits_of_a_token_changes_only_the_relative_error() -> None:
@@ -91,6 +93,7 @@ def test_zeros_against_zeros_agree() -> None:
 def test_one_token_predicts_nothing() -> None:
     agreement = compare(random_logits(0)[:, :1], random_logits(1)[:, :1], IDS[:, :1])
     assert agreement.perplexity_ratio == 1.0
+    assert agreement.standard_error is None
     assert agreement.relative_error > 0
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from resq_onnx.errors import ResqError
-from resq_onnx.evaluation.parity import compare
+from resq_onnx.evaluation.distance import compare
 from resq_onnx.handoff import openvino as handoff
 from resq_onnx.handoff.openvino import OpenVinoSession, StatefulDecoder
 from resq_onnx.runtime import BufferedDecoder, Decoder, create_session, generate

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from resq_onnx.evaluation.parity import Logits, compare, decode_logits
+from resq_onnx.evaluation.distance import Logits, compare
 from resq_onnx.runtime import BufferedDecoder, Decoder, create_session, generate
+from resq_onnx.runtime.decoder import decode_logits
 from tests.handoff.portable import RUNTIMES, Portable, export_portable, token_ids
 
 MAX_DIVERGENCE: Final = 0.005

@@ -17,7 +17,6 @@ from transformers import DynamicCache, PreTrainedModel
 
 from resq_onnx.calibration.statistics import collect_moments
 from resq_onnx.checkpoint.source import ModelSource
-from resq_onnx.evaluation.parity import decode_logits
 from resq_onnx.families import ModelLayout
 from resq_onnx.graph.modules import make_linear, new_initializer
 from resq_onnx.graph.names import cache_names
@@ -35,6 +34,7 @@ from resq_onnx.projections.bases import Projections, compute_projections
 from resq_onnx.projections.moments import Moments
 from resq_onnx.recipe import Recipe
 from resq_onnx.runtime import Decoder
+from resq_onnx.runtime.decoder import decode_logits
 from resq_onnx.tracing.trace import TRACED_BATCH, TRACED_PAST, TRACED_TOKENS, trace
 from tests import tiny_models
 from tests.functions.engines import assert_close, empty_model

@@ -11,7 +11,6 @@ import onnx_ir as ir
 import pytest
 from onnx_ir.passes.common import InlinePass
 
-from resq_onnx.evaluation.parity import decode_logits
 from resq_onnx.graph.modules import nodes_of, only_node
 from resq_onnx.passes import CleanUp
 from resq_onnx.passes.clean_up import sweep
@@ -19,6 +18,7 @@ from resq_onnx.passes.quantise_embedding import QuantiseEmbedding
 from resq_onnx.passes.quantise_linears import QuantiseLinears
 from resq_onnx.recipe import BitSplit
 from resq_onnx.runtime import Decoder
+from resq_onnx.runtime.decoder import decode_logits
 from resq_onnx.weights.rtn import round_to_nearest
 from tests.functions.engines import assert_close
 from tests.passes.cases import CASES, Array, Case, decoder_of, ops_of, session_of, weight_of

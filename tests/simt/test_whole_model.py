@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from resq_onnx.evaluation.parity import compare
+from resq_onnx.evaluation.distance import compare
 from resq_onnx.runtime import Decoder
 from tests.command_line import QUICK
 from tests.custom_ops.kernels import open_session

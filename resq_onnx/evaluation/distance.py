@@ -1,0 +1,98 @@
+"""How far two sets of logits of the same tokens are apart: one record, one formula."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resq_onnx.evaluation.perplexity import (
+    Differences,
+    Doubles,
+    exponential,
+    token_differences,
+    token_losses,
+)
+
+Logits = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far a model's predictions are from a reference's.
+
+    Attributes:
+        relative_error: Largest difference of logits over the reference's largest absolute logit.
+        kl_divergence: Mean Kullback-Leibler divergence KL(reference || model), nats per token.
+        top1_agreement: Share of positions at which both find the same token likeliest.
+        perplexity_ratio: Perplexity over the reference's, on the same tokens.
+        standard_error: Of that ratio, to first order, from the sample standard deviation of the
+            differences of losses over tokens, taken to be independent; None of fewer than two.
+    """
+
+    relative_error: float
+    kl_divergence: float
+    top1_agreement: float
+    perplexity_ratio: float
+    standard_error: float | None
+
+    @property
+    def log_error(self) -> float:
+        """Standard error of the logarithm of the perplexity ratio, nats; 0 where there is none."""
+        return (self.standard_error or 0.0) / self.perplexity_ratio
+
+
+@dataclass
+class DistanceTally:
+    """Adds up a `Distance` over several texts, of which it keeps a few numbers per token."""
+
+    _largest: float = 0.0
+    _error: float = 0.0
+    _predictions: list[Differences] = field(default_factory=list)
+    _losses: list[Doubles] = field(default_factory=list)
+
+    def add(
+        self, expected: Logits, found: Logits, expected_losses: Doubles, losses: Doubles
+    ) -> None:
+        """Take one text.
+
+        Args:
+            expected: Logits of the reference, (N, vocabulary).
+            found: Logits of the model, (N, vocabulary).
+            expected_losses: -log p of the tokens that follow, as far as there are any, (M,).
+            losses: The same of the model, (M,).
+        """
+        # np.maximum, for max() would lose a NaN
+        self._largest = float(np.maximum(self._largest, np.abs(expected).max()))
+        self._error = float(np.maximum(self._error, np.abs(found - expected).max()))
+        self._predictions.append(token_differences(expected, found))
+        self._losses.append(losses - expected_losses)
+
+    def distance(self) -> Distance:
+        """The distance over all texts, of which there is at least one."""
+        losses = np.concatenate(self._losses)
+        ratio = exponential(float(losses.mean())) if losses.size else 1.0
+        error = None
+        if losses.size > 1:
+            error = ratio * float(losses.std(ddof=1)) / losses.size**0.5
+        return Distance(
+            relative_error=self._error / (self._largest or 1.0),
+            kl_divergence=float(np.concatenate([p.divergence for p in self._predictions]).mean()),
+            top1_agreement=float(np.concatenate([p.same_choice for p in self._predictions]).mean()),
+            perplexity_ratio=ratio,
+            standard_error=error,
+        )
+
+
+def compare(expected: Logits, found: Logits, token_ids: NDArray[np.int64]) -> Distance:
+    """Compare logits (B, S, vocabulary) of token ids (B, S), each text from its beginning."""
+    targets = token_ids[:, 1:].ravel()
+    losses = [token_losses(_rows(one[:, :-1]), targets) for one in (expected, found)]
+    tally = DistanceTally()
+    tally.add(_rows(expected), _rows(found), *losses)
+    return tally.distance()
+
+
+def _rows(logits: Logits) -> Logits:
+    return logits.reshape(-1, logits.shape[-1])
