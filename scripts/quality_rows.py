@@ -1,4 +1,7 @@
-"""The rows of the README's table and of docs/quality.md's: each is one export, by its options."""
+"""The rows of docs/quality.md's first two tables: each is one export, by its options.
+
+README.md shows five rows of the first.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ FLOAT: Final = Row("float32, as traced", "float", ("--method", "none"))
 DEFAULT: Final = Row("`resq` (default)", "resq")
 EIGHT_BITS: Final = Row("`resq --low-bits 8`, 8 bits everywhere", "low8", ("--low-bits", "8"))
 
-README: Final = (
+EXPORTS: Final = (
     FLOAT,
     Row("float32, rotated (`--save-rotated`)", "rotated"),
     DEFAULT,
@@ -83,4 +86,4 @@ STUDY: Final = (
     Row("`--calibration python-docs`", "python-docs", text="python-docs"),
 )
 
-TABLES: Final = {"readme": README, "study": STUDY}
+TABLES: Final = {"exports": EXPORTS, "study": STUDY}

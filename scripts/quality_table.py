@@ -1,4 +1,4 @@
-"""Perplexity and size of one model, exported in many ways: the README's table, or the study's.
+"""Perplexity and size of one model, exported in many ways: a table of docs/quality.md.
 
     python scripts/fetch_brown.py build/brown
     python -m scripts.quality_table build/models/SmolLM2-135M-Instruct.Q4_1.gguf
@@ -108,7 +108,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", type=Path)
-    parser.add_argument("--table", choices=TABLES, default="readme")
+    parser.add_argument("--table", choices=TABLES, default="exports")
     parser.add_argument("--only", help="names of the rows to print, with commas between them")
     parser.add_argument("--brown", type=Path, default=Path("build/brown"))
     parser.add_argument("--work", type=Path, default=Path("build/quality"))

@@ -1,4 +1,4 @@
-"""What the choices that are no options of `export` are worth: docs/quality.md's second table.
+"""What the choices that are no options of `export` are worth: docs/quality.md's third table.
 
     python scripts/fetch_brown.py build/brown
     resq-onnx calibrate MODEL build/p.safetensors --calibration build/brown/calibration.txt
