@@ -1,6 +1,7 @@
 # make demo   fetch a small model, export it, let the exported file speak
 # make test   every check and every test
 # make lint   the checks alone
+# make docs            the site of docs/ with an API reference, into build/site; a broken link is an error
 # make test-kernels    every instruction set of this CPU against the scalar kernels
 # make test-sanitized  kernels and operators with AddressSanitizer and UndefinedBehaviorSanitizer
 # make test-simt       the kernels for CUDA, executed on this CPU; needs neither nvcc nor a GPU
@@ -29,6 +30,10 @@ CUDA_TESTS := pytest
 
 CUDA_TOOLS := build/venv-cuda-tools
 
+DOCS_VENV := build/venv-docs
+DOCS_EXTRA := import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	print(*project["optional-dependencies"]["docs"])
+
 # What pip brings in where the system has none.
 CUOBJDUMP ?= $(or $(shell command -v cuobjdump),$(CUDA_TOOLS)/bin/python)
 CMAKE ?= $(or $(shell command -v cmake),$(BIN)/cmake)
@@ -47,7 +52,7 @@ PACKAGING := pyproject.toml constraints.txt $(shell find custom_ops -type f)
 PYTHON_SOURCES := $(shell find resq_onnx passes -name '*.py')
 CXX_SOURCES := $(shell find custom_ops tests/benchmarks -name '*.h' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test test-kernels test-kernels-sanitized test-sanitized test-simt test-cuda \
+.PHONY: help demo docs test test-kernels test-kernels-sanitized test-sanitized test-simt test-cuda \
 	test-aarch64 cuda cuda-evidence lint clean
 .DELETE_ON_ERROR:
 
@@ -136,6 +141,16 @@ lint: $(VENV)/installed-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
+
+# Of its own extra only: the API reference is read from the sources, which are not imported.
+docs: $(DOCS_VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --config-file - < docs/mkdocs.yml
+
+$(DOCS_VENV)/installed-docs: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip install --disable-pip-version-check -c constraints.txt \
+		$$($(PYTHON) -c '$(DOCS_EXTRA)')
+	touch $@
 
 # Two ways to install, and the later one replaces the earlier: each takes the other's stamp away.
 # The demo installs what a user would; the tests install in place and follow edits of Python files.
