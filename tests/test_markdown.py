@@ -1,0 +1,51 @@
+"""The Markdown files: every relative link leads to a file, and to a heading where it names one.
+
+`make docs` checks links between pages of the site. These are the links as GitHub shows them, with
+those of README.md and of other files outside docs/.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "passes").glob("*.md"),
+        *(ROOT / "tests").rglob("*.md"),
+    ]
+)
+
+LINK = re.compile(r"\]\((?!\w+:)([^)#\s]*)(?:#([^)\s]+))?\)")
+"""A link's file and heading; none that names a protocol."""
+
+
+def text_of(file: Path) -> str:
+    """A file without its blocks of code, in which a # begins a comment."""
+    return re.sub(r"^ *```.*?^ *```", "", file.read_text(), flags=re.M | re.S)
+
+
+def anchors_of(file: Path) -> set[str]:
+    """What GitHub calls the headings of a file."""
+    seen: Counter[str] = Counter()
+    anchors = set()
+    for heading in re.findall(r"^#+ (.+)$", text_of(file), re.M):
+        anchor = re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+        anchors.add(f"{anchor}-{seen[anchor]}" if seen[anchor] else anchor)
+        seen[anchor] += 1
+    return anchors
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_every_relative_link_leads_somewhere(file: Path) -> None:
+    for path, anchor in LINK.findall(text_of(file)):
+        target = (file.parent / path).resolve() if path else file
+        assert target.exists(), path
+        if anchor and target.suffix == ".md":
+            assert anchor in anchors_of(target), f"{path}#{anchor}"
