@@ -282,7 +282,7 @@ REFUSALS: Final = {
     "beams": "RewindToLength is not supported with beam search",
     "batch": "RewindToLength must be called with new_length=0 when batch_size > 1",
 }
-"""What onnxruntime-genai itself does not do, whatever the model; README.md says so."""
+"""What onnxruntime-genai itself does not do, whatever the model; docs/runtimes.md says so."""
 
 
 def test_what_genai_does_not_rewind(start: Generator, ids: list[int]) -> None:
