@@ -1,7 +1,7 @@
-"""The Markdown files: every relative link leads to a file, and to a heading where it names one.
+"""The Markdown files: their links, as GitHub shows them, and the code they quote.
 
-`make docs` checks links between pages of the site. These are the links as GitHub shows them, with
-those of README.md and of other files outside docs/.
+`make docs` checks links between the pages of the site, but none of README.md or of other files
+outside docs/.
 """
 
 from __future__ import annotations
@@ -21,6 +21,12 @@ FILES = sorted(
         *(ROOT / "tests").rglob("*.md"),
     ]
 )
+
+SOURCES = [
+    *(ROOT / "passes").glob("*.py"),
+    *(ROOT / "resq_onnx").rglob("*.py"),
+    *(ROOT / "custom_ops").rglob("*.hpp"),
+]
 
 LINK = re.compile(r"\]\((?!\w+:)([^)#\s]*)(?:#([^)\s]+))?\)")
 """A link's file and heading; none that names a protocol."""
@@ -49,3 +55,16 @@ def test_every_relative_link_leads_somewhere(file: Path) -> None:
         assert target.exists(), path
         if anchor and target.suffix == ".md":
             assert anchor in anchors_of(target), f"{path}#{anchor}"
+
+
+def test_the_code_that_the_guide_quotes_stands_in_the_sources() -> None:
+    guide = (ROOT / "docs" / "adding.md").read_text()
+    quotes = re.findall(r"^```(?:python|cpp)\n(.*?)^```", guide, re.M | re.S)
+    sources = [_without_margins(file.read_text()) for file in SOURCES]
+    assert len(quotes) > 3
+    for quote in quotes:
+        assert any(_without_margins(quote) in source for source in sources), quote
+
+
+def _without_margins(code: str) -> str:
+    return "\n".join(line.strip() for line in code.strip().splitlines())
