@@ -45,7 +45,7 @@ from resq_onnx.passes import (
     quantising,
     refuse_other_attention,
 )
-from resq_onnx.progress import Report
+from resq_onnx.progress import Progress
 from resq_onnx.projections.file import load_calibration, save_calibration
 from resq_onnx.projections.spectra import describe_spectra
 from resq_onnx.recipe import Recipe
@@ -70,8 +70,8 @@ def export(
     projections: str | Path | None = None,
     save_rotated: str | Path | None = None,
     dump_passes: str | Path | None = None,
-    page: bool = False,
-    report: Report | None = None,
+    report: bool = False,
+    progress: Progress | None = None,
 ) -> Summary:
     """Quantise a model and write it as ONNX, in a folder that is finished for a runtime.
 
@@ -87,8 +87,8 @@ def export(
             calibrated again.
         save_rotated: Also write the folded, not yet quantised float model to this file.
         dump_passes: Also write the graph after each pass, as text, into this folder.
-        page: Also write report.html beside the model.
-        report: Is told of progress.
+        report: Also write report.html beside the model.
+        progress: Receives progress updates.
 
     Returns:
         What was written, how large, how good.
@@ -101,19 +101,19 @@ def export(
     recipe = recipe or runtime.recipe()
     runtime.accept(recipe)
     with (
-        staged_output(out, runtime, save_rotated, dump_passes, page, report) as output,
+        staged_output(out, runtime, save_rotated, dump_passes, report, progress) as output,
         open_model(model) as source,
     ):
         # 1. Refuse early what cannot work.
-        output.report.step("Reading the model")
+        output.progress.step("Reading the model")
         source.check()
         check_recipe(recipe, source)
 
         # 2. Second moments, and from them the bases. PyTorch's model is gone afterwards.
-        measured = measure(source, recipe, projections, output.report)
+        measured = measure(source, recipe, projections, output.progress)
 
         # 3. The graph, without weights, with one operator per module.
-        output.report.step("Tracing the graph")
+        output.progress.step("Tracing the graph")
         graph = trace(source)
         output.passes.run(graph, lifting(source.layout))
         return finish(graph, measured, source, output)
@@ -129,8 +129,8 @@ def rewrite(
     target: str = DEFAULT_TARGET,
     save_rotated: str | Path | None = None,
     dump_passes: str | Path | None = None,
-    page: bool = False,
-    report: Report | None = None,
+    report: bool = False,
+    progress: Progress | None = None,
 ) -> Summary:
     """As `export`, of a float32 graph that torch.onnx.export(..., dynamo=True) wrote.
 
@@ -145,8 +145,8 @@ def rewrite(
         target: As for `export`.
         save_rotated: As for `export`.
         dump_passes: As for `export`.
-        page: As for `export`.
         report: As for `export`.
+        progress: As for `export`.
 
     Raises:
         ResqError: As for `export`, or the graph is not as torch.onnx.export writes it.
@@ -156,8 +156,8 @@ def rewrite(
     runtime.accept(recipe)
     if path.resolve() == Path(out).resolve():
         raise ResqError(f"{out}: is the file to rewrite; name another one for the result")
-    with staged_output(out, runtime, save_rotated, dump_passes, page, report) as output:
-        output.report.step("Reading the graph")
+    with staged_output(out, runtime, save_rotated, dump_passes, report, progress) as output:
+        output.progress.step("Reading the graph")
         folder = Path(model) if model is not None else path.parent
         calibration = load_calibration(projections)
         source = TracedFile(folder, str(folder), path, calibration.model_hash)
@@ -180,12 +180,12 @@ def finish(graph: ir.Model, measured: Measured, source: ModelSource, output: Out
         ResqError: Parity was not reached, or the output cannot be written.
     """
     layout, bases, recipe = source.layout, measured.projections, measured.recipe
-    staging, kept, passes, report = output.staging, output.kept, output.passes, output.report
+    staging, kept, passes, progress = output.staging, output.kept, output.passes, output.progress
 
     # 4. Fold the bases into the weights: the function stays the same, and is checked.
     if recipe.method != "none":
         passes.run(graph, folding(layout, recipe, bases))
-    report.step(f"Checking the float graph against {measured.reference}")
+    progress.step(f"Checking the float graph against {measured.reference}")
     rotated, floats = check_float(graph, measured, staging, kept)
 
     # 5. Quantise; weights are computed while they are written.
@@ -199,12 +199,12 @@ def finish(graph: ir.Model, measured: Measured, source: ModelSource, output: Out
         passes.run(graph, inlining(recipe))
     passes.run(graph, [CleanUp()])
     graph.metadata_props[RECIPE_KEY] = json.dumps(recipe.to_json())
-    report.step("Quantising and writing")
+    progress.step("Quantising and writing")
     with writing_to(staging.target):
-        save_model(graph, staging.model, report.progress)
+        save_model(graph, staging.model, progress.advance)
 
     # 6. The file as users will run it: cached decode against prefill.
-    report.step("Checking cached decode against prefill")
+    progress.step("Checking cached decode against prefill")
     decoder = Decoder(create_session(staging.model, kernels=kernels_run(recipe.dtype)))
     decoded = check_decode_parity(decoder, measured.token_ids, measured.logits)
     del decoder
@@ -212,7 +212,7 @@ def finish(graph: ir.Model, measured: Measured, source: ModelSource, output: Out
     # 7. What quantisation cost, in the predictions and after each layer.
     quality, spectra = None, None
     if recipe.method != "none":
-        report.step("Comparing with the float model")
+        progress.step("Comparing with the float model")
         found = observe(open_tapped(staging.model, recipe.dtype), measured.text)
         quality = compare_with_float(floats, found, measured.text)
         if measured.moments is not None:
@@ -220,14 +220,14 @@ def finish(graph: ir.Model, measured: Measured, source: ModelSource, output: Out
 
     # 8. What belongs beside the model; then everything appears at once.
     source.copy_companions(staging.folder)
-    copy_licence_files(source.folder, staging, report.warn)
+    copy_licence_files(source.folder, staging, progress.warn)
     parity = {"float": rotated, "decode": decoded}
     name = output.runtime.name
     summary = write_summary(staging, source, recipe, name, parity, quality, spectra)
-    if output.page:
+    if output.report:
         write_report(staging.model, staging.folder / PAGE_NAME)
     output.runtime.write(staging.model, recipe)
-    write_card(staging, output.runtime, report.warn)
+    write_card(staging, output.runtime, progress.warn)
     if kept is not None:
         source.copy_companions(kept.folder)
         kept.publish()
@@ -250,7 +250,7 @@ def calibrate(
     model: str | Path,
     out: str | Path,
     recipe: Recipe | None = None,
-    report: Report | None = None,
+    progress: Progress | None = None,
 ) -> Path | None:
     """Measure second moments, compute projections, and save both for `export`.
 
@@ -262,17 +262,17 @@ def calibrate(
     Raises:
         ResqError: The input cannot be used, or the output cannot be written.
     """
-    recipe, report = recipe or Recipe(), report or Report()
+    recipe, progress = recipe or Recipe(), progress or Progress()
     with staged(out) as staging, open_model(model) as source:
-        report.step("Reading the model")
+        progress.step("Reading the model")
         source.check()
         check_widths(recipe, source)
         reference = Reference(source)
-        report.step("Calibrating")
-        moments = reference.moments(recipe, report.progress, report.warn).compact()
+        progress.step("Calibrating")
+        moments = reference.moments(recipe, progress.advance, progress.warn).compact()
         if not is_main_process():
             return None
-        bases = find_projections(reference, source.layout, recipe, moments, report)
+        bases = find_projections(reference, source.layout, recipe, moments, progress)
         save_calibration(staging.model, recipe, source.digest, moments, bases)
         staging.publish()
     return Path(out)

@@ -1,4 +1,4 @@
-"""How a long computation tells what it is doing."""
+"""Progress of a long computation: its steps, how far each is, and warnings."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Report:
-    """Told of what happens; the default says nothing.
+class Progress:
+    """Receives progress updates; the default ignores them.
 
     Attributes:
-        step: A new step begins.
-        progress: Units done and units in all of this step.
-        warn: Something the user should know, one line.
+        step: Called with a title when a new step begins.
+        advance: Called with the units done and the units in all of this step.
+        warn: Called with one line that the user should know.
     """
 
     step: Callable[[str], None] = lambda title: None
-    progress: Callable[[int, int], None] = lambda done, total: None
+    advance: Callable[[int, int], None] = lambda done, total: None
     warn: Callable[[str], None] = lambda line: None

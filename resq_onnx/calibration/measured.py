@@ -18,7 +18,7 @@ from resq_onnx.calibration.reference import Reference, load_tokenizer
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
-from resq_onnx.progress import Report
+from resq_onnx.progress import Progress
 from resq_onnx.projections.bases import Projections, compute_projections
 from resq_onnx.projections.file import Calibration, load_calibration, stored_projections
 from resq_onnx.projections.moments import Moments
@@ -69,7 +69,7 @@ def check_widths(recipe: Recipe, source: ModelSource) -> None:
 
 
 def measure(
-    source: ModelSource, recipe: Recipe, saved: str | Path | None, report: Report
+    source: ModelSource, recipe: Recipe, saved: str | Path | None, progress: Progress
 ) -> Measured:
     """Load the model, calibrate it unless that was done before, and let it go.
 
@@ -77,7 +77,7 @@ def measure(
         source: The model.
         recipe: What is to be done to it.
         saved: A file of `calibrate`, to use instead of calibrating; None for none.
-        report: Is told of progress.
+        progress: Receives progress updates.
 
     Raises:
         ResqError: PyTorch cannot load the model, or the file is of another one.
@@ -92,10 +92,10 @@ def measure(
         moments, bases = calibration.moments, stored_projections(calibration, recipe, source.layout)
         calibrated = calibration.recipe_json
     elif recipe.needs_calibration:
-        report.step("Calibrating")
-        moments = reference.moments(recipe, report.progress, report.warn).compact()
+        progress.step("Calibrating")
+        moments = reference.moments(recipe, progress.advance, progress.warn).compact()
     if bases is None:
-        bases = find_projections(reference, source.layout, recipe, moments, report)
+        bases = find_projections(reference, source.layout, recipe, moments, progress)
     text = quality_text(reference.tokenizer, source.layout, calibrated)
     del reference
     gc.collect()
@@ -159,14 +159,14 @@ def find_projections(
     layout: ModelLayout,
     recipe: Recipe,
     moments: Moments | None,
-    report: Report,
+    progress: Progress,
 ) -> Projections:
     """The bases by linear algebra, and trained if the recipe says so."""
     bases = compute_projections(recipe, layout, moments)
     if not recipe.trains:
         return bases
-    report.step("Training the rotations")
-    return reference.trained(recipe, bases, report.progress, report.warn)
+    progress.step("Training the rotations")
+    return reference.trained(recipe, bases, progress.advance, progress.warn)
 
 
 def _carried_out(recipe: Recipe, calibrated: Mapping[str, Any]) -> Recipe:

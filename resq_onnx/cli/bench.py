@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from resq_onnx.cli.console import out, reporting
+from resq_onnx.cli.console import out, showing_progress
 from resq_onnx.cli.options import session_options
 
 
@@ -55,7 +55,7 @@ def bench(
     from resq_onnx.evaluation.workload import Workload
 
     asked = Workload(**workload, kernels=not no_kernels, spinning=not no_spinning)
-    with reporting() as report:
-        report.step("Measuring")
-        speeds = benchmark([model, *against], asked, repeat, report.progress)
+    with showing_progress() as progress:
+        progress.step("Measuring")
+        speeds = benchmark([model, *against], asked, repeat, progress.advance)
     print_benchmark(out, speeds, asked, describe_machine(asked.provider), as_json)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from resq_onnx.cli.console import out, reporting
+from resq_onnx.cli.console import out, showing_progress
 from resq_onnx.cli.options import (
     basis_options,
     calibration_options,
@@ -26,10 +26,10 @@ def calibrate(model: Path, target: Path, **recipe: Any) -> None:
     Runs data-parallel under torchrun.
     """
     asked = Recipe(**recipe)
-    with reporting() as report:
+    with showing_progress() as progress:
         from resq_onnx import pipeline
 
-        written = pipeline.calibrate(model, target, asked, report)
+        written = pipeline.calibrate(model, target, asked, progress)
     if written is not None:
         size = written.stat().st_size / 1e6
         lines = (

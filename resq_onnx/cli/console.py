@@ -1,48 +1,84 @@
-"""What the commands share: where they print, and how a long one tells what it is doing."""
+"""Where the commands print, and how a long one shows its progress."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from rich import progress as bars
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
-    from resq_onnx.progress import Report
+    from resq_onnx.progress import Progress
 
 out = Console()
 log = Console(stderr=True)
 
+SECONDS_BETWEEN_LINES: Final = 15.0
+"""Of one step, where no terminal can show a bar: rare enough for a log, often enough to wait."""
+
 
 @contextmanager
-def reporting() -> Iterator[Report]:
-    """Show the steps of a long command, on stderr, with a bar where its length is known."""
-    from resq_onnx.progress import Report
+def showing_progress() -> Iterator[Progress]:
+    """Show the steps of a long command on stderr: bars on a terminal, lines elsewhere."""
+    with _bars() if log.is_terminal else _lines() as progress:
+        yield progress
+
+
+def _warn(line: str) -> None:
+    log.print(f"Warning: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _bars() -> Iterator[Progress]:
+    """A line for each step, with a bar where its length is known."""
+    from resq_onnx.progress import Progress
 
     columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[units]}"),
-        TimeElapsedColumn(),
+        bars.SpinnerColumn(),
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.TextColumn("{task.fields[units]}"),
+        bars.TimeElapsedColumn(),
     )
-    with Progress(*columns, console=log) as bars:
+    with bars.Progress(*columns, console=log) as shown:
 
         def step(title: str) -> None:
             finish()
-            bars.add_task(title, total=None, units="")
+            shown.add_task(title, total=None, units="")
 
         def advance(done: int, total: int) -> None:
-            bars.update(bars.task_ids[-1], completed=done, total=total, units=f"{done}/{total}")
-
-        def warn(line: str) -> None:
-            bars.console.print(f"Warning: {line}", style="yellow", markup=False, highlight=False)
+            shown.update(shown.task_ids[-1], completed=done, total=total, units=f"{done}/{total}")
 
         def finish() -> None:
-            for task in bars.tasks:
-                bars.update(task.id, completed=task.total or 1, total=task.total or 1)
+            for task in shown.tasks:
+                shown.update(task.id, completed=task.total or 1, total=task.total or 1)
 
-        yield Report(step, advance, warn)
+        yield Progress(step, advance, _warn)
         finish()
+
+
+@contextmanager
+def _lines(clock: Callable[[], float] = time.monotonic) -> Iterator[Progress]:
+    """A line when a step begins, and within it now and then."""
+    from resq_onnx.progress import Progress
+
+    title, began, printed = "", clock(), clock()
+
+    def tell(line: str) -> None:
+        nonlocal printed
+        printed = clock()
+        log.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def step(new: str) -> None:
+        nonlocal title, began
+        title, began = new, clock()
+        tell(title)
+
+    def advance(done: int, total: int) -> None:
+        if clock() - printed >= SECONDS_BETWEEN_LINES:
+            tell(f"{title} {done}/{total}, {clock() - began:.0f} s")
+
+    yield Progress(step, advance, _warn)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from resq_onnx.cli.console import out, reporting
+from resq_onnx.cli.console import out, showing_progress
 from resq_onnx.cli.options import session_options
 
 
@@ -79,6 +79,6 @@ def evaluate(
     document = SEPARATOR.join(load_text(str(text)))
     windowing = Windowing(window, stride, max_windows)
     how = HowToRun(threads, not no_kernels, provider, token_by_token, per_layer)
-    with reporting() as report:
-        found = evaluate_files(models, document, windowing, how, reference, report)
+    with showing_progress() as progress:
+        found = evaluate_files(models, document, windowing, how, reference, progress)
     print_evaluations(out, found, Asked(text, reference, windowing, token_by_token), as_json)

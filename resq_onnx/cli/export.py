@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from resq_onnx.cli.console import out, reporting
+from resq_onnx.cli.console import out, showing_progress
 from resq_onnx.cli.options import (
     basis_options,
     calibration_options,
@@ -36,14 +36,14 @@ def export(
     projections: Path | None,
     save_rotated: Path | None,
     dump_passes: Path | None,
-    page: bool,
+    report: bool,
     **recipe: Any,
 ) -> None:
     """Quantise MODEL, a Hugging Face directory or a .gguf file, and write OUT.onnx."""
     from resq_onnx.cli.printing import print_summary
 
     asked = recipe_for(target, recipe)
-    with reporting() as report:
+    with showing_progress() as progress:
         from resq_onnx import pipeline
 
         summary = pipeline.export(
@@ -54,7 +54,7 @@ def export(
             projections=projections,
             save_rotated=save_rotated,
             dump_passes=dump_passes,
-            page=page,
             report=report,
+            progress=progress,
         )
     print_summary(out, summary)

@@ -138,7 +138,7 @@ output_options = _together(
     ),
     click.option("--dump-passes", type=click.Path(path_type=Path), metavar="DIR",
                  help="Also write the graph after each pass, as text."),
-    click.option("--report", "page", is_flag=True,
+    click.option("--report", is_flag=True,
                  help="Also write report.html beside the model: a page for people."),
 )  # fmt: skip
 """What is written besides the model."""

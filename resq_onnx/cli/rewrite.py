@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from resq_onnx.cli.console import out, reporting
+from resq_onnx.cli.console import out, showing_progress
 from resq_onnx.cli.options import (
     basis_options,
     output_options,
@@ -43,14 +43,14 @@ def rewrite(
     target: str,
     save_rotated: Path | None,
     dump_passes: Path | None,
-    page: bool,
+    report: bool,
     **recipe: Any,
 ) -> None:
     """Quantise IN.onnx, which torch.onnx.export wrote in float32, and write OUT.onnx."""
     from resq_onnx.cli.printing import print_summary
 
     asked = recipe_for(target, recipe)
-    with reporting() as report:
+    with showing_progress() as progress:
         from resq_onnx import pipeline
 
         summary = pipeline.rewrite(
@@ -62,7 +62,7 @@ def rewrite(
             target=target,
             save_rotated=save_rotated,
             dump_passes=dump_passes,
-            page=page,
             report=report,
+            progress=progress,
         )
     print_summary(out, summary)

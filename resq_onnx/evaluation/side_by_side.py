@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from resq_onnx.errors import ResqError
 from resq_onnx.evaluation import Evaluation, Windowing, evaluate_models
 from resq_onnx.evaluation.subjects import HowToRun, Subject, open_subject
-from resq_onnx.progress import Report
+from resq_onnx.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def evaluate_files(
     windowing: Windowing,
     how: HowToRun,
     reference: Path | None = None,
-    report: Report | None = None,
+    progress: Progress | None = None,
 ) -> list[Evaluated]:
     """Measure models on a text.
 
@@ -51,24 +51,24 @@ def evaluate_files(
         how: How the models are run; `layers` asks for the noise in each layer's output, and needs
             a reference.
         reference: What to measure the distance from; of the same kinds.
-        report: Is told of progress.
+        progress: Receives progress updates.
 
     Raises:
         ResqError: A model cannot be opened or run, the text is too short, or models do not fit the
             reference.
     """
-    report = report or Report()
+    progress = progress or Progress()
     if reference is None:
-        return list(_one_by_one(paths, document, windowing, how, report))
+        return list(_one_by_one(paths, document, windowing, how, progress))
     with ExitStack() as stack:
         subjects: dict[Path, Subject] = {}
         for path in (reference, *paths):
             if path.resolve() not in subjects:
-                report.step(f"Opening {path.name}")
+                progress.step(f"Opening {path.name}")
                 subjects[path.resolve()] = stack.enter_context(open_subject(path, how))
         against = subjects[reference.resolve()]
         ids = _same_ids(against, subjects.values(), document)
-        report.step("Evaluating")
+        progress.step("Evaluating")
         measured = [subjects[path.resolve()] for path in paths]
         evaluations = evaluate_models(
             [subject.model for subject in measured],
@@ -76,21 +76,21 @@ def evaluate_files(
             windowing,
             reference=against.model,
             per_layer=how.layers,
-            progress=report.progress,
+            progress=progress.advance,
         )
         found = zip(paths, measured, evaluations, strict=True)
         return [Evaluated(path, subject.bytes, evaluation) for path, subject, evaluation in found]
 
 
 def _one_by_one(
-    paths: Sequence[Path], document: str, windowing: Windowing, how: HowToRun, report: Report
+    paths: Sequence[Path], document: str, windowing: Windowing, how: HowToRun, progress: Progress
 ) -> Iterator[Evaluated]:
     for path in paths:
-        report.step(f"Evaluating {path.name}")
+        progress.step(f"Evaluating {path.name}")
         with open_subject(path, how) as subject:
             ids = subject.encode(document)
             (evaluation,) = evaluate_models(
-                [subject.model], ids, windowing, progress=report.progress
+                [subject.model], ids, windowing, progress=progress.advance
             )
             yield Evaluated(path, subject.bytes, evaluation)
 

@@ -11,7 +11,7 @@ from resq_onnx.errors import ResqError
 from resq_onnx.files import Staging, staged
 from resq_onnx.graph.pass_runner import PassRunner
 from resq_onnx.handoff.target import Target
-from resq_onnx.progress import Report
+from resq_onnx.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,16 @@ class Output:
         kept: Of the float model, if that is asked for too.
         runtime: What the folder is for.
         passes: Runs the passes.
-        page: Whether report.html is asked for.
-        report: Is told of progress.
+        report: Whether report.html is asked for.
+        progress: Receives progress updates.
     """
 
     staging: Staging
     kept: Staging | None
     runtime: Target
     passes: PassRunner
-    page: bool
-    report: Report
+    report: bool
+    progress: Progress
 
 
 @contextmanager
@@ -41,8 +41,8 @@ def staged_output(
     runtime: Target,
     save_rotated: str | Path | None,
     dump_passes: str | Path | None,
-    page: bool,
-    report: Report | None,
+    report: bool,
+    progress: Progress | None,
 ) -> Iterator[Output]:
     """Make the folders in which the output is prepared; nothing is left of them afterwards.
 
@@ -51,7 +51,7 @@ def staged_output(
     """
     passes = PassRunner(Path(dump_passes) if dump_passes else None)
     with staged(out) as staging, staged_float(save_rotated, out) as kept:
-        yield Output(staging, kept, runtime, passes, page, report or Report())
+        yield Output(staging, kept, runtime, passes, report, progress or Progress())
 
 
 @contextmanager
