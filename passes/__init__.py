@@ -1,10 +1,11 @@
 """Graph rewrites, one a file, and the order in which they run.
 
-`lifting` turns the tracer's nodes into one operator per module, `folding` changes the bases
-without changing the function, `quantising` replaces float operators by ai.resq's. Between these
-two, once the float logits were checked, `KeepLastLogits` drops all but the last if so asked.
-`inlining` ends in operators that any runtime knows. `NameWeights` comes first where another
-program has traced.
+1. `NameWeights`, where another program has traced.
+2. `lifting`: from the tracer's nodes to one operator per module.
+3. `folding`: the bases go into the weights; the logits stay the same, and are then checked.
+4. `exporting`: to the file that is written. Logits of the last token alone, if so asked;
+   `quantising`, from float operators to those of ai.resq; `contributing`, to ONNX Runtime's own;
+   `inlining`, to operators that any runtime knows.
 """
 
 from __future__ import annotations
@@ -50,10 +51,9 @@ from resq_onnx.projections.moments import Moments
 from resq_onnx.recipe import Recipe
 
 __all__ = [
-    "CleanUp",
-    "KeepLastLogits",
     "NameWeights",
     "contributing",
+    "exporting",
     "folding",
     "inlining",
     "lifting",
@@ -61,8 +61,10 @@ __all__ = [
     "refuse_other_attention",
 ]
 
+Passes = list[ir.passes.PassBase]
 
-def lifting(layout: ModelLayout) -> list[ir.passes.PassBase]:
+
+def lifting(layout: ModelLayout) -> Passes:
     """From the tracer's nodes to one operator per module."""
     return [
         SplitProjections(layout),
@@ -74,10 +76,10 @@ def lifting(layout: ModelLayout) -> list[ir.passes.PassBase]:
     ]
 
 
-def folding(
-    layout: ModelLayout, recipe: Recipe, projections: Projections
-) -> list[ir.passes.PassBase]:
-    """Changes of basis: the logits stay the same."""
+def folding(layout: ModelLayout, recipe: Recipe, projections: Projections) -> Passes:
+    """Changes of basis: the logits stay the same. None where nothing is quantised."""
+    if not recipe.how.quantises:
+        return []
     shares_table = recipe.shares_table(tied=layout.tied)
     return [
         SplitHead(layout) if shares_table else UntieEmbedding(layout),
@@ -91,9 +93,22 @@ def folding(
     ]
 
 
+def exporting(
+    layout: ModelLayout, recipe: Recipe, projections: Projections, moments: Moments | None
+) -> Passes:
+    """From the folded float graph to the one that is written, in the recipe's format."""
+    return [
+        *([KeepLastLogits(layout)] if recipe.logits == "last" else []),
+        *(quantising(layout, recipe, projections, moments) if recipe.how.quantises else []),
+        *(contributing(layout, recipe, projections, moments) if recipe.form.uses_contrib else []),
+        *([] if recipe.form.keeps_functions else inlining(recipe)),
+        CleanUp(),
+    ]
+
+
 def quantising(
     layout: ModelLayout, recipe: Recipe, projections: Projections, moments: Moments | None
-) -> list[ir.passes.PassBase]:
+) -> Passes:
     """From float operators to those of ai.resq; weights are computed as the file is written."""
     return [
         QuantiseLinears(layout, recipe, projections, moments),
@@ -105,7 +120,7 @@ def quantising(
 
 def contributing(
     layout: ModelLayout, recipe: Recipe, projections: Projections, moments: Moments | None
-) -> list[ir.passes.PassBase]:
+) -> Passes:
     """From activations and cache in float to ONNX Runtime's own operators."""
     scales = None
     if recipe.cache == "int8":
@@ -113,14 +128,14 @@ def contributing(
         scales = cache_scales(projections, moments)
     products = [ContribLinears(layout), ContribEmbedding(layout)]
     return [
-        *(products if recipe.format == "contrib" else []),
+        *(products if recipe.form.contrib_products else []),
         ContribAttention(layout, scales, halves=recipe.cache == "float16"),
         JoinHadamards(),
         ContribNorms(),
     ]
 
 
-def inlining(recipe: Recipe) -> list[ir.passes.PassBase]:
+def inlining(recipe: Recipe) -> Passes:
     """From the operators of ai.resq to standard ones, in forms that other runtimes read too."""
     portable = [SpellActivations(), MultiplyByPart()]
-    return [InlinePass(), *(portable if recipe.format == "qdq" else [])]
+    return [InlinePass(), *(portable if recipe.form.portable else [])]

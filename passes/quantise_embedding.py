@@ -30,6 +30,7 @@ from resq_onnx.graph.replacing import put_in_place_of
 from resq_onnx.graph.tensors import FoldedTensor, PackedBytes, dims, read_float64
 from resq_onnx.passes.quantise_linears import replace_linear
 from resq_onnx.passes.stored_weights import dequantise_weight, store_matrix
+from resq_onnx.projections.splits import table_split
 from resq_onnx.recipe import Recipe
 from resq_onnx.weights.rtn import QuantisedMatrix, round_to_nearest
 
@@ -40,7 +41,7 @@ class QuantiseEmbedding(ir.passes.InPlacePass):
     def __init__(self, layout: ModelLayout, recipe: Recipe, *, shares_table: bool = False) -> None:
         """Take sizes and names from `layout`, bits from `recipe`."""
         self._layout = layout
-        self._split = recipe.table_split(layout.hidden_size)
+        self._split = table_split(recipe, layout.hidden_size)
         self._float_activations = recipe.activations == "float"
         self._shares_table = shares_table
 

@@ -34,17 +34,7 @@ from resq_onnx.graph.names import RECIPE_KEY
 from resq_onnx.handoff.output import Output, staged_output
 from resq_onnx.handoff.targets import DEFAULT as DEFAULT_TARGET
 from resq_onnx.handoff.targets import target_named
-from resq_onnx.passes import (
-    CleanUp,
-    KeepLastLogits,
-    NameWeights,
-    contributing,
-    folding,
-    inlining,
-    lifting,
-    quantising,
-    refuse_other_attention,
-)
+from resq_onnx.passes import NameWeights, exporting, folding, lifting, refuse_other_attention
 from resq_onnx.progress import Progress
 from resq_onnx.projections.file import load_calibration, save_calibration
 from resq_onnx.projections.spectra import describe_spectra
@@ -183,21 +173,12 @@ def finish(graph: ir.Model, measured: Measured, source: ModelSource, output: Out
     staging, kept, passes, progress = output.staging, output.kept, output.passes, output.progress
 
     # 4. Fold the bases into the weights: the function stays the same, and is checked.
-    if recipe.method != "none":
-        passes.run(graph, folding(layout, recipe, bases))
+    passes.run(graph, folding(layout, recipe, bases))
     progress.step(f"Checking the float graph against {measured.reference}")
     rotated, floats = check_float(graph, measured, staging, kept)
 
     # 5. Quantise; weights are computed while they are written.
-    if recipe.logits == "last":
-        passes.run(graph, [KeepLastLogits(layout)])
-    if recipe.method != "none":
-        passes.run(graph, quantising(layout, recipe, bases, measured.moments))
-    if recipe.uses_contrib:
-        passes.run(graph, contributing(layout, recipe, bases, measured.moments))
-    if recipe.format != "custom":
-        passes.run(graph, inlining(recipe))
-    passes.run(graph, [CleanUp()])
+    passes.run(graph, exporting(layout, recipe, bases, measured.moments))
     graph.metadata_props[RECIPE_KEY] = json.dumps(recipe.to_json())
     progress.step("Quantising and writing")
     with writing_to(staging.target):
@@ -211,12 +192,12 @@ def finish(graph: ir.Model, measured: Measured, source: ModelSource, output: Out
 
     # 7. What quantisation cost, in the predictions and after each layer.
     quality, spectra = None, None
-    if recipe.method != "none":
+    if recipe.how.quantises:
         progress.step("Comparing with the float model")
         found = observe(open_tapped(staging.model, recipe.dtype), measured.text)
         quality = compare_with_float(floats, found, measured.text)
         if measured.moments is not None:
-            spectra = describe_spectra(measured.moments, bases, recipe.method == "outlier")
+            spectra = describe_spectra(measured.moments, bases, recipe.how.basis == "channels")
 
     # 8. What belongs beside the model; then everything appears at once.
     source.copy_companions(staging.folder)
@@ -242,7 +223,7 @@ def check_recipe(recipe: Recipe, source: ModelSource) -> None:
         ResqError: It cannot.
     """
     check_widths(recipe, source)
-    if recipe.uses_contrib:
+    if recipe.form.uses_contrib:
         refuse_other_attention(source.layout)
 
 

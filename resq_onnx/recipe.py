@@ -1,4 +1,4 @@
-"""Every number a user may choose, and what follows from it for a given width."""
+"""Every number a user may choose: the Recipe, and the methods and formats it names."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from typing import Any, Final, Literal, get_args
 
 from resq_onnx.errors import ResqError
 
-Method = Literal["resq", "spinquant", "quarot", "outlier", "rtn", "none"]
 WeightMethod = Literal["gptq", "rtn"]
-Format = Literal["custom", "qdq", "contrib", "web"]
 Logits = Literal["all", "last"]
 Precision = Literal["quantised", "float"]
 Cache = Literal["quantised", "int8", "float16", "float"]
@@ -27,18 +25,100 @@ HIGH_BITS: Final = (8,)
 HEAD_BITS: Final = (4, 8)
 """Widths of the low part of the embedding's and lm_head's tables; with 8, all of it."""
 
-ROUNDING: Final = 0.05
-"""Coefficients by which a fraction of a width may miss a whole number: who is told that 1/3
-would do gives 0.333333, and six digits of 100,000 coefficients are right to a twentieth."""
-
-DOWN_SHARE: Final = 0.125
-"""Least share of the input of down_proj that forms its high part, unless a user names one."""
-
 CLIPPED_BITS: Final = 4
 """Bits of the activations whose range is clipped; with 255 levels clipping does not pay."""
 
-METHODS_WITHOUT_HIGH_PART: Final = ("spinquant", "quarot", "rtn", "none")
-"""Baselines that quantise every coefficient alike."""
+
+@dataclass(frozen=True)
+class Method:
+    """How a method finds the bases in which a model is quantised.
+
+    Attributes:
+        name: As `--method` takes it.
+        words: For people: the name of the method and the basis.
+        basis: `pca`, the eigenvectors of the second moments; `hadamard`, a random Hadamard matrix;
+            `channels`, a permutation by energy; `identity`.
+        has_high_part: Whether it keeps some coefficients in more bits.
+        training: Whether the rotations are trained: `never`, `optional` (`Recipe.rotations`) or
+            `always`.
+        quantises: False for the float model.
+    """
+
+    name: str
+    words: str
+    basis: Literal["pca", "hadamard", "channels", "identity"]
+    has_high_part: bool = False
+    training: Literal["never", "optional", "always"] = "never"
+    quantises: bool = True
+
+    @property
+    def needs_moments(self) -> bool:
+        """Whether the bases are computed from what a calibration measured."""
+        return self.basis in ("pca", "channels")
+
+    @property
+    def rotates(self) -> bool:
+        """Whether no basis vector is a single coefficient of the model."""
+        return self.basis in ("pca", "hadamard")
+
+
+METHODS: Final = {
+    method.name: method
+    for method in (
+        Method("resq", "ResQ: principal components", "pca", True, "optional"),
+        Method(
+            "spinquant",
+            "SpinQuant: rotations learned from the quantised loss",
+            "hadamard",
+            training="always",
+        ),
+        Method("quarot", "QuaRot: random Hadamard rotations", "hadamard"),
+        Method("outlier", "outlier channels", "channels", True),
+        Method("rtn", "no change of basis", "identity"),
+        Method("none", "float, not quantised", "identity", quantises=False),
+    )
+}
+"""By name, every method; all but resq are baselines."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """In which operators a file is written.
+
+    Attributes:
+        name: As `--format` takes it.
+        keeps_functions: Whether the file has ai.resq operators, as functions; else they are
+            inlined.
+        portable: Whether the inlined functions take forms that other runtimes read too.
+        uses_contrib: Whether it has operators that ONNX Runtime has beyond the standard. They know
+            neither quantised activations nor a quantised cache.
+        contrib_products: Whether the matrix products are such operators.
+        caches: Values of `Recipe.cache` that it can have; the first is its default.
+    """
+
+    name: str
+    keeps_functions: bool = False
+    portable: bool = False
+    uses_contrib: bool = False
+    contrib_products: bool = False
+    caches: tuple[str, ...] = ("quantised", "float")
+
+
+FORMATS: Final = {
+    form.name: form
+    for form in (
+        Format("custom", keeps_functions=True),
+        Format("qdq", portable=True),
+        Format(
+            "contrib",
+            uses_contrib=True,
+            contrib_products=True,
+            caches=("float", "float16", "int8"),
+        ),
+        Format("web", uses_contrib=True, caches=("float",)),
+    )
+}
+"""By name, every format."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +192,7 @@ class Recipe:
             in float32 whatever it is, parameters are float32, and so are lm_head and the logits.
     """
 
-    method: Method = "resq"
+    method: str = "resq"
     rotations: Rotations = "random"
     training_steps: int = 100
     weights: WeightMethod = "gptq"
@@ -124,7 +204,7 @@ class Recipe:
     samples: int = 32
     sequence_length: int = 512
     seed: int = 0
-    format: Format = "custom"
+    format: str = "custom"
     logits: Logits = "all"
     activation_clip: float = 0.85
     activations: Precision = "quantised"
@@ -136,10 +216,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         choices: list[tuple[str, Any, tuple[Any, ...]]] = [
-            ("method", self.method, get_args(Method)),
+            ("method", self.method, tuple(METHODS)),
             ("rotations", self.rotations, get_args(Rotations)),
             ("weights", self.weights, get_args(WeightMethod)),
-            ("format", self.format, get_args(Format)),
+            ("format", self.format, tuple(FORMATS)),
             ("logits", self.logits, get_args(Logits)),
             ("activations", self.activations, get_args(Precision)),
             ("cache", self.cache, get_args(Cache)),
@@ -153,20 +233,7 @@ class Recipe:
             if value not in known:
                 listed = ", ".join(str(choice) for choice in known)
                 raise ResqError(f"{name} is {value!r}; it must be one of {listed}")
-        if self.uses_contrib:
-            if self.method == "none":
-                raise ResqError(
-                    f"format {self.format} stores quantised weights, and method none has none; use "
-                    "format custom or qdq"
-                )
-            object.__setattr__(self, "activations", "float")
-            if self.cache == "quantised":
-                object.__setattr__(self, "cache", "float")
-        if self.cache in ("int8", "float16") and self.format != "contrib":
-            raise ResqError(
-                f"cache {self.cache} is for format contrib; format {self.format} has "
-                f"{'float' if self.uses_contrib else 'quantised or float'}"
-            )
+        self._check_format()
         for name in ("high_fraction", "down_high"):
             value = getattr(self, name)
             if value is not None and not 0.0 <= value < 1.0:
@@ -177,18 +244,37 @@ class Recipe:
             )
         self._check_target_bits()
         self._check_dtype()
-        if self.rotations == "trained" and self.method not in ("resq", "spinquant"):
+        if self.rotations == "trained" and self.how.training == "never":
             raise ResqError(f"rotations of method {self.method} cannot be trained; resq's can")
         for name in ("samples", "sequence_length", "training_steps"):
             value = getattr(self, name)
             if value < 1:
                 raise ResqError(f"{name} is {value}; it must be at least 1")
 
+    def _check_format(self) -> None:
+        """Refuse what the format cannot hold; give activations and cache its defaults."""
+        form = self.form
+        if form.uses_contrib:
+            if not self.how.quantises:
+                raise ResqError(
+                    f"format {self.format} stores quantised weights, and method {self.method} has "
+                    "none; use format custom or qdq"
+                )
+            object.__setattr__(self, "activations", "float")
+            if self.cache == "quantised":
+                object.__setattr__(self, "cache", form.caches[0])
+        if self.cache not in form.caches:
+            able = [one.name for one in FORMATS.values() if self.cache in one.caches]
+            raise ResqError(
+                f"cache {self.cache} is for format {' or '.join(able)}; format {self.format} has "
+                f"{' or '.join(form.caches)}"
+            )
+
     def _check_target_bits(self) -> None:
         if self.target_bits is None:
             return
-        if self.method != "resq":
-            raise ResqError(f"target_bits is for method resq; leave it away for {self.method}")
+        if self.how.basis != "pca":
+            raise ResqError(f"target_bits is for method resq; omit it for {self.method}")
         if not self.low_bits <= self.target_bits < self.high_bits:
             raise ResqError(
                 f"target_bits is {self.target_bits}; it must be at least low_bits "
@@ -199,73 +285,37 @@ class Recipe:
         if self.dtype == "float32":
             return
         for name, refused, needed in (
-            ("method", self.method == "none", "resq"),
-            ("format", self.format != "custom", "custom"),
+            ("method", not self.how.quantises, "resq"),
+            ("format", not self.form.keeps_functions, "custom"),
             ("activations", self.activations == "float", "quantised"),
         ):
             if refused:
                 raise ResqError(
                     f"dtype {self.dtype} is for format custom with quantised activations, and "
-                    f"{name} {getattr(self, name)} is written in float32; leave --dtype away, or "
+                    f"{name} {getattr(self, name)} is written in float32; omit --dtype, or "
                     f"use --{name} {needed}"
                 )
 
     @property
-    def uses_contrib(self) -> bool:
-        """Whether the file has operators that ONNX Runtime has beyond the standard."""
-        return self.format in ("contrib", "web")
+    def how(self) -> Method:
+        """The record of the method."""
+        return METHODS[self.method]
 
     @property
-    def has_high_part(self) -> bool:
-        """Whether the method keeps some coefficients in more bits."""
-        return self.method not in METHODS_WITHOUT_HIGH_PART
+    def form(self) -> Format:
+        """The record of the format."""
+        return FORMATS[self.format]
 
     @property
     def trains(self) -> bool:
         """Whether rotations are learned by gradient descent."""
-        return self.rotations == "trained" or self.method == "spinquant"
+        return self.rotations == "trained" or self.how.training == "always"
 
     @property
     def needs_calibration(self) -> bool:
         """Whether second moments of the activations are used at all."""
-        for_bases, for_weights = self.method in ("resq", "outlier"), self.weights == "gptq"
-        needs_moments = for_bases or for_weights or self.cache == "int8"
-        return self.method != "none" and needs_moments
-
-    def split(self, width: int, site: str) -> BitSplit:
-        """Divide a width of the residual stream or of a head.
-
-        Args:
-            width: Number of coefficients.
-            site: What the width is, for the message of a refusal.
-
-        Raises:
-            ResqError: `high_fraction` of `width` is not a whole even number.
-        """
-        return self._split(width, self.high_fraction, "high-fraction", site)
-
-    def least_down_split(self, width: int) -> BitSplit:
-        """Divide the input width of down_proj, as `split` does, by `down_high` or `DOWN_SHARE`.
-
-        What the model has is `splits.down_split`, whose high part may be larger.
-        """
-        share = DOWN_SHARE if self.down_high is None else self.down_high
-        return self._split(width, share, "down-high", "the intermediate size")
-
-    def table_split(self, width: int) -> BitSplit:
-        """How the columns of embedding and lm_head are divided, for a hidden size of `width`.
-
-        Raises:
-            ResqError: The low part in 4 bits would not fill whole bytes, or as for `split`.
-        """
-        if self.head_bits == 8:
-            return BitSplit(0, width, high_bits=self.high_bits)
-        split = dataclasses.replace(self.split(width, "the hidden size"), low_bits=self.head_bits)
-        if split.low % 2:
-            raise ResqError(
-                f"--head-bits 4 needs an even hidden size, and this model's is {width}; use 8"
-            )
-        return split
+        used = self.how.needs_moments or self.weights == "gptq" or self.cache == "int8"
+        return self.how.quantises and used
 
     def low_clip(self, split: BitSplit) -> float:
         """Share of its range that the integers of the low part of an activation span."""
@@ -275,30 +325,6 @@ class Recipe:
         """Whether the file of a model has one table for embedding and lm_head."""
         return tied and self.tables == "shared"
 
-    def _split(self, width: int, fraction: float, option: str, site: str) -> BitSplit:
-        if not self.has_high_part or fraction == 0.0:
-            return BitSplit(width, 0, self.low_bits, self.high_bits)
-        high = width * fraction
-        if not _is_even(high) or width % 2:
-            raise ResqError(
-                f"--{option} {fraction:g} of {site} {width} is {high:g} coefficients, and both "
-                f"parts must be whole even numbers; these fractions would do: "
-                f"{_fractions_that_divide(width)}"
-            )
-        return BitSplit(width - round(high), round(high), self.low_bits, self.high_bits)
-
     def to_json(self) -> dict[str, Any]:
         """Plain values, for resq.json and for the metadata of a projections file."""
         return dataclasses.asdict(self)
-
-
-def _is_even(value: float) -> bool:
-    return abs(value - round(value)) < ROUNDING and round(value) % 2 == 0
-
-
-def _fractions_that_divide(width: int) -> str:
-    """The fractions 1/2, 1/3, ... 1/32 of `width` that leave two even parts."""
-    if width % 2:
-        return "only 0, because the size is odd"
-    found = [f"1/{n} ({1 / n:.6g})" for n in range(2, 33) if width % n == 0 and width // n % 2 == 0]
-    return ", ".join([*found, "0"])

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from resq_onnx.projections.hadamard import outer_order
-from resq_onnx.projections.splits import down_rotation_cost, down_split
+from resq_onnx.projections.splits import down_rotation_cost, down_split, least_down_split
 from resq_onnx.recipe import BitSplit, Recipe
 
 MODELS: Final = {
@@ -35,7 +35,7 @@ def table() -> Iterator[str]:
     )
     yield "|---" * 8 + "|"
     for name, width in MODELS.items():
-        least, chosen = Recipe().least_down_split(width), down_split(Recipe(), width)
+        least, chosen = least_down_split(Recipe(), width), down_split(Recipe(), width)
         before, after = down_rotation_cost(least), down_rotation_cost(chosen)
         more = chosen.mean_bits / least.mean_bits - 1
         same = chosen == least

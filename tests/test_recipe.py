@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resq_onnx.errors import ResqError
+from resq_onnx.projections.splits import least_down_split, split_of
 from resq_onnx.recipe import BitSplit, Recipe
 
 BAD_CHOICES: list[tuple[str, Any, str]] = [
@@ -67,13 +68,13 @@ def test_the_method_decides_on_the_high_part_and_on_calibration(
     method: Any, weights: Any, high_part: bool, calibration: bool
 ) -> None:
     recipe = Recipe(method=method, weights=weights)
-    assert recipe.has_high_part == high_part
+    assert recipe.how.has_high_part == high_part
     assert recipe.needs_calibration == calibration
-    assert (recipe.split(64, "the width").high > 0) == high_part
+    assert (split_of(recipe, 64, "the width").high > 0) == high_part
 
 
 def test_an_eighth_of_a_width_is_its_high_part() -> None:
-    split = Recipe().split(576, "the hidden size")
+    split = split_of(Recipe(), 576, "the hidden size")
     assert split == BitSplit(504, 72, 4, 8)
     assert split.width == 576
     assert split.mean_bits == 4.5
@@ -81,34 +82,34 @@ def test_an_eighth_of_a_width_is_its_high_part() -> None:
 
 def test_down_proj_has_a_fraction_of_its_own() -> None:
     recipe = Recipe(high_fraction=0.25, down_high=0.0)
-    assert recipe.least_down_split(192) == BitSplit(192, 0)
-    assert recipe.split(64, "the width") == BitSplit(48, 16)
-    assert Recipe(down_high=0.5).least_down_split(192) == BitSplit(96, 96)
-    assert Recipe(high_fraction=0.25).least_down_split(192) == BitSplit(168, 24)
+    assert least_down_split(recipe, 192) == BitSplit(192, 0)
+    assert split_of(recipe, 64, "the width") == BitSplit(48, 16)
+    assert least_down_split(Recipe(down_high=0.5), 192) == BitSplit(96, 96)
+    assert least_down_split(Recipe(high_fraction=0.25), 192) == BitSplit(168, 24)
 
 
 def test_bits_pass_on_to_the_split() -> None:
-    assert Recipe(low_bits=8).split(64, "the width") == BitSplit(56, 8, 8, 8)
-    assert Recipe(low_bits=8, method="rtn").split(64, "the width") == BitSplit(64, 0, 8, 8)
+    assert split_of(Recipe(low_bits=8), 64, "the width") == BitSplit(56, 8, 8, 8)
+    assert split_of(Recipe(low_bits=8, method="rtn"), 64, "the width") == BitSplit(64, 0, 8, 8)
 
 
 @pytest.mark.parametrize("width", [63, 65, 7])
 def test_an_odd_width_is_undivided_without_a_high_part_and_refused_with_one(width: int) -> None:
-    assert Recipe(high_fraction=0.0).split(width, "the width") == BitSplit(width, 0)
+    assert split_of(Recipe(high_fraction=0.0), width, "the width") == BitSplit(width, 0)
     with pytest.raises(ResqError, match="only 0, because the size is odd"):
-        Recipe().split(width, "the width")
+        split_of(Recipe(), width, "the width")
 
 
 def test_a_refusal_says_what_where_and_which_fractions_would_do() -> None:
     with pytest.raises(ResqError) as error:
-        Recipe().split(36, "the head size")
+        split_of(Recipe(), 36, "the head size")
     assert str(error.value) == (
         "--high-fraction 0.125 of the head size 36 is 4.5 coefficients, and both parts must be "
         "whole even numbers; these fractions would do: 1/2 (0.5), 1/3 (0.333333), 1/6 (0.166667), "
         "1/9 (0.111111), 1/18 (0.0555556), 0"
     )
     with pytest.raises(ResqError, match=r"--down-high 0\.125 of the intermediate size 36"):
-        Recipe().least_down_split(36)
+        least_down_split(Recipe(), 36)
 
 
 @settings(deadline=None)  # a busy machine is no failure
@@ -118,11 +119,11 @@ def test_both_parts_are_even_or_every_fraction_that_is_named_would_do(
 ) -> None:
     recipe = Recipe(high_fraction=fraction)
     try:
-        split = recipe.split(width, "the width")
+        split = split_of(recipe, width, "the width")
     except ResqError as error:
         named = [float(number) for number in re.findall(r"\((0\.\d+)\)", str(error))]
         for other in named:
-            split = Recipe(high_fraction=other).split(width, "the width")
+            split = split_of(Recipe(high_fraction=other), width, "the width")
             assert split.high > 0
             assert_even(split, width)
         return
@@ -139,8 +140,8 @@ def assert_even(split: BitSplit, width: int) -> None:
 @given(st.integers(1, 900), st.integers(2, 32))
 def test_a_fraction_may_be_given_in_six_digits(evens: int, denominator: int) -> None:
     width = evens * 2 * denominator
-    exact = Recipe(high_fraction=1 / denominator).split(width, "the width")
-    rounded = Recipe(high_fraction=float(f"{1 / denominator:.6g}")).split(width, "the width")
+    exact = split_of(Recipe(high_fraction=1 / denominator), width, "the width")
+    rounded = split_of(Recipe(high_fraction=float(f"{1 / denominator:.6g}")), width, "the width")
     assert rounded == exact
     assert exact.high == width // denominator
 
@@ -156,7 +157,7 @@ def test_spinquant_trains_and_resq_may() -> None:
 @pytest.mark.parametrize("format", ["contrib", "web"])
 def test_onnx_runtimes_own_operators_leave_activations_and_cache_in_float(format: Any) -> None:
     recipe = Recipe(format=format)
-    assert recipe.uses_contrib
+    assert recipe.form.uses_contrib
     assert (recipe.activations, recipe.cache) == ("float", "float")
     assert Recipe(**recipe.to_json()) == recipe
     with pytest.raises(ResqError, match="method none has none; use format custom or qdq"):

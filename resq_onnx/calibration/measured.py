@@ -22,7 +22,7 @@ from resq_onnx.progress import Progress
 from resq_onnx.projections.bases import Projections, compute_projections
 from resq_onnx.projections.file import Calibration, load_calibration, stored_projections
 from resq_onnx.projections.moments import Moments
-from resq_onnx.projections.splits import down_split
+from resq_onnx.projections.splits import down_split, split_of, table_split
 from resq_onnx.recipe import Recipe
 from resq_onnx.runtime.plain_graph import PlainGraph
 from resq_onnx.tracing.traced_file import TracedFile
@@ -62,9 +62,9 @@ def check_widths(recipe: Recipe, source: ModelSource) -> None:
     Raises:
         ResqError: They do not.
     """
-    recipe.split(source.layout.hidden_size, "the hidden size")
-    recipe.table_split(source.layout.hidden_size)
-    recipe.split(source.layout.head_dim, "the head size")
+    split_of(recipe, source.layout.hidden_size, "the hidden size")
+    table_split(recipe, source.layout.hidden_size)
+    split_of(recipe, source.layout.head_dim, "the head size")
     down_split(recipe, source.layout.intermediate_size)
 
 

@@ -11,11 +11,11 @@ import click
 from resq_onnx.handoff.targets import DEFAULT as DEFAULT_TARGET
 from resq_onnx.handoff.targets import TARGETS
 from resq_onnx.recipe import (
+    FORMATS,
+    METHODS,
     Cache,
     Dtype,
-    Format,
     Logits,
-    Method,
     Precision,
     Recipe,
     Rotations,
@@ -48,7 +48,7 @@ calibration_options = _together(
 """On what text the activations are measured."""
 
 basis_options = _together(
-    click.option("--method", type=click.Choice(get_args(Method)), default=DEFAULTS.method,
+    click.option("--method", type=click.Choice(list(METHODS)), default=DEFAULTS.method,
                  help="How the 4/8-bit bases are found; all but resq are baselines."),
     click.option("--rotations", type=click.Choice(get_args(Rotations)), default=DEFAULTS.rotations,
                  help="Whether the rotations inside resq's parts are random or learned."),
@@ -82,7 +82,7 @@ quantising_options = _together(
     ),
     click.option(
         "--format",
-        type=click.Choice(get_args(Format)),
+        type=click.Choice(list(FORMATS)),
         show_default="the target's",
         help="Keep the ai.resq operators, write plain ONNX with QDQ nodes, or use ONNX Runtime's "
         "own operators, for any machine (contrib) or for browsers.",

@@ -11,11 +11,11 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final
 
 from resq_onnx.errors import ResqError
 from resq_onnx.handoff.target import Target
-from resq_onnx.recipe import Format, Recipe
+from resq_onnx.recipe import FORMATS, Recipe
 from resq_onnx.runtime.library import CPU_DTYPES, CUDA_LIBRARY_NAME, LIBRARY_NAME, library_path
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _has_our_operators(recipe: Recipe) -> bool:
-    return recipe.format == "custom"
+    return recipe.form.keeps_functions
 
 
 def _check(recipe: Recipe) -> None:
@@ -138,7 +138,7 @@ def _write(model: Path, recipe: Recipe) -> None:
 GENAI: Final = Target(
     name="genai",
     about="onnxruntime-genai",
-    formats=get_args(Format),
+    formats=tuple(FORMATS),
     usage="""\
 ```console
 $ pip install onnxruntime-genai

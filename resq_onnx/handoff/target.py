@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from resq_onnx.errors import ResqError
-from resq_onnx.recipe import Format, Recipe
+from resq_onnx.recipe import Recipe
 
 
 def _nothing(model: Path, recipe: Recipe) -> None:
@@ -35,7 +35,7 @@ class Target:
 
     name: str
     about: str
-    formats: tuple[Format, ...]
+    formats: tuple[str, ...]
     usage: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
@@ -61,6 +61,6 @@ class Target:
         if recipe.format not in self.formats:
             raise ResqError(
                 f"target {self.name} reads format {' or '.join(self.formats)}, and the recipe says "
-                f"{recipe.format}: leave --format away, or choose another --target"
+                f"{recipe.format}: drop --format, or choose another --target"
             )
         self.check(recipe)

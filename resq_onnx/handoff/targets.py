@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Final, get_args
+from typing import Final
 
 from resq_onnx.errors import ResqError
 from resq_onnx.handoff.genai import GENAI
 from resq_onnx.handoff.openvino_folder import OPENVINO
 from resq_onnx.handoff.target import Target
 from resq_onnx.handoff.web import WEB
-from resq_onnx.recipe import Format
+from resq_onnx.recipe import FORMATS
 
 DEFAULT: Final = "ort"
 
 ORT: Final = Target(
     name=DEFAULT,
     about="ONNX Runtime",
-    formats=get_args(Format),
+    formats=tuple(FORMATS),
     usage="""\
 {% set how = " --no-kernels" if recipe.dtype == "bfloat16" else "" %}
 With resq-onnx installed, for one prompt or for a program of your own:

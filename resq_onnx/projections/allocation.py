@@ -23,7 +23,7 @@ from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
 from resq_onnx.projections.error_bound import Block, part_bound
 from resq_onnx.projections.hadamard import outer_order
-from resq_onnx.projections.splits import SITES, Splits, uniform_splits, weight_counts
+from resq_onnx.projections.splits import LINEAR_SITES, Splits, uniform_splits, weight_counts
 from resq_onnx.recipe import BitSplit, Recipe
 
 STEPS: Final = 32
@@ -101,7 +101,7 @@ def choose_splits(recipe: Recipe, layout: ModelLayout, energies: Energies) -> Sp
             site: _candidates(site, layout, energies, uniform, ranks)
             for site in ("attention", "mlp")
         }
-        every = [one for site in SITES for one in (stream | fixed)[site]]
+        every = [one for site in LINEAR_SITES for one in (stream | fixed)[site]]
         chosen = allocate(every, budget)
         if chosen is not None:
             pairs = list(zip(every, chosen, strict=True))

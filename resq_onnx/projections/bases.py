@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,19 +26,10 @@ from resq_onnx.projections.hadamard import (
 )
 from resq_onnx.projections.moments import SITES, Moments, moment_shapes
 from resq_onnx.projections.splits import Splits, uniform_splits
-from resq_onnx.recipe import BitSplit, Recipe
+from resq_onnx.recipe import BitSplit, Method, Recipe
 
 Array = NDArray[Any]
 Matrix = NDArray[np.float64]
-
-METHODS_FROM_MOMENTS: Final = ("resq", "outlier")
-"""Methods whose bases are found by linear algebra on what the calibration measured."""
-
-METHODS_FROM_HADAMARD: Final = ("quarot", "spinquant")
-"""Methods whose bases are random Hadamard matrices, or start from such."""
-
-METHODS_WITH_ROTATIONS: Final = ("resq", *METHODS_FROM_HADAMARD)
-"""Methods by which no basis vector is a single coefficient of the model."""
 
 _HIDDEN, _VALUE, _KEY, _DOWN_SIGNS, _DOWN_LOW, _DOWN_HIGH = range(6)
 """First element of a random stream's key; renumbering changes every exported file."""
@@ -163,18 +154,18 @@ def compute_projections(
     Args:
         recipe: Its method, fractions, bits and seed matter here.
         layout: Sizes of the model.
-        moments: Needed by the methods `resq` and `outlier` only.
+        moments: Needed by methods that find their bases in them (`Method.needs_moments`).
 
     Raises:
         ResqError: The widths do not split evenly; or moments are needed and are missing,
             of another model's shape, or not finite.
     """
-    used = _usable(recipe, layout, moments) if recipe.method in METHODS_FROM_MOMENTS else None
-    splits, rotates = _splits(recipe, layout, used), recipe.method in METHODS_WITH_ROTATIONS
+    used = _usable(recipe, layout, moments) if recipe.how.needs_moments else None
+    splits, rotates = _splits(recipe, layout, used), recipe.how.rotates
     grid = list(np.ndindex(layout.num_layers, layout.num_kv_heads))
 
     def basis(width: int, edges: Sequence[int], moment: Array | None, *key: int) -> Matrix:
-        return _basis(recipe.method, width, edges, moment, _stream(recipe, *key))
+        return _basis(recipe.how, width, edges, moment, _stream(recipe, *key))
 
     def head_bases(moment: Array | None, site: int, edges: Sequence[Sequence[int]]) -> Matrix:
         bases = [
@@ -207,7 +198,7 @@ def compute_projections(
         down_high=factors({split.high for split in splits.down}, _DOWN_HIGH),
         splits=splits,
         # U_C is for the cache's sake alone: one in float needs no rotation.
-        rotates_keys=recipe.cache == "quantised" and (rotates or recipe.method == "outlier"),
+        rotates_keys=recipe.cache == "quantised" and (rotates or recipe.how.needs_moments),
         rotates_down=rotates,
     )
 
@@ -258,18 +249,18 @@ def ascending_eigenvectors(moment: Array) -> Matrix:
 
 
 def _basis(
-    method: str,
+    method: Method,
     width: int,
     edges: Sequence[int],
     moment: Array | None,
     rng: np.random.Generator,
 ) -> Matrix:
     """One orthogonal matrix (width, width), by the recipe's method; parts meet at `edges`."""
-    if method in METHODS_FROM_HADAMARD:
+    if method.basis == "hadamard":
         return randomised_hadamard(width, rng)
     if moment is None:
         return np.eye(width)
-    if method == "outlier":
+    if method.basis == "channels":
         high = width - edges[0] if edges else 0
         return np.eye(width)[:, _largest_last(np.diagonal(moment), high)]
     blocks = np.split(ascending_eigenvectors(moment), edges, axis=1)
@@ -284,7 +275,7 @@ def _down_transform(
     if moment is not None:
         order = _largest_last(np.diagonal(moment), split.high)
     signs = np.ones(split.width)
-    if recipe.method in METHODS_WITH_ROTATIONS:
+    if recipe.how.rotates:
         signs = random_signs(split.width, _stream(recipe, _DOWN_SIGNS, layer))
     return DownTransform(order, signs)
 

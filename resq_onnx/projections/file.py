@@ -26,7 +26,6 @@ from resq_onnx.projections.bases import (
     Projections,
     check_finite,
     check_shapes,
-    hidden_moment,
 )
 from resq_onnx.projections.hadamard import KroneckerFactors
 from resq_onnx.projections.moments import SITES, Moments
@@ -35,10 +34,11 @@ from resq_onnx.recipe import BitSplit, Recipe
 
 Array = NDArray[Any]
 
-FORMAT_VERSION: Final = "2"
+FORMAT_VERSION: Final = "3"
 
-READABLE_VERSIONS: Final = ("1", "2")
-"""Version 1 had one split for all layers, and one pair of rotations before down_proj."""
+READABLE_VERSIONS: Final = ("1", "2", "3")
+"""Version 1 had one split for all layers, and one pair of rotations before down_proj. Versions 1
+and 2 also held spectra, which nothing read."""
 
 FIELDS_OF_PROJECTIONS: Final = (
     "method",
@@ -56,8 +56,6 @@ FIELDS_OF_PROJECTIONS: Final = (
 FIELDS_OF_TRAINING: Final = ("training_steps", "activation_clip", "activations")
 """Fields that change trained ones besides. Not the text: the file's was chosen when it was made."""
 
-SPECTRUM_DIGITS: Final = 6
-
 
 @dataclass(frozen=True)
 class Calibration:
@@ -68,14 +66,12 @@ class Calibration:
         model_hash: Which model was calibrated.
         moments: float32.
         projections: Those of `recipe_json`.
-        spectra: Per site, what `spectra_of` gave.
     """
 
     recipe_json: dict[str, Any]
     model_hash: str
     moments: Moments
     projections: Projections
-    spectra: dict[str, Any]
 
 
 def save_calibration(
@@ -101,7 +97,6 @@ def save_calibration(
         "tokens": str(moments.tokens),
         "splits": json.dumps(projections.splits.to_json()),
         "rotates": json.dumps([projections.rotates_keys, projections.rotates_down]),
-        "spectra": json.dumps(spectra_of(moments)),
     }
     try:
         with replacing(path) as temporary:
@@ -135,7 +130,6 @@ def load_calibration(path: str | Path) -> Calibration:
             model_hash=metadata["model_hash"],
             moments=moments,
             projections=_projections_from(tensors, metadata),
-            spectra=json.loads(metadata["spectra"]),
         )
 
 
@@ -152,31 +146,6 @@ def stored_projections(
     stored = Recipe().to_json() | calibration.recipe_json  # an older file lacks newer fields
     fields = FIELDS_OF_PROJECTIONS + (FIELDS_OF_TRAINING if recipe.trains else ())
     return calibration.projections if all(stored[f] == asked[f] for f in fields) else None
-
-
-def spectra_of(moments: Moments) -> dict[str, Any]:
-    """How the energy at each site is spread, per token, ascending.
-
-    Returns:
-        `hidden`: eigenvalues of the sum over all layers, (D,); `value` and `key`:
-        eigenvalues per layer and kv head, (layers, G, d); `down`: the diagonal, since
-        channels are what is chosen there, (layers, I).
-    """
-    tokens = max(moments.tokens, 1)
-    down = np.diagonal(moments.down, axis1=1, axis2=2)
-    spectra = {
-        "hidden": np.linalg.eigvalsh(hidden_moment(moments)),
-        "value": np.linalg.eigvalsh(np.asarray(moments.value, np.float64)),
-        "key": np.linalg.eigvalsh(np.asarray(moments.key, np.float64)),
-        "down": np.sort(down, axis=1),
-    }
-    return {site: _rounded(values / tokens) for site, values in spectra.items()}
-
-
-def _rounded(values: Array) -> Any:
-    """Nested lists of numbers of a few digits: they are read by people and plots."""
-    flat = [float(f"{value:.{SPECTRUM_DIGITS}g}") for value in values.ravel()]
-    return np.reshape(flat, values.shape).tolist()
 
 
 def _pack(matrices: Array) -> NDArray[np.float32]:

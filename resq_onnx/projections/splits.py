@@ -6,20 +6,29 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Final
 
+from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
 from resq_onnx.projections.hadamard import outer_order
 from resq_onnx.recipe import BitSplit, Recipe
 
-SITES: Final = ("attention", "mlp", "attention_out", "down")
+LINEAR_SITES: Final = ("attention", "mlp", "attention_out", "down")
 """Names of the fields of `Splits` that have an entry for each layer: what linear layers read."""
 
 COSTLY: Final = 100
-"""Multiplications a coefficient, in the mean, past which the rotation before down_proj is made
+"""Multiplications a coefficient, on average, past which the rotation before down_proj is made
 cheaper by a larger high part: on a GPU a prompt's rotation by an order of 196 takes two thirds as
 long as the layer's matrix products (docs/cuda.md)."""
 
 NEARLY: Final = 1.1
 """How many times the fewest multiplications are as good as these: then the smaller high part."""
+
+
+ROUNDING: Final = 0.05
+"""Coefficients by which a fraction of a width may miss a whole number: a user who reads that 1/3
+would do types 0.333333, and six digits of 100,000 coefficients are right to a twentieth."""
+
+DOWN_SHARE: Final = 0.125
+"""Smallest share of the input of down_proj that forms its high part, unless a user names one."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +62,12 @@ class Splits:
         return _edges((self.record,))
 
     def mean_bits(self, layout: ModelLayout) -> float:
-        """Bits of a weight of the layers in the mean, scales not counted."""
+        """Bits of a weight of the layers on average, scales not counted."""
         counts = weight_counts(layout)
-        by_site: dict[str, tuple[BitSplit, ...]] = {site: getattr(self, site) for site in SITES}
-        bits = sum(counts[site] * split.mean_bits for site in SITES for split in by_site[site])
+        bits = 0.0
+        for site in LINEAR_SITES:
+            splits: tuple[BitSplit, ...] = getattr(self, site)
+            bits += counts[site] * sum(split.mean_bits for split in splits)
         return bits / (layout.num_layers * sum(counts.values()))
 
     def to_json(self) -> dict[str, Any]:
@@ -66,8 +77,48 @@ class Splits:
 
 def splits_from_json(content: dict[str, Any]) -> Splits:
     """The inverse of `Splits.to_json`."""
-    by_layer = {site: tuple(BitSplit(**split) for split in content[site]) for site in SITES}
+    by_layer = {site: tuple(BitSplit(**split) for split in content[site]) for site in LINEAR_SITES}
     return Splits(**by_layer, record=BitSplit(**content["record"]))
+
+
+def split_of(recipe: Recipe, width: int, site: str) -> BitSplit:
+    """Divide a width of the residual stream or of a head.
+
+    Args:
+        recipe: Its method, fractions and bits matter here.
+        width: Number of coefficients.
+        site: What the width is, for the message of a refusal.
+
+    Raises:
+        ResqError: `high_fraction` of `width` is not a whole even number.
+    """
+    return _divide(recipe, width, recipe.high_fraction, "high-fraction", site)
+
+
+def least_down_split(recipe: Recipe, width: int) -> BitSplit:
+    """Divide the input width of down_proj, as `split_of` does, by `down_high` or `DOWN_SHARE`.
+
+    What the model has is `down_split`, whose high part may be larger.
+    """
+    share = DOWN_SHARE if recipe.down_high is None else recipe.down_high
+    return _divide(recipe, width, share, "down-high", "the intermediate size")
+
+
+def table_split(recipe: Recipe, width: int) -> BitSplit:
+    """How the columns of embedding and lm_head are divided, for a hidden size of `width`.
+
+    Raises:
+        ResqError: The low part in 4 bits would not fill whole bytes, or as for `split_of`.
+    """
+    if recipe.head_bits == 8:
+        return BitSplit(0, width, high_bits=recipe.high_bits)
+    hidden = split_of(recipe, width, "the hidden size")
+    split = dataclasses.replace(hidden, low_bits=recipe.head_bits)
+    if split.low % 2:
+        raise ResqError(
+            f"--head-bits 4 needs an even hidden size, and this model's is {width}; use 8"
+        )
+    return split
 
 
 def uniform_splits(recipe: Recipe, layout: ModelLayout) -> Splits:
@@ -76,8 +127,8 @@ def uniform_splits(recipe: Recipe, layout: ModelLayout) -> Splits:
     Raises:
         ResqError: A fraction of a width is not a whole even number.
     """
-    hidden = recipe.split(layout.hidden_size, "the hidden size")
-    head = recipe.split(layout.head_dim, "the head size")
+    hidden = split_of(recipe, layout.hidden_size, "the hidden size")
+    head = split_of(recipe, layout.head_dim, "the head size")
     down = down_split(recipe, layout.intermediate_size)
     return alike_in_all_layers(layout.num_layers, hidden, head, down)
 
@@ -94,7 +145,7 @@ def down_split(recipe: Recipe, width: int) -> BitSplit:
     Raises:
         ResqError: The share of `width` is not a whole even number.
     """
-    least = recipe.least_down_split(width)
+    least = least_down_split(recipe, width)
     is_fixed = recipe.down_high is not None or not least.high
     if is_fixed or down_rotation_cost(least) <= COSTLY * width:
         return least
@@ -130,3 +181,28 @@ def weight_counts(layout: ModelLayout) -> dict[str, int]:
 
 def _edges(splits: tuple[BitSplit, ...]) -> list[int]:
     return sorted({split.low for split in splits} - {0, splits[0].width})
+
+
+def _divide(recipe: Recipe, width: int, fraction: float, option: str, site: str) -> BitSplit:
+    if not recipe.how.has_high_part or fraction == 0.0:
+        return BitSplit(width, 0, recipe.low_bits, recipe.high_bits)
+    high = width * fraction
+    if not _is_even(high) or width % 2:
+        raise ResqError(
+            f"--{option} {fraction:g} of {site} {width} is {high:g} coefficients, and both "
+            f"parts must be whole even numbers; these fractions would do: "
+            f"{_fractions_that_divide(width)}"
+        )
+    return BitSplit(width - round(high), round(high), recipe.low_bits, recipe.high_bits)
+
+
+def _is_even(value: float) -> bool:
+    return abs(value - round(value)) < ROUNDING and round(value) % 2 == 0
+
+
+def _fractions_that_divide(width: int) -> str:
+    """The fractions 1/2, 1/3, ... 1/32 of `width` that leave two even parts."""
+    if width % 2:
+        return "only 0, because the size is odd"
+    found = [f"1/{n} ({1 / n:.6g})" for n in range(2, 33) if width % n == 0 and width // n % 2 == 0]
+    return ", ".join([*found, "0"])

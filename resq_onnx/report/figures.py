@@ -7,20 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from resq_onnx.graph.inspection import Inspection, TensorGroup
-from resq_onnx.recipe import METHODS_WITHOUT_HIGH_PART
+from resq_onnx.recipe import METHODS
 
 LARGEST_GROUPS: Final = 6
 """Kinds of float tensors that are listed one by one, in a file without quantised matrices."""
-
-METHODS: Final = {
-    "resq": "ResQ: principal components",
-    "quarot": "QuaRot: random Hadamard rotations",
-    "spinquant": "SpinQuant: rotations learned from the quantised loss",
-    "outlier": "outlier channels",
-    "rtn": "no change of basis",
-    "none": "float, not quantised",
-}
-"""By method, how the basis of the activations is found."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +74,12 @@ def method_in_words(recipe: Mapping[str, Any] | None) -> str:
     """What was done to the activations; empty if the file does not say."""
     if not recipe:
         return ""
-    method = str(recipe.get("method"))
-    words = [METHODS.get(method, method)]
-    if method != "none":
+    name = str(recipe.get("method"))
+    method = METHODS.get(name)  # a file of a newer version may have another
+    words = [method.words if method else name]
+    if method is None or method.quantises:
         low, high = recipe.get("low_bits"), recipe.get("high_bits")
-        has_high_part = method not in METHODS_WITHOUT_HIGH_PART and recipe.get("high_fraction")
+        has_high_part = (method is None or method.has_high_part) and recipe.get("high_fraction")
         mixed = has_high_part and low != high
         words.append(f"{low} and {high} bits" if mixed else f"{low} bits")
     floats = [site for site in ("activations", "cache") if recipe.get(site) == "float"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import onnx
 import pytest
@@ -12,7 +12,7 @@ import resq_onnx
 from resq_onnx.errors import ResqError
 from resq_onnx.handoff.target import Target
 from resq_onnx.handoff.targets import DEFAULT, TARGETS, target_named
-from resq_onnx.recipe import Format, Recipe
+from resq_onnx.recipe import FORMATS, Recipe
 from resq_onnx.runtime import library
 from tests.command_line import error_line, run, run_successfully
 
@@ -21,7 +21,7 @@ def test_every_row_is_found_by_its_name() -> None:
     assert next(iter(TARGETS)) == DEFAULT
     for name, target in TARGETS.items():
         assert target_named(name) is target
-        assert set(target.formats) <= set(get_args(Format))
+        assert set(target.formats) <= set(FORMATS)
         assert target.recipe().format == target.formats[0]
 
 

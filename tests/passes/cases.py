@@ -21,15 +21,7 @@ from resq_onnx.families import ModelLayout
 from resq_onnx.graph.modules import make_linear, new_initializer
 from resq_onnx.graph.names import cache_names
 from resq_onnx.graph.tensors import read_float64
-from resq_onnx.passes import (
-    CleanUp,
-    KeepLastLogits,
-    contributing,
-    folding,
-    inlining,
-    lifting,
-    quantising,
-)
+from resq_onnx.passes import exporting, folding, lifting
 from resq_onnx.projections.bases import Projections, compute_projections
 from resq_onnx.projections.moments import Moments
 from resq_onnx.recipe import Recipe
@@ -117,17 +109,8 @@ class Case:
         return [
             *lifting(self.layout),
             *self.folding(self.projections),
-            *([KeepLastLogits(self.layout)] if self.recipe.logits == "last" else []),
-            *quantising(self.layout, self.recipe, self.projections, self.moments),
-            *self._contributing(),
-            *(inlining(self.recipe) if self.recipe.format == "qdq" else []),
-            CleanUp(),
+            *exporting(self.layout, self.recipe, self.projections, self.moments),
         ]
-
-    def _contributing(self) -> list[ir.passes.PassBase]:
-        if not self.recipe.uses_contrib:
-            return []
-        return contributing(self.layout, self.recipe, self.projections, self.moments)
 
     @cached_property
     def _stages(self) -> dict[type, tuple[ir.Model, ir.Model]]:

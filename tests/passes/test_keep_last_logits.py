@@ -11,8 +11,7 @@ import pytest
 
 from resq_onnx.graph.modules import module_of, only_node
 from resq_onnx.graph.names import DOMAIN
-from resq_onnx.passes import CleanUp
-from resq_onnx.passes.clean_up import sweep
+from resq_onnx.passes.clean_up import CleanUp, sweep
 from resq_onnx.passes.keep_last_logits import KeepLastLogits
 from resq_onnx.passes.quantise_embedding import QuantiseEmbedding
 from resq_onnx.recipe import Recipe

@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from resq_onnx.passes import CleanUp
+from resq_onnx.passes.clean_up import CleanUp
 from resq_onnx.passes.narrow_activations import DTYPES, NarrowActivations
 from tests.functions.engines import assert_close
 from tests.passes.cases import Case, decoder_of, with_weights_inside

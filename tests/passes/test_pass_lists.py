@@ -12,6 +12,7 @@ from onnx_ir.passes.common import InlinePass
 
 import resq_onnx.passes
 from resq_onnx.graph.names import MODULE_KEY
+from resq_onnx.passes.clean_up import CleanUp
 from tests.passes.cases import SWEEP, Case, with_weights_inside
 
 FOLDER = Path(resq_onnx.passes.__file__).parent
@@ -98,5 +99,5 @@ def test_every_pass_to_contrib_leaves_a_graph_in_order(contrib: Case) -> None:
 
 
 def test_the_checker_accepts_the_float_and_the_quantised_graph(biased: Case) -> None:
-    for graph in (biased.lifted, biased.after(resq_onnx.passes.CleanUp)):
+    for graph in (biased.lifted, biased.after(CleanUp)):
         onnx.checker.check_model(ir.to_proto(with_weights_inside(graph)))

@@ -12,8 +12,7 @@ import pytest
 from onnx_ir.passes.common import InlinePass
 
 from resq_onnx.graph.modules import nodes_of, only_node
-from resq_onnx.passes import CleanUp
-from resq_onnx.passes.clean_up import sweep
+from resq_onnx.passes.clean_up import CleanUp, sweep
 from resq_onnx.passes.quantise_embedding import QuantiseEmbedding
 from resq_onnx.passes.quantise_linears import QuantiseLinears
 from resq_onnx.recipe import BitSplit

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from resq_onnx.graph.modules import find_linear, post_layer
-from resq_onnx.passes import CleanUp
+from resq_onnx.passes.clean_up import CleanUp
 from resq_onnx.passes.fold_hidden_basis import FoldHiddenBasis
 from resq_onnx.passes.fuse_norm_gains import FuseNormGains
 from resq_onnx.passes.split_post_norms import SplitPostNorms

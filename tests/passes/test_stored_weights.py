@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from resq_onnx.graph.modules import find_linear
 from resq_onnx.graph.tensors import read_float64
-from resq_onnx.passes import CleanUp, quantising
+from resq_onnx.passes import quantising
+from resq_onnx.passes.clean_up import CleanUp
 from resq_onnx.passes.quantise_linears import QuantiseLinears
 from resq_onnx.passes.stored_weights import dequantise_weight, store_matrix
 from resq_onnx.recipe import BitSplit

@@ -23,7 +23,7 @@ from resq_onnx.projections.allocation import (
 )
 from resq_onnx.projections.error_bound import error_bound
 from resq_onnx.projections.hadamard import outer_order
-from resq_onnx.projections.splits import SITES, Splits, splits_from_json, uniform_splits
+from resq_onnx.projections.splits import LINEAR_SITES, Splits, splits_from_json, uniform_splits
 from resq_onnx.recipe import BitSplit, Recipe
 
 LAYOUT: Final = ModelLayout(
@@ -69,7 +69,7 @@ def total_bound(found: Splits, of: Energies, recipe: Recipe) -> float:
     """What is to be small, for splits in which no site is cut into blocks."""
     usual, total = uniform_splits(recipe, LAYOUT), 0.0
     counts = {"attention": 8192, "mlp": 24576, "attention_out": 4096, "down": 12288}
-    for site in SITES:
+    for site in LINEAR_SITES:
         for layer, split in enumerate(getattr(found, site)):
             groups = np.atleast_2d(getattr(of, site)[layer])
             ratio = bound(groups, split) / bound(groups, getattr(usual, site)[layer])
@@ -89,7 +89,7 @@ def test_the_mean_of_all_bits_is_the_target_or_a_little_less(target: float, powe
     found = choose_splits(recipe, LAYOUT, energies(power))
     assert target - UNSPENT < found.mean_bits(LAYOUT) <= target + ROUNDING
     assert found.record == uniform_splits(recipe, LAYOUT).record
-    for site in SITES:
+    for site in LINEAR_SITES:
         widths = {split.width for split in getattr(found, site)}
         assert widths == {getattr(uniform_splits(recipe, LAYOUT), site)[0].width}
         assert all(split.low % 2 == split.high % 2 == 0 for split in getattr(found, site))
@@ -136,7 +136,7 @@ def test_where_spectra_differ_the_bound_is_below_that_of_uniform_fractions() -> 
 
 def test_equal_spectra_give_equal_ranks_up_to_what_is_left_of_the_budget() -> None:
     found = choose_splits(Recipe(target_bits=4.7), LAYOUT, energies())
-    for site in SITES:
+    for site in LINEAR_SITES:
         ranks = sorted({split.high for split in getattr(found, site)})
         assert len(ranks) <= 2, site
     assert len({split.high for split in (*found.attention, *found.mlp)}) == 1

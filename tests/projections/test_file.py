@@ -13,7 +13,7 @@ from resq_onnx.families import FAMILIES, ModelLayout
 from resq_onnx.projections.bases import Projections, compute_projections
 from resq_onnx.projections.file import load_calibration, save_calibration, stored_projections
 from resq_onnx.projections.moments import SITES, Moments, moment_shapes
-from resq_onnx.recipe import Method, Recipe
+from resq_onnx.recipe import Recipe
 
 LAYOUT = ModelLayout(
     family=FAMILIES["Qwen2ForCausalLM"],
@@ -68,7 +68,7 @@ def _assert_same(first: Projections, second: Projections) -> None:
 
 @pytest.mark.parametrize("method", ["resq", "quarot", "outlier", "rtn"])
 @pytest.mark.parametrize("down_high", [0.0, 0.25])
-def test_what_is_saved_comes_back(tmp_path: Path, method: Method, down_high: float) -> None:
+def test_what_is_saved_comes_back(tmp_path: Path, method: str, down_high: float) -> None:
     recipe = Recipe(method=method, down_high=down_high, high_fraction=0.125)
     file = tmp_path / "projections.safetensors"
     moments, projections = _saved(file, recipe)
@@ -121,21 +121,6 @@ def test_only_half_of_each_symmetric_matrix_is_stored(tmp_path: Path) -> None:
     _saved(file, Recipe())
     with safe_open(file, framework="numpy") as stored:
         assert stored.get_slice("moments.down").get_shape() == [2, 48 * 49 // 2]
-
-
-def test_spectra_are_kept_per_token_and_in_ascending_order(tmp_path: Path) -> None:
-    file = tmp_path / "projections.safetensors"
-    moments, _ = _saved(file, Recipe())
-    spectra = load_calibration(file).spectra
-    hidden = moments.hidden_attention.sum(axis=0) + moments.hidden_mlp.sum(axis=0)
-    six_digits = 1e-5
-    np.testing.assert_allclose(spectra["hidden"], np.linalg.eigvalsh(hidden) / 100, rtol=six_digits)
-    np.testing.assert_allclose(
-        spectra["key"], np.linalg.eigvalsh(moments.key) / 100, rtol=six_digits
-    )
-    assert np.shape(spectra["value"]) == (2, 1, 16)
-    diagonal = np.diagonal(moments.down[1]) / 100
-    np.testing.assert_allclose(spectra["down"][1], np.sort(diagonal), rtol=six_digits)
 
 
 def test_the_stored_projections_serve_a_recipe_that_differs_elsewhere(tmp_path: Path) -> None:
@@ -212,12 +197,12 @@ def test_a_truncated_file_is_refused(tmp_path: Path, kept: float) -> None:
         load_calibration(file)
 
 
-@pytest.mark.parametrize("version", [None, "0", "3"])
+@pytest.mark.parametrize("version", [None, "0", "4"])
 def test_another_format_version_is_refused(tmp_path: Path, version: str | None) -> None:
     file = tmp_path / "old.safetensors"
     metadata = {"recipe": "{}"} | ({} if version is None else {"format_version": version})
     save_file({"x": np.zeros(1)}, file, metadata)
-    with pytest.raises(ResqError, match=r"old\.safetensors: format version is .* must be 2"):
+    with pytest.raises(ResqError, match=r"old\.safetensors: format version is .* must be 3"):
         load_calibration(file)
 
 

@@ -11,7 +11,7 @@ from resq_onnx.families import ModelLayout, layout_of
 from resq_onnx.projections.bases import compute_projections, hidden_moment
 from resq_onnx.projections.moments import Moments, moment_shapes
 from resq_onnx.projections.spectra import POINTS, describe_spectra, thinned_ranks
-from resq_onnx.recipe import BitSplit, Method, Recipe
+from resq_onnx.recipe import BitSplit, Recipe
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -52,7 +52,7 @@ LAYOUT = layout_of(CONFIG, "test")
 MOMENTS = moments_of(LAYOUT)
 
 
-def described(method: Method, **changes: object) -> dict[str, dict[str, object]]:
+def described(method: str, **changes: object) -> dict[str, dict[str, object]]:
     recipe = replace(Recipe(method=method), **changes)  # type: ignore[arg-type]
     bases = compute_projections(recipe, LAYOUT, MOMENTS)
     return describe_spectra(MOMENTS, bases, method == "outlier")

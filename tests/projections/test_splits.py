@@ -17,6 +17,7 @@ from resq_onnx.projections.splits import (
     NEARLY,
     down_rotation_cost,
     down_split,
+    least_down_split,
     uniform_splits,
 )
 from resq_onnx.recipe import BitSplit, Recipe
@@ -39,7 +40,7 @@ def orders(split: BitSplit) -> tuple[int, int]:
 
 @pytest.mark.parametrize("width", COSTLY_SIZES)
 def test_a_costly_rotation_is_made_cheap_by_a_larger_high_part(width: int) -> None:
-    least, chosen = Recipe().least_down_split(width), down_split(Recipe(), width)
+    least, chosen = least_down_split(Recipe(), width), down_split(Recipe(), width)
     found = ((least.low, least.high), orders(least), (chosen.low, chosen.high), orders(chosen))
     assert found == COSTLY_SIZES[width]
     assert down_rotation_cost(chosen) < down_rotation_cost(least) / 3
@@ -55,7 +56,7 @@ def test_an_eighth_that_is_cheap_to_rotate_stays(width: int) -> None:
 @given(st.integers(1, 2000))
 def test_the_high_part_is_from_an_eighth_to_a_sixth(sixteenths: int) -> None:
     width = 16 * sixteenths
-    least, chosen = Recipe().least_down_split(width), down_split(Recipe(), width)
+    least, chosen = least_down_split(Recipe(), width), down_split(Recipe(), width)
     assert least.high == width // 8
     assert least.high <= chosen.high <= width / 6
     assert chosen.width == width
