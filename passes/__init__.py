@@ -26,6 +26,7 @@ from resq_onnx.passes.contrib_norms import ContribNorms
 from resq_onnx.passes.fold_hidden_basis import FoldHiddenBasis
 from resq_onnx.passes.fold_value_basis import FoldValueBasis
 from resq_onnx.passes.fuse_norm_gains import FuseNormGains
+from resq_onnx.passes.halve_post_basis import HalvePostBasis
 from resq_onnx.passes.join_hadamards import JoinHadamards
 from resq_onnx.passes.keep_last_logits import KeepLastLogits
 from resq_onnx.passes.lift_attention import LiftAttention
@@ -112,6 +113,7 @@ def quantising(
     """From float operators to those of ai.resq; weights are computed as the file is written."""
     return [
         QuantiseLinears(layout, recipe, projections, moments),
+        HalvePostBasis(layout),
         *([QuantiseCache(layout, projections)] if recipe.cache == "quantised" else []),
         QuantiseEmbedding(layout, recipe, shares_table=recipe.shares_table(tied=layout.tied)),
         *([NarrowActivations(layout, recipe)] if recipe.dtype != "float32" else []),

@@ -1,6 +1,7 @@
 """RMSNorm(x) · diag(g) · Wᵀ  →  RMSNorm(x) · (W · diag(g))ᵀ, and g becomes ones.
 
-Without its gain an RMSNorm commutes with every rotation of the residual stream.
+Without its gain an RMSNorm commutes with every rotation of the residual stream. A norm that ends a
+block keeps its gain: what it reads and gives is not in the stream's basis.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from resq_onnx.families import ModelLayout
-from resq_onnx.graph.modules import find_linear, find_weight, head_input, post_layer
+from resq_onnx.graph.modules import find_linear, find_weight, head_input
 from resq_onnx.graph.tensors import fold, read_float64
 
 READERS = {"attention_norm": ("query", "key", "value"), "mlp_norm": ("gate", "up")}
@@ -28,11 +29,6 @@ class FuseNormGains(ir.passes.InPlacePass):
             for layer in range(layout.num_layers)
             for norm, roles in READERS.items()
         } | {family.final_norm: [head]}
-        self._readers |= {
-            layout.module(layer, norm): [post_layer(layout, layer, norm)]
-            for layer in range(layout.num_layers)
-            for norm in layout.post_norms
-        }
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:  # noqa: D102
         for norm, readers in self._readers.items():

@@ -38,8 +38,9 @@ class QuantiseCache(ir.passes.InPlacePass):
         for layer in range(self._layout.num_layers):
             module = self._layout.module(layer, "attention")
             old = find_attention(model, module)
-            if self._rotates_keys:
-                read_halved(model, old, KEY_PROJECTION, f"{old.name}.key_projection")
+            projection = old.inputs[KEY_PROJECTION] if self._rotates_keys else None
+            if projection is not None:
+                read_halved(model, projection, f"{old.name}.key_projection")
             new = add_call(
                 model,
                 self._form(layer),

@@ -92,8 +92,9 @@ def halve(model: ir.Model, linear: Linear) -> None:
     assert tensor is not None
     name, shape = f"{linear.module}.matrix", dims(tensor)[::-1]
     turned = FoldedTensor(lambda: read_float64(tensor).T, shape, name)
-    linear.multiply.replace_input_with(1, new_initializer(model, name, turned))
-    read_halved(model, linear.multiply, 1, f"{linear.module}.cast")
+    matrix = new_initializer(model, name, turned)
+    linear.multiply.replace_input_with(1, matrix)
+    read_halved(model, matrix, f"{linear.module}.cast")
     model.graph.remove(linear.nodes[0], safe=True)
     assert old.name is not None
     model.graph.initializers.pop(old.name)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from resq_onnx.families import ModelLayout
 from resq_onnx.functions import MatMulForm, add_call
-from resq_onnx.graph.modules import Linear, find_linear, post_layer, producer_of, tag
+from resq_onnx.graph.modules import Linear, find_linear, producer_of, tag
 from resq_onnx.graph.replacing import put_in_place_of
 from resq_onnx.graph.tensors import read_float64
 from resq_onnx.passes.merge_projections import merged_module
@@ -40,8 +40,7 @@ class _Site:
     Attributes:
         module: The linear layer.
         split: Low and high columns.
-        hessian: The second moment of the layer's input, in the basis of the ordered columns; None
-            if it was not measured: then the weight is rounded to nearest.
+        hessian: The second moment of the layer's input, in the basis of the ordered columns.
         groups: Groups of columns of the activation that are quantised apart.
         order: Puts the weight's columns in the order [low | high], new[j] = old[order[j]];
             None if they are in it.
@@ -49,7 +48,7 @@ class _Site:
 
     module: str
     split: BitSplit
-    hessian: Callable[[Moments], Matrix] | None
+    hessian: Callable[[Moments], Matrix]
     groups: int = 1
     order: NDArray[np.int64] | None = None
 
@@ -112,11 +111,6 @@ class QuantiseLinears(ir.passes.InPlacePass):
                 splits.down[layer],
                 lambda moments: bases.down_hessian(layer, _float64(moments.down[layer])),
             ),
-            # In 8 bits: each holds a norm's gains, and little else.
-            *(
-                _Site(post_layer(layout, layer, role), BitSplit(0, layout.hidden_size), None)
-                for role in layout.post_norms
-            ),
         ]
 
     def _quantiser(self, linear: Linear, site: _Site) -> Callable[[], QuantisedMatrix]:
@@ -126,7 +120,7 @@ class QuantiseLinears(ir.passes.InPlacePass):
             weight = read_float64(tensor)
             if site.order is not None:
                 weight = weight[:, site.order]
-            if self._recipe.weights == "rtn" or site.hessian is None:
+            if self._recipe.weights == "rtn":
                 return round_to_nearest(weight, site.split)
             assert moments is not None, "GPTQ needs second moments"
             return gptq(weight, site.hessian(moments), site.split)

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from resq_onnx.calibration.distributed import is_main_process
 from resq_onnx.calibration.measured import (
     Measured,
+    began,
     check_calibrated,
     check_widths,
     find_projections,
@@ -254,6 +255,7 @@ def calibrate(
         if not is_main_process():
             return None
         bases = find_projections(reference, source.layout, recipe, moments, progress)
-        save_calibration(staging.model, recipe, source.digest, moments, bases)
+        done = began(recipe, reference.opening(recipe.bos))
+        save_calibration(staging.model, done, source.digest, moments, bases)
         staging.publish()
     return Path(out)

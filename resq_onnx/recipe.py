@@ -169,6 +169,8 @@ class Recipe:
         calibration: A .txt or .jsonl file, a name known to `datasets`, or `python-docs`.
         samples: Number of calibration sequences.
         sequence_length: Tokens per calibration sequence.
+        bos: Whether texts begin with BOS, in the calibration and in every check: None for as the
+            model's tokenizer begins them.
         seed: Seeds the random rotations and the choice of calibration sequences.
         format: `custom` keeps the ai.resq functions, `qdq` inlines them. `contrib` uses the
             operators that ONNX Runtime has beyond the standard: they know 4-bit weights, but
@@ -203,6 +205,7 @@ class Recipe:
     calibration: str = "python-docs"
     samples: int = 32
     sequence_length: int = 512
+    bos: bool | None = None
     seed: int = 0
     format: str = "custom"
     logits: Logits = "all"

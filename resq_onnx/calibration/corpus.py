@@ -71,19 +71,22 @@ def calibration_sequences(
     sequence_length: int,
     seed: int,
     warn: Callable[[str], None] = warnings.warn,
+    opening: Sequence[int] = (),
 ) -> NDArray[np.int64]:
     """Choose token sequences of equal length from a calibration text.
 
     The documents are joined, tokenised without special tokens and cut into windows that
-    do not overlap; a seeded choice of these is returned in the order of the text.
+    do not overlap; a seeded choice of these is returned in the order of the text, each behind
+    the special tokens with which a text begins.
 
     Args:
         tokenizer: A Hugging Face tokenizer.
         spec: The text, as `load_text` takes it.
         samples: Number of sequences wanted.
-        sequence_length: Tokens per sequence.
+        sequence_length: Tokens per sequence, with those that it begins with.
         seed: Seeds the choice.
         warn: Receives one line if the text has fewer sequences than wanted.
+        opening: Special tokens that each sequence begins with.
 
     Returns:
         Token ids, (samples, sequence_length), with fewer rows if the text has fewer.
@@ -92,9 +95,11 @@ def calibration_sequences(
         ResqError: The text cannot be read or is shorter than one sequence.
     """
     tokens = tokenise(tokenizer, load_text(spec))
-    windows = len(tokens) // sequence_length
+    length = max(sequence_length - len(opening), 1)
+    windows = len(tokens) // length
     if windows == 0:
-        remedy = f"--sequence-length {len(tokens)} or less, or " if len(tokens) else ""
+        possible = len(tokens) + len(opening)
+        remedy = f"--sequence-length {possible} or less, or " if len(tokens) else ""
         raise ResqError(
             f"calibration text {spec} has {len(tokens)} tokens, less than one sequence of "
             f"{sequence_length}; choose {remedy}a longer text"
@@ -105,7 +110,13 @@ def calibration_sequences(
             f"{samples} were asked for; all {windows} are used"
         )
     chosen = choose_windows(windows, samples, seed)
-    return tokens[: windows * sequence_length].reshape(windows, sequence_length)[chosen]
+    return behind(opening, tokens[: windows * length].reshape(windows, length)[chosen])
+
+
+def behind(opening: Sequence[int], windows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Windows of a text (samples, tokens), each behind the tokens with which a text begins."""
+    first = np.tile(np.asarray(opening, np.int64), (len(windows), 1))
+    return np.concatenate([first, windows], axis=1)
 
 
 def choose_windows(windows: int, samples: int, seed: int) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from resq_onnx.calibration.corpus import (
     PYTHON_DOCS,
     TextTokenizer,
+    behind,
     choose_windows,
     load_text,
     tokenise,
@@ -31,35 +32,43 @@ def text_length(vocabulary: int, max_positions: int) -> int:
 
 
 def held_out_sequences(
-    tokenizer: TextTokenizer, samples: int, length: int, calibrated: Mapping[str, Any]
+    tokenizer: TextTokenizer,
+    samples: int,
+    length: int,
+    calibrated: Mapping[str, Any],
+    opening: Sequence[int] = (),
 ) -> NDArray[np.int64]:
     """Sequences of Python's documentation, without what a calibration took from it.
 
     Args:
         tokenizer: A Hugging Face tokenizer.
         samples: Sequences wanted.
-        length: Tokens of each.
-        calibrated: The recipe of the calibration, as `Recipe.to_json` gives it.
+        length: Tokens of each, with those that it begins with.
+        calibrated: The recipe of the calibration, as `Recipe.to_json` gives it; `bos` tells whether
+            its sequences began with `opening`.
+        opening: Special tokens with which a text begins.
 
     Returns:
         Token ids, (samples, length); where the calibration left less than that, parts of what
         it took are among them.
     """
     tokens = tokenise(tokenizer, load_text(PYTHON_DOCS))
-    length = min(length, len(tokens))
+    length = min(max(length - len(opening), 1), len(tokens))
     windows = tokens[: len(tokens) // length * length].reshape(-1, length)
     free = np.flatnonzero(
-        ~_taken(len(tokens), calibrated)[: windows.size].reshape(windows.shape).any(1)
+        ~_taken(len(tokens), calibrated, opening)[: windows.size].reshape(windows.shape).any(1)
     )
     if len(free) < samples:
         free = np.arange(len(windows))
-    return windows[free[choose_windows(len(free), samples, seed=0)]]
+    return behind(opening, windows[free[choose_windows(len(free), samples, seed=0)]])
 
 
-def _taken(tokens: int, calibrated: Mapping[str, Any]) -> NDArray[np.bool_]:
+def _taken(tokens: int, calibrated: Mapping[str, Any], opening: Sequence[int]) -> NDArray[np.bool_]:
     """Which tokens of Python's documentation the calibration has seen."""
     taken = np.zeros(tokens, np.bool_)
     length = calibrated["sequence_length"]
+    if calibrated.get("bos"):
+        length = max(length - len(opening), 1)
     if calibrated["calibration"] == PYTHON_DOCS and tokens >= length:
         windows = taken[: tokens // length * length].reshape(-1, length)  # a view
         windows[choose_windows(len(windows), calibrated["samples"], calibrated["seed"])] = True

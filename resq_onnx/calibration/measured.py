@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from resq_onnx.calibration.corpus import FILE_SUFFIXES, PYTHON_DOCS, calibration_sequences
 from resq_onnx.calibration.held_out import SEQUENCES, held_out_sequences, text_length
-from resq_onnx.calibration.reference import Reference, load_tokenizer
+from resq_onnx.calibration.reference import Reference, load_tokenizer, text_opening
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
@@ -83,9 +83,10 @@ def measure(
         ResqError: PyTorch cannot load the model, or the file is of another one.
     """
     reference = Reference(source)
-    token_ids = parity_text(reference.tokenizer, PARITY_SEQUENCES, PARITY_TOKENS)
+    opening = reference.opening(recipe.bos)
+    token_ids = parity_text(reference.tokenizer, PARITY_SEQUENCES, PARITY_TOKENS, opening)
     logits = reference.logits(token_ids)
-    moments, bases, calibrated = None, None, recipe.to_json()
+    moments, bases, calibrated = None, None, began(recipe, opening).to_json()
     if saved is not None:
         calibration = load_calibration(saved)
         check_calibrated(source, calibration, saved)
@@ -96,7 +97,7 @@ def measure(
         moments = reference.moments(recipe, progress.advance, progress.warn).compact()
     if bases is None:
         bases = find_projections(reference, source.layout, recipe, moments, progress)
-    text = quality_text(reference.tokenizer, source.layout, calibrated)
+    text = quality_text(reference.tokenizer, source.layout, calibrated, opening)
     del reference
     gc.collect()
     return Measured(moments, bases, token_ids, logits, text, _carried_out(recipe, calibrated))
@@ -110,7 +111,8 @@ def measure_graph(source: TracedFile, recipe: Recipe, calibration: Calibration) 
             calibration does not have.
     """
     tokenizer, graph = load_tokenizer(source), PlainGraph(source.path)
-    token_ids = parity_text(tokenizer, *graph.sizes(PARITY_SEQUENCES, PARITY_TOKENS))
+    opening = text_opening(tokenizer, source, recipe.bos)
+    token_ids = parity_text(tokenizer, *graph.sizes(PARITY_SEQUENCES, PARITY_TOKENS), opening)
     bases = stored_projections(calibration, recipe, source.layout)
     if bases is None and recipe.trains:
         raise ResqError(
@@ -123,7 +125,7 @@ def measure_graph(source: TracedFile, recipe: Recipe, calibration: Calibration) 
         bases or compute_projections(recipe, source.layout, calibration.moments),
         token_ids,
         graph.logits(token_ids),
-        quality_text(tokenizer, source.layout, calibrated),
+        quality_text(tokenizer, source.layout, calibrated, opening),
         _carried_out(recipe, calibrated),
         reference=source.path.name,
     )
@@ -141,17 +143,24 @@ def check_calibrated(source: ModelSource, calibration: Calibration, saved: str |
         )
 
 
-def parity_text(tokenizer: Any, samples: int, length: int) -> NDArray[np.int64]:
+def began(recipe: Recipe, opening: Sequence[int]) -> Recipe:
+    """A recipe that says whether its calibration's sequences began with special tokens."""
+    return dataclasses.replace(recipe, bos=bool(opening))
+
+
+def parity_text(
+    tokenizer: Any, samples: int, length: int, opening: Sequence[int]
+) -> NDArray[np.int64]:
     """Token ids of ordinary text, (samples, length)."""
-    return calibration_sequences(tokenizer, PYTHON_DOCS, samples, length, seed=0)
+    return calibration_sequences(tokenizer, PYTHON_DOCS, samples, length, seed=0, opening=opening)
 
 
 def quality_text(
-    tokenizer: Any, layout: ModelLayout, calibrated: Mapping[str, Any]
+    tokenizer: Any, layout: ModelLayout, calibrated: Mapping[str, Any], opening: Sequence[int]
 ) -> NDArray[np.int64]:
     """Token ids that a calibration by this recipe has not seen, (SEQUENCES, tokens)."""
     length = text_length(layout.vocab_size, layout.max_positions)
-    return held_out_sequences(tokenizer, SEQUENCES, length, calibrated)
+    return held_out_sequences(tokenizer, SEQUENCES, length, calibrated, opening)
 
 
 def find_projections(
@@ -171,6 +180,7 @@ def find_projections(
 
 def _carried_out(recipe: Recipe, calibrated: Mapping[str, Any]) -> Recipe:
     done = {name: calibrated[name] for name in ("calibration", "samples", "sequence_length")}
+    done["bos"] = calibrated.get("bos", False)  # an older file's sequences began with their text
     if Path(done["calibration"]).suffix in FILE_SUFFIXES:
         done["calibration"] = Path(done["calibration"]).name
     return dataclasses.replace(recipe, **done)

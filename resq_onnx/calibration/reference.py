@@ -21,6 +21,7 @@ from resq_onnx.errors import ResqError
 from resq_onnx.projections import Projections
 from resq_onnx.projections.moments import Moments
 from resq_onnx.recipe import Recipe
+from resq_onnx.runtime.opening import opening_of
 
 Progress = Callable[[int, int], None]
 
@@ -42,6 +43,20 @@ def load_tokenizer(source: ModelSource) -> Any:
                 f"{source.name}: no tokenizer that transformers can load; put "
                 f"tokenizer.json beside the weights ({error})"
             ) from error
+
+
+def text_opening(tokenizer: Any, source: ModelSource, bos: bool | None) -> tuple[int, ...]:
+    """Special tokens with which a text begins, by a Hugging Face tokenizer.
+
+    Raises:
+        ResqError: BOS is asked for and the tokenizer has none.
+    """
+
+    def encode(text: str, special: bool) -> list[int]:
+        ids: list[int] = tokenizer([text], add_special_tokens=special)["input_ids"][0]
+        return ids
+
+    return opening_of(encode, tokenizer.bos_token_id, bos, source.name)
 
 
 class Reference:
@@ -99,7 +114,16 @@ class Reference:
             recipe.sequence_length,
             recipe.seed,
             warn,
+            self.opening(recipe.bos),
         )
+
+    def opening(self, bos: bool | None = None) -> tuple[int, ...]:
+        """Special tokens with which a text begins; `bos` as for a recipe.
+
+        Raises:
+            ResqError: BOS is asked for and the tokenizer has none.
+        """
+        return text_opening(self.tokenizer, self._source, bos)
 
     def encode(self, text: str) -> NDArray[np.int64]:
         """Token ids of a text, without special tokens, (tokens,)."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from resq_onnx.cli.console import out, showing_progress
-from resq_onnx.cli.options import session_options
+from resq_onnx.cli.options import bos_option, session_options
 
 
 @click.command(context_settings={"show_default": True})
@@ -38,6 +38,7 @@ from resq_onnx.cli.options import session_options
     help="Tokens from one window to the next; what they share is only context.  "
     "[default: the window, no overlap]",
 )
+@bos_option
 @click.option("--max-windows", type=click.IntRange(min=1), help="Default: the whole text.")
 @click.option(
     "--token-by-token",
@@ -53,6 +54,7 @@ def evaluate(
     per_layer: bool,
     window: int,
     stride: int | None,
+    bos: bool | None,
     max_windows: int | None,
     token_by_token: bool,
     threads: int | None,
@@ -78,7 +80,7 @@ def evaluate(
         raise click.UsageError("--per-layer needs --reference MODEL, a model without the noise")
     document = SEPARATOR.join(load_text(str(text)))
     windowing = Windowing(window, stride, max_windows)
-    how = HowToRun(threads, not no_kernels, provider, token_by_token, per_layer)
+    how = HowToRun(threads, not no_kernels, provider, token_by_token, per_layer, bos)
     with showing_progress() as progress:
         found = evaluate_files(models, document, windowing, how, reference, progress)
     print_evaluations(out, found, Asked(text, reference, windowing, token_by_token), as_json)

@@ -37,6 +37,14 @@ def _together(*options: Decorator) -> Decorator:
     return add
 
 
+bos_option = click.option(
+    "--bos/--no-bos",
+    default=None,
+    show_default="as the tokenizer does",
+    help="Whether texts begin with the BOS token.",
+)
+"""How each sequence of a text begins that a model reads."""
+
 calibration_options = _together(
     click.option("--calibration", default=DEFAULTS.calibration,
                  help="A .txt or .jsonl file, a name known to `datasets`, or python-docs."),
@@ -44,6 +52,7 @@ calibration_options = _together(
                  help="Calibration sequences."),
     click.option("--sequence-length", type=int, default=DEFAULTS.sequence_length,
                  help="Tokens per calibration sequence."),
+    bos_option,
 )  # fmt: skip
 """On what text the activations are measured."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ def evaluate_files(
         evaluations = evaluate_models(
             [subject.model for subject in measured],
             ids,
-            windowing,
+            dataclasses.replace(windowing, opening=against.opening),
             reference=against.model,
             per_layer=how.layers,
             progress=progress.advance,
@@ -89,19 +90,18 @@ def _one_by_one(
         progress.step(f"Evaluating {path.name}")
         with open_subject(path, how) as subject:
             ids = subject.encode(document)
-            (evaluation,) = evaluate_models(
-                [subject.model], ids, windowing, progress=progress.advance
-            )
+            begun = dataclasses.replace(windowing, opening=subject.opening)
+            (evaluation,) = evaluate_models([subject.model], ids, begun, progress=progress.advance)
             yield Evaluated(path, subject.bytes, evaluation)
 
 
 def _same_ids(reference: Subject, subjects: Iterable[Subject], document: str) -> NDArray[np.int64]:
     """The text's token ids, if all agree about them: else there is nothing to compare."""
-    expected = np.asarray(reference.encode(document), np.int64)
+    expected = _read(reference, document)
     for subject in subjects:
         if subject is reference:
             continue
-        found = np.asarray(subject.encode(document), np.int64)
+        found = _read(subject, document)
         if not np.array_equal(found, expected):
             common = min(len(found), len(expected))
             differing = np.flatnonzero(found[:common] != expected[:common])
@@ -111,4 +111,8 @@ def _same_ids(reference: Subject, subjects: Iterable[Subject], document: str) ->
                 f"reference's {len(expected)}, and token {place} is the first to differ; models "
                 f"can be compared only if they read the same tokens"
             )
-    return expected
+    return expected[len(reference.opening) :]
+
+
+def _read(subject: Subject, document: str) -> NDArray[np.int64]:
+    return np.asarray([*subject.opening, *subject.encode(document)], np.int64)

@@ -33,6 +33,7 @@ class HowToRun:
         provider: As for `create_session`; PyTorch always runs on the CPU.
         token_by_token: Run exported files one token a call with the cache. PyTorch always runs
             in one pass: it does not quantise, so nothing would differ.
+        bos: Whether texts begin with BOS; None for as the model's tokenizer begins them.
         layers: Whether the residual stream is wanted too: the model is then a `LayeredModel`.
     """
 
@@ -41,6 +42,7 @@ class HowToRun:
     provider: str = CPU
     token_by_token: bool = False
     layers: bool = False
+    bos: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,14 @@ class Subject:
         path: What the user gave.
         model: Gives logits.
         encode: Turns a text into token ids without special tokens.
+        opening: Special tokens with which a text begins.
         bytes: Size of the files it was read from, those of the tokenizer not counted.
     """
 
     path: Path
     model: LanguageModel
     encode: Callable[[str], Sequence[int] | NDArray[np.int64]]
+    opening: tuple[int, ...]
     bytes: int
 
 
@@ -90,6 +94,7 @@ def _exported(path: Path, how: HowToRun) -> Subject:
         path,
         model,
         lambda text: tokenizer.encode(text, add_special_tokens=False),
+        tokenizer.opening(how.bos),
         sum(file.stat().st_size for file in files if file.is_file()),
     )
 
@@ -106,4 +111,5 @@ def _original(path: Path, how: HowToRun) -> Iterator[Subject]:
     files = [path] if path.is_file() else path.glob("*.safetensors")
     with open_model(path) as source:
         reference = Reference(source, how.threads)
-        yield Subject(path, reference, reference.encode, sum(file.stat().st_size for file in files))
+        opening, size = reference.opening(how.bos), sum(file.stat().st_size for file in files)
+        yield Subject(path, reference, reference.encode, opening, size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import onnx_ir as ir
@@ -11,6 +12,9 @@ import onnx_ir as ir
 from resq_onnx.families import ModelLayout
 from resq_onnx.graph.names import MODULE_KEY
 from resq_onnx.graph.tensors import dims, read_float64
+
+POST_BASIS: Final = "post_basis"
+"""Stands for a module that no model has: what the changes of basis behind the norms share."""
 
 
 @dataclass(frozen=True)
@@ -140,32 +144,31 @@ def head_input(layout: ModelLayout) -> str:
 
 
 def post_layer(layout: ModelLayout, layer: int, role: str) -> str:
-    """Name of the square linear layer behind a norm that ends a block."""
-    return f"{layout.module(layer, role)}.linear"
+    """Name of the change of basis behind a norm that ends a block."""
+    return f"{layout.module(layer, role)}.basis"
 
 
-def read_halved(model: ir.Model, reader: ir.Node, place: int, name: str) -> None:
+def read_halved(model: ir.Model, value: ir.Value, name: str) -> None:
     """Store an initializer in FLOAT16, behind a Cast that a runtime folds when it loads the file.
 
     Args:
         model: The model to change.
-        reader: The one node that reads it.
-        place: Of the initializer among the node's inputs.
+        value: The initializer; all its readers read the Cast then.
         name: Of the Cast.
     """
-    value = reader.inputs[place]
-    assert value is not None
     assert value.const_value is not None
     tensor, half = value.const_value, ir.DataType.FLOAT16
 
     def rounded() -> ir.TensorProtocol:
         return ir.Tensor(np.ascontiguousarray(read_float64(tensor), np.float16))
 
+    first = next(node for node in model.graph if value in node.inputs)
     value.const_value = ir.LazyTensor(rounded, half, ir.Shape(dims(tensor)), name=value.name)
     value.type = ir.TensorType(half)
     cast = ir.node("Cast", [value], {"to": ir.DataType.FLOAT}, name=name)
-    model.graph.insert_before(reader, tag(cast, module_of(reader)))
-    reader.replace_input_with(place, cast.outputs[0])
+    value.replace_all_uses_with(tag(cast, module_of(first)).outputs[0])
+    cast.replace_input_with(0, value)
+    model.graph.insert_before(first, cast)
 
 
 def make_linear(

@@ -39,7 +39,7 @@ class ResqOnnx(TemplateLM):  # type: ignore[misc]  # lm_eval carries no types
         kernels: bool = True,
         max_length: int | None = None,
         max_gen_toks: int = 256,
-        add_bos_token: bool = False,
+        add_bos_token: bool = True,
         seed: int = 0,
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
@@ -53,7 +53,8 @@ class ResqOnnx(TemplateLM):  # type: ignore[misc]  # lm_eval carries no types
             kernels: As for `create_session`.
             max_length: Read at most this many tokens instead of all the model's positions.
             max_gen_toks: Tokens of an answer where the task does not say.
-            add_bos_token: Whether texts begin with the special tokens that the tokenizer adds.
+            add_bos_token: Whether texts begin with the special tokens that the tokenizer adds, as
+                the model knows them.
             seed: Of answers that are drawn.
             batch_size: lm_eval gives it to every model. It changes nothing here.
             max_batch_size: Likewise.

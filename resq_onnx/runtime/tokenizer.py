@@ -12,6 +12,7 @@ import tokenizers
 
 from resq_onnx.errors import ResqError
 from resq_onnx.runtime.chat import render_chat
+from resq_onnx.runtime.opening import opening_of
 
 INCOMPLETE: Final = "\N{REPLACEMENT CHARACTER}"
 """What a decoder puts where the bytes of a character have not all come yet."""
@@ -64,6 +65,16 @@ class Tokenizer:
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text; special tokens are those tokenizer.json adds, such as BOS."""
         return list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def opening(self, bos: bool | None = None) -> tuple[int, ...]:
+        """Special tokens with which a text begins; None for as tokenizer.json says.
+
+        Raises:
+            ResqError: BOS is asked for and the tokenizer has none.
+        """
+        named = self.special_tokens.get("bos_token")
+        bos_id = self.backend.token_to_id(named) if named else None
+        return opening_of(self.encode, bos_id, bos, str(self.folder))
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """The text of token ids; what is no complete UTF-8 becomes a replacement character."""

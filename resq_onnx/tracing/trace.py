@@ -188,7 +188,8 @@ def _point_to_weights(model: ir.Model, source: ModelSource, computed: Set[str]) 
 def computed_buffers(source: ModelSource) -> dict[str, NDArray[np.float32]]:
     """The buffers of a model that no checkpoint holds, such as RoPE's frequencies, by name.
 
-    transformers itself computes them, for a model of these sizes where they matter.
+    transformers itself computes them, for a model of these sizes where they matter, and in float32
+    whatever the files hold: in bfloat16 Gemma's factor of the embedding, 25.298, would be 25.25.
     """
     import transformers
 
@@ -200,8 +201,10 @@ def computed_buffers(source: ModelSource) -> dict[str, NDArray[np.float32]]:
     for part in (text, getattr(config, "vision_config", text)):
         part.num_hidden_layers = 1
     with quiet_libraries():
-        smallest = getattr(transformers, source.layout.family.auto_class).from_config(config)
-    return {name: buffer.float().numpy() for name, buffer in smallest.named_buffers()}
+        smallest = getattr(transformers, source.layout.family.auto_class).from_config(
+            config, dtype=torch.float32
+        )
+    return {name: buffer.numpy() for name, buffer in smallest.named_buffers()}
 
 
 def _set_buffers(model: ir.Model, source: ModelSource) -> set[str]:

@@ -151,6 +151,14 @@ def test_sequences_are_whole_windows_of_the_text_in_its_order(numbered: str) -> 
     np.testing.assert_array_equal(sequences, sequences[:, :1] + np.arange(10))
 
 
+def test_each_sequence_begins_with_the_opening(numbered: str) -> None:
+    sequences = calibration_sequences(CharacterTokenizer(), numbered, 4, 10, 0, opening=[7])
+    assert sequences.shape == (4, 10)
+    assert (sequences[:, 0] == 7).all()
+    assert ((sequences[:, 1] - 256) % 9 == 0).all()
+    np.testing.assert_array_equal(sequences[:, 1:], sequences[:, 1:2] + np.arange(9))
+
+
 def test_the_seed_chooses_the_sequences(numbered: str) -> None:
     def chosen(seed: int) -> list[int]:
         sequences = calibration_sequences(CharacterTokenizer(), numbered, 4, 5, seed)

@@ -39,6 +39,26 @@ def test_no_token_was_calibrated_on(seed: int) -> None:
     assert not np.isin(found, calibrated).any()
 
 
+def test_no_token_was_calibrated_on_where_sequences_begin_with_bos() -> None:
+    recipe, bos = Recipe(samples=300, sequence_length=512, bos=True), -1
+    calibrated = calibration_sequences(
+        Numbering(), recipe.calibration, recipe.samples, 512, recipe.seed, opening=[bos]
+    )
+    found = held_out_sequences(Numbering(), 4, 300, recipe.to_json(), opening=[bos])
+    assert found.shape == (4, 300)
+    assert (found[:, 0] == bos).all()
+    assert (np.diff(found[:, 1:], axis=1) == 1).all()
+    assert not np.isin(found[:, 1:], calibrated[:, 1:]).any()
+
+
+def test_a_calibration_of_before_there_was_an_opening_took_its_sequences_without() -> None:
+    old = Recipe(samples=300).to_json()
+    del old["bos"]
+    calibrated = calibration_sequences(Numbering(), old["calibration"], 300, 512, seed=0)
+    found = held_out_sequences(Numbering(), 4, 300, old, opening=[-1])
+    assert not np.isin(found[:, 1:], calibrated).any()
+
+
 def test_another_text_takes_nothing_away() -> None:
     away, other = Recipe(samples=300), Recipe(samples=300, calibration="prose.txt")
     assert not np.array_equal(held_out_ids(away), held_out_ids(other))

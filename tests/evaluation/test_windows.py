@@ -66,3 +66,20 @@ def test_what_allows_no_window_is_refused(
 ) -> None:
     with pytest.raises(ResqError, match=reason):
         windowing.cut(tokens)
+
+
+def test_every_window_begins_with_the_opening_and_predicts_its_whole_text() -> None:
+    windows = Windowing(4, opening=(99,)).cut(range(7))
+    assert ids_of(windows) == [[99, 0, 1, 2], [99, 3, 4, 5]]
+    assert [list(window.targets) for window in windows] == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_with_an_opening_and_an_overlap_each_token_is_predicted_once() -> None:
+    windows = Windowing(5, stride=2, opening=(99,)).cut(range(8))
+    assert ids_of(windows) == [[99, 0, 1, 2, 3], [99, 2, 3, 4, 5], [99, 4, 5, 6, 7]]
+    assert [list(window.targets) for window in windows] == [[0, 1, 2, 3], [4, 5], [6, 7]]
+
+
+def test_behind_an_opening_one_token_is_text_enough() -> None:
+    (window,) = Windowing(2, opening=(99,)).cut([5])
+    assert list(window.targets) == [5]

@@ -17,7 +17,7 @@ from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError
 from resq_onnx.graph.names import MODULE_KEY
 from resq_onnx.graph.tensors import FoldedTensor
-from resq_onnx.tracing.trace import IR_VERSION, OPSET, trace
+from resq_onnx.tracing.trace import IR_VERSION, OPSET, computed_buffers, trace
 from tests import tiny_models
 
 LARGEST_CONSTANT = 64
@@ -197,3 +197,16 @@ def test_a_weight_of_another_shape_than_the_config_says_is_refused_by_name(tmp_p
         trace(ModelSource(tmp_path, "model"))
     for word in (name, str(file), "(190, 64)", "(192, 64)"):
         assert word in str(error.value)
+
+
+def test_buffers_are_those_of_the_float32_model_whatever_the_files_hold(tmp_path: Path) -> None:
+    """With 640 channels the factor of Gemma's embedding is no number that bfloat16 has."""
+    gemma = tiny_models.write_model(
+        tmp_path, "gemma3", tied=True, dtype=torch.bfloat16, hidden_size=640
+    )
+    expected = {name: buffer.numpy() for name, buffer in gemma.named_buffers()}
+    found = computed_buffers(ModelSource(tmp_path, "gemma"))
+    assert found.keys() == expected.keys()
+    for name, buffer in expected.items():
+        np.testing.assert_array_equal(found[name], buffer, err_msg=name)
+    assert found["model.embed_tokens.embed_scale"] == np.float32(640**0.5)
