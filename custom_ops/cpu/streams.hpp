@@ -30,7 +30,7 @@ inline std::int64_t weight_row_bytes(const MatMul& m, const Part& part) {
 }
 
 // Bytes of one prepared row.
-inline std::size_t stream_bytes(const MatMul& m) {
+inline std::size_t prepared_row_bytes(const MatMul& m) {
     std::int64_t bytes = 0;
     for (const Part& part : m.parts) {
         bytes += part.width > 0 ? m.groups * prepared_bytes(part) : 0;
@@ -97,7 +97,7 @@ inline void multiply_block(const MatMul& m, const Activations& x, const MatMulOu
                            const std::uint8_t* prepared, std::int64_t first_row,
                            std::int64_t output, std::uint8_t* scratch) {
     alignas(64) std::int32_t sums[kRows * kLanes];
-    const auto stride = static_cast<std::int64_t>(stream_bytes(m));
+    const auto stride = static_cast<std::int64_t>(prepared_row_bytes(m));
     F floats[2][kRows];
     clear(floats[0]);
     clear(floats[1]);
@@ -119,7 +119,7 @@ inline void multiply_block(const MatMul& m, const Activations& x, const MatMulOu
             if (part.bits == 4) {
                 stream_nibbles<kRows>(part, weights, bytes, prepared, stride, zeros, sums);
             } else {
-                stream_bytes_part<kRows>(part, weights, bytes, prepared, stride, zeros, sums);
+                stream_bytes<kRows>(part, weights, bytes, prepared, stride, zeros, sums);
             }
             for (int r = 0; r < kRows; ++r) {
                 const float scale = x.scales[segment + r * m.segments()];

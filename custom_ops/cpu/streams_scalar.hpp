@@ -41,9 +41,9 @@ inline void stream_nibbles(const Part& part, const std::uint8_t* weights, std::i
 }
 
 template <int kRows>
-inline void stream_bytes_part(const Part& part, const std::uint8_t* weights, std::int64_t stride,
-                              const std::uint8_t* prepared, std::int64_t prepared_stride,
-                              const std::int32_t* /*zeros*/, std::int32_t* sums) {
+inline void stream_bytes(const Part& part, const std::uint8_t* weights, std::int64_t stride,
+                         const std::uint8_t* prepared, std::int64_t prepared_stride,
+                         const std::int32_t* /*zeros*/, std::int32_t* sums) {
     stream_columns<kRows>(part, prepared, prepared_stride, sums, [&](int i, std::int64_t k) {
         return static_cast<std::int8_t>(weights[i * stride + k]);
     });

@@ -164,9 +164,9 @@ inline void stream_nibbles(const Part& part, const std::uint8_t* weights, std::i
 }
 
 template <int kRows>
-inline void stream_bytes_part(const Part& part, const std::uint8_t* weights, std::int64_t stride,
-                              const std::uint8_t* prepared, std::int64_t prepared_stride,
-                              [[maybe_unused]] const std::int32_t* zeros, std::int32_t* sums) {
+inline void stream_bytes(const Part& part, const std::uint8_t* weights, std::int64_t stride,
+                         const std::uint8_t* prepared, std::int64_t prepared_stride,
+                         [[maybe_unused]] const std::int32_t* zeros, std::int32_t* sums) {
     const std::int64_t steps = byte_steps(part);
     for (int block = 0; block < kLanes; block += kAtOnce) {
         Bits wide[kAtOnce][kRows];

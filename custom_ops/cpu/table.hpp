@@ -20,7 +20,7 @@ constexpr Kernels table(const char* name) {
     t.multiply_panel = multiply_panel;
     t.few_rows = kFewRows;
     t.can_stream = can_stream;
-    t.stream_bytes = stream_bytes;
+    t.prepared_row_bytes = prepared_row_bytes;
     t.prepare_stream = prepare_stream;
     t.stream_scratch_bytes = stream_scratch_bytes;
     t.multiply_stream = multiply_stream;

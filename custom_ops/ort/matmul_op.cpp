@@ -45,7 +45,7 @@ struct Call {
 
     // Each task's weights are read from memory for the first rows, and then are in the cache.
     void multiply_few() const {
-        const std::size_t stride = kernels.stream_bytes(matmul);
+        const std::size_t stride = kernels.prepared_row_bytes(matmul);
         auto* prepared = static_cast<std::uint8_t*>(
             scratch(Use::kPrepared, stride * static_cast<std::size_t>(rows)));
         kernels.prepare_stream(matmul, activations, 0, rows, prepared);

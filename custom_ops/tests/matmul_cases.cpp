@@ -234,7 +234,7 @@ struct Run {
         const Scratch scratch(kernels.stream_scratch_bytes(m));
         for (std::int64_t row = 0; row < c.rows; row += at_once) {
             const std::int64_t rows = std::min(at_once, c.rows - row);
-            const Scratch prepared(kernels.stream_bytes(m) * static_cast<std::size_t>(rows));
+            const Scratch prepared(kernels.prepared_row_bytes(m) * static_cast<std::size_t>(rows));
             kernels.prepare_stream(m, x, row, rows, prepared);
             for (std::int64_t block = 0; block < blocks; block += piece) {
                 kernels.multiply_stream(m, x, output(y), prepared, row, rows, block,

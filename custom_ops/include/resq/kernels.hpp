@@ -39,7 +39,7 @@ struct Kernels {
     // Whether the weights can be read so: 4-bit rows must begin on a byte.
     bool (*can_stream)(const MatMul&);
     // Bytes of the rows rearranged for streaming, and the rearrangement.
-    std::size_t (*stream_bytes)(const MatMul&);
+    std::size_t (*prepared_row_bytes)(const MatMul&);
     void (*prepare_stream)(const MatMul&, const Activations&, std::int64_t first_row,
                            std::int64_t rows, void* prepared);
     // Bytes of scratch, and the product for blocks of 16 outputs.
