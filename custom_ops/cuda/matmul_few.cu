@@ -204,7 +204,7 @@ __global__ void __launch_bounds__(kThreads) multiply_few_rows(const __grid_const
             }
             const std::int64_t place = row * segments + i + s;
             const float weight_scale = m.parts[segment.part].scales[first_output + output];
-            result = add_segment(result, less_zero(products, p.x.zeros[place], columns),
+            result = add_segment(result, subtract_zero_point(products, p.x.zeros[place], columns),
                                  p.x.scales[place], weight_scale);
         }
         __syncthreads();

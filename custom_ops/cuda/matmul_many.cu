@@ -273,8 +273,9 @@ struct Tile {
                         const int zero = row < p.rows ? p.x.zeros[place] : 0;
                         int& sum = sums[i][j][2 * half + k];
                         float& result = results[i][j][2 * half + k];
-                        result = add_segment(result, less_zero(sum >> sum_shift, zero, column_sum),
-                                             scale, weight_scale);
+                        result = add_segment(
+                            result, subtract_zero_point(sum >> sum_shift, zero, column_sum), scale,
+                            weight_scale);
                         sum = 0;
                     }
                 }

@@ -91,7 +91,7 @@ __device__ __forceinline__ float add_segment(float f, int sum, float scale, floa
 }
 
 // Σ q_a q_w less what the zero point is too much; wraps as unsigned numbers may.
-__device__ __forceinline__ int less_zero(int sum, int zero, int column_sum) {
+__device__ __forceinline__ int subtract_zero_point(int sum, int zero, int column_sum) {
     return static_cast<int>(static_cast<unsigned>(sum) -
                             static_cast<unsigned>(zero) * static_cast<unsigned>(column_sum));
 }

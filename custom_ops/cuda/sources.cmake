@@ -14,12 +14,12 @@ set(RESQ_GPU_KERNELS
 # Relative to custom_ops/.
 set(RESQ_GPU_ADAPTERS
   ort/attention_node.cpp
+  ort/contention.cpp
+  ort/gpu_adapters.cpp
   ort/gpu_memory.cpp
-  ort/gpu_operators.cpp
-  ort/gpu_ops.cpp
   ort/hadamard_node.cpp
   ort/matmul_node.cpp
   ort/node.cpp
-  ort/patience.cpp
+  ort/register_gpu.cpp
   ort/version.cpp
 )

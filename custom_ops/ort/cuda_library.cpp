@@ -5,7 +5,7 @@
 #include <string>
 
 #include "operator.hpp"
-#include "operators.hpp"
+#include "register.hpp"
 #include "resq/cuda_entry.h"
 #include "resq/version.h"
 

@@ -51,7 +51,7 @@ GatedHadamard read_hadamard(const NodeInfo& node) {
     return hadamard;
 }
 
-HadamardCall::HadamardCall(const GatedHadamard& node, const NodeContext& context)
+HadamardTensors::HadamardTensors(const GatedHadamard& node, const NodeContext& context)
     : hadamard(node), gate_up(context.input(kGateUp)), y(gate_up) {
     const std::int64_t columns = gate_up.rank > 0 ? gate_up.dims[gate_up.rank - 1] : 0;
     if (hadamard.rotates && columns != 2 * hadamard.width) {

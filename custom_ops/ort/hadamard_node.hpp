@@ -20,12 +20,12 @@ constexpr Port kHadamardOutputs[] = {kActivation};
 GatedHadamard read_hadamard(const NodeInfo& node);
 
 // The tensors of a call; y has been allocated.
-struct HadamardCall {
+struct HadamardTensors {
     GatedHadamard hadamard;  // whose width a call may tell
     Tensor gate_up, y;
     std::int64_t rows;
 
-    HadamardCall(const GatedHadamard& node, const NodeContext& context);
+    HadamardTensors(const GatedHadamard& node, const NodeContext& context);
     Floats output() const { return {y.data, float_type(y)}; }
 };
 

@@ -87,7 +87,7 @@ MatMul read_matmul(const NodeInfo& node) {
     return matmul;
 }
 
-MatMulCall::MatMulCall(const MatMul& matmul, const NodeContext& context)
+MatMulTensors::MatMulTensors(const MatMul& matmul, const NodeContext& context)
     : x(context.input(kX)), residual(context.input(kResidual)), y(x) {
     if (x.rank == 0 || x.dims[x.rank - 1] != matmul.columns()) {
         refuse("shape of X", x.shape(),

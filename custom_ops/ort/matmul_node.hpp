@@ -22,11 +22,11 @@ constexpr Port kMatMulOutputs[] = {kActivation};
 MatMul read_matmul(const NodeInfo& node);
 
 // The tensors of a call; y has been allocated.
-struct MatMulCall {
+struct MatMulTensors {
     Tensor x, residual, y;
     std::int64_t rows;
 
-    MatMulCall(const MatMul& matmul, const NodeContext& context);
+    MatMulTensors(const MatMul& matmul, const NodeContext& context);
     MatMulOutput output() const { return {{y.data, float_type(y)}, const_floats(residual)}; }
 };
 

@@ -12,7 +12,7 @@
 #include <thread>
 
 #include "abi.hpp"
-#include "patience.hpp"
+#include "contention.hpp"
 #include "resq/tensors.hpp"
 
 namespace resq::ort {

@@ -7,7 +7,7 @@
 
 #include "abi.hpp"
 #include "operator.hpp"
-#include "operators.hpp"
+#include "register.hpp"
 #include "resq/export.h"
 
 namespace resq::ort {

@@ -1,10 +1,10 @@
-// test_patience: when a call that had to wait makes the next ones work alone, and for how long.
+// test_contention: when a call that had to wait makes the next ones work alone, and for how long.
 //
 // Prints what is not so; exit code 1 then.
 #include <chrono>
 #include <cstdio>
 
-#include "ort/patience.hpp"
+#include "ort/contention.hpp"
 
 namespace {
 
@@ -68,6 +68,6 @@ int main() {
         wait_twice();
         expect(rest() <= milliseconds(1600), "and never for more than 1.6 seconds");
     }
-    std::printf("patience: %s\n", all_true ? "as it should be" : "FAILED");
+    std::printf("contention: %s\n", all_true ? "as it should be" : "FAILED");
     return all_true ? 0 : 1;
 }

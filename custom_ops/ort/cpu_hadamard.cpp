@@ -1,5 +1,5 @@
 // GatedHadamard on the CPU: cuts the tokens for the session's threads.
-#include "hadamard_op.hpp"
+#include "cpu_hadamard.hpp"
 
 #include <algorithm>
 
@@ -14,21 +14,22 @@ constexpr std::int64_t kTokensOfTask = 8;
 
 }  // namespace
 
-HadamardKernel::HadamardKernel(const NodeInfo& node)
+CpuHadamardKernel::CpuHadamardKernel(const NodeInfo& node)
     : kernels_(kernels()), hadamard_(read_hadamard(node)) {
     for (HadamardPart& part : hadamard_.parts) {
         part.has_fast_inner = is_sylvester(part.inner, part.inner_order);
     }
 }
 
-void HadamardKernel::compute(const NodeContext& context) const {
-    const HadamardCall call(hadamard_, context);
-    const std::int64_t tasks = (call.rows + kTokensOfTask - 1) / kTokensOfTask;
+void CpuHadamardKernel::compute(const NodeContext& context) const {
+    const HadamardTensors tensors(hadamard_, context);
+    const std::int64_t tasks = (tensors.rows + kTokensOfTask - 1) / kTokensOfTask;
     context.parallel_for(tasks, tasks, [&](std::int64_t task) {
-        void* work = scratch(Use::kWork, kernels_.hadamard_scratch_bytes(call.hadamard));
-        kernels_.gated_hadamard(call.hadamard, const_floats(call.gate_up), call.output(),
+        void* memory =
+            scratch(ScratchUse::kWork, kernels_.hadamard_scratch_bytes(tensors.hadamard));
+        kernels_.gated_hadamard(tensors.hadamard, const_floats(tensors.gate_up), tensors.output(),
                                 task * kTokensOfTask,
-                                std::min(call.rows, (task + 1) * kTokensOfTask), work);
+                                std::min(tensors.rows, (task + 1) * kTokensOfTask), memory);
     });
 }
 

@@ -1,5 +1,5 @@
 // The memory of waits, shared by all sessions of the process: they share its cores.
-#include "patience.hpp"
+#include "contention.hpp"
 
 #include <algorithm>
 #include <atomic>

@@ -5,7 +5,7 @@
 
 namespace resq::ort {
 
-// Adds all of them to a domain. Defined once a library: cpu_operators.cpp, gpu_operators.cpp.
+// Adds all of them to a domain. Defined once a library: register_cpu.cpp, register_gpu.cpp.
 Status* add_operators(CustomOpDomain* domain);
 
 // Adds what libresq_onnx_ops_cuda holds, if it lies beside this library.

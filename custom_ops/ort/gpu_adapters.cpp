@@ -1,5 +1,5 @@
 // Puts the kernels of one call into ONNX Runtime's stream.
-#include "gpu_ops.hpp"
+#include "gpu_adapters.hpp"
 
 #include <string>
 #include <vector>
@@ -21,12 +21,12 @@ bool has_fast_inner(const HadamardPart& part) {
 }  // namespace
 
 void GpuMatMulKernel::compute(const NodeContext& context) const {
-    const MatMulCall call(matmul_, context);
-    if (call.rows == 0 || matmul_.outputs == 0) {
+    const MatMulTensors tensors(matmul_, context);
+    if (tensors.rows == 0 || matmul_.outputs == 0) {
         return;
     }
-    const cuda::Plan plan = cuda::plan_of(matmul_, call.rows, device_.gpu());
-    const auto rows = static_cast<std::size_t>(call.rows);
+    const cuda::Plan plan = cuda::plan_of(matmul_, tensors.rows, device_.gpu());
+    const auto rows = static_cast<std::size_t>(tensors.rows);
     const auto segments = rows * static_cast<std::size_t>(matmul_.segments());
     const std::size_t row_bytes = cuda::row_bytes(matmul_, plan);
     const Lease integers(device_, context, rows * row_bytes);
@@ -35,8 +35,8 @@ void GpuMatMulKernel::compute(const NodeContext& context) const {
     const Activations activations{integers.as<std::uint8_t>(), scales.as<float>(),
                                   zeros.as<std::int32_t>(), row_bytes};
     cuda::Queue queue{context.stream()};
-    cuda::quantise_rows(matmul_, plan, const_floats(call.x), call.rows, activations, queue);
-    cuda::multiply(matmul_, plan, call.rows, activations, call.output(), queue);
+    cuda::quantise_rows(matmul_, plan, const_floats(tensors.x), tensors.rows, activations, queue);
+    cuda::multiply(matmul_, plan, tensors.rows, activations, tensors.output(), queue);
     check(queue);
 }
 
@@ -48,15 +48,16 @@ GpuHadamardKernel::GpuHadamardKernel(const NodeInfo& node)
 }
 
 void GpuHadamardKernel::compute(const NodeContext& context) const {
-    const HadamardCall call(hadamard_, context);
-    if (call.rows == 0 || call.hadamard.width == 0) {
+    const HadamardTensors tensors(hadamard_, context);
+    if (tensors.rows == 0 || tensors.hadamard.width == 0) {
         return;
     }
-    const Lease scratch(device_, context,
-                        cuda::hadamard_scratch_bytes(call.hadamard, call.rows, device_.gpu()));
+    const Lease scratch(
+        device_, context,
+        cuda::hadamard_scratch_bytes(tensors.hadamard, tensors.rows, device_.gpu()));
     cuda::Queue queue{context.stream()};
-    cuda::gated_hadamard(call.hadamard, const_floats(call.gate_up), call.output(), call.rows,
-                         scratch.as<float>(), queue);
+    cuda::gated_hadamard(tensors.hadamard, const_floats(tensors.gate_up), tensors.output(),
+                         tensors.rows, scratch.as<float>(), queue);
     check(queue);
 }
 

@@ -1,12 +1,12 @@
 // The operators on the CPU, and beside them those of the CUDA library.
 #include <initializer_list>
 
-#include "attention_op.hpp"
+#include "cpu_attention.hpp"
+#include "cpu_hadamard.hpp"
+#include "cpu_matmul.hpp"
 #include "dispatch.hpp"
-#include "hadamard_op.hpp"
-#include "matmul_op.hpp"
 #include "operator.hpp"
-#include "operators.hpp"
+#include "register.hpp"
 
 namespace resq::ort {
 
@@ -17,12 +17,12 @@ Status* add_operators(CustomOpDomain* domain) {
         return failure("resq-onnx: " + refusal.reason);
     }
     for (const CustomOp* op : {
-             Operator<MatMulKernel, ElementType::kFloat>::description(),
-             Operator<MatMulKernel, ElementType::kFloat16>::description(),
-             Operator<AttentionKernel, ElementType::kFloat>::description(),
-             Operator<AttentionKernel, ElementType::kFloat16>::description(),
-             Operator<HadamardKernel, ElementType::kFloat>::description(),
-             Operator<HadamardKernel, ElementType::kFloat16>::description(),
+             Operator<CpuMatMulKernel, ElementType::kFloat>::description(),
+             Operator<CpuMatMulKernel, ElementType::kFloat16>::description(),
+             Operator<CpuAttentionKernel, ElementType::kFloat>::description(),
+             Operator<CpuAttentionKernel, ElementType::kFloat16>::description(),
+             Operator<CpuHadamardKernel, ElementType::kFloat>::description(),
+             Operator<CpuHadamardKernel, ElementType::kFloat16>::description(),
          }) {
         if (Status* status = function<CustomOpDomainAdd>(api())(domain, op)) {
             return status;

@@ -3,9 +3,9 @@
 #include <initializer_list>
 #include <string>
 
-#include "gpu_ops.hpp"
+#include "gpu_adapters.hpp"
 #include "operator.hpp"
-#include "operators.hpp"
+#include "register.hpp"
 #include "resq/cuda_entry.h"
 #include "resq/isa.h"
 #include "resq/version.h"
