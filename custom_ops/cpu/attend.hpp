@@ -10,6 +10,7 @@
 
 #include "functions.hpp"
 #include "gemm.hpp"
+#include "isa.hpp"
 #include "records.hpp"
 #include "resq/kernels.hpp"
 

@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "bits256.hpp"
+#include "lanes.hpp"
 #include "resq/kernels.hpp"
 
 namespace resq::RESQ_ISA {

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "bits256.hpp"
+#include "lanes.hpp"
 #include "resq/kernels.hpp"
 
 namespace resq::RESQ_ISA {

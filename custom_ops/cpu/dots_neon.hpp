@@ -8,6 +8,7 @@
 
 #include <cstring>
 
+#include "lanes.hpp"
 #include "resq/kernels.hpp"
 
 namespace resq::RESQ_ISA {

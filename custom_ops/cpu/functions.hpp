@@ -1,6 +1,7 @@
 // exp and what is made of it.
 #pragma once
 
+#include "isa.hpp"
 #include "resq/kernels.hpp"
 
 namespace resq::RESQ_ISA {

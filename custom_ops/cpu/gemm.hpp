@@ -4,7 +4,7 @@
 // depend on how many rows there are.
 #pragma once
 
-#include "quantise.hpp"
+#include "isa.hpp"
 #include "resq/kernels.hpp"
 
 namespace resq::RESQ_ISA {

@@ -4,7 +4,7 @@
 // on how many rows there are nor on the instruction set.
 #pragma once
 
-#include "quantise.hpp"
+#include "isa.hpp"
 #include "resq/kernels.hpp"
 
 namespace resq::RESQ_ISA {

@@ -11,7 +11,9 @@
 
 #include <cstring>
 
+#include "isa.hpp"
 #include "outputs.hpp"
+#include "quantise.hpp"
 #include "resq/kernels.hpp"
 
 namespace resq::RESQ_ISA {

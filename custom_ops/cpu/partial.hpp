@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "isa.hpp"
+
 namespace resq::RESQ_ISA {
 
 // The first `count` lanes, and zeros in the others.

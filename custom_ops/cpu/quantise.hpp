@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "isa.hpp"
 #include "resq/kernels.hpp"
 
 namespace resq::RESQ_ISA {

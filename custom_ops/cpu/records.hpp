@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "isa.hpp"
 #include "quantise.hpp"
 #include "resq/kernels.hpp"
 

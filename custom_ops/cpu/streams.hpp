@@ -7,7 +7,9 @@
 
 #include <cstring>
 
+#include "isa.hpp"
 #include "outputs.hpp"
+#include "quantise.hpp"
 #include "resq/kernels.hpp"
 
 namespace resq::RESQ_ISA {

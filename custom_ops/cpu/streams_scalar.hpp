@@ -1,6 +1,7 @@
 // Streaming weights without any vector instruction: the oracle of streams_x86.hpp and _neon.hpp.
 #pragma once
 
+#include "lanes.hpp"
 #include "resq/kernels.hpp"
 
 namespace resq::RESQ_ISA {

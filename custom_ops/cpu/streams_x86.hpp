@@ -1,6 +1,6 @@
-// Streaming weights with AVX2, or with vpdpbusd where dots_*.hpp brings it (RESQ_HAS_DOT4).
+// Streaming weights with AVX2, or with vpdpbusd if a dots_*.hpp before it has that (RESQ_HAS_DOT4).
 //
-// A register of weights is 32 or 64 bytes (Bits, of dots_*.hpp), and 4-bit weights are two a byte.
+// A register of weights is 32 bytes (Bits, of bits256.hpp), and 4-bit weights are two a byte.
 // With the sign bit flipped a nibble is w + 8, unsigned, and q - z is signed: Σ (w + 8) (q - z) = Σ
 // w (q - z) + 8 Σ (q - z), and the last sum is known.
 //
@@ -15,6 +15,8 @@
 
 #include <cstring>
 
+#include "bits256.hpp"
+#include "lanes.hpp"
 #include "resq/kernels.hpp"
 
 namespace resq::RESQ_ISA {

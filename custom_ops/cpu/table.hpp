@@ -3,7 +3,9 @@
 
 #include "attend.hpp"
 #include "hadamard.hpp"
+#include "isa.hpp"
 #include "panels.hpp"
+#include "quantise.hpp"
 #include "resq/kernels.hpp"
 #include "streams.hpp"
 #include "tokens.hpp"

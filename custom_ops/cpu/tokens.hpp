@@ -4,6 +4,8 @@
 #include <cmath>
 
 #include "gemm.hpp"
+#include "isa.hpp"
+#include "quantise.hpp"
 #include "records.hpp"
 #include "resq/kernels.hpp"
 

@@ -5,9 +5,9 @@
 
 #include <cstdint>
 
-namespace resq::RESQ_ISA {
+#include "lanes.hpp"
 
-constexpr int kLanes = 16;
+namespace resq::RESQ_ISA {
 
 struct F {
     float32x4_t v[4];
@@ -144,5 +144,3 @@ inline void unpack_signed(const std::uint8_t* packed, std::int8_t* out) {
 }
 
 }  // namespace resq::RESQ_ISA
-
-#include "partial.hpp"

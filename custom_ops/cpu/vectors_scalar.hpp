@@ -9,9 +9,9 @@
 #include <cstdint>
 #include <cstring>
 
-namespace resq::RESQ_ISA {
+#include "lanes.hpp"
 
-constexpr int kLanes = 16;
+namespace resq::RESQ_ISA {
 
 struct F {
     float lane[kLanes];
@@ -179,5 +179,3 @@ inline void transpose_dwords(const void* rows, std::int64_t stride, I columns[4]
 }
 
 }  // namespace resq::RESQ_ISA
-
-#include "partial.hpp"

@@ -8,6 +8,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "resq/cuda.hpp"
+
 // Loops over registers: an index that is known lets an array live in them.
 #define RESQ_UNROLL _Pragma("unroll")
 

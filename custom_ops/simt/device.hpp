@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "resq/cuda.hpp"
 #include "simt/simt.hpp"
 
 #define __global__

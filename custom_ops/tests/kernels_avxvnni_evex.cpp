@@ -2,12 +2,10 @@
 // executed on a CPU that has AVX-512-VNNI and no AVX-VNNI.
 #define RESQ_ISA avxvnni_evex
 
-// The blocks in this order: each uses what stands above it.
-#include "../cpu/vectors_avx2.hpp"
-
+// What all others are made of comes first, and dots before streams.
 #include "../cpu/dots_avxvnni.hpp"
-
 #include "../cpu/streams_x86.hpp"
+#include "../cpu/vectors_avx2.hpp"
 
 #include "../cpu/table.hpp"
 
