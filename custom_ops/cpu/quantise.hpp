@@ -12,16 +12,29 @@ namespace resq::RESQ_ISA {
 // Smallest normal float32: stands in for the scale 0 of a segment of zeros.
 constexpr float kSmallestScale = 0x1p-126f;
 
-struct Quantiser {
-    float scale, zero;
-};
+// The largest integer of so many bits.
+inline float top_of(int bits) { return bits == 4 ? 15.0f : 255.0f; }
 
-// s = (max - min) / levels and z = round(-min / s), with min <= 0 <= max.
-inline Quantiser quantiser_of(float smallest, float largest, float levels) {
-    float scale = (largest - smallest) / levels;
-    scale = scale > kSmallestScale ? scale : kSmallestScale;
-    return {scale, std::nearbyint(-smallest / scale)};
+// s = (max - min) / top, with min <= 0 <= max.
+inline float scale_of(float smallest, float largest, float top) {
+    const float scale = (largest - smallest) / top;
+    return scale > kSmallestScale ? scale : kSmallestScale;
 }
+
+struct Quantiser {
+    F scales, zeros, tops;
+    std::int32_t zero_point;  // an integer itself: clipped
+
+    // z = round(-min / s)
+    Quantiser(float smallest, float scale, float top)
+        : scales(broadcast(scale)), tops(broadcast(top)) {
+        const float z = std::nearbyint(-smallest / scale);
+        zeros = broadcast(z);
+        zero_point = static_cast<std::int32_t>(z < top ? z : top);
+    }
+    // round(x / s) + z, clipped: sixteen integers.
+    I operator()(F x) const { return to_int(min(max(round(x / scales) + zeros, zero()), tops)); }
+};
 
 struct Range {
     float smallest, largest;
@@ -37,11 +50,6 @@ inline Range range_of(const T* x, std::int64_t width) {
         largest = max(part, largest);
     }
     return {least(smallest), greatest(largest)};
-}
-
-// round(x / s) + z, clipped: sixteen whole numbers.
-inline I quantised(F x, F scale, F zero_point, F levels) {
-    return to_int(min(max(round(x / scale) + zero_point, zero()), levels));
 }
 
 inline std::int64_t padded_width(const Part& part) {
@@ -66,22 +74,20 @@ inline std::size_t row_bytes(const MatMul& m) {
 template <typename T>
 inline void quantise_segment(const T* x, const Part& part, std::uint8_t* out, float* scale,
                              std::int32_t* zero_point) {
-    const float top = part.bits == 4 ? 15.0f : 255.0f;
     const Range range = range_of(x, part.width);
-    const Quantiser q = quantiser_of(range.smallest * part.clip, range.largest * part.clip, top);
-    const F scales = broadcast(q.scale), zeros = broadcast(q.zero), levels = broadcast(top);
+    const float top = top_of(part.bits), smallest = range.smallest * part.clip;
+    *scale = scale_of(smallest, range.largest * part.clip, top);
+    const Quantiser quantiser(smallest, *scale, top);
     const int offset = part.bits == 4 ? 0 : kByteOffset;
     for (std::int64_t k = 0; k < part.width; k += kLanes) {
-        const I integers =
-            quantised(load_first(x + k, part.width - k), scales, zeros, levels) - broadcast(offset);
+        const I integers = quantiser(load_first(x + k, part.width - k)) - broadcast(offset);
         if (element_bytes(part) == 1) {
             store_bytes(out + k, integers);
         } else {
             store_words(reinterpret_cast<std::uint16_t*>(out) + k, integers);
         }
     }
-    *scale = q.scale;
-    *zero_point = static_cast<std::int32_t>(q.zero < top ? q.zero : top) - offset;
+    *zero_point = quantiser.zero_point - offset;
 }
 
 // 1 / sqrt(mean(x²) + epsilon). A norm changes what the integers stand for, not the integers.

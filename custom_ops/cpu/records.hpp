@@ -20,16 +20,14 @@ inline float round_up_to_bfloat16(float scale) {
 
 // Writes part of x (head_dim) into its place of a record.
 inline void encode_part(const float* x, const RecordPart& part, std::uint8_t* record) {
-    const float top = part.bits == 4 ? 15.0f : 255.0f;
+    const float top = top_of(part.bits);
     const Range range = range_of(x, part.rank);
-    const float scale =
-        round_up_to_bfloat16(quantiser_of(range.smallest, range.largest, top).scale);
-    const float zero_point = std::nearbyint(-range.smallest / scale);
-    const F scales = broadcast(scale), zeros = broadcast(zero_point), levels = broadcast(top);
+    const float scale = round_up_to_bfloat16(scale_of(range.smallest, range.largest, top));
+    const Quantiser quantiser(range.smallest, scale, top);
     for (std::int64_t k = 0; k < part.rank; k += kLanes) {
         const std::int64_t left = part.rank - k, count = left < kLanes ? left : kLanes;
         std::uint8_t bytes[kLanes];
-        store_bytes(bytes, quantised(load_first(x + k, left), scales, zeros, levels));
+        store_bytes(bytes, quantiser(load_first(x + k, left)));
         if (part.bits == 8) {
             std::memcpy(record + part.values + k, bytes, static_cast<std::size_t>(count));
             continue;
@@ -43,7 +41,7 @@ inline void encode_part(const float* x, const RecordPart& part, std::uint8_t* re
     std::memcpy(&bits, &scale, sizeof bits);
     record[part.scale] = static_cast<std::uint8_t>(bits >> 16);
     record[part.scale + 1] = static_cast<std::uint8_t>(bits >> 24);
-    record[part.zero] = static_cast<std::uint8_t>(zero_point < top ? zero_point : top);
+    record[part.zero] = static_cast<std::uint8_t>(quantiser.zero_point);
 }
 
 inline void encode_record(const float* x, const Record& layout, std::uint8_t* record) {

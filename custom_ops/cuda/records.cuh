@@ -111,17 +111,6 @@ __device__ __forceinline__ bool sees(const Attention& a, std::int64_t own, std::
     return slot <= own && (a.window < 0 || slot > own - a.window);
 }
 
-// Chunks that the queries of tokens `first` to `last` see, as a half-open range.
-struct Chunks {
-    std::int64_t first, last;
-};
-__host__ __device__ inline Chunks seen_chunks(const Attention& a, const AttentionCall& call,
-                                              std::int64_t first, std::int64_t last) {
-    const std::int64_t old = call.total - call.tokens;
-    const std::int64_t begin = a.window > 0 ? old + first - a.window + 1 : 0;
-    return {(begin > 0 ? begin : 0) / kChunk, (old + last) / kChunk + 1};
-}
-
 __device__ __forceinline__ float capped(const Attention& a, float score) {
     return a.softcap > 0.0f ? a.softcap * tanhf(score / a.softcap) : score;
 }

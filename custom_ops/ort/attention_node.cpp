@@ -43,11 +43,7 @@ AttentionNode::AttentionNode(const NodeInfo& node) {
     if (high_rank < 0) {
         refuse("high_rank", high_rank, "0 or more");
     }
-    const std::int64_t bits = node.integer("low_bits", 4);
-    if (bits != 4 && bits != 8) {
-        refuse("low_bits", bits, "4 or 8");
-    }
-    low_bits = static_cast<int>(bits);
+    low_bits = node.bits("low_bits", 4);
     const Tensor cos = node.required_constant(kCos, "cos_cache");
     const Tensor sin = node.required_constant(kSin, "sin_cache");
     check_shape("cos_cache", cos, {-1, a.rotary_dim / 2});
@@ -128,7 +124,6 @@ void AttentionTensors::read_past(const NodeContext& context) {
     past_value = context.input(kPastValue);
     const std::int64_t bytes = attention.record.bytes;
     check_shape("past_key", past_key, {call.batch, attention.kv_heads, -1, bytes});
-    check_shape("past_value", past_value, {call.batch, attention.kv_heads, -1, bytes});
     check_shape("past_value", past_value,
                 {call.batch, attention.kv_heads, past_key.dims[2], bytes});
     if (past_key.dims[2] < call.total - call.tokens) {

@@ -86,12 +86,10 @@ void Work::attend() const {
         block.kv_head = head % attention.kv_heads;
         block.first_token = piece * kQueryTokens;
         block.tokens = std::min(kQueryTokens, call.tokens - block.first_token);
-        const std::int64_t first_slot = call.total - call.tokens + block.first_token;
-        block.last_chunk = (first_slot + block.tokens - 1) / kChunk + 1;
-        block.first_chunk =
-            attention.window > 0
-                ? std::max<std::int64_t>(0, first_slot - attention.window + 1) / kChunk
-                : 0;
+        const Chunks seen =
+            seen_chunks(attention, call, block.first_token, block.first_token + block.tokens - 1);
+        block.first_chunk = seen.first;
+        block.last_chunk = seen.last;
         block.is_partial = false;
         void* memory = scratch(ScratchUse::kWork, kernels.attend_scratch_bytes(attention));
         kernels.attend(attention, call, block, memory);

@@ -1,7 +1,6 @@
 // Puts the kernels of one call into ONNX Runtime's stream.
 #include "gpu_adapters.hpp"
 
-#include <string>
 #include <vector>
 
 namespace resq::ort {
@@ -11,10 +10,7 @@ namespace {
 bool has_fast_inner(const HadamardPart& part) {
     const auto elements = static_cast<std::size_t>(part.inner_order * part.inner_order);
     std::vector<float> inner(elements);
-    const char* error = cuda::read_back(inner.data(), part.inner, elements * sizeof(float));
-    if (error != nullptr) {
-        throw Refusal{std::string("CUDA: ") + error};
-    }
+    check(cuda::read_back(inner.data(), part.inner, elements * sizeof(float)));
     return is_sylvester(inner.data(), part.inner_order);
 }
 
@@ -37,7 +33,7 @@ void GpuMatMulKernel::compute(const NodeContext& context) const {
     cuda::Queue queue{context.stream()};
     cuda::quantise_rows(matmul_, plan, const_floats(tensors.x), tensors.rows, activations, queue);
     cuda::multiply(matmul_, plan, tensors.rows, activations, tensors.output(), queue);
-    check(queue);
+    check(queue.error);
 }
 
 GpuHadamardKernel::GpuHadamardKernel(const NodeInfo& node)
@@ -58,7 +54,7 @@ void GpuHadamardKernel::compute(const NodeContext& context) const {
     cuda::Queue queue{context.stream()};
     cuda::gated_hadamard(tensors.hadamard, const_floats(tensors.gate_up), tensors.output(),
                          tensors.rows, scratch.as<float>(), queue);
-    check(queue);
+    check(queue.error);
 }
 
 void GpuAttentionKernel::compute(const NodeContext& context) const {
@@ -71,7 +67,7 @@ void GpuAttentionKernel::compute(const NodeContext& context) const {
                          past_slots, call.keys, queue);
     cuda::continue_cache(a, call, static_cast<const std::uint8_t*>(tensors.past_value.data),
                          past_slots, call.values, queue);
-    check(queue);
+    check(queue.error);
     if (call.batch * call.tokens == 0) {
         return;
     }
@@ -80,7 +76,7 @@ void GpuAttentionKernel::compute(const NodeContext& context) const {
     call.queries = queries.as<float>();
     call.partial = partial.as<float>();
     cuda::attend(a, call, queue);
-    check(queue);
+    check(queue.error);
 }
 
 }  // namespace resq::ort

@@ -49,7 +49,7 @@ class Lease {
     void* data_;
 };
 
-// Throws what CUDA has said of a call.
-void check(const cuda::Queue& queue);
+// Throws what CUDA says of a call that failed; null where none did.
+void check(const char* error);
 
 }  // namespace resq::ort

@@ -14,7 +14,6 @@ const float* read_factor(const NodeInfo& node, std::size_t index, const std::str
     if (!factor) {
         return nullptr;
     }
-    check_shape(name.c_str(), factor, {factor.rank > 0 ? factor.dims[0] : 0, -1});
     check_shape(name.c_str(), factor, {factor.dims[0], factor.dims[0]});
     *order = factor.dims[0];
     return static_cast<const float*>(factor.data);

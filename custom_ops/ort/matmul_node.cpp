@@ -42,14 +42,6 @@ Part read_part(const NodeInfo& node, std::size_t index, const std::string& name,
     return part;
 }
 
-int read_bits(const NodeInfo& node, const char* attribute, int otherwise) {
-    const std::int64_t bits = node.integer(attribute, otherwise);
-    if (bits != 4 && bits != 8) {
-        refuse(attribute, bits, "4 or 8");
-    }
-    return static_cast<int>(bits);
-}
-
 }  // namespace
 
 MatMul read_matmul(const NodeInfo& node) {
@@ -59,8 +51,7 @@ MatMul read_matmul(const NodeInfo& node) {
         refuse("num_groups", matmul.groups, "at least 1");
     }
     std::int64_t outputs = -1;
-    const int low_bits = read_bits(node, "low_bits", 4),
-              high_bits = read_bits(node, "high_bits", 8);
+    const int low_bits = node.bits("low_bits", 4), high_bits = node.bits("high_bits", 8);
     matmul.parts[0] = read_part(node, kLow, "low", low_bits, matmul.groups, &outputs);
     matmul.parts[1] = read_part(node, kHigh, "high", high_bits, matmul.groups, &outputs);
     if (matmul.columns() == 0) {

@@ -129,6 +129,14 @@ std::int64_t NodeInfo::integer(const char* attribute) const {
     return value;
 }
 
+int NodeInfo::bits(const char* attribute, int otherwise) const {
+    const std::int64_t bits = integer(attribute, otherwise);
+    if (bits != 4 && bits != 8) {
+        refuse(attribute, bits, "4 or 8");
+    }
+    return static_cast<int>(bits);
+}
+
 float NodeInfo::real(const char* attribute, float otherwise) const {
     float value = otherwise;
     std::int64_t integer = 0;

@@ -55,6 +55,8 @@ class NodeInfo {
     // An attribute, or the default where the node has none.
     std::int64_t integer(const char* attribute, std::int64_t otherwise) const;
     std::int64_t integer(const char* attribute) const;
+    // A number of bits: 4 or 8.
+    int bits(const char* attribute, int otherwise) const;
     float real(const char* attribute, float otherwise) const;
     float real(const char* attribute) const;
     std::string text(const char* attribute, const std::string& otherwise) const;

@@ -10,6 +10,7 @@
 //   };
 #pragma once
 
+#include <initializer_list>
 #include <iterator>
 #include <new>
 #include <string>
@@ -123,5 +124,16 @@ class Operator {
         return op;
     }
 };
+
+// Adds a class's operator to a domain, for each of these types of T.
+template <typename Kernel, ElementType... kActivationTypes>
+Status* add_operator(CustomOpDomain* domain) {
+    for (const CustomOp* op : {Operator<Kernel, kActivationTypes>::description()...}) {
+        if (Status* status = function<CustomOpDomainAdd>(api())(domain, op)) {
+            return status;
+        }
+    }
+    return nullptr;
+}
 
 }  // namespace resq::ort

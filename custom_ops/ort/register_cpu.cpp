@@ -9,6 +9,14 @@
 #include "register.hpp"
 
 namespace resq::ort {
+namespace {
+
+template <typename Kernel>
+Status* add(CustomOpDomain* domain) {
+    return add_operator<Kernel, ElementType::kFloat, ElementType::kFloat16>(domain);
+}
+
+}  // namespace
 
 Status* add_operators(CustomOpDomain* domain) {
     try {
@@ -16,19 +24,13 @@ Status* add_operators(CustomOpDomain* domain) {
     } catch (const Refusal& refusal) {
         return failure("resq-onnx: " + refusal.reason);
     }
-    for (const CustomOp* op : {
-             Operator<CpuMatMulKernel, ElementType::kFloat>::description(),
-             Operator<CpuMatMulKernel, ElementType::kFloat16>::description(),
-             Operator<CpuAttentionKernel, ElementType::kFloat>::description(),
-             Operator<CpuAttentionKernel, ElementType::kFloat16>::description(),
-             Operator<CpuHadamardKernel, ElementType::kFloat>::description(),
-             Operator<CpuHadamardKernel, ElementType::kFloat16>::description(),
-         }) {
-        if (Status* status = function<CustomOpDomainAdd>(api())(domain, op)) {
+    for (Status* (*step)(CustomOpDomain*) : {add<CpuMatMulKernel>, add<CpuAttentionKernel>,
+                                             add<CpuHadamardKernel>, add_cuda_operators}) {
+        if (Status* status = step(domain)) {
             return status;
         }
     }
-    return add_cuda_operators(domain);
+    return nullptr;
 }
 
 }  // namespace resq::ort

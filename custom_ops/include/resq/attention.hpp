@@ -80,6 +80,17 @@ struct AttentionCall {
     constexpr std::int64_t chunks() const { return (total + kChunk - 1) / kChunk; }
 };
 
+// Chunks that the queries of tokens `first` to `last`, both included, see: a half-open range.
+struct Chunks {
+    std::int64_t first, last;
+};
+constexpr Chunks seen_chunks(const Attention& a, const AttentionCall& call, std::int64_t first,
+                             std::int64_t last) {
+    const std::int64_t old = call.total - call.tokens;
+    const std::int64_t begin = a.window > 0 ? old + first - a.window + 1 : 0;
+    return {(begin > 0 ? begin : 0) / kChunk, (old + last) / kChunk + 1};
+}
+
 // A softmax over some slots, as it lies in memory: greatest score, sum of the weights, and the
 // weighted sum of the values (head_dim).
 constexpr std::int64_t softmax_floats(const Attention& a) { return a.head_dim + 2; }
