@@ -1,4 +1,4 @@
-// Reads a MixedPrecisionAttention node, and refuses what is not as it should be.
+// Reads a MixedPrecisionAttention node and refuses an invalid one.
 #include "attention_node.hpp"
 
 #include <algorithm>
@@ -82,7 +82,7 @@ AttentionTensors::AttentionTensors(const AttentionNode& node, const NodeContext&
     allocate(context);
 }
 
-// QKV (B, S, (H + 2G) · d) tells the size of a head, and with it the record.
+// QKV (B, S, (H + 2G) · d) determines the head size, and so the record.
 void AttentionTensors::read_qkv(const AttentionNode& node, const NodeContext& context) {
     const Tensor qkv = context.input(kQkv);
     const std::int64_t heads = attention.heads + 2 * attention.kv_heads;
@@ -97,8 +97,9 @@ void AttentionTensors::read_qkv(const AttentionNode& node, const NodeContext& co
         refuse("rotary_dim", attention.rotary_dim, "at most the head size " + std::to_string(dim));
     }
     if (node.high_rank > dim || (node.low_bits == 4 && (dim - node.high_rank) % 2 != 0)) {
-        refuse("high_rank", node.high_rank,
-               "at most the head size " + std::to_string(dim) + ", and an even rest");
+        refuse(
+            "high_rank", node.high_rank,
+            "at most the head size " + std::to_string(dim) + ", with an even remainder for 4 bits");
     }
     attention.head_dim = dim;
     attention.record = Record::of(dim, node.high_rank, node.low_bits);
@@ -107,7 +108,7 @@ void AttentionTensors::read_qkv(const AttentionNode& node, const NodeContext& co
     call.tokens = qkv.dims[1];
 }
 
-// attention_mask (B, total): the last S of all tokens are new.
+// attention_mask (B, total): the last S tokens are new.
 void AttentionTensors::read_mask(const NodeContext& context) {
     const Tensor mask = context.input(kMask);
     check_shape("attention_mask", mask, {call.batch, -1});
@@ -134,7 +135,7 @@ void AttentionTensors::read_past(const NodeContext& context) {
     call.capacity = std::max(past_key.dims[2], call.total);
 }
 
-// Positions themselves may lie in a GPU's memory, and are looked at by whoever executes the node.
+// The positions may be in GPU memory, so the kernels check their values.
 void AttentionTensors::read_positions(const NodeContext& context) {
     const Tensor ids = context.input(kPositions);
     if (!ids) {

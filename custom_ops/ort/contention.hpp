@@ -1,8 +1,8 @@
-// Whether the session's other threads are worth waiting for.
+// Whether waiting for the session's other threads pays off.
 //
-// Where another program keeps a core busy, a thread of the pool is taken off it in the middle of a
-// task, for milliseconds: as long as a whole token. A call that had to wait so is the sign to go on
-// alone for a while; results do not depend on the number of threads.
+// If another program keeps a core busy, the operating system suspends a thread of the pool in the
+// middle of a task, for milliseconds: as long as a whole token takes. After such waits, calls work
+// alone for a while. Results do not depend on the number of threads.
 #pragma once
 
 #include <chrono>
@@ -11,10 +11,11 @@ namespace resq::ort {
 
 using Clock = std::chrono::steady_clock;
 
-// Whether calls should do without other threads for now.
+// Whether calls should currently use no other threads.
 bool works_alone(Clock::time_point now);
 
-// Tells how long a call that ends now waited for other threads, and what one of its tasks took.
+// Reports how long a call that ends now waited for other threads, and how long one of its tasks
+// took.
 void report_wait(Clock::duration wait, Clock::duration task, Clock::time_point now);
 
 }  // namespace resq::ort

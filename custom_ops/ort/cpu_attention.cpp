@@ -1,4 +1,4 @@
-// MixedPrecisionAttention on the CPU: keeps the cache, cuts the work.
+// MixedPrecisionAttention on the CPU: copies the cache and splits the work into tasks.
 #include "cpu_attention.hpp"
 
 #include <algorithm>
@@ -11,18 +11,18 @@
 namespace resq::ort {
 namespace {
 
-// New tokens prepared in one task.
+// New tokens per task.
 constexpr std::int64_t kTokensOfTask = 8;
 
-// With fewer tokens than this, and fewer tasks than the other number, the slots are cut for the
-// threads too, and partial results put together.
+// With fewer tokens and fewer tasks than this, the slots are divided among the threads, too, and
+// partial results are merged.
 constexpr std::int64_t kFewTokens = 9, kEnoughTasks = 16;
 
-// Chunks that a thread takes at a time then, some ten microseconds of work; and bytes of the cache
-// that are worth a batch of their own when it is copied.
+// Chunks that a thread then takes at a time, some ten microseconds of work; bytes of the cache for
+// each thread that copies it.
 constexpr std::int64_t kChunksOfBatch = 4, kBytesOfCopy = 256 * 1024;
 
-// One call: its node's attention, what the inputs say, and the way to the threads.
+// One call: its kernels, its inputs, and its context, which has the threads.
 struct Work {
     const Kernels& kernels;
     const NodeContext& context;
@@ -40,13 +40,13 @@ void Work::check_positions() const {
     for (std::int64_t i = 0; call.positions != nullptr && i < call.batch * call.tokens; ++i) {
         if (call.positions[i] < 0 || call.positions[i] >= attention.positions) {
             refuse("a position of position_ids", call.positions[i],
-                   "0 to " + std::to_string(attention.positions - 1) + " by the rows of cos_cache");
+                   "0 to " + std::to_string(attention.positions - 1) + ", the rows of cos_cache");
         }
     }
 }
 
-// A cache of max(P, total) slots that holds what the past one does. A buffer that is bound as past
-// and as present is already that.
+// Copies the past cache into one of max(P, total) slots. A buffer that is bound to both needs no
+// copy.
 void Work::continue_cache(const Tensor& past, std::uint8_t* present) const {
     if (present == past.data) {
         return;
@@ -73,12 +73,12 @@ void Work::prepare_tokens() const {
     });
 }
 
-// A task is some tokens of one sequence and kv head, and all chunks they see.
+// A task is some tokens of one sequence and kv head, with all chunks they see.
 void Work::attend() const {
     const std::int64_t pieces = (call.tokens + kQueryTokens - 1) / kQueryTokens;
     const std::int64_t tasks = call.batch * attention.kv_heads * pieces;
     context.parallel_for(tasks, tasks, [&](std::int64_t task) {
-        // The last tokens see the most, so they come first: no long task is left for the end.
+        // The last tokens see the most slots, so they come first: no long task starts last.
         const std::int64_t piece = pieces - 1 - task / (call.batch * attention.kv_heads);
         const std::int64_t head = task % (call.batch * attention.kv_heads);
         AttentionBlock block;

@@ -1,4 +1,4 @@
-// GatedHadamard on the CPU: cuts the tokens for the session's threads.
+// GatedHadamard on the CPU: splits the tokens into tasks for the session's threads.
 #include "cpu_hadamard.hpp"
 
 #include <algorithm>
@@ -9,7 +9,7 @@
 namespace resq::ort {
 namespace {
 
-// Tokens of one task: what the kernel takes at once, a few times.
+// Tokens per task: a few times what the kernel takes at once.
 constexpr std::int64_t kTokensOfTask = 8;
 
 }  // namespace

@@ -1,4 +1,4 @@
-// MixedPrecisionMatMul on the CPU: cuts the work for the session's threads.
+// MixedPrecisionMatMul on the CPU: splits the work into tasks for the session's threads.
 #include "cpu_matmul.hpp"
 
 #include <algorithm>
@@ -9,23 +9,23 @@
 namespace resq::ort {
 namespace {
 
-// Rows quantised in one task: some microseconds of work.
+// Rows that a task quantises: some microseconds of work.
 constexpr std::int64_t kRowsOfTask = 16;
 
-// Bytes of weights that one task streams: long enough to hide what handing out a task costs
-// (below a microsecond), short enough that no thread waits long for another.
+// Bytes of weights that a task streams: enough to hide the cost of a task (below a microsecond),
+// few enough that no thread waits long for another.
 constexpr std::int64_t kBytesOfTask = 64 * 1024;
 
 // Rows up to which weights are streamed. Unpacking a panel costs as much as streaming it for some
-// twenty rows, with AVX2 as with AVX-512-VNNI.
+// twenty rows, with AVX2 and with AVX-512-VNNI.
 constexpr std::int64_t kStreamedRows = 16;
 
-// With many rows: tasks a call is cut into at least, and rows of a task at least. A task unpacks
-// its panel anew, which costs as much as multiplying it with a few rows.
+// With many rows: the minimum of tasks per call, and of rows per task. Every task unpacks its
+// panel, which costs as much as multiplying it with a few rows.
 constexpr std::int64_t kTasks = 16;
 constexpr std::int64_t kRowsOfPanel = 96;
 
-// One call: what the tasks of it share.
+// One call: what its tasks share.
 struct Work {
     const Kernels& kernels;
     const MatMul& matmul;
@@ -43,7 +43,8 @@ struct Work {
         });
     }
 
-    // Each task's weights are read from memory for the first rows, and then are in the cache.
+    // A task reads its weights from memory for the first rows; for later rows they are in the
+    // cache.
     void multiply_few() const {
         const std::size_t stride = kernels.prepared_row_bytes(matmul);
         auto* prepared = static_cast<std::uint8_t*>(

@@ -1,4 +1,4 @@
-// Puts the kernels of one call into ONNX Runtime's stream.
+// Launches the kernels of a call on ONNX Runtime's stream.
 #include "gpu_adapters.hpp"
 
 #include <vector>
@@ -6,7 +6,7 @@
 namespace resq::ort {
 namespace {
 
-// Whether the fast transform can stand for the part's inner factor, which lies on the GPU.
+// Whether the fast transform can replace the part's inner factor, which is in GPU memory.
 bool has_fast_inner(const HadamardPart& part) {
     const auto elements = static_cast<std::size_t>(part.inner_order * part.inner_order);
     std::vector<float> inner(elements);

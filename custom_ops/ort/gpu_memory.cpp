@@ -1,4 +1,4 @@
-// Asks ONNX Runtime for memory and CUDA for what the GPU is.
+// Memory from ONNX Runtime, properties of the GPU from CUDA.
 #include "gpu_memory.hpp"
 
 #include <string>

@@ -1,4 +1,4 @@
-// Reads a GatedHadamard node, and refuses what is not as it should be.
+// Reads a GatedHadamard node and refuses an invalid one.
 #include "hadamard_node.hpp"
 
 #include <string>
@@ -55,7 +55,7 @@ HadamardTensors::HadamardTensors(const GatedHadamard& node, const NodeContext& c
     const std::int64_t columns = gate_up.rank > 0 ? gate_up.dims[gate_up.rank - 1] : 0;
     if (hadamard.rotates && columns != 2 * hadamard.width) {
         refuse("shape of gate_up", gate_up.shape(),
-               "(..., " + std::to_string(2 * hadamard.width) + ") by the factors");
+               "(..., " + std::to_string(2 * hadamard.width) + ") to match the factors");
     }
     if (gate_up.rank == 0 || columns % 2 != 0) {
         refuse("shape of gate_up", gate_up.shape(), "an even number of columns");

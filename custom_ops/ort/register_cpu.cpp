@@ -1,4 +1,4 @@
-// The operators on the CPU, and beside them those of the CUDA library.
+// Registers the operators for CPUs, and those of the CUDA library if it is there.
 #include <initializer_list>
 
 #include "cpu_attention.hpp"

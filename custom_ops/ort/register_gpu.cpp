@@ -1,4 +1,4 @@
-// The operators on a GPU.
+// Registers the operators for GPUs.
 #include <cstring>
 #include <initializer_list>
 #include <string>

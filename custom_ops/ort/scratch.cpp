@@ -1,4 +1,4 @@
-// Scratch memory of a thread, freed when the thread ends.
+// Scratch memory, freed when its thread ends.
 #include "scratch.hpp"
 
 #include <cstdlib>
