@@ -1,7 +1,7 @@
-// The instruction set of this translation unit: RESQ_ISA names it and is the kernels' namespace.
+// The instruction set of this translation unit. RESQ_ISA is its name and the kernels' namespace.
 //
-// A kernels_*.cpp defines it and includes the vectors, dots and streams that it is made of. A
-// header that is opened alone, as an editor does, gets the scalar ones.
+// A kernels_*.cpp defines it and includes its vectors, dots and streams. Without that, as in an
+// editor, a header gets the scalar ones.
 #pragma once
 
 #ifndef RESQ_ISA

@@ -1,7 +1,7 @@
 // The kernels for AVX-512-VNNI (with F, BW, DQ and VL).
 #define RESQ_ISA avx512vnni
 
-// What all others are made of comes first, and dots before streams.
+// The instruction set's own headers come first, and dots before streams.
 #include "dots_avx512vnni.hpp"
 #include "streams_x86.hpp"
 #include "vectors_avx512.hpp"

@@ -1,7 +1,7 @@
 // The kernels for AVX-VNNI (with AVX2, FMA and F16C).
 #define RESQ_ISA avxvnni
 
-// What all others are made of comes first, and dots before streams.
+// The instruction set's own headers come first, and dots before streams.
 #include "dots_avxvnni.hpp"
 #include "streams_x86.hpp"
 #include "vectors_avx2.hpp"

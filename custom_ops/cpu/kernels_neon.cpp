@@ -1,7 +1,7 @@
 // The kernels for NEON with its dot products (Armv8.2).
 #define RESQ_ISA neon
 
-// What all others are made of comes first, and dots before streams.
+// The instruction set's own headers come first, and dots before streams.
 #include "dots_neon.hpp"
 #include "streams_neon.hpp"
 #include "vectors_neon.hpp"

@@ -1,7 +1,7 @@
-// The kernels for any CPU: slow, and the oracle of the others.
+// The kernels for any CPU: slow, and the reference for the others.
 #define RESQ_ISA scalar
 
-// What all others are made of comes first, and dots before streams.
+// The instruction set's own headers come first, and dots before streams.
 #include "dots_scalar.hpp"
 #include "streams_scalar.hpp"
 #include "vectors_scalar.hpp"

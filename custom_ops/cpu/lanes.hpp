@@ -1,4 +1,4 @@
-// How many numbers a vector of the kernels holds, whatever the instruction set.
+// The number of lanes of a vector (F, I), the same for every instruction set.
 #pragma once
 
 namespace resq {

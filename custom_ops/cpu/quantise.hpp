@@ -1,4 +1,4 @@
-// Activations to integers: per row and segment, asymmetric (see matmul.hpp for what a segment is).
+// Activations to integers: per row and segment, asymmetric (matmul.hpp defines segments).
 #pragma once
 
 #include <cmath>
@@ -9,10 +9,10 @@
 
 namespace resq::RESQ_ISA {
 
-// Smallest normal float32: stands in for the scale 0 of a segment of zeros.
+// The smallest normal float32 replaces the scale 0 of a segment of zeros.
 constexpr float kSmallestScale = 0x1p-126f;
 
-// The largest integer of so many bits.
+// The largest integer with this many bits.
 inline float top_of(int bits) { return bits == 4 ? 15.0f : 255.0f; }
 
 // s = (max - min) / top, with min <= 0 <= max.
@@ -23,7 +23,7 @@ inline float scale_of(float smallest, float largest, float top) {
 
 struct Quantiser {
     F scales, zeros, tops;
-    std::int32_t zero_point;  // an integer itself: clipped
+    std::int32_t zero_point;  // z, clipped as an integer is
 
     // z = round(-min / s)
     Quantiser(float smallest, float scale, float top)
@@ -40,7 +40,7 @@ struct Range {
     float smallest, largest;
 };
 
-// Smallest and largest of x (width), widened to hold 0.
+// Smallest and largest of x (width), extended to include 0.
 template <typename T>
 inline Range range_of(const T* x, std::int64_t width) {
     F smallest = zero(), largest = zero();
@@ -56,7 +56,7 @@ inline std::int64_t padded_width(const Part& part) {
     return (part.width + kSegmentStep - 1) / kSegmentStep * kSegmentStep;
 }
 
-// Bytes of an integer of an activation, and of a weight in a panel.
+// Bytes of an activation's integer, and of a weight in a panel.
 inline std::int64_t element_bytes(const Part& part) { return part.bits == 4 ? 1 : kByteElement; }
 
 inline std::int64_t segment_bytes(const Part& part) {
@@ -64,7 +64,7 @@ inline std::int64_t segment_bytes(const Part& part) {
 }
 
 inline std::size_t row_bytes(const MatMul& m) {
-    std::int64_t bytes = kSlack;  // the last segment's vectors may end behind it
+    std::int64_t bytes = kSlack;  // a load of the last segment may reach beyond it
     for (const Part& part : m.parts) {
         bytes += m.groups * segment_bytes(part);
     }
@@ -90,7 +90,7 @@ inline void quantise_segment(const T* x, const Part& part, std::uint8_t* out, fl
     *zero_point = quantiser.zero_point - offset;
 }
 
-// 1 / sqrt(mean(x²) + epsilon). A norm changes what the integers stand for, not the integers.
+// 1 / sqrt(mean(x²) + epsilon). A norm changes the scales, not the integers.
 template <typename T>
 inline float inverse_rms(const T* x, std::int64_t width, float epsilon) {
     F squares = zero();

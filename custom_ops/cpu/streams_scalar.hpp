@@ -1,4 +1,4 @@
-// Streaming weights without any vector instruction: the oracle of streams_x86.hpp and _neon.hpp.
+// Streaming weights without vector instructions: the reference for streams_x86.hpp and _neon.hpp.
 #pragma once
 
 #include "lanes.hpp"
@@ -6,7 +6,7 @@
 
 namespace resq::RESQ_ISA {
 
-// A prepared segment is the int32 differences q - z of its columns.
+// A prepared segment holds the int32 differences q - z of its columns.
 inline std::int64_t prepared_bytes(const Part& part) { return part.width * 4; }
 
 inline void prepare_segment(const Part& part, const std::uint8_t* integers, std::int32_t zero_point,

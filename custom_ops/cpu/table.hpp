@@ -1,4 +1,4 @@
-// The kernels of the instruction set RESQ_ISA as a table. Included last by kernels_*.cpp.
+// The kernels of the instruction set RESQ_ISA as a table. kernels_*.cpp includes it last.
 #pragma once
 
 #include "attend.hpp"
