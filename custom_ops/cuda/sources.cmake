@@ -1,4 +1,5 @@
-# The files of the GPU's operators, compiled for a GPU (cuda/) and for a CPU that acts as one (simt/).
+# The sources of the GPU operators, compiled for a GPU (cuda/) and for a CPU that simulates one
+# (simt/).
 set(RESQ_GPU_KERNELS
   attention.cu
   attention_few.cu
