@@ -1,8 +1,8 @@
-// The kernels for AVX-VNNI once more, with its instruction in AVX-512's encoding: so they can be
-// executed on a CPU that has AVX-512-VNNI and no AVX-VNNI.
+// The kernels for AVX-VNNI, with its instruction in AVX-512's encoding: tests them on CPUs that
+// have AVX-512-VNNI but not AVX-VNNI.
 #define RESQ_ISA avxvnni_evex
 
-// What all others are made of comes first, and dots before streams.
+// The instruction set's own headers come first, and dots before streams.
 #include "../cpu/dots_avxvnni.hpp"
 #include "../cpu/streams_x86.hpp"
 #include "../cpu/vectors_avx2.hpp"
