@@ -71,8 +71,8 @@ test: lint test-kernels test-kernels-sanitized $(MODEL)
 
 test-kernels: | $(CMAKE)
 	$(CMAKE_KERNELS) -B build/kernels
-	$(CMAKE) --build build/kernels --parallel 2 --target compare_kernels test_patience
-	build/kernels/tests/test_patience
+	$(CMAKE) --build build/kernels --parallel 2 --target compare_kernels test_contention headers_alone
+	build/kernels/tests/test_contention
 	build/kernels/tests/compare_kernels
 
 test-kernels-sanitized: | $(CMAKE)

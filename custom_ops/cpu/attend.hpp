@@ -1,8 +1,8 @@
 // Softmax attention over the packed cache, chunk by chunk of slots.
 //
-// For a chunk: keys are decoded into a tile, scores = Q · Kᵀ, weights = exp(scores - greatest),
-// values are decoded, result = weights · V. Results of chunks are then merged in order. Each step
-// of a query takes its chunk alone, so neither what is computed beside it nor the thread matters.
+// For each chunk: decode the keys into a tile, scores = Q · Kᵀ, weights = exp(scores - greatest),
+// decode the values, result = weights · V. The results of chunks are then merged in order. No step
+// of a query depends on other queries or on the thread.
 #pragma once
 
 #include <cmath>
@@ -10,16 +10,17 @@
 
 #include "functions.hpp"
 #include "gemm.hpp"
+#include "isa.hpp"
 #include "records.hpp"
 #include "resq/kernels.hpp"
 
 namespace resq::RESQ_ISA {
 
-// Score of a slot that is not seen, and greatest score where none is.
+// Score of a slot that is not seen, and greatest score if none is.
 constexpr float kUnseen = -0x1.fffffep+127f;
 
-// What a block of queries needs: a tile for the keys and then the values of a chunk, which so stays
-// in the first cache; scores; softmaxes of a chunk and of all.
+// What a block of queries needs: one tile for the keys and then the values of a chunk, which fits
+// in the L1 cache; scores; the softmax of a chunk and that of all chunks so far.
 struct AttendScratch {
     float *tile, *scores, *chunk, *merged;
     std::uint8_t* records;
@@ -41,7 +42,7 @@ inline std::size_t attend_scratch_bytes(const Attention& a) {
            static_cast<std::size_t>(records_bytes(a.record));
 }
 
-// Adds the softmax over later slots to that over earlier ones. Either may have seen no slot.
+// Merges the softmax over later slots into that over earlier ones. Either may have seen no slot.
 inline void merge(float* merged, const float* later, std::int64_t dim) {
     if (later[0] == kUnseen) {
         return;
@@ -71,7 +72,7 @@ inline void write_result(const float* merged, std::int64_t dim, T* y) {
     }
 }
 
-// Writes y of one query head from the softmax over all chunks; zeros if it saw no slot.
+// Writes y of one query head from its softmax over all chunks; zeros if it saw no slot.
 inline void write_result(const Attention& a, const AttentionCall& call, std::int64_t sequence,
                          std::int64_t token, std::int64_t head, const float* merged) {
     const std::int64_t place = ((sequence * call.tokens + token) * a.heads + head) * a.head_dim;
@@ -82,7 +83,7 @@ inline void write_result(const Attention& a, const AttentionCall& call, std::int
     }
 }
 
-// Which slots of a chunk a sequence shows.
+// Which slots of a chunk the mask of a sequence shows.
 struct ChunkMask {
     float shown[kChunk];  // 1 or 0
     std::int64_t first_slot, count;
@@ -105,10 +106,10 @@ inline ChunkMask mask_of(const AttentionCall& call, std::int64_t sequence, std::
 }
 
 // Turns the scores of one query into weights, in place. Writes the greatest score and the sum of
-// the weights, each lane's sum first over the chunk, then all lanes.
+// the weights: each lane is summed over the chunk first, then all lanes.
 inline void weigh(const Attention& a, const ChunkMask& mask, std::int64_t own_slot, float* scores,
                   float* softmax) {
-    const std::int64_t last = own_slot - mask.first_slot;  // may lie outside of the chunk
+    const std::int64_t last = own_slot - mask.first_slot;  // may be outside the chunk
     const std::int64_t first = a.window > 0 ? last - a.window + 1 : 0;
     const bool sees_all = mask.shows_all && last >= kChunk - 1 && first <= 0;
     for (std::int64_t j = 0; j < kChunk && a.softcap > 0.0f; j += kLanes) {
@@ -136,7 +137,7 @@ inline void weigh(const Attention& a, const ChunkMask& mask, std::int64_t own_sl
     softmax[1] = sum(total);
 }
 
-// The softmaxes of a block's rows over one chunk, to work.chunk.
+// Writes the softmaxes of a block's rows over one chunk to work.chunk.
 inline void attend_chunk(const Attention& a, const AttentionCall& call, const AttentionBlock& block,
                          std::int64_t chunk, const AttendScratch& work) {
     const std::int64_t per_token = a.heads_per_kv(), rows = block.tokens * per_token;
@@ -147,7 +148,7 @@ inline void attend_chunk(const Attention& a, const AttentionCall& call, const At
     const std::int64_t readable = call.batch * a.kv_heads * call.capacity * a.record.bytes - place;
     decode_keys(a.record, {call.keys + place, mask.count, readable}, work.records, work.tile);
     const float* queries = call.queries + (head * call.tokens + block.first_token) * per_token * d;
-    // Slots behind the last query's own are seen by none: neither scores nor values are needed.
+    // No query sees a slot after the last query's own: its score and value are not needed.
     const std::int64_t last_own = call.total - call.tokens + block.first_token + block.tokens - 1;
     const std::int64_t seen = last_own - mask.first_slot + 1;
     const std::int64_t slots = seen < kChunk ? (seen + kLanes - 1) / kLanes * kLanes : kChunk;
@@ -159,7 +160,7 @@ inline void attend_chunk(const Attention& a, const AttentionCall& call, const At
     decode_values(a.record, {call.values + place, mask.count, readable}, padded_dim(a),
                   work.records, work.tile);
     for (std::int64_t j = 0; j < slots && !mask.shows_all; ++j) {
-        if (mask.shown[j] == 0.0f) {  // a hidden record may hold anything, and 0 · infinity is no 0
+        if (mask.shown[j] == 0.0f) {  // a hidden record may hold anything, and 0 · infinity is NaN
             std::memset(work.tile + j * padded_dim(a), 0,
                         static_cast<std::size_t>(padded_dim(a)) * sizeof(float));
         }
@@ -168,7 +169,7 @@ inline void attend_chunk(const Attention& a, const AttentionCall& call, const At
          slots, d);
 }
 
-// Where the softmaxes of one token's heads over one chunk lie.
+// The address of the softmaxes of one token's heads over one chunk.
 inline float* partial_of(const Attention& a, const AttentionCall& call, std::int64_t sequence,
                          std::int64_t kv_head, std::int64_t token, std::int64_t chunk) {
     const std::int64_t place =

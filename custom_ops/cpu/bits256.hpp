@@ -1,5 +1,5 @@
-// Registers of 256 bits as streams_x86.hpp takes them. With 512 bits it was not faster: what counts
-// there is the memory, and the groups of o_proj are 28 bytes long.
+// 256-bit registers for streams_x86.hpp. With 512 bits it was not faster: memory is the bottleneck,
+// and the groups of o_proj are 28 bytes long.
 #pragma once
 
 #include <immintrin.h>
@@ -20,7 +20,7 @@ inline Bits bits_xor(Bits a, Bits b) { return _mm256_xor_si256(a, b); }
 inline Bits shift_nibble(Bits a) { return _mm256_srli_epi16(a, 4); }
 inline Bits add_dwords(Bits a, Bits b) { return _mm256_add_epi32(a, b); }
 
-// The sums over the dwords of four registers.
+// The sum over the dwords of each of four registers.
 inline __m128i reduce(Bits a, Bits b, Bits c, Bits d) {
     const Bits both = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
     return _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));

@@ -1,8 +1,8 @@
 // Integer dot products with AVX2.
 //
-// 4-bit columns: vpmaddubsw adds two products of u4 · s4, at most 2 · 15 · 8 = 240, in int16;
-// 136 such results fit before one widening. 8-bit columns: u8 · s8 pairs overflow int16, so both
-// sides are words, and vpmaddwd adds two products in int32.
+// 4-bit columns: vpmaddubsw adds two products u4 · s4, at most 2 · 15 · 8 = 240, in int16; 136 such
+// sums fit before they must be widened. 8-bit columns: two products u8 · s8 overflow int16, so both
+// operands are words, and vpmaddwd adds two products in int32.
 #pragma once
 
 #include <immintrin.h>
@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "bits256.hpp"
+#include "lanes.hpp"
 #include "resq/kernels.hpp"
 
 namespace resq::RESQ_ISA {
@@ -18,7 +19,7 @@ constexpr int kByteElement = 2;  // bytes of an 8-bit activation in a quantised 
 constexpr int kByteOffset = 0;   // what is subtracted from it
 constexpr int kPanelBlocks = 1;  // blocks of sixteen outputs in a panel
 constexpr int kTileRows = 6;     // 12 sums, two vectors of weights, a row, a product: 16 registers
-// Rows, and blocks of sixteen columns, of a float product whose sums are in registers.
+// Rows and blocks of sixteen columns of a float product, with all sums in registers.
 constexpr int kGemmRows = 6, kGemmBlocks = 1;
 constexpr std::int64_t kFewRows = 2;
 constexpr std::int64_t kWidenAfter = 136;
@@ -29,8 +30,8 @@ inline __m256i broadcast_dword(const std::uint8_t* p) {
     return _mm256_set1_epi32(dword);
 }
 
-// Finishes a row's sums before the next row's products: else GCC takes the products of all rows
-// first, has not registers enough for them, and the loop runs at a third of its speed.
+// Finishes a row's sums before the next row's products. Otherwise GCC computes the products of all
+// rows first, runs out of registers, and the loop runs at a third of its speed.
 inline void keep_order(__m256i& first, __m256i& second) {
     asm volatile("" : "+x"(first), "+x"(second));
 }

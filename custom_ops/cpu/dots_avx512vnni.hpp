@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "bits256.hpp"
+#include "lanes.hpp"
 #include "resq/kernels.hpp"
 
 namespace resq::RESQ_ISA {
@@ -14,14 +15,14 @@ constexpr int kByteElement = 1;  // bytes of an 8-bit activation in a quantised 
 constexpr int kByteOffset = 0;   // what is subtracted from it
 constexpr int kPanelBlocks = 4;  // blocks of sixteen outputs in a panel
 constexpr int kTileRows = 6;     // 24 sums, four vectors of weights and a row: 29 registers
-// Rows, and blocks of sixteen columns, of a float product whose sums are in registers.
+// Rows and blocks of sixteen columns of a float product, with all sums in registers.
 constexpr int kGemmRows = 6, kGemmBlocks = 4;
 constexpr std::int64_t kFewRows = 4;
 
 #define RESQ_HAS_DOT4
 inline Bits dot4(Bits sums, Bits u8, Bits s8) { return _mm256_dpbusd_epi32(sums, u8, s8); }
 
-// Finishes a row's sums before the next row's, else the compiler may run out of registers.
+// Finishes a row's sums before the next row's; otherwise the compiler may run out of registers.
 inline void keep_order(__m512i (&row)[kPanelBlocks]) {
     asm volatile("" : "+v"(row[0]), "+v"(row[1]), "+v"(row[2]), "+v"(row[3]));
 }

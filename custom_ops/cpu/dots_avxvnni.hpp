@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "bits256.hpp"
+#include "lanes.hpp"
 #include "resq/kernels.hpp"
 
 namespace resq::RESQ_ISA {
@@ -14,7 +15,7 @@ constexpr int kByteElement = 1;  // bytes of an 8-bit activation in a quantised 
 constexpr int kByteOffset = 0;   // what is subtracted from it
 constexpr int kPanelBlocks = 1;  // blocks of sixteen outputs in a panel
 constexpr int kTileRows = 6;     // 12 sums, two vectors of weights and a row: 15 registers
-// Rows, and blocks of sixteen columns, of a float product whose sums are in registers.
+// Rows and blocks of sixteen columns of a float product, with all sums in registers.
 constexpr int kGemmRows = 6, kGemmBlocks = 1;
 constexpr std::int64_t kFewRows = 2;
 
@@ -22,7 +23,7 @@ constexpr std::int64_t kFewRows = 2;
 inline Bits dot4(Bits sums, Bits u8, Bits s8) {
 #ifdef __AVXVNNI__
     return _mm256_dpbusd_avx_epi32(sums, u8, s8);
-#else  // the same instruction in AVX-512's encoding, on which these kernels can be tested too
+#else  // the same instruction in AVX-512's encoding, with which these kernels can be tested, too
     return _mm256_dpbusd_epi32(sums, u8, s8);
 #endif
 }
@@ -45,7 +46,7 @@ inline void dot_bytes(const std::uint8_t* rows, std::size_t stride, const std::u
             const __m256i x = _mm256_set1_epi32(dword);
             wide[r][0] = dot4(wide[r][0], x, first);
             wide[r][1] = dot4(wide[r][1], x, second);
-            // Finishes a row's sums before the next row's, else registers may run out.
+            // Finishes a row's sums before the next row's, or registers may run out.
             asm volatile("" : "+x"(wide[r][0]), "+x"(wide[r][1]));
         }
     }

@@ -1,13 +1,14 @@
 // Integer dot products with NEON: sdot adds four products s8 · s8 to an int32, exactly.
 //
-// Both sides are signed. A 4-bit integer, 0 to 15, is the same signed or not; an 8-bit one is
-// stored less 128, and so is its zero point: their difference is what it was.
+// Both operands are signed. A 4-bit integer, 0 to 15, is the same signed and unsigned. An 8-bit
+// integer and its zero point are stored minus 128, which does not change their difference.
 #pragma once
 
 #include <arm_neon.h>
 
 #include <cstring>
 
+#include "lanes.hpp"
 #include "resq/kernels.hpp"
 
 namespace resq::RESQ_ISA {
@@ -16,7 +17,7 @@ constexpr int kByteElement = 1;   // bytes of an 8-bit activation in a quantised
 constexpr int kByteOffset = 128;  // what is subtracted from it
 constexpr int kPanelBlocks = 1;   // blocks of sixteen outputs in a panel
 constexpr int kTileRows = 4;      // 16 sums, 4 vectors of weights, 4 of rows: 24 registers of 32
-// Rows, and blocks of sixteen columns, of a float product whose sums are in registers.
+// Rows and blocks of sixteen columns of a float product, with all sums in registers.
 constexpr int kGemmRows = 6, kGemmBlocks = 1;
 constexpr std::int64_t kFewRows = 4;
 

@@ -1,8 +1,9 @@
-// Integer dot products without any vector instruction: the oracle of the other dots_*.hpp.
+// Integer dot products without vector instructions: the reference for the other dots_*.hpp.
 #pragma once
 
 #include <cstring>
 
+#include "lanes.hpp"
 #include "resq/kernels.hpp"
 
 namespace resq::RESQ_ISA {
@@ -11,11 +12,11 @@ constexpr int kByteElement = 1;  // bytes of an 8-bit activation in a quantised 
 constexpr int kByteOffset = 0;   // what is subtracted from it
 constexpr int kPanelBlocks = 1;  // blocks of sixteen outputs in a panel
 constexpr int kTileRows = 4;
-// Rows, and blocks of sixteen columns, of a float product whose sums are in registers.
+// Rows and blocks of sixteen columns of a float product, with all sums in registers.
 constexpr int kGemmRows = 1, kGemmBlocks = 1;
 constexpr std::int64_t kFewRows = 2;
 
-// sums[r][i] = Σ rows[r][k] · weight of output i at k, over 4 columns a dword.
+// sums[r][i] = Σ rows[r][k] · weight of output i at k, with 4 columns per dword.
 template <int kRows>
 inline void dot_bytes(const std::uint8_t* rows, std::size_t stride, const std::uint32_t* panel,
                       std::int64_t dwords, std::int32_t* sums) {

@@ -1,19 +1,20 @@
-// exp and what is made of it.
+// exp, and functions based on it.
 #pragma once
 
+#include "isa.hpp"
 #include "resq/kernels.hpp"
 
 namespace resq::RESQ_ISA {
 
-// e^x for -87 <= x <= 88, to a relative error of 2^-23; beyond, as at the nearer end.
+// e^x for -87 <= x <= 88, with a relative error of 2^-23. Outside, x is clipped to that range.
 //
-// x = n ln 2 + r with |r| <= ln 2 / 2, and e^r = 1 + r + r² q(r). q interpolates at Chebyshev's
+// x = n ln 2 + r with |r| <= ln 2 / 2, and e^r = 1 + r + r² q(r). q interpolates at Chebyshev
 // points; its error is 1e-8 of e^r.
 inline F exp(F x) {
     x = min(max(x, broadcast(-87.0f)), broadcast(88.0f));
     const F n = round(x * broadcast(0x1.715476p+0f));  // log2(e)
-    F r = fma(n, broadcast(-0x1.62e4p-1f), x);         // ln 2, its first bits
-    r = fma(n, broadcast(-0x1.7f7d1cp-20f), r);        // and the others
+    F r = fma(n, broadcast(-0x1.62e4p-1f), x);         // the first bits of ln 2
+    r = fma(n, broadcast(-0x1.7f7d1cp-20f), r);        // the others
     F q = broadcast(0x1.6d431ap-10f);
     q = fma(q, r, broadcast(0x1.120b66p-7f));
     q = fma(q, r, broadcast(0x1.5554eap-5f));
@@ -38,7 +39,7 @@ inline F gelu_tanh(F x) {
     return x * (broadcast(1.0f) / (broadcast(1.0f) + exp(zero() - t)));
 }
 
-// 1 - 2 / (1 + e^2x), to an absolute error of 2^-23.
+// 1 - 2 / (1 + e^2x), with an absolute error of 2^-23.
 inline F tanh(F x) { return broadcast(1.0f) - broadcast(2.0f) / (broadcast(1.0f) + exp(x + x)); }
 
 }  // namespace resq::RESQ_ISA

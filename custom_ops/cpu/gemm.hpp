@@ -1,10 +1,10 @@
-// Products of small float matrices that lie in the caches.
+// Products of small float matrices that fit in the caches.
 //
-// Every element is summed over k in order, with one rounding a step: what a row gets does not
-// depend on how many rows there are.
+// Every element is summed over k in order, with one rounding per step, so a row's result does not
+// depend on the number of rows.
 #pragma once
 
-#include "quantise.hpp"
+#include "isa.hpp"
 #include "resq/kernels.hpp"
 
 namespace resq::RESQ_ISA {
@@ -15,7 +15,7 @@ struct Left {
     std::int64_t row_stride, depth_stride;
 };
 
-// B (depth, columns) and C (rows, columns), rows one after the other.
+// B (depth, columns) and C (rows, columns), row-major.
 struct Right {
     const float* data;
     std::int64_t stride;
@@ -70,7 +70,7 @@ inline void gemm_rows(const Left& a, const Right& b, const Result& c, std::int64
     }
 }
 
-// The last columns, fewer than sixteen: one by one, in the same order of steps.
+// The last columns, fewer than sixteen, row by row with the same order of steps.
 inline void gemm_last_columns(const Left& a, const Right& b, const Result& c, std::int64_t rows,
                               std::int64_t depth, std::int64_t columns) {
     for (std::int64_t i = 0; i < rows; ++i) {
@@ -83,7 +83,7 @@ inline void gemm_last_columns(const Left& a, const Right& b, const Result& c, st
     }
 }
 
-// C = A · B, none of which overlap.
+// C = A · B. The matrices do not overlap.
 inline void gemm(const Left& a, const Right& b, const Result& c, std::int64_t rows,
                  std::int64_t depth, std::int64_t columns) {
     std::int64_t j = 0;

@@ -1,20 +1,21 @@
-// GatedHadamard: tokens go through both factors of a part a few at a time.
+// GatedHadamard: a few tokens at a time go through both factors of a part.
 //
 //   X (tokens, m, n)  ─ · inner ─►  (m, tokens, n)  ─ outerᵀ · ─►  (m, tokens, n)  ─►  y
 //
-// Sylvester's matrix of order n is kron(H, H₁₆): blocks of 16 are multiplied with its corner, which
-// is H₁₆, and what is left are sums and differences of whole vectors, log2(n / 16) for each.
+// Sylvester's matrix of order n is kron(H, H₁₆). Blocks of 16 are multiplied with its corner, which
+// is H₁₆. What remains are log2(n / 16) sums and differences of vectors for each.
 #pragma once
 
 #include <cstring>
 
 #include "functions.hpp"
 #include "gemm.hpp"
+#include "isa.hpp"
 #include "resq/kernels.hpp"
 
 namespace resq::RESQ_ISA {
 
-// Tokens side by side: they make the rows of the outer product long enough for whole tiles.
+// Tokens side by side make the rows of the outer product long enough for whole tiles.
 constexpr std::int64_t kTokensAtOnce = 4;
 
 inline std::size_t hadamard_scratch_bytes(const GatedHadamard& h) {
@@ -31,7 +32,7 @@ inline void gate(Activation activation, const T* gate_up, std::int64_t width, fl
     }
 }
 
-// x · inner for one row of n, where inner is Sylvester's times a number.
+// x · inner for one row of n, where inner is a multiple of Sylvester's matrix.
 inline void transform_row(const float* x, const float* inner, std::int64_t n, float* out) {
     gemm({x, kLanes, 1}, {inner, n}, {out, kLanes}, n / kLanes, kLanes, kLanes);
     for (std::int64_t half = kLanes; half < n; half *= 2) {
@@ -45,7 +46,7 @@ inline void transform_row(const float* x, const float* inner, std::int64_t n, fl
     }
 }
 
-// Rotates one part of `tokens` rows, each `width` apart, in place.
+// Rotates one part of `tokens` rows, which are `width` apart, in place.
 inline void rotate_part(const HadamardPart& part, float* hidden, std::int64_t width,
                         std::int64_t tokens, float* between, float* rotated) {
     const std::int64_t m = part.outer_order, n = part.inner_order, all = tokens * n;

@@ -1,12 +1,10 @@
 // The kernels for NEON with its dot products (Armv8.2).
 #define RESQ_ISA neon
 
-// The blocks in this order: each uses what stands above it.
-#include "vectors_neon.hpp"
-
+// The instruction set's own headers come first, and dots before streams.
 #include "dots_neon.hpp"
-
 #include "streams_neon.hpp"
+#include "vectors_neon.hpp"
 
 #include "resq/kernel_tables.hpp"
 #include "table.hpp"

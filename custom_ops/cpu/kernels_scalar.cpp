@@ -1,12 +1,10 @@
-// The kernels for any CPU: slow, and the oracle of the others.
+// The kernels for any CPU: slow, and the reference for the others.
 #define RESQ_ISA scalar
 
-// The blocks in this order: each uses what stands above it.
-#include "vectors_scalar.hpp"
-
+// The instruction set's own headers come first, and dots before streams.
 #include "dots_scalar.hpp"
-
 #include "streams_scalar.hpp"
+#include "vectors_scalar.hpp"
 
 #include "resq/kernel_tables.hpp"
 #include "table.hpp"

@@ -1,10 +1,10 @@
-// From exact integer sums to the result: the one place where a matrix product rounds.
+// From exact integer sums to results: the only place where a matrix product rounds.
 //
-// Both ways to multiply end here, in the same steps and order, so what a row gets depends neither
-// on how many rows there are nor on the instruction set.
+// Panels and streams both end here, with the same steps in the same order, so a result depends
+// neither on the number of rows nor on the instruction set.
 #pragma once
 
-#include "quantise.hpp"
+#include "isa.hpp"
 #include "resq/kernels.hpp"
 
 namespace resq::RESQ_ISA {
@@ -19,8 +19,8 @@ inline void clear(F (&floats)[kCount]) {
 // Adds one segment to a part's float sum: f + s · Σ (q_a - z) q_w.
 inline F add_segment(F f, I sums, float scale) { return fma(to_float(sums), broadcast(scale), f); }
 
-// Sixteen outputs, or `count` if fewer are left, of kRows rows one after the other: from the float
-// sums of both parts to y.
+// Writes y for sixteen outputs, or `count` if fewer are left, of kRows consecutive rows, from the
+// float sums of both parts.
 template <typename T, int kRows>
 inline void write_block(const MatMul& m, const MatMulOutput& out, std::int64_t row,
                         std::int64_t output, std::int64_t count, const F (&low)[kRows],

@@ -1,4 +1,4 @@
-// Many rows: a panel of weights is unpacked once and multiplied with all rows, a tile at a time.
+// Many rows: a panel of weights is unpacked once and multiplied with all rows, one tile at a time.
 //
 //            panel: kPanel outputs                  tile: kTileRows rows x kPanel outputs
 //   segment  ┌──────────────────┐                   ┌──────────────────┐
@@ -11,14 +11,16 @@
 
 #include <cstring>
 
+#include "isa.hpp"
 #include "outputs.hpp"
+#include "quantise.hpp"
 #include "resq/kernels.hpp"
 
 namespace resq::RESQ_ISA {
 
 constexpr std::int64_t kPanel = kPanelBlocks * kLanes;
 
-// Columns unpacked at a time, for sixteen outputs: 4 or 8 kB of stack.
+// Columns unpacked at a time for sixteen outputs: 4 or 8 kB of stack.
 constexpr std::int64_t kUnpackColumns = 256;
 
 inline std::int64_t segment_dwords(const Part& part) { return segment_bytes(part) / 4; }
@@ -27,7 +29,7 @@ inline std::int64_t panel_dwords(const MatMul& m) {
     return m.groups * (segment_dwords(m.parts[0]) + segment_dwords(m.parts[1]));
 }
 
-// The panel, the column sums of each segment, and a row of ones.
+// For the panel, the column sums of every segment, and a row of ones.
 inline std::size_t panel_bytes(const MatMul& m) {
     const std::int64_t widest = segment_bytes(m.parts[0]) > segment_bytes(m.parts[1])
                                     ? segment_bytes(m.parts[0])
@@ -45,7 +47,7 @@ inline void unpack_nibbles(const std::uint8_t* packed, std::int64_t first, std::
             unpack_signed(packed + (first + k) / 2, out + k);
         }
         if (k < count && count >= 2 * kLanes && count % 2 == 0) {
-            k = count - 2 * kLanes;  // once more some of those before, and the last
+            k = count - 2 * kLanes;  // repeats some columns to reach the last
             unpack_signed(packed + (first + k) / 2, out + k);
             k = count;
         }
@@ -56,7 +58,7 @@ inline void unpack_nibbles(const std::uint8_t* packed, std::int64_t first, std::
     }
 }
 
-// The same as elements of a panel: bytes, or 16-bit words.
+// The same for elements of a panel: bytes, or 16-bit words.
 inline void unpack_columns(const Part& part, std::int64_t first, std::int64_t count, void* out) {
     auto* bytes = static_cast<std::int8_t*>(out);
     if (part.bits == 4) {
@@ -100,7 +102,7 @@ inline void unpack_block(const MatMul& m, const Part& part, std::int64_t group, 
             }
         }
     }
-    // A width that is no multiple of four: the last dwords of a segment of words may be missing.
+    // If the width is not a multiple of four, the last dwords of a segment of words may be missing.
     for (std::int64_t d = (part.width * bytes + 3) / 4; d < segment_dwords(part); ++d) {
         store(reinterpret_cast<std::int32_t*>(panel + d * kPanel), broadcast(0));
     }
@@ -149,7 +151,7 @@ inline Panel unpack_panel(const MatMul& m, std::int64_t first_output, void* scra
     return panel;
 }
 
-// Adds one segment's exact sums, less what the zero points bring in, to the float sums of a part.
+// Adds one segment's exact sums, minus the contribution of the zero points, to a part's float sums.
 template <int kRows>
 inline void add_tile(const std::int32_t* sums, const std::int32_t* column_sums, const float* scales,
                      const std::int32_t* zeros, std::int64_t stride,
@@ -196,7 +198,7 @@ inline void multiply_tile(const MatMul& m, const Activations& x, const MatMulOut
     }
 }
 
-// The rows that are left over after whole tiles.
+// The rows that remain after the whole tiles.
 template <int kRows>
 inline void multiply_rest(const MatMul& m, const Activations& x, const MatMulOutput& out,
                           const Panel& panel, std::int64_t row, std::int64_t rows,

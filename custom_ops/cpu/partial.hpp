@@ -1,13 +1,15 @@
-// What a vectors_*.hpp need not bring: loads and stores of fewer than sixteen lanes, and unpacking,
-// in plain C++. An overload or a macro there takes the place of what has an instruction.
+// What a vectors_*.hpp may leave out: loads and stores of fewer than sixteen lanes, and unpacking,
+// in plain C++. Where there is an instruction, an overload or a macro there replaces the one here.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
+#include "isa.hpp"
+
 namespace resq::RESQ_ISA {
 
-// The first `count` lanes, and zeros in the others.
+// The first `count` lanes; the others are zero.
 template <typename T>
 inline F load_first(const T* p, std::int64_t count) {
     if (count >= kLanes) {

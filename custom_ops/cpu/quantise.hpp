@@ -1,32 +1,46 @@
-// Activations to integers: per row and segment, asymmetric (see matmul.hpp for what a segment is).
+// Activations to integers: per row and segment, asymmetric (matmul.hpp defines segments).
 #pragma once
 
 #include <cmath>
 #include <cstring>
 
+#include "isa.hpp"
 #include "resq/kernels.hpp"
 
 namespace resq::RESQ_ISA {
 
-// Smallest normal float32: stands in for the scale 0 of a segment of zeros.
+// The smallest normal float32 replaces the scale 0 of a segment of zeros.
 constexpr float kSmallestScale = 0x1p-126f;
 
-struct Quantiser {
-    float scale, zero;
-};
+// The largest integer with this many bits.
+inline float top_of(int bits) { return bits == 4 ? 15.0f : 255.0f; }
 
-// s = (max - min) / levels and z = round(-min / s), with min <= 0 <= max.
-inline Quantiser quantiser_of(float smallest, float largest, float levels) {
-    float scale = (largest - smallest) / levels;
-    scale = scale > kSmallestScale ? scale : kSmallestScale;
-    return {scale, std::nearbyint(-smallest / scale)};
+// s = (max - min) / top, with min <= 0 <= max.
+inline float scale_of(float smallest, float largest, float top) {
+    const float scale = (largest - smallest) / top;
+    return scale > kSmallestScale ? scale : kSmallestScale;
 }
+
+struct Quantiser {
+    F scales, zeros, tops;
+    std::int32_t zero_point;  // z, clipped as an integer is
+
+    // z = round(-min / s)
+    Quantiser(float smallest, float scale, float top)
+        : scales(broadcast(scale)), tops(broadcast(top)) {
+        const float z = std::nearbyint(-smallest / scale);
+        zeros = broadcast(z);
+        zero_point = static_cast<std::int32_t>(z < top ? z : top);
+    }
+    // round(x / s) + z, clipped: sixteen integers.
+    I operator()(F x) const { return to_int(min(max(round(x / scales) + zeros, zero()), tops)); }
+};
 
 struct Range {
     float smallest, largest;
 };
 
-// Smallest and largest of x (width), widened to hold 0.
+// Smallest and largest of x (width), extended to include 0.
 template <typename T>
 inline Range range_of(const T* x, std::int64_t width) {
     F smallest = zero(), largest = zero();
@@ -38,16 +52,11 @@ inline Range range_of(const T* x, std::int64_t width) {
     return {least(smallest), greatest(largest)};
 }
 
-// round(x / s) + z, clipped: sixteen whole numbers.
-inline I quantised(F x, F scale, F zero_point, F levels) {
-    return to_int(min(max(round(x / scale) + zero_point, zero()), levels));
-}
-
 inline std::int64_t padded_width(const Part& part) {
     return (part.width + kSegmentStep - 1) / kSegmentStep * kSegmentStep;
 }
 
-// Bytes of an integer of an activation, and of a weight in a panel.
+// Bytes of an activation's integer, and of a weight in a panel.
 inline std::int64_t element_bytes(const Part& part) { return part.bits == 4 ? 1 : kByteElement; }
 
 inline std::int64_t segment_bytes(const Part& part) {
@@ -55,7 +64,7 @@ inline std::int64_t segment_bytes(const Part& part) {
 }
 
 inline std::size_t row_bytes(const MatMul& m) {
-    std::int64_t bytes = kSlack;  // the last segment's vectors may end behind it
+    std::int64_t bytes = kSlack;  // a load of the last segment may reach beyond it
     for (const Part& part : m.parts) {
         bytes += m.groups * segment_bytes(part);
     }
@@ -65,25 +74,23 @@ inline std::size_t row_bytes(const MatMul& m) {
 template <typename T>
 inline void quantise_segment(const T* x, const Part& part, std::uint8_t* out, float* scale,
                              std::int32_t* zero_point) {
-    const float top = part.bits == 4 ? 15.0f : 255.0f;
     const Range range = range_of(x, part.width);
-    const Quantiser q = quantiser_of(range.smallest * part.clip, range.largest * part.clip, top);
-    const F scales = broadcast(q.scale), zeros = broadcast(q.zero), levels = broadcast(top);
+    const float top = top_of(part.bits), smallest = range.smallest * part.clip;
+    *scale = scale_of(smallest, range.largest * part.clip, top);
+    const Quantiser quantiser(smallest, *scale, top);
     const int offset = part.bits == 4 ? 0 : kByteOffset;
     for (std::int64_t k = 0; k < part.width; k += kLanes) {
-        const I integers =
-            quantised(load_first(x + k, part.width - k), scales, zeros, levels) - broadcast(offset);
+        const I integers = quantiser(load_first(x + k, part.width - k)) - broadcast(offset);
         if (element_bytes(part) == 1) {
             store_bytes(out + k, integers);
         } else {
             store_words(reinterpret_cast<std::uint16_t*>(out) + k, integers);
         }
     }
-    *scale = q.scale;
-    *zero_point = static_cast<std::int32_t>(q.zero < top ? q.zero : top) - offset;
+    *zero_point = quantiser.zero_point - offset;
 }
 
-// 1 / sqrt(mean(x²) + epsilon). A norm changes what the integers stand for, not the integers.
+// 1 / sqrt(mean(x²) + epsilon). A norm changes the scales, not the integers.
 template <typename T>
 inline float inverse_rms(const T* x, std::int64_t width, float epsilon) {
     F squares = zero();

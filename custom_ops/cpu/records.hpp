@@ -1,14 +1,15 @@
-// Cache records: encoding one key or value, and decoding a chunk of them.
+// Cache records: encodes one key or value, decodes a chunk of them.
 #pragma once
 
 #include <cstring>
 
+#include "isa.hpp"
 #include "quantise.hpp"
 #include "resq/kernels.hpp"
 
 namespace resq::RESQ_ISA {
 
-// The least bfloat16 that is not below a positive scale.
+// A positive scale, rounded up to a bfloat16.
 inline float round_up_to_bfloat16(float scale) {
     std::uint32_t bits;
     std::memcpy(&bits, &scale, sizeof bits);
@@ -17,18 +18,16 @@ inline float round_up_to_bfloat16(float scale) {
     return scale;
 }
 
-// Writes part of x (head_dim) into its place of a record.
+// Writes one part of x (head_dim) to its place in a record.
 inline void encode_part(const float* x, const RecordPart& part, std::uint8_t* record) {
-    const float top = part.bits == 4 ? 15.0f : 255.0f;
+    const float top = top_of(part.bits);
     const Range range = range_of(x, part.rank);
-    const float scale =
-        round_up_to_bfloat16(quantiser_of(range.smallest, range.largest, top).scale);
-    const float zero_point = std::nearbyint(-range.smallest / scale);
-    const F scales = broadcast(scale), zeros = broadcast(zero_point), levels = broadcast(top);
+    const float scale = round_up_to_bfloat16(scale_of(range.smallest, range.largest, top));
+    const Quantiser quantiser(range.smallest, scale, top);
     for (std::int64_t k = 0; k < part.rank; k += kLanes) {
         const std::int64_t left = part.rank - k, count = left < kLanes ? left : kLanes;
         std::uint8_t bytes[kLanes];
-        store_bytes(bytes, quantised(load_first(x + k, left), scales, zeros, levels));
+        store_bytes(bytes, quantiser(load_first(x + k, left)));
         if (part.bits == 8) {
             std::memcpy(record + part.values + k, bytes, static_cast<std::size_t>(count));
             continue;
@@ -42,7 +41,7 @@ inline void encode_part(const float* x, const RecordPart& part, std::uint8_t* re
     std::memcpy(&bits, &scale, sizeof bits);
     record[part.scale] = static_cast<std::uint8_t>(bits >> 16);
     record[part.scale + 1] = static_cast<std::uint8_t>(bits >> 24);
-    record[part.zero] = static_cast<std::uint8_t>(zero_point < top ? zero_point : top);
+    record[part.zero] = static_cast<std::uint8_t>(quantiser.zero_point);
 }
 
 inline void encode_record(const float* x, const Record& layout, std::uint8_t* record) {
@@ -54,24 +53,24 @@ inline void encode_record(const float* x, const Record& layout, std::uint8_t* re
     }
 }
 
-// Floats of a row of values in a tile: whole vectors.
+// Floats per row of values in a tile: whole vectors.
 inline std::int64_t padded_dim(const Attention& a) {
     return (a.head_dim + kLanes - 1) / kLanes * kLanes;
 }
 
-// Bytes of sixteen records and of what may be read behind them.
+// Bytes of sixteen records, and of what may be read after them.
 inline std::int64_t records_bytes(const Record& layout) {
     return kLanes * layout.bytes + static_cast<std::int64_t>(kSlack);
 }
 
-// Records in memory: how many hold a token, and how many bytes may be read.
+// Records in memory: how many hold tokens, and how many bytes may be read.
 struct Records {
     const std::uint8_t* data;
     std::int64_t count, readable;
 };
 
-// Sixteen records from `slot` on that can be read with what is behind them. Where there are not as
-// many, `copy` is filled with those there are, and zeros.
+// Sixteen records from `slot` on, readable with some bytes after them. If fewer are there, `copy`
+// gets them, padded with zeros.
 inline const std::uint8_t* sixteen_records(const Record& layout, const Records& records,
                                            std::int64_t slot, std::uint8_t* copy) {
     const std::int64_t skipped = slot * layout.bytes;
@@ -87,8 +86,8 @@ inline const std::uint8_t* sixteen_records(const Record& layout, const Records& 
     return copy;
 }
 
-// What the integers of one part of sixteen records stand for: q · scale + shift, exactly, for the
-// products of 8 bits and 8 bits fit a float.
+// The values of the integers q of one part, for sixteen records: q · scale + shift. That is exact,
+// as the product of two 8-bit numbers fits in a float.
 struct Meaning {
     F scale, shift;
 };
@@ -96,13 +95,14 @@ struct Meaning {
 inline Meaning meaning_of(const Record& layout, const RecordPart& part,
                           const std::uint8_t* records) {
     I dwords[4];
-    transpose_dwords(records + part.scale, layout.bytes, dwords);  // scale, zero, and what follows
+    transpose_dwords(records + part.scale, layout.bytes,
+                     dwords);  // scale, zero, and the bytes after them
     const F scale = as_float(dwords[0] << 16);
     const F zeros = to_float((dwords[0] >> 16) & broadcast(255));
     return {scale, zero() - zeros * scale};
 }
 
-// Values of one part of sixteen records, coefficient by coefficient: out[k * kChunk + slot].
+// Decodes one part of sixteen records, coefficient by coefficient: out[k * kChunk + slot].
 template <int kBits>
 inline void decode_columns(const Record& layout, const RecordPart& part,
                            const std::uint8_t* records, float* out) {
@@ -128,7 +128,7 @@ inline void decode_columns(const Record& layout, const RecordPart& part,
     }
 }
 
-// Keys of up to kChunk slots, transposed: tile (head_dim, kChunk).
+// Decodes the keys of up to kChunk slots, transposed: tile (head_dim, kChunk).
 inline void decode_keys(const Record& layout, const Records& records, std::uint8_t* copy,
                         float* tile) {
     for (std::int64_t slot = 0; slot < kChunk; slot += kLanes) {
@@ -145,7 +145,7 @@ inline void decode_keys(const Record& layout, const Records& records, std::uint8
     }
 }
 
-// Values of one part of sixteen records, record by record: out[slot * stride + k].
+// Decodes one part of sixteen records, record by record: out[slot * stride + k].
 template <int kBits>
 inline void decode_rows(const Record& layout, const RecordPart& part, const std::uint8_t* records,
                         std::int64_t stride, float* out) {
@@ -163,7 +163,7 @@ inline void decode_rows(const Record& layout, const RecordPart& part, const std:
     }
 }
 
-// Values of up to kChunk slots: tile (kChunk, padded_dim); slots beyond those there are are zero.
+// Decodes the values of up to kChunk slots: tile (kChunk, padded_dim). Missing slots are zero.
 inline void decode_values(const Record& layout, const Records& records, std::int64_t stride,
                           std::uint8_t* copy, float* tile) {
     for (std::int64_t slot = 0; slot < kChunk; slot += kLanes) {

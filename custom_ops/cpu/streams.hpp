@@ -1,18 +1,20 @@
-// Few rows: each weight is read once, where it is mapped, and multiplied with all of the rows.
+// Few rows: each weight is read once, straight from the mapped file, and multiplied with all rows.
 //
-// The rows are first rearranged so that they lie against the weights as a vector holds them
-// (`prepare_segment`, of each instruction set). Vectors may reach beyond a segment: there the
-// rearranged rows are zero, and behind the last weights a copy with slack is read instead.
+// The rows are first rearranged to match the order of the weights in a vector (`prepare_segment` of
+// each instruction set). Vectors may reach beyond a segment, where the rearranged rows are zero.
+// The last weights are copied, so that reading beyond them is safe.
 #pragma once
 
 #include <cstring>
 
+#include "isa.hpp"
 #include "outputs.hpp"
+#include "quantise.hpp"
 #include "resq/kernels.hpp"
 
 namespace resq::RESQ_ISA {
 
-// Cache lines asked for in advance: what arrives while one latency of the memory passes.
+// Cache lines to prefetch: those that arrive within one memory latency.
 constexpr int kPrefetchedLines = 16;
 
 inline bool can_stream(const MatMul& m) {
@@ -24,13 +26,13 @@ inline bool can_stream(const MatMul& m) {
     return true;
 }
 
-// Bytes of a weight's row, all groups.
+// Bytes of a row of weights, all groups.
 inline std::int64_t weight_row_bytes(const MatMul& m, const Part& part) {
     return m.groups * part.width * part.bits / 8;
 }
 
 // Bytes of one prepared row.
-inline std::size_t stream_bytes(const MatMul& m) {
+inline std::size_t prepared_row_bytes(const MatMul& m) {
     std::int64_t bytes = 0;
     for (const Part& part : m.parts) {
         bytes += part.width > 0 ? m.groups * prepared_bytes(part) : 0;
@@ -54,7 +56,7 @@ inline void prepare_stream(const MatMul& m, const Activations& x, std::int64_t f
     }
 }
 
-// Room for a copy of sixteen rows of both parts.
+// For a copy of sixteen rows of both parts.
 inline std::size_t stream_scratch_bytes(const MatMul& m) {
     std::size_t bytes = 0;
     for (const Part& part : m.parts) {
@@ -63,7 +65,7 @@ inline std::size_t stream_scratch_bytes(const MatMul& m) {
     return bytes;
 }
 
-// Sixteen rows of a part's weights from `output` on, such that reading beyond them is safe.
+// Sixteen rows of a part's weights from `output` on. Reading beyond them is safe.
 inline const std::uint8_t* block_weights(const MatMul& m, const Part& part, std::int64_t output,
                                          std::uint8_t* scratch) {
     const std::int64_t bytes = weight_row_bytes(m, part);
@@ -79,8 +81,8 @@ inline const std::uint8_t* block_weights(const MatMul& m, const Part& part, std:
     return scratch;
 }
 
-// Asks for the weights that are read after those of part `p` at `output`. Within sixteen rows the
-// CPU foresees what comes next; from one part to the other, which lies elsewhere, it does not.
+// Prefetches the weights that are read after those of part `p` at `output`. The CPU predicts reads
+// within sixteen rows, but not the step from one part to the other.
 inline void prefetch_next(const MatMul& m, int p, std::int64_t output) {
     const bool is_last = p == 1 || m.parts[1].width == 0;
     const Part& next = m.parts[is_last && m.parts[0].width > 0 ? 0 : 1];
@@ -97,7 +99,7 @@ inline void multiply_block(const MatMul& m, const Activations& x, const MatMulOu
                            const std::uint8_t* prepared, std::int64_t first_row,
                            std::int64_t output, std::uint8_t* scratch) {
     alignas(64) std::int32_t sums[kRows * kLanes];
-    const auto stride = static_cast<std::int64_t>(stream_bytes(m));
+    const auto stride = static_cast<std::int64_t>(prepared_row_bytes(m));
     F floats[2][kRows];
     clear(floats[0]);
     clear(floats[1]);
@@ -119,7 +121,7 @@ inline void multiply_block(const MatMul& m, const Activations& x, const MatMulOu
             if (part.bits == 4) {
                 stream_nibbles<kRows>(part, weights, bytes, prepared, stride, zeros, sums);
             } else {
-                stream_bytes_part<kRows>(part, weights, bytes, prepared, stride, zeros, sums);
+                stream_bytes<kRows>(part, weights, bytes, prepared, stride, zeros, sums);
             }
             for (int r = 0; r < kRows; ++r) {
                 const float scale = x.scales[segment + r * m.segments()];

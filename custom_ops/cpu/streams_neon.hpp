@@ -1,24 +1,25 @@
 // Streaming weights with NEON.
 //
-// 4-bit weights: 16 bytes hold 32 of them. A nibble moved to the upper half of its byte is a signed
-// byte, sixteen times the weight; the sums are divided by sixteen at the end, exactly.
+// 4-bit weights: 16 bytes hold 32 of them. A nibble in the upper half of a byte is a signed byte,
+// sixteen times the weight; the sums are divided by sixteen at the end, which is exact.
 //
-// A prepared 4-bit segment: for each 16 bytes of weights the differences q - z that belong to the
-// low nibbles and those that belong to the high ones. A prepared 8-bit segment: for each 16 weights
-// the integers (q - 128, see dots_neon.hpp) and as many ones (zeros behind the end), from which
-// the weights' own sum is taken along.
+// A prepared 4-bit segment: for each 16 bytes of weights, the differences q - z for the low
+// nibbles, then those for the high ones. A prepared 8-bit segment: for each 16 weights, the
+// integers (q - 128, see dots_neon.hpp) and as many ones (zeros after the end), with which the
+// weights are summed, too.
 #pragma once
 
 #include <arm_neon.h>
 
 #include <cstring>
 
+#include "lanes.hpp"
 #include "resq/kernels.hpp"
 
 namespace resq::RESQ_ISA {
 
 constexpr std::int64_t kVector = 16;
-constexpr int kAtOnce = 4;  // weight rows whose sums are in registers together
+constexpr int kAtOnce = 4;  // weight rows with sums in registers at the same time
 
 // Vectors of weights in a segment.
 inline std::int64_t stream_steps(const Part& part) {
@@ -45,7 +46,7 @@ inline void prepare_segment(const Part& part, const std::uint8_t* integers, std:
 
 inline int8x16_t load_vector(const std::uint8_t* p) { return vreinterpretq_s8_u8(vld1q_u8(p)); }
 
-// The sums over the lanes of four vectors.
+// The sum over the lanes of each of four vectors.
 inline int32x4_t reduce(const int32x4_t (&x)[4]) {
     return vpaddq_s32(vpaddq_s32(x[0], x[1]), vpaddq_s32(x[2], x[3]));
 }
@@ -91,9 +92,9 @@ inline void stream_nibbles(const Part& part, const std::uint8_t* weights, std::i
 }
 
 template <int kRows>
-inline void stream_bytes_part(const Part& part, const std::uint8_t* weights, std::int64_t stride,
-                              const std::uint8_t* prepared, std::int64_t prepared_stride,
-                              const std::int32_t* zeros, std::int32_t* sums) {
+inline void stream_bytes(const Part& part, const std::uint8_t* weights, std::int64_t stride,
+                         const std::uint8_t* prepared, std::int64_t prepared_stride,
+                         const std::int32_t* zeros, std::int32_t* sums) {
     const std::int64_t steps = stream_steps(part);
     for (int block = 0; block < kLanes; block += kAtOnce, weights += kAtOnce * stride) {
         int32x4_t wide[kRows][kAtOnce], own[1][kAtOnce];

@@ -1,11 +1,12 @@
-// Streaming weights without any vector instruction: the oracle of streams_x86.hpp and _neon.hpp.
+// Streaming weights without vector instructions: the reference for streams_x86.hpp and _neon.hpp.
 #pragma once
 
+#include "lanes.hpp"
 #include "resq/kernels.hpp"
 
 namespace resq::RESQ_ISA {
 
-// A prepared segment is the int32 differences q - z of its columns.
+// A prepared segment holds the int32 differences q - z of its columns.
 inline std::int64_t prepared_bytes(const Part& part) { return part.width * 4; }
 
 inline void prepare_segment(const Part& part, const std::uint8_t* integers, std::int32_t zero_point,
@@ -41,9 +42,9 @@ inline void stream_nibbles(const Part& part, const std::uint8_t* weights, std::i
 }
 
 template <int kRows>
-inline void stream_bytes_part(const Part& part, const std::uint8_t* weights, std::int64_t stride,
-                              const std::uint8_t* prepared, std::int64_t prepared_stride,
-                              const std::int32_t* /*zeros*/, std::int32_t* sums) {
+inline void stream_bytes(const Part& part, const std::uint8_t* weights, std::int64_t stride,
+                         const std::uint8_t* prepared, std::int64_t prepared_stride,
+                         const std::int32_t* /*zeros*/, std::int32_t* sums) {
     stream_columns<kRows>(part, prepared, prepared_stride, sums, [&](int i, std::int64_t k) {
         return static_cast<std::int8_t>(weights[i * stride + k]);
     });

@@ -1,27 +1,29 @@
-// Streaming weights with AVX2, or with vpdpbusd where dots_*.hpp brings it (RESQ_HAS_DOT4).
+// Streaming weights with AVX2, or with vpdpbusd if the dots_*.hpp before it has that
+// (RESQ_HAS_DOT4).
 //
-// A register of weights is 32 or 64 bytes (Bits, of dots_*.hpp), and 4-bit weights are two a byte.
-// With the sign bit flipped a nibble is w + 8, unsigned, and q - z is signed: Σ (w + 8) (q - z) = Σ
-// w (q - z) + 8 Σ (q - z), and the last sum is known.
+// A register of weights is 32 bytes (Bits, of bits256.hpp), and 4-bit weights are two a byte. With
+// its sign bit flipped, a nibble is w + 8, unsigned, and q - z is signed: Σ (w + 8) (q - z) = Σ w
+// (q - z) + 8 Σ (q - z), where the last sum is known.
 //
-// A prepared 4-bit segment: Σ (q - z), then for each register of weights the differences that
-// belong to the low nibbles and those that belong to the high ones. A prepared 8-bit segment: with
-// vpdpbusd, for each register the integers q and as many ones (zeros behind the end), from which
-// the weights' own sum is taken along; without, for each half register, widened, the differences as
-// words.
+// A prepared 4-bit segment: Σ (q - z), then for each register of weights the differences for the
+// low nibbles and those for the high ones. A prepared 8-bit segment with vpdpbusd: for each
+// register, the integers q and as many ones (zeros after the end), with which the weights are
+// summed, too. Without: for each half register, widened, the differences as words.
 #pragma once
 
 #include <immintrin.h>
 
 #include <cstring>
 
+#include "bits256.hpp"
+#include "lanes.hpp"
 #include "resq/kernels.hpp"
 
 namespace resq::RESQ_ISA {
 
 constexpr std::int64_t kVector = sizeof(Bits);
-constexpr std::int64_t kHeader = kVector;  // room for the sum, and vectors stay aligned
-constexpr int kAtOnce = 4;                 // weight rows whose sums are in registers together
+constexpr std::int64_t kHeader = kVector;  // holds the sum and keeps vectors aligned
+constexpr int kAtOnce = 4;                 // weight rows with sums in registers at the same time
 
 #ifdef RESQ_HAS_DOT4
 constexpr std::int64_t kByteStep = kVector;  // 8-bit weights of a step
@@ -29,7 +31,7 @@ constexpr std::int64_t kPreparedStep = 2 * kVector;
 #else
 constexpr std::int64_t kByteStep = kVector / 2;
 constexpr std::int64_t kPreparedStep = kVector;
-// Of Σ ± two products of at most 15 · 15, twice a step: 900 · 36 < 32768.
+// A step adds twice two products of at most 15 · 15: 900 · 36 < 32768.
 constexpr std::int64_t kWidenStreamAfter = 36;
 #endif
 
@@ -85,8 +87,8 @@ inline void prepare_segment(const Part& part, const std::uint8_t* integers, std:
 #endif
 }
 
-// Adds the 4-bit products of one weight row with kRows rows to `sums`, for some registers. Low
-// and high nibbles have sums of their own, so that one addition need not wait for the other.
+// Adds the 4-bit products of one weight row with kRows rows to `sums`, for some registers. Low and
+// high nibbles have separate sums, so that one addition does not wait for the other.
 template <int kRows>
 inline void add_nibbles(const std::uint8_t* weights, const std::uint8_t* vectors,
                         std::int64_t prepared_stride, std::int64_t steps, Bits sums[kRows]) {
@@ -164,9 +166,9 @@ inline void stream_nibbles(const Part& part, const std::uint8_t* weights, std::i
 }
 
 template <int kRows>
-inline void stream_bytes_part(const Part& part, const std::uint8_t* weights, std::int64_t stride,
-                              const std::uint8_t* prepared, std::int64_t prepared_stride,
-                              [[maybe_unused]] const std::int32_t* zeros, std::int32_t* sums) {
+inline void stream_bytes(const Part& part, const std::uint8_t* weights, std::int64_t stride,
+                         const std::uint8_t* prepared, std::int64_t prepared_stride,
+                         [[maybe_unused]] const std::int32_t* zeros, std::int32_t* sums) {
     const std::int64_t steps = byte_steps(part);
     for (int block = 0; block < kLanes; block += kAtOnce) {
         Bits wide[kAtOnce][kRows];

@@ -4,6 +4,8 @@
 #include <cmath>
 
 #include "gemm.hpp"
+#include "isa.hpp"
+#include "quantise.hpp"
 #include "records.hpp"
 #include "resq/kernels.hpp"
 
@@ -26,8 +28,8 @@ inline void normalise(float* x, const float* gain, std::int64_t width, float eps
     }
 }
 
-// Turns the halves of the leading rotary_dim coefficients against each other, in place.
-inline void turn(float* x, const float* cos, const float* sin, std::int64_t half) {
+// RoPE, in place: rotates the two halves of the leading rotary_dim coefficients.
+inline void rotate(float* x, const float* cos, const float* sin, std::int64_t half) {
     for (std::int64_t k = 0; k < half; k += kLanes) {
         const std::int64_t left = half - k;
         const F first = load_first(x + k, left), second = load_first(x + half + k, left);
@@ -37,7 +39,7 @@ inline void turn(float* x, const float* cos, const float* sin, std::int64_t half
     }
 }
 
-// Loads one head, normalises and turns it.
+// Loads one head, normalises and rotates it.
 template <typename T>
 inline void load_head(const Attention& a, const T* head, const float* gain, std::int64_t position,
                       float* out) {
@@ -48,7 +50,7 @@ inline void load_head(const Attention& a, const T* head, const float* gain, std:
         normalise(out, gain, a.head_dim, a.epsilon);
     }
     const std::int64_t half = a.rotary_dim / 2;
-    turn(out, a.cos + position * half, a.sin + position * half, half);
+    rotate(out, a.cos + position * half, a.sin + position * half, half);
 }
 
 // Tokens `first` to `last` of one sequence, at most kTokensOfBlock, and one kv head.
@@ -58,8 +60,8 @@ inline void prepare_block(const Attention& a, const AttentionCall& call, std::in
                           float* scratch) {
     const std::int64_t d = a.head_dim, queries = a.heads_per_kv(), rows = queries + 1;
     const std::int64_t width = (a.heads + 2 * a.kv_heads) * d;
-    float* turned = scratch;  // per token: its queries, then its key
-    float* projected = turned + kTokensOfBlock * rows * d;
+    float* rotated = scratch;  // per token: its queries, then its key
+    float* projected = rotated + kTokensOfBlock * rows * d;
     float* value = projected + kTokensOfBlock * rows * d;
     const T* qkv = static_cast<const T*>(call.qkv.data) + sequence * call.tokens * width;
     for (std::int64_t t = first; t < last; ++t) {
@@ -67,20 +69,20 @@ inline void prepare_block(const Attention& a, const AttentionCall& call, std::in
                                           ? call.positions[sequence * call.tokens + t]
                                           : call.total - call.tokens + t;
         const T* token = qkv + t * width;
-        float* out = turned + (t - first) * rows * d;
+        float* out = rotated + (t - first) * rows * d;
         for (std::int64_t i = 0; i < queries; ++i) {
             load_head(a, token + (kv_head * queries + i) * d, a.q_norm, position, out + i * d);
         }
         load_head(a, token + (a.heads + kv_head) * d, a.k_norm, position, out + queries * d);
     }
     if (a.projection != nullptr) {
-        gemm({turned, d, 1}, {a.projection + kv_head * d * d, d}, {projected, d},
+        gemm({rotated, d, 1}, {a.projection + kv_head * d * d, d}, {projected, d},
              (last - first) * rows, d, d);
-        turned = projected;
+        rotated = projected;
     }
     const std::int64_t head = sequence * a.kv_heads + kv_head;
     for (std::int64_t t = first; t < last; ++t) {
-        float* token = turned + (t - first) * rows * d;
+        float* token = rotated + (t - first) * rows * d;
         float* out = call.queries + (head * call.tokens + t) * queries * d;
         for (std::int64_t k = 0; k < queries * d; k += kLanes) {
             const std::int64_t left = queries * d - k;

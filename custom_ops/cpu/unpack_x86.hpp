@@ -1,4 +1,4 @@
-// Signed 4-bit values to bytes with SSE2: what partial.hpp says in plain C++.
+// Signed 4-bit values to bytes with SSE2: replaces the plain C++ in partial.hpp.
 #pragma once
 
 #include <immintrin.h>

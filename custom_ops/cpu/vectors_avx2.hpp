@@ -5,9 +5,10 @@
 
 #include <cstdint>
 
-namespace resq::RESQ_ISA {
+#include "lanes.hpp"
+#include "unpack_x86.hpp"
 
-constexpr int kLanes = 16;
+namespace resq::RESQ_ISA {
 
 struct F {
     __m256 a, b;
@@ -163,7 +164,3 @@ inline void store_first(float* p, F x, std::int64_t count) {
 }
 
 }  // namespace resq::RESQ_ISA
-
-#include "unpack_x86.hpp"
-
-#include "partial.hpp"

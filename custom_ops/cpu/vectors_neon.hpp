@@ -5,9 +5,9 @@
 
 #include <cstdint>
 
-namespace resq::RESQ_ISA {
+#include "lanes.hpp"
 
-constexpr int kLanes = 16;
+namespace resq::RESQ_ISA {
 
 struct F {
     float32x4_t v[4];
@@ -38,7 +38,7 @@ inline F operator-(F a, F b) { RESQ_EACH_VECTOR(F, vsubq_f32(a.v[i], b.v[i])); }
 inline F operator*(F a, F b) { RESQ_EACH_VECTOR(F, vmulq_f32(a.v[i], b.v[i])); }
 inline F operator/(F a, F b) { RESQ_EACH_VECTOR(F, vdivq_f32(a.v[i], b.v[i])); }
 
-// Not vminq and vmaxq: they answer NaN where one side is, and order the zeros by sign.
+// Not vminq and vmaxq: they return NaN if one operand is NaN, and order zeros by sign.
 inline float32x4_t lesser(float32x4_t a, float32x4_t b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
 inline float32x4_t greater(float32x4_t a, float32x4_t b) {
     return vbslq_f32(vcgtq_f32(a, b), a, b);
@@ -60,7 +60,7 @@ inline I operator-(I a, I b) { RESQ_EACH_VECTOR(I, vsubq_s32(a.v[i], b.v[i])); }
 inline I operator*(I a, I b) { RESQ_EACH_VECTOR(I, vmulq_s32(a.v[i], b.v[i])); }
 inline I operator&(I a, I b) { RESQ_EACH_VECTOR(I, vandq_s32(a.v[i], b.v[i])); }
 inline I operator<<(I a, int n) { RESQ_EACH_VECTOR(I, vshlq_s32(a.v[i], vdupq_n_s32(n))); }
-// A shift to the left by -n, of unsigned lanes: zeros come in.
+// A left shift of unsigned lanes by -n, which fills with zeros.
 inline I operator>>(I a, int n) {
     RESQ_EACH_VECTOR(
         I, vreinterpretq_s32_u32(vshlq_u32(vreinterpretq_u32_s32(a.v[i]), vdupq_n_s32(-n))));
@@ -104,7 +104,7 @@ inline void store(std::uint16_t* half, F x) {
     }
 }
 
-// All lanes to one: lane i and i + 8, then i + 4, i + 2, i + 1.
+// Reduces all lanes: lane i with i + 8, then i + 4, i + 2, i + 1.
 template <typename Combine>
 inline float halves(F x, Combine combine) {
     float32x4_t r = combine(combine(x.v[0], x.v[2]), combine(x.v[1], x.v[3]));
@@ -144,5 +144,3 @@ inline void unpack_signed(const std::uint8_t* packed, std::int8_t* out) {
 }
 
 }  // namespace resq::RESQ_ISA
-
-#include "partial.hpp"

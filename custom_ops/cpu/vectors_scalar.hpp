@@ -1,17 +1,17 @@
-// Sixteen lanes without any vector instruction: what the other vectors_*.hpp must equal bit by bit.
+// Sixteen lanes without vector instructions. The other vectors_*.hpp must match it bit for bit.
 //
-// F is sixteen floats, I sixteen 32-bit integers. Kernels are written once on these two types and
-// compiled once per instruction set. Sums over lanes have one order everywhere: lane i and i + 8,
-// then i + 4, i + 2, i + 1. So a result does not depend on the instruction set.
+// F holds sixteen floats, I sixteen 32-bit integers. Kernels are written once, on these two types,
+// and compiled for each instruction set. Sums over lanes always have the same order: lane i and i +
+// 8, then i + 4, i + 2, i + 1. A result therefore does not depend on the instruction set.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 
-namespace resq::RESQ_ISA {
+#include "lanes.hpp"
 
-constexpr int kLanes = 16;
+namespace resq::RESQ_ISA {
 
 struct F {
     float lane[kLanes];
@@ -54,13 +54,13 @@ inline I operator&(I a, I b) { RESQ_EACH_LANE(I, a.lane[i] & b.lane[i]); }
 inline I operator<<(I a, int n) {
     RESQ_EACH_LANE(I, static_cast<std::int32_t>(static_cast<std::uint32_t>(a.lane[i]) << n));
 }
-// Fills with zeros from the left.
+// Fills with zeros.
 inline I operator>>(I a, int n) {
     RESQ_EACH_LANE(I, static_cast<std::int32_t>(static_cast<std::uint32_t>(a.lane[i]) >> n));
 }
 
 inline F to_float(I a) { RESQ_EACH_LANE(F, static_cast<float>(a.lane[i])); }
-// Of whole numbers that fit.
+// For whole numbers that fit.
 inline I to_int(F a) { RESQ_EACH_LANE(I, static_cast<std::int32_t>(a.lane[i])); }
 inline F as_float(I a) {
     F r;
@@ -179,5 +179,3 @@ inline void transpose_dwords(const void* rows, std::int64_t stride, I columns[4]
 }
 
 }  // namespace resq::RESQ_ISA
-
-#include "partial.hpp"

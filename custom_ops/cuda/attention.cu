@@ -1,11 +1,11 @@
-// MixedPrecisionAttention: the cache goes on, new tokens enter it, and queries attend to it.
+// MixedPrecisionAttention: copies the cache, adds new tokens to it, and attends to it.
 #include "records.cuh"
 
 namespace resq::cuda {
 
 void continue_cache(const Attention& a, const AttentionCall& call, const std::uint8_t* past,
                     std::int64_t past_slots, std::uint8_t* present, Queue& queue) {
-    if (present == past) {  // one buffer bound as both
+    if (present == past) {  // one buffer is bound to both
         return;
     }
     const auto bytes = [&](std::int64_t slots) {

@@ -2,18 +2,19 @@
 //
 //   a block: 4 or 8 queries of one sequence and kv head, 4 chunks of 64 slots (a split)
 //
-//   scores   a thread takes a slot and four queries: decodes the key, sums products
-//   weights  a warp takes a query: greatest score, exponentials, their sum
-//   values   a thread takes two columns and four queries: decodes them slot after slot
+//   scores   a thread per slot and four queries: decodes the key, sums products
+//   weights  a warp per query: greatest score, exponentials, their sum
+//   values   a thread per two columns and four queries: decodes them slot by slot
 //
-// Chunks are merged in order within a split, and splits in order by `combine`. Splits are counted
-// from slot 0, so a result depends on neither the batch nor the GPU. Any head size and type.
+// Chunks are merged in order within a split, and `combine` merges the splits in order. Splits are
+// counted from slot 0, so a result depends on neither the batch nor the GPU. Works for any head
+// size and type.
 #include "records.cuh"
 
 namespace resq::cuda {
 namespace {
 
-constexpr int kRowsAtOnce = 4;  // queries of a thread; a block has as many, or twice that
+constexpr int kRowsAtOnce = 4;  // queries per thread; a block has as many, or twice as many
 constexpr std::int64_t kChunksOfSplit = 4;
 constexpr unsigned kCombineThreads = 128;
 
@@ -32,8 +33,8 @@ struct Work {
 
     float *queries, *merged;  // (rows, d)
     float* weights;           // (slots, rows): scores, then weights
-    float *tops, *sums;       // (rows): of the slots so far
-    float *before, *after;    // (rows): what a merge multiplies with
+    float *tops, *sums;       // (rows): over the slots so far
+    float *before, *after;    // (rows): the factors of a merge
     float* shown;             // (slots)
     Meaning* meanings;        // (slots, parts)
     std::uint8_t* records;
@@ -41,7 +42,7 @@ struct Work {
     __device__ Work(const Attention& a, float* memory) {
         queries = memory;
         merged = queries + kRows * a.head_dim;
-        weights = merged + kRows * a.head_dim;  // a multiple of 16 bytes, as rows are 4 or 8
+        weights = merged + kRows * a.head_dim;  // 16-byte aligned, as there are 4 or 8 rows
         tops = weights + kRows * kChunk;
         sums = tops + kRows;
         before = sums + kRows;
@@ -57,15 +58,15 @@ struct Work {
     }
 };
 
-// Brings the records of a chunk, and their meanings.
+// Loads the records of a chunk, and their meanings.
 template <int kRows>
-__device__ const std::uint8_t* bring(const Attention& a, const std::uint8_t* cache,
-                                     std::int64_t count, const Work<kRows>& work) {
+__device__ const std::uint8_t* load_records(const Attention& a, const std::uint8_t* cache,
+                                            std::int64_t count, const Work<kRows>& work) {
     const std::uint8_t* records = copy_bytes(work.records, cache, count * a.record.bytes);
     __syncthreads();
     for (unsigned i = threadIdx.x; i < 2 * kChunk; i += Work<kRows>::kThreads) {
         const unsigned slot = i / 2;
-        // A hidden record may hold anything: it stands for zeros.
+        // A hidden record may hold anything: it counts as zeros.
         work.meanings[i] = slot < count && work.shown[slot] != 0.0f
                                ? meaning_of(a.record.parts[i % 2], records + slot * a.record.bytes)
                                : Meaning{0.0f, 0.0f};
@@ -74,7 +75,7 @@ __device__ const std::uint8_t* bring(const Attention& a, const std::uint8_t* cac
     return records;
 }
 
-// One block's rows: which there are, and where each one's own slot is.
+// The rows of a block, and the slot of each row's own token.
 struct Rows {
     std::int64_t first, count, per_token, old;
 
@@ -95,8 +96,8 @@ __device__ __forceinline__ void add_products(const float* queries, std::int64_t 
     }
 }
 
-// Products of a key with four queries, in order of the coefficients. Four at a time where parts and
-// heads are multiples of it: two bytes of 4 bits, or four of 8.
+// Products of a key with four queries, in the order of the coefficients. Takes four at a time if
+// parts and heads are multiples of four: two bytes of 4 bits, or four of 8.
 __device__ __forceinline__ void multiply_key(const Attention& a, const std::uint8_t* record,
                                              const Meaning& low, const Meaning& high,
                                              const float* queries, float (&scores)[kRowsAtOnce]) {
@@ -154,7 +155,7 @@ __device__ void weigh(const Work<kRows>& work) {
         float& first = work.weights[lane_index() * kRows + row];
         float& second = work.weights[(lane_index() + kWarp) * kRows + row];
         const float top = greatest_of_warp(fmaxf(first, second));
-        // What is not seen weighs nothing, even where nothing is.
+        // Slots that are not seen have weight 0, even if none is seen.
         first = first == kUnseen ? 0.0f : expf(first - top);
         second = second == kUnseen ? 0.0f : expf(second - top);
         const float sum = sum_of_warp(first + second);
@@ -169,7 +170,7 @@ __device__ void weigh(const Work<kRows>& work) {
     __syncthreads();
 }
 
-// Two columns and four queries a thread; the last column of an odd number goes alone.
+// Two columns and four queries per thread; an odd last column goes alone.
 template <int kRows>
 __device__ void add_values(const Attention& a, const std::uint8_t* records, std::int64_t count,
                            const Work<kRows>& work) {
@@ -179,7 +180,7 @@ __device__ void add_values(const Attention& a, const std::uint8_t* records, std:
         const std::int64_t column = i % pairs * 2, first = i / pairs * kRowsAtOnce;
         const bool is_pair = column + 1 < a.head_dim;
         float values[2][kRowsAtOnce] = {};
-        // The parts that the columns are of, nearly always the same.
+        // The parts of the two columns, nearly always the same.
         const std::int64_t rank = a.record.parts[0].rank;
         const unsigned part = column < rank ? 0 : 1, next_part = column + 1 < rank ? 0 : 1;
         for (std::int64_t slot = 0; slot < count; ++slot) {
@@ -220,7 +221,7 @@ __device__ void write_result(const Attention& a, const AttentionCall& call, std:
     store(call.y, place * a.head_dim + column, sum == 0.0f ? 0.0f : merged / sum);
 }
 
-// Where the softmax over a split lies: greatest score, sum of weights, weighted sum of values.
+// The address of the softmax over a split: greatest score, sum of weights, weighted sum of values.
 __device__ float* partial_of(const Attention& a, const AttentionCall& call, std::int64_t head,
                              std::int64_t row, std::int64_t splits, std::int64_t split) {
     const std::int64_t rows = call.tokens * a.heads_per_kv();
@@ -258,7 +259,7 @@ __global__ void __launch_bounds__(threads_of(kRows), 4)
         const std::int64_t first_slot = chunk * kChunk, rest = call.total - first_slot;
         const std::int64_t count = rest < kChunk ? rest : kChunk;
         const std::int64_t place = (head * call.capacity + first_slot) * a.record.bytes;
-        __syncthreads();  // nobody reads the last chunk any more
+        __syncthreads();  // all threads are done with the last chunk
         if (threadIdx.x < kChunk) {
             work.shown[threadIdx.x] =
                 threadIdx.x < count &&
@@ -266,9 +267,9 @@ __global__ void __launch_bounds__(threads_of(kRows), 4)
                     ? 1.0f
                     : 0.0f;
         }
-        score(a, rows, bring(a, call.keys + place, count, work), first_slot, count, work);
+        score(a, rows, load_records(a, call.keys + place, count, work), first_slot, count, work);
         weigh(work);
-        add_values(a, bring(a, call.values + place, count, work), count, work);
+        add_values(a, load_records(a, call.values + place, count, work), count, work);
     }
     __syncthreads();
     for (std::int64_t i = threadIdx.x; i < rows.count * d; i += kThreads) {
@@ -287,7 +288,7 @@ __global__ void __launch_bounds__(threads_of(kRows), 4)
     }
 }
 
-// A block takes a query, a thread some of its columns.
+// A block per query; a thread takes some of its columns.
 __global__ void __launch_bounds__(kCombineThreads)
     combine(const __grid_constant__ Attention a, const __grid_constant__ AttentionCall call,
             std::int64_t splits) {

@@ -1,14 +1,13 @@
 // Many queries in float16 or bfloat16: flash attention on tensor cores over the packed cache.
 //
-//   a block: 128 queries of one sequence and kv head, a warp 16 of them; 64 slots at a time
+//   a block: 128 queries of one sequence and kv head, 16 per warp; 64 slots at a time
 //
-// 1. Records of a chunk are copied to shared memory and decoded there to T, keys and values, in
-// rows
-//    16 bytes longer than a head: the eight rows of an ldmatrix fall into different banks.
+// 1. A chunk's records are copied to shared memory and decoded there to T, keys and values. A row
+//    is 16 bytes longer than a head, so that the eight rows of an ldmatrix are in different banks.
 // 2. S = Q · Kᵀ in fragments of mma.m16n8k16; Q stays in registers.
-// 3. Softmax in registers: a row's scores lie with four lanes. When the greatest score grows, what
-//    has been summed is scaled down.
-// 4. The accumulators of S are, packed to T, the A fragments of P · V.
+// 3. Softmax in registers: four lanes hold a row's scores. When the greatest score grows, the sums
+//    so far are scaled down.
+// 4. The accumulators of S, packed to T, are the A fragments of P · V.
 #include "records.cuh"
 
 namespace resq::cuda {
@@ -17,7 +16,7 @@ namespace {
 constexpr unsigned kWarps = 8, kThreads = kWarps * kWarp;
 constexpr int kRows = kWarps * 16;  // queries of a block
 constexpr int kSlotTiles = kChunk / 8;
-// Fewer new tokens than this go the way of few queries, for whom a tile would be mostly empty.
+// Fewer new tokens than this are left to attention_few.cu: tiles would be mostly empty.
 constexpr std::int64_t kFewTokens = 16;
 
 // Two coefficients of a record, packed.
@@ -88,7 +87,7 @@ struct Flash {
         sums[0] = sums[1] = 0.0f;
     }
 
-    // A chunk's records to rows of T; zeros for what is hidden, which may hold anything.
+    // Decodes a chunk's records to rows of T; hidden records, which may hold anything, to zeros.
     __device__ void decode(const std::uint8_t* cache, std::int64_t count, std::uint8_t* rows) {
         const std::uint8_t* from = copy_bytes(records, cache, count * a.record.bytes);
         __syncthreads();
@@ -113,7 +112,7 @@ struct Flash {
         const std::int64_t first_slot = chunk * kChunk, rest = call.total - first_slot;
         const std::int64_t count = rest < kChunk ? rest : kChunk;
         const std::int64_t begin = (head * call.capacity + first_slot) * a.record.bytes;
-        __syncthreads();  // nobody reads the last chunk any more
+        __syncthreads();  // all threads are done with the last chunk
         if (threadIdx.x < kChunk) {
             const std::int64_t slot = sequence * call.total + first_slot + threadIdx.x;
             shown[threadIdx.x] = threadIdx.x < count && call.mask[slot] != 0 ? 1.0f : 0.0f;
@@ -154,7 +153,7 @@ struct Flash {
         }
     }
 
-    // Scores to weights, of this chunk's and all earlier slots.
+    // Turns the scores of a chunk into weights, and rescales the sums over earlier chunks.
     __device__ void weigh(float (&scores)[kSlotTiles][4]) {
         RESQ_UNROLL
         for (int half = 0; half < 2; ++half) {
@@ -236,7 +235,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     const std::int64_t all_rows = call.tokens * a.heads_per_kv();
     const std::int64_t pieces = (all_rows + kRows - 1) / kRows;
     const std::int64_t head = blockIdx.y;
-    // The last queries see the most, so they come first: no long block is left for the end.
+    // The last queries see the most slots, so they come first: no long block starts last.
     const std::int64_t first_row = (pieces - 1 - blockIdx.x) * kRows;
     Flash<T, kDim> one{
         a,       call,    head / a.kv_heads, head % a.kv_heads, head, first_row, all_rows,

@@ -1,19 +1,18 @@
 // New tokens: norm, RoPE and projection of queries and keys, and the cache's new records.
 //
 // A block takes some tokens of one sequence and kv head. Its rows are, token by token, the queries
-// of the heads that read this kv head, and the key.
+// of the heads that use this kv head, and the key.
 #include "records.cuh"
 
 namespace resq::cuda {
 namespace {
 
 constexpr unsigned kThreads = 128, kWarps = kThreads / kWarp;
-constexpr int kRowsAtOnce = 4;  // of a product that a thread sums, for four columns
+constexpr int kRowsAtOnce = 4;  // that a thread sums, for four columns
 constexpr std::int64_t kMostTokens = 8;
 constexpr std::int64_t kSharedBytes = 48 * 1024;
 
-// Rows of head_dim floats that lie in shared memory: the turned ones, the projected keys and the
-// values.
+// Rows of head_dim floats in shared memory: the rotated ones, the projected keys and the values.
 std::int64_t rows_of_token(const Attention& a) { return a.heads_per_kv() + 3; }
 
 std::int64_t tokens_of_block(const Attention& a, const AttentionCall& call) {
@@ -24,8 +23,8 @@ std::int64_t tokens_of_block(const Attention& a, const AttentionCall& call) {
     return tokens > 1 ? tokens : 1;
 }
 
-// A warp loads one head, normalises it, and turns the halves of its leading rotary_dim coefficients
-// against each other. A position beyond the tables gives no numbers.
+// A warp loads one head, normalises it, and rotates the two halves of its leading rotary_dim
+// coefficients (RoPE). A position outside the tables gives NaN.
 __device__ void load_head(const Attention& a, ConstFloats qkv, std::int64_t begin,
                           const float* gain, std::int64_t position, float* out) {
     float factor = 1.0f;
@@ -55,8 +54,8 @@ __device__ void load_head(const Attention& a, ConstFloats qkv, std::int64_t begi
     }
 }
 
-// Sums of some rows for some columns of the projection, k by k in order. Rows beyond the last
-// repeat it. Heads are a multiple of four where four columns are loaded at once.
+// Sums of some rows for some columns of the projection, in the order of k. Rows after the last
+// repeat it. Four columns at once require a head size that is a multiple of four.
 template <int kColumns>
 __device__ void project(const float* rows, std::int64_t d, std::int64_t first, std::int64_t count,
                         const float* projection, float (&sums)[kRowsAtOnce][kColumns]) {
@@ -83,14 +82,14 @@ __device__ void project(const float* rows, std::int64_t d, std::int64_t first, s
     }
 }
 
-// One block's rows, turned and projected, to where they are wanted.
+// The rows of a block: rotated, and the place for projected keys.
 struct Rows {
-    const float* turned;  // (tokens, rows, d)
-    float* keys;          // (tokens, d)
+    const float* rotated;  // (tokens, rows, d)
+    float* keys;           // (tokens, d)
     std::int64_t tokens, first, head;
 };
 
-// Projects all rows: queries to memory, times the scale, and keys to where they are encoded.
+// Projects all rows: queries, times the scale, to global memory, and keys to shared memory.
 template <int kColumns>
 __device__ void project_rows(const Attention& a, const AttentionCall& call, const Rows& block,
                              const float* projection) {
@@ -101,7 +100,7 @@ __device__ void project_rows(const Attention& a, const AttentionCall& call, cons
         const std::int64_t column = i % across * kColumns, first_row = i / across * kRowsAtOnce;
         float sums[kRowsAtOnce][kColumns] = {};
         if (projection != nullptr) {
-            project<kColumns>(block.turned, d, first_row, all_rows, projection + column, sums);
+            project<kColumns>(block.rotated, d, first_row, all_rows, projection + column, sums);
         }
         RESQ_UNROLL
         for (int j = 0; j < kRowsAtOnce; ++j) {
@@ -114,7 +113,7 @@ __device__ void project_rows(const Attention& a, const AttentionCall& call, cons
             RESQ_UNROLL
             for (int c = 0; c < kColumns; ++c) {
                 const float sum =
-                    projection != nullptr ? sums[j][c] : block.turned[row * d + column + c];
+                    projection != nullptr ? sums[j][c] : block.rotated[row * d + column + c];
                 if (of_token == queries) {
                     block.keys[t * d + column + c] = sum;
                 } else {
@@ -135,9 +134,9 @@ __global__ void __launch_bounds__(kThreads, 4)
     const std::int64_t left = call.tokens - first;
     const std::int64_t tokens = left < tokens_at_once ? left : tokens_at_once;
     const std::int64_t width = (a.heads + 2 * a.kv_heads) * d;
-    auto* turned = shared_memory<float>();             // (tokens, rows, d)
-    float* keys = turned + tokens_at_once * rows * d;  // (tokens, d)
-    float* values = keys + tokens_at_once * d;         // (tokens, d)
+    auto* rotated = shared_memory<float>();             // (tokens, rows, d)
+    float* keys = rotated + tokens_at_once * rows * d;  // (tokens, d)
+    float* values = keys + tokens_at_once * d;          // (tokens, d)
 
     for (std::int64_t i = warp_index(); i < tokens * (rows + 1); i += kWarps) {
         const std::int64_t t = i / (rows + 1), row = i % (rows + 1);
@@ -148,10 +147,10 @@ __global__ void __launch_bounds__(kThreads, 4)
         const std::int64_t begin = place * width;
         if (row < queries) {
             load_head(a, call.qkv, begin + (kv_head * queries + row) * d, a.q_norm, position,
-                      turned + (t * rows + row) * d);
+                      rotated + (t * rows + row) * d);
         } else if (row == queries) {
             load_head(a, call.qkv, begin + (a.heads + kv_head) * d, a.k_norm, position,
-                      turned + (t * rows + row) * d);
+                      rotated + (t * rows + row) * d);
         } else {
             const std::int64_t source = begin + (a.heads + a.kv_heads + kv_head) * d;
             for (std::int64_t k = lane_index(); k < d; k += kWarp) {
@@ -163,7 +162,7 @@ __global__ void __launch_bounds__(kThreads, 4)
 
     const std::int64_t head = sequence * a.kv_heads + kv_head;
     const float* projection = a.projection != nullptr ? a.projection + kv_head * d * d : nullptr;
-    const Rows block{turned, keys, tokens, first, head};
+    const Rows block{rotated, keys, tokens, first, head};
     if (d % 4 == 0 && reinterpret_cast<std::uintptr_t>(projection) % 16 == 0) {
         project_rows<4>(a, call, block, projection);
     } else {

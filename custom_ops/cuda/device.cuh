@@ -1,4 +1,4 @@
-// What a kernel uses of the machine it runs on: a GPU, or a CPU that acts as one (RESQ_SIMT).
+// What kernels use of their machine: a GPU, or a CPU that simulates one (RESQ_SIMT).
 #pragma once
 
 #include "resq/cuda.hpp"
@@ -35,7 +35,7 @@ __device__ __forceinline__ float greatest_of_warp(float x) {
     return x;
 }
 
-// Four floats at a multiple of 16 bytes.
+// Four floats from a 16-byte aligned address.
 __device__ __forceinline__ void load_four(const float* from, float (&x)[4]) {
     const uint4 words = *reinterpret_cast<const uint4*>(from);
     x[0] = float_of(words.x);
@@ -44,7 +44,7 @@ __device__ __forceinline__ void load_four(const float* from, float (&x)[4]) {
     x[3] = float_of(words.w);
 }
 
-// An element of an activation tensor, whose type is known when the kernel runs.
+// An element of an activation tensor, whose type is known at run time.
 __device__ __forceinline__ float load(ConstFloats from, std::int64_t index) {
     switch (from.type) {
         case Float::kHalf:

@@ -1,5 +1,5 @@
-// What a kernel uses of a GPU: instructions that C++ has no word for, and launching.
-// Its twin for the CPU is simt/device.hpp.
+// What kernels use of a GPU: instructions that C++ lacks, and launching. Its twin for the CPU is
+// simt/device.hpp.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -8,7 +8,9 @@
 #include <cstddef>
 #include <cstdint>
 
-// Loops over registers: an index that is known lets an array live in them.
+#include "resq/cuda.hpp"
+
+// Unrolls loops over arrays, which stay in registers only if every index is a constant.
 #define RESQ_UNROLL _Pragma("unroll")
 
 namespace resq::cuda {
@@ -83,10 +85,10 @@ __device__ __forceinline__ unsigned shared_address(const void* pointer) {
     return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
 }
 
-// Copies kBytes to shared memory, `valid` of them from `source` and zeros then.
+// Copies kBytes to shared memory: `valid` bytes from `source`, then zeros.
 template <int kBytes>
 __device__ __forceinline__ void copy_async(void* target, const void* source, int valid) {
-    static_assert(kBytes == 4 || kBytes == 16, "what is in use");
+    static_assert(kBytes == 4 || kBytes == 16, "the sizes in use");
     if constexpr (kBytes == 16) {
         asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(target)),
                      "l"(__cvta_generic_to_global(source)), "r"(valid)
@@ -100,13 +102,13 @@ __device__ __forceinline__ void copy_async(void* target, const void* source, int
 __device__ __forceinline__ void commit_copies() {
     asm volatile("cp.async.commit_group;" ::: "memory");
 }
-// Waits until at most kGroups of the committed groups are under way.
+// Waits until at most kGroups of the committed groups are pending.
 template <int kGroups>
 __device__ __forceinline__ void wait_for_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
 }
 
-// Sixteen bytes that are not needed again soon.
+// Loads sixteen bytes that are not needed again soon.
 __device__ __forceinline__ uint4 load_once(const void* source) {
     uint4 value;
     asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
@@ -117,7 +119,8 @@ __device__ __forceinline__ uint4 load_once(const void* source) {
 
 // --- Matrices -----------------------------------------------------------------------------------
 
-// ldmatrix.x4: four matrices of 8 rows of 16 bytes; lane i brings row i % 8 of matrix i / 8.
+// ldmatrix.x4: four matrices of 8 rows of 16 bytes; lane i passes the address of row i % 8 of
+// matrix i / 8.
 __device__ __forceinline__ void load_matrices(unsigned (&out)[4], const void* row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
@@ -141,15 +144,15 @@ __device__ __forceinline__ void mma_bytes(int (&c)[4], const unsigned (&a)[4], u
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// Ampere and Ada multiply 4-bit numbers; what came after takes it apart into many instructions.
+// Ampere and Ada have 4-bit tensor cores; later GPUs emulate them with many instructions.
 #if __CUDA_ARCH__ >= 800 && __CUDA_ARCH__ < 900
 constexpr bool kHasNibbleUnits = true;
 #else
 constexpr bool kHasNibbleUnits = false;
 #endif
 
-// C (16, 8) += A (16, 64) · B (64, 8), A unsigned and B signed 4-bit numbers, where there are
-// units.
+// C (16, 8) += A (16, 64) · B (64, 8), A unsigned and B signed 4-bit numbers. Does nothing without
+// 4-bit units.
 __device__ __forceinline__ void mma_nibbles(int (&c)[4], const unsigned (&a)[4], unsigned b0,
                                             unsigned b1) {
 #if __CUDA_ARCH__ >= 800 && __CUDA_ARCH__ < 900
@@ -160,7 +163,7 @@ __device__ __forceinline__ void mma_nibbles(int (&c)[4], const unsigned (&a)[4],
 #endif
 }
 
-// C (16, 8) += A (16, 16) · B (16, 8), halves or bfloat16s, sums in float32.
+// C (16, 8) += A (16, 16) · B (16, 8), float16 or bfloat16, sums in float32.
 template <typename T>
 __device__ __forceinline__ void mma_halves(float (&c)[4], const unsigned (&a)[4], unsigned b0,
                                            unsigned b1);
@@ -183,12 +186,12 @@ __device__ __forceinline__ void mma_halves<BFloat16>(float (&c)[4], const unsign
 
 // --- Launching ----------------------------------------------------------------------------------
 
-// Shared memory that a kernel may use without asking.
+// Shared memory that a kernel may use without an attribute.
 constexpr std::size_t kUsualSharedBytes = 48 * 1024;
 
 inline void note(cudaError_t status, Queue& queue) {
     if (status != cudaSuccess && queue.error == nullptr) {
-        queue.error = cudaGetErrorString(status);  // a text of the runtime's, static
+        queue.error = cudaGetErrorString(status);  // static text of the CUDA runtime
     }
 }
 
@@ -209,7 +212,7 @@ inline void launch(void (*kernel)(Parameters...), unsigned grid_x, unsigned grid
     note(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...), queue);
 }
 
-// Copies rows within the GPU's memory, and fills what a row has beyond with zeros.
+// Copies rows within GPU memory and fills the rest of each row with zeros.
 inline void copy_rows(void* target, std::size_t target_bytes, const void* source,
                       std::size_t source_bytes, std::size_t rows, Queue& queue) {
     auto* stream = static_cast<cudaStream_t>(queue.stream);

@@ -1,4 +1,4 @@
-// Asking CUDA about the GPU, and reading its memory, when a node is created.
+// Queries the GPU, and reads its memory when a node is created.
 #include "device.cuh"
 
 #ifdef RESQ_SIMT
@@ -10,7 +10,7 @@ namespace resq::cuda {
 
 #ifdef RESQ_SIMT
 
-// RESQ_SIMT_CAPABILITY chooses what is acted.
+// RESQ_SIMT_CAPABILITY chooses the simulated GPU.
 Gpu this_gpu(const char**) {
     const char* capability = std::getenv("RESQ_SIMT_CAPABILITY");
     return {capability == nullptr ? 90 : std::atoi(capability), 99 * 1024};

@@ -1,20 +1,20 @@
-// GatedHadamard: a block takes a token, whose columns lie in shared memory, or in memory of the
-// call's own where they are too many for that.
+// GatedHadamard: a block takes a token, whose columns are in shared memory, or in the call's
+// scratch memory if they do not fit.
 //
 //   act(gate) · up ─► inner factor ─► outer factor ─► y          columns of a part: (m, n)
 //
-// 1. Sylvester's factor of order n is sums and differences: five times within a warp's registers,
-//    then up to four times (16 columns) at once in a thread's. Any other factor is multiplied with.
-// 2. The outer factor is small: a thread sums four of its m outputs for four columns of n. Where
-//    there are few tokens, several blocks share one.
+// 1. Sylvester's factor of order n takes log2(n) steps of sums and differences: five in a warp's
+//    registers, then up to four (16 columns) at once in a thread's. Other factors are multiplied.
+// 2. The outer factor is small: a thread sums four of its m outputs for four columns of n. If there
+//    are few tokens, several blocks share each.
 #include "device.cuh"
 
 namespace resq::cuda {
 namespace {
 
 constexpr unsigned kThreads = 256;
-constexpr int kOutputs = 4;            // of the outer factor that a thread sums at once
-constexpr std::int64_t kBlocks = 128;  // that keep a GPU busy: one for each multiprocessor
+constexpr int kOutputs = 4;            // outputs of the outer factor that a thread sums at once
+constexpr std::int64_t kBlocks = 128;  // enough to keep a GPU busy: one per multiprocessor
 
 __device__ __forceinline__ float activate(Activation activation, float x) {
     // gelu: x (1 + tanh(t / 2)) / 2 = x / (1 + e^-t), where t = 2 sqrt(2 / pi) (x + 0.044715 x³)
@@ -39,7 +39,7 @@ __device__ __forceinline__ float transform_warp(float x) {
     return x;
 }
 
-// kSteps more, for columns that lie `stride` apart.
+// kSteps more steps, for columns that are `stride` apart.
 template <int kSteps>
 __device__ void transform(float* columns, std::int64_t width, std::int64_t stride) {
     constexpr int kCount = 1 << kSteps;
@@ -69,7 +69,7 @@ __device__ void transform(float* columns, std::int64_t width, std::int64_t strid
     __syncthreads();
 }
 
-// What is left of the fast transform of rows of n columns.
+// The remaining steps of the fast transform of rows of n columns.
 __device__ void transform_rows(float* columns, std::int64_t width, std::int64_t n) {
     for (std::int64_t stride = kWarpSize; stride < n;) {
         const std::int64_t left = n / stride;
@@ -89,7 +89,7 @@ __device__ void transform_rows(float* columns, std::int64_t width, std::int64_t 
     }
 }
 
-// from (m, n) · inner, to another place.
+// to = from (m, n) · inner.
 __device__ void multiply_inner(const HadamardPart& part, const float* from, float* to) {
     const std::int64_t n = part.inner_order;
     for (std::int64_t i = threadIdx.x; i < part.width(); i += kThreads) {
@@ -103,7 +103,7 @@ __device__ void multiply_inner(const HadamardPart& part, const float* from, floa
     __syncthreads();
 }
 
-// Rows of the outer factor's result that a block sums, of each part: all, or a piece of them.
+// The rows of the outer factor's result that a block sums, for each part: all, or a piece of them.
 struct Piece {
     unsigned index, count;
 
@@ -142,7 +142,7 @@ __device__ void multiply_outer_wide(const HadamardPart& part, const float* from,
     }
 }
 
-// The same of any orders.
+// The same for any orders.
 __device__ void multiply_outer(const HadamardPart& part, const float* from, Piece piece, Floats y,
                                std::int64_t begin) {
     const std::int64_t m = part.outer_order, n = part.inner_order;
@@ -168,18 +168,18 @@ __device__ void multiply_outer(const HadamardPart& part, const float* from, Piec
     }
 }
 
-// Whether four floats can be loaded at once, of columns and of the factor.
+// Whether four floats can be loaded at once, both columns and the factor's elements.
 __host__ __device__ inline bool is_wide(const HadamardPart& part) {
     return part.outer_order % 4 == 0 && part.inner_order % 4 == 0 &&
            reinterpret_cast<std::uintptr_t>(part.outer) % 16 == 0;
 }
 
-// Loads a part's columns, and begins its fast transform on the way.
+// Loads a part's columns and does the first steps of its fast transform.
 __device__ void load_part(const GatedHadamard& h, const HadamardPart& part, ConstFloats gate_up,
                           std::int64_t row, std::int64_t before, float* columns) {
     const float factor = part.has_fast_inner ? part.inner[0] : 1.0f;
     const std::int64_t width = part.width();
-    // Whole warps go round together, as they exchange what they hold.
+    // Whole warps take part, as lanes exchange values.
     for (std::int64_t begin = warp_index() * kWarp; begin < width; begin += kThreads) {
         const std::int64_t column = begin + lane_index();
         float x = column < width ? gated(h, gate_up, row, before + column) : 0.0f;
@@ -193,8 +193,8 @@ __device__ void load_part(const GatedHadamard& h, const HadamardPart& part, Cons
     __syncthreads();
 }
 
-// Blocks that share a token: with few tokens most of a GPU would rest. Each does the inner factor
-// for itself, which costs little, and a piece of the outer one's results.
+// Blocks that share a token: with few tokens most of the GPU would be idle. Each block computes the
+// inner factor, which costs little, and a piece of the outer factor's results.
 std::int64_t pieces_of_token(const GatedHadamard& h, std::int64_t rows) {
     std::int64_t most = 1;
     for (const HadamardPart& part : h.parts) {
@@ -205,7 +205,7 @@ std::int64_t pieces_of_token(const GatedHadamard& h, std::int64_t rows) {
     return wanted < 1 ? 1 : wanted < most ? wanted : most;
 }
 
-// Floats of a token's memory: a part, and as much again where its inner factor is multiplied with.
+// Floats of memory per token: a part, and as much again if its inner factor is multiplied.
 std::int64_t floats_of_token(const GatedHadamard& h) {
     std::int64_t most = 0;
     for (const HadamardPart& part : h.parts) {
@@ -232,20 +232,20 @@ __global__ void __launch_bounds__(kThreads)
             continue;
         }
         load_part(h, part, gate_up, row, before, columns);
-        const float* turned = columns;
+        const float* transformed = columns;
         if (part.has_fast_inner) {
             transform_rows(columns, part.width(), part.inner_order);
         } else {
             multiply_inner(part, columns, columns + part.width());
-            turned = columns + part.width();
+            transformed = columns + part.width();
         }
         if (is_wide(part)) {
-            multiply_outer_wide(part, turned, piece, y, row * h.width + before);
+            multiply_outer_wide(part, transformed, piece, y, row * h.width + before);
         } else {
-            multiply_outer(part, turned, piece, y, row * h.width + before);
+            multiply_outer(part, transformed, piece, y, row * h.width + before);
         }
         before += part.width();
-        __syncthreads();  // the next part takes this one's memory
+        __syncthreads();  // the next part reuses this one's memory
     }
 }
 

@@ -1,30 +1,30 @@
-// Few rows, at most 16: each weight is read from memory once, straight into registers.
+// Few rows, at most 16: each weight is read from global memory once, directly into registers.
 //
 //   a block: 16 outputs, 8 warps          a warp's load: 64 bytes of each of 16 outputs
 //   ┌ warp 0 ┬ warp 1 ┬ … ┬ warp 7 ┐      lane (g, t) reads bytes 16 t … of outputs g and g + 8,
 //   │  K     │        │   │        │      which are the A fragments of mma.m16n8k32 (word j of a
 //   └────────┴────────┴───┴────────┘      load is step j); rows of x are the columns of B
 //
-// The warps share the columns of one long segment, or take a segment each where there are many.
-// Sums of integers are exact in any order, so how they share changes no bit of a result.
+// The warps share the columns of one long segment, or take one segment each if there are many.
+// Integer sums are exact in any order, so this changes no bit of a result.
 #include "segments.cuh"
 
 namespace resq::cuda {
 namespace {
 
 constexpr unsigned kWarps = 8, kThreads = kWarps * kWarp;
-constexpr int kOutputs = 16;    // of a block: rows of an A fragment
+constexpr int kOutputs = 16;    // outputs of a block: rows of an A fragment
 constexpr int kRowTile = 8;     // rows of x: columns of a B fragment
 constexpr int kLoadBytes = 64;  // of each output that a warp loads at once
 
-// Sums of a warp: (outputs, rows), and the outputs' sums of weights.
+// The sums of a warp: (outputs, rows), and each output's sum of weights.
 template <int kTiles>
 struct Sums {
     int products[kOutputs][kTiles * kRowTile];
     int columns[kOutputs];
 };
 
-// What one lane has summed.
+// The sums of a lane.
 template <int kTiles>
 struct Fragments {
     int products[kTiles][4];
@@ -53,8 +53,8 @@ __device__ __forceinline__ uint4 load_row(const Problem& p, std::int64_t row, st
                                            row * static_cast<std::int64_t>(p.x.row_bytes) + offset);
 }
 
-// 128 columns of a segment of 4 bits. Lane t's load holds columns 32 t … of them, and of x the even
-// ones lie before the odd ones.
+// 128 columns of a 4-bit segment. Lane t loads columns 32 t … of them; in x, even columns come
+// before odd ones.
 template <int kTiles>
 __device__ void multiply_nibbles(const Problem& p, const Segment& segment, std::int64_t column,
                                  const uint4 (&weights)[2], Fragments<kTiles>& sums) {
@@ -79,7 +79,7 @@ __device__ void multiply_nibbles(const Problem& p, const Segment& segment, std::
     }
 }
 
-// 64 columns of a segment of 8 bits. Two words of a load make one step.
+// 64 columns of an 8-bit segment. Two words of a load are one step.
 template <int kTiles>
 __device__ void multiply_bytes(const Problem& p, const Segment& segment, std::int64_t column,
                                const uint4 (&weights)[2], Fragments<kTiles>& sums) {
@@ -109,7 +109,8 @@ __device__ void multiply_bytes(const Problem& p, const Segment& segment, std::in
     }
 }
 
-// Loads `from`, `from + stride`, … of a segment, the next while the last is multiplied.
+// Takes loads `from`, `from + stride`, … of a segment, and loads the next while multiplying the
+// last.
 template <int kAlignment, int kTiles>
 __device__ void multiply_segment(const Problem& p, const Segment& segment,
                                  std::int64_t first_output, std::int64_t from, std::int64_t stride,
@@ -136,7 +137,7 @@ __device__ void multiply_segment(const Problem& p, const Segment& segment,
     }
 }
 
-// A warp's sums to where all threads see them.
+// Writes a warp's sums to shared memory.
 template <int kTiles>
 __device__ void share(const Part& part, const Fragments<kTiles>& sums, Sums<kTiles>& shared) {
     const unsigned g = lane_index() / 4, t = lane_index() % 4;
@@ -160,6 +161,8 @@ __device__ void share(const Part& part, const Fragments<kTiles>& sums, Sums<kTil
     }
 }
 
+// kAlignment  bytes to which every segment of the weights is aligned: 16, 4 or 1 (Plan)
+// kTiles      tiles of 8 rows of x: 1 for up to 8 rows, 2 for up to 16
 template <int kAlignment, int kTiles>
 __global__ void __launch_bounds__(kThreads) multiply_few_rows(const __grid_constant__ Problem p) {
     auto* shared = shared_memory<Sums<kTiles>>();  // (warps)
@@ -174,7 +177,7 @@ __global__ void __launch_bounds__(kThreads) multiply_few_rows(const __grid_const
     Segment segment = first_segment(m, p.plan);
     float result = 0.0f;
     for (std::int64_t i = 0; i < segments;) {
-        // Segments of this round: one, which the warps share, or one for each warp.
+        // The segments of this round: one that the warps share, or one per warp.
         const std::int64_t left = segments - i;
         const unsigned count = !takes_turns    ? 1
                                : left < kWarps ? static_cast<unsigned>(left)
@@ -204,7 +207,7 @@ __global__ void __launch_bounds__(kThreads) multiply_few_rows(const __grid_const
             }
             const std::int64_t place = row * segments + i + s;
             const float weight_scale = m.parts[segment.part].scales[first_output + output];
-            result = add_segment(result, less_zero(products, p.x.zeros[place], columns),
+            result = add_segment(result, subtract_zero_point(products, p.x.zeros[place], columns),
                                  p.x.scales[place], weight_scale);
         }
         __syncthreads();

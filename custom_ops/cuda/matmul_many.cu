@@ -1,4 +1,4 @@
-// Many rows: tiles of the operands in shared memory, four stages of them on their way.
+// Many rows: tiles of the operands in shared memory, in a pipeline of four stages.
 //
 //   a block: kRows rows · 128 outputs           a stage: 64 bytes of every row and output
 //            outputs                            A  kRows × 64 bytes
@@ -8,13 +8,13 @@
 //        │ w4 │ w5 │ w6 │ w7 │                  a warp: kRows / 2 rows · 32 outputs, in fragments
 //        └────┴────┴────┴────┘                  of mma.m16n8k32 (m16n8k64 with 4-bit tensor cores)
 //
-// 1. cp.async brings tile i + 3 while tile i is multiplied; 16-byte chunks lie exchanged within a
-//    row (`chunk_place`), so that the eight rows of an ldmatrix fall into different banks.
-// 2. ldmatrix gives both fragments. A word of eight 4-bit weights becomes two registers of bytes by
-//    a shift and two masks; the activations lie in that order (quantise.cu).
-// 3. A tile holds columns of one segment. At a segment's end its integer sums become floats
-//    (`add_segment`), and the sums begin anew: this is where the scale changes between the parts.
-// 4. Zero points are taken off by the weights' column sums, summed beside the products (dp4a).
+// 1. cp.async loads tile i + 3 while tile i is multiplied. 16-byte chunks are swizzled within a row
+//    (`chunk_place`), so that the eight rows of an ldmatrix are in different banks.
+// 2. ldmatrix loads both fragments. A word of eight 4-bit weights becomes two registers of bytes by
+//    a shift and two masks; the activations are stored in that order (quantise.cu).
+// 3. A tile holds columns of one segment. At the end of a segment its integer sums become floats
+//    (`add_segment`) and restart at 0, as the scales change from segment to segment.
+// 4. Zero points are subtracted by means of the weights' column sums, which dp4a computes.
 #include "segments.cuh"
 
 namespace resq::cuda {
@@ -25,21 +25,21 @@ constexpr int kWarpRows = 2, kWarpColumns = 4;  // warps of a block: two by four
 constexpr int kStages = 4;
 constexpr int kTileBytes = 64;  // of each row and output
 constexpr int kSteps = kTileBytes / kStepBytes;
-constexpr int kChunk = 16;                                 // bytes that one cp.async brings
-constexpr int kOutputTiles = 4;                            // of 8 outputs, of a warp
+constexpr int kChunk = 16;                                 // bytes that one cp.async loads
+constexpr int kOutputTiles = 4;                            // of 8 outputs, per warp
 constexpr int kOutputs = kWarpColumns * kOutputTiles * 8;  // of a block
 
-// Where chunk `chunk` of a row lies in a tile whose rows are `row_bytes` long.
+// The offset of chunk `chunk` of a row in a tile whose rows are `row_bytes` long.
 __device__ __forceinline__ unsigned chunk_place(unsigned row, unsigned chunk, unsigned row_bytes) {
     const unsigned exchanged =
         row_bytes == kTileBytes ? chunk ^ (row >> 1 & 3u) : chunk ^ (row >> 2 & 1u);
     return row * row_bytes + exchanged * kChunk;
 }
 
-// What the loader and the multiplier walk along: tiles of segments.
+// The position of the loader, and of the multiplier, in the sequence of tiles.
 struct Walk {
     Segment segment;
-    int byte;   // of the quantised segment, where the tile begins
+    int byte;   // of the quantised segment at which the tile begins
     int index;  // of the segment
 
     __device__ void next(const Problem& p) {
@@ -61,7 +61,11 @@ __device__ __forceinline__ int count_tiles(const Problem& p) {
     return tiles;
 }
 
-// One block.
+// The work of one block.
+//
+// kRowTiles   tiles of 16 rows per warp: 2 or 4, for blocks of 64 or 128 rows
+// kAlignment  bytes to which every segment of the weights is aligned: 16, 4 or 1 (Plan)
+// kNibbles    4-bit parts are multiplied by 4-bit tensor cores, not unpacked to 8 bits
 template <int kRowTiles, int kAlignment, bool kNibbles>
 struct Tile {
     static constexpr int kRows = kWarpRows * kRowTiles * 16;
@@ -72,10 +76,10 @@ struct Tile {
     int first_row, first_output;
 
     int sums[kRowTiles][kOutputTiles][4];
-    int columns[kOutputTiles];  // sums of weights, of output g of each tile
+    int columns[kOutputTiles];  // sums of weights of output g of each tile
     float results[kRowTiles][kOutputTiles][4];
 
-    // Whether a tile's weights are unpacked from 4 bits to 8.
+    // Whether a segment's weights are unpacked from 4 bits to 8.
     __device__ bool unpacks(const Segment& segment) const {
         return !kNibbles && p.matmul.parts[segment.part].bits == 4;
     }
@@ -98,7 +102,7 @@ struct Tile {
         const Part& part = p.matmul.parts[segment.part];
         const unsigned row_bytes = unpacks(segment) ? kTileBytes / 2 : kTileBytes;
         const unsigned chunks = row_bytes / kChunk;
-        // Columns of the segment before the tile; and of a chunk.
+        // Columns of the segment before the tile, and columns per chunk.
         const int before = kNibbles && part.bits == 4 ? 2 * walk.byte : walk.byte;
         const int width = 8 * kChunk / part.bits;
         for (unsigned i = threadIdx.x; i < kOutputs * chunks; i += kThreads) {
@@ -165,7 +169,8 @@ struct Tile {
         }
     }
 
-    // The A fragment of row tile `i`: matrices of rows 0-7 and 8-15, then the same 16 bytes on.
+    // The A fragment of row tile `i`: the matrices of rows 0-7 and 8-15, then the same 16 bytes
+    // further on.
     __device__ void load_rows(const std::uint8_t* a, int i, int step, unsigned (&out)[4]) const {
         const unsigned lane = lane_index();
         const unsigned row =
@@ -174,7 +179,7 @@ struct Tile {
         load_matrices(out, a + chunk_place(row, chunk, kTileBytes));
     }
 
-    // The B fragments of all output tiles, as they lie: two tiles a load.
+    // The B fragments of all output tiles as they are stored: two tiles per load.
     __device__ void load_bytes(const std::uint8_t* b, int step,
                                unsigned (&out)[kOutputTiles][2]) const {
         const unsigned lane = lane_index();
@@ -193,7 +198,7 @@ struct Tile {
         }
     }
 
-    // The same from 4 bits: one load of four tiles, each word of which is two registers.
+    // The same from 4 bits: one load for four tiles, where each word becomes two registers.
     __device__ void load_unpacked(const std::uint8_t* b, int step,
                                   unsigned (&out)[kOutputTiles][2]) const {
         const unsigned output = warp_index() % kWarpColumns * kOutputTiles * 8 + lane_index();
@@ -217,7 +222,7 @@ struct Tile {
         }
     }
 
-    // Sixteen times as much: taken off at the segment's end.
+    // Sixteen times the sums: `end_segment` divides them.
     __device__ void sum_nibbles(const unsigned (&weights)[kOutputTiles][2]) {
         RESQ_UNROLL
         for (int j = 0; j < kOutputTiles; ++j) {
@@ -250,8 +255,8 @@ struct Tile {
         const int column_shift = kNibbles && part.bits == 4 ? kNibbleShift : 0;
         RESQ_UNROLL
         for (int j = 0; j < kOutputTiles; ++j) {
-            // The four lanes of an output hold its column sum; the results of lane t are those of
-            // outputs 2 t and 2 t + 1.
+            // Four lanes share an output's column sum; lane t has the results of outputs 2 t and 2
+            // t + 1.
             int column = columns[j];
             column += shuffle_xor(column, 1);
             column += shuffle_xor(column, 2);
@@ -273,8 +278,9 @@ struct Tile {
                         const int zero = row < p.rows ? p.x.zeros[place] : 0;
                         int& sum = sums[i][j][2 * half + k];
                         float& result = results[i][j][2 * half + k];
-                        result = add_segment(result, less_zero(sum >> sum_shift, zero, column_sum),
-                                             scale, weight_scale);
+                        result = add_segment(
+                            result, subtract_zero_point(sum >> sum_shift, zero, column_sum), scale,
+                            weight_scale);
                         sum = 0;
                     }
                 }
@@ -303,7 +309,8 @@ struct Tile {
     }
 };
 
-// Blocks of one row tile follow each other along the rows: they share weights in the L2 cache.
+// Consecutive blocks take the same outputs of consecutive rows, so they share weights in the L2
+// cache. Template parameters: see Tile.
 template <int kRowTiles, int kAlignment, bool kNibbles>
 __global__ void __launch_bounds__(kThreads) multiply_many_rows(const __grid_constant__ Problem p) {
     using OwnTile = Tile<kRowTiles, kAlignment, kNibbles>;
@@ -328,7 +335,7 @@ __global__ void __launch_bounds__(kThreads) multiply_many_rows(const __grid_cons
     }
     for (int i = 0; i < tiles; ++i) {
         wait_for_copies<kStages - 2>();
-        __syncthreads();  // tile i has arrived, and nobody reads tile i - 1 any more
+        __syncthreads();  // tile i has arrived, and all threads are done with tile i - 1
         if (i + kStages - 1 < tiles) {
             tile.load(loaded, static_cast<unsigned>((i + kStages - 1) % kStages));
             loaded.next(p);
@@ -352,7 +359,7 @@ void launch_many(const Problem& p, Queue& queue) {
            kStages * OwnTile::kStageBytes, queue, p);
 }
 
-// Rows up to which a block of half the height is enough.
+// Rows up to which blocks of half the height suffice.
 constexpr std::int64_t kLowRows = 64;
 
 template <int kAlignment, bool kNibbles>

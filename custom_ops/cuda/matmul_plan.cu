@@ -1,13 +1,13 @@
-// Which way a matrix product goes, by its sizes and by the GPU.
+// Chooses the kernel of a matrix product by its sizes and the GPU.
 #include "segments.cuh"
 
 namespace resq::cuda {
 namespace {
 
-// Rows up to which weights are streamed: what two of an instruction's tiles of 8 rows hold.
+// Rows up to which weights are streamed: two of an instruction's tiles of 8 rows.
 constexpr std::int64_t kStreamedRows = 16;
 
-// Whether every segment of a part begins at a multiple of so many bytes.
+// Whether every segment of a part begins at a multiple of `bytes`.
 bool is_aligned(const Part& part, int bytes) {
     const std::int64_t bits = 8 * bytes;
     return part.width == 0 ||

@@ -1,12 +1,12 @@
-// Activations to integers, and the norm: a norm divides a row by one number, so it changes what the
-// integers stand for and not the integers.
+// Activations to integers, and the norm: a norm divides a row by one number, which changes the
+// scales, not the integers.
 //
-//   4 bits            q - z as signed bytes, which need no zero point any more; of every 32 columns
-//                     first those at even places, then those at odd ones, as weights are unpacked
-//   4 bits, nibbles   q, two to a byte
+//   4 bits            q - z as signed bytes, which need no zero point; of every 32 columns the even
+//                     ones come first, then the odd ones, as weights are unpacked
+//   4 bits, nibbles   q, two per byte
 //   8 bits            q - 128 as signed bytes, with the zero point z - 128
 //
-// A segment is quantised by a whole block where a row has few, and by a warp where it has many.
+// A block quantises a segment if a row has one group, and a warp does if it has several.
 #include "quantiser.cuh"
 #include "segments.cuh"
 
@@ -24,7 +24,7 @@ struct Range {
     float smallest, largest, squares;
 };
 
-// Combined over a block; `partial` (3 · warps) may be used again after the next barrier.
+// Reduces a range over a block. `partial` (3 · warps) may be reused when it returns.
 __device__ Range range_of_block(Range range, float* partial) {
     range.smallest = least_of_warp(range.smallest);
     range.largest = greatest_of_warp(range.largest);
@@ -46,13 +46,13 @@ __device__ Range range_of_block(Range range, float* partial) {
     return range;
 }
 
-// Column of a segment that lies at byte `place` where 4-bit columns are bytes.
+// The column of a 4-bit segment stored at byte `place`.
 __device__ __forceinline__ std::int64_t column_at(std::int64_t place) {
     const std::int64_t within = place % 32;
     return place - within + within % 16 * 2 + within / 16;
 }
 
-// Writes a segment's bytes, those that pad it included.
+// Writes a segment's bytes, padding included.
 template <typename T>
 __device__ void write_segment(const T* x, const Part& part, const Plan& plan,
                               const Quantiser& quantiser, Team team, std::int64_t bytes,
@@ -92,7 +92,7 @@ __device__ Range range_of(const T* x, std::int64_t width, Team team) {
     return range;
 }
 
-// A team writes a segment of a row, whose range it has found: integers, scale and zero point.
+// A team writes a segment of a row, given its range: integers, scale and zero point.
 template <typename T>
 __device__ void write_all(const MatMul& m, const Plan& plan, const Segment& segment,
                           std::int64_t index, const T* columns, const Range& range, Team team,
@@ -110,13 +110,13 @@ __device__ void write_all(const MatMul& m, const Plan& plan, const Segment& segm
     }
 }
 
-// Where a segment's columns lie in a row.
+// The first column of a segment within a row.
 __device__ __forceinline__ std::int64_t first_column(const MatMul& m, const Segment& segment) {
     return segment.group * (m.parts[0].width + m.parts[1].width) +
            (segment.part == 1 ? m.parts[0].width : 0);
 }
 
-// One row, a block: each segment in turn.
+// One row per block, one segment after the other.
 template <typename T>
 __global__ void __launch_bounds__(kThreads, 4)
     quantise_row(const __grid_constant__ MatMul m, Plan plan, const T* x, Activations out) {
@@ -142,7 +142,7 @@ __global__ void __launch_bounds__(kThreads, 4)
     }
 }
 
-// One row, a block: each warp takes a segment, and the next that no other takes.
+// One row per block; warp w takes segments w, w + 8, …
 template <typename T>
 __global__ void __launch_bounds__(kThreads, 4)
     quantise_segments(const __grid_constant__ MatMul m, Plan plan, const T* x, Activations out) {

@@ -1,14 +1,14 @@
-// Numbers to integers, asymmetric: of activations, and of cache records.
+// Asymmetric quantisation, of activations and of cache records.
 #pragma once
 
 #include "device.cuh"
 
 namespace resq::cuda {
 
-// Smallest normal float32: stands in for the scale 0 of what is all zeros.
+// The smallest normal float32 replaces the scale 0 of all zeros.
 constexpr float kSmallestScale = 1.17549435e-38f;
 
-// The largest integer of so many bits.
+// The largest integer with this many bits.
 __device__ __forceinline__ float top_of(int bits) { return bits == 4 ? 15.0f : 255.0f; }
 
 // (max - min) / levels, with min <= 0 <= max.

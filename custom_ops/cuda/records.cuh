@@ -1,19 +1,19 @@
-// Cache records: encoding one key or value, and reading coefficients (resq/attention.hpp).
+// Cache records: encodes one key or value, and reads coefficients (resq/attention.hpp).
 #pragma once
 
 #include "quantiser.cuh"
 
 namespace resq::cuda {
 
-// Score of a slot that is not seen, and greatest score where none is.
+// Score of a slot that is not seen, and greatest score if none is.
 constexpr float kUnseen = -3.40282347e38f;
 
-// The least bfloat16 that is not below a positive scale.
+// A positive scale, rounded up to a bfloat16.
 __device__ __forceinline__ float round_up_to_bfloat16(float scale) {
     return float_of((bits_of(scale) + 0xFFFFu) & 0xFFFF0000u);
 }
 
-// A warp writes part of x (rank) into its place of a record.
+// A warp writes one part of x (rank) to its place in a record.
 __device__ inline void encode_part(const float* x, const RecordPart& part, std::uint8_t* record) {
     const float top = top_of(part.bits);
     float smallest = 0.0f, largest = 0.0f;
@@ -47,8 +47,8 @@ __device__ inline void encode_record(const float* x, const Record& layout, std::
     }
 }
 
-// What the integers of one part stand for: q · scale + shift, exactly, for the products of 8 bits
-// and 8 bits fit a float.
+// The values of one part's integers q: q · scale + shift. That is exact, as the product of two
+// 8-bit numbers fits in a float.
 struct Meaning {
     float scale, shift;
 
@@ -66,7 +66,7 @@ __device__ __forceinline__ Meaning meaning_of(const RecordPart& part, const std:
     return {scale, 0.0f - static_cast<float>(record[part.zero]) * scale};
 }
 
-// Coefficient k of a record, by the meanings of its parts.
+// Coefficient k of a record, given the meanings of its parts.
 __device__ __forceinline__ float coefficient(const Record& layout, const std::uint8_t* record,
                                              const Meaning& low, const Meaning& high,
                                              std::int64_t k) {
@@ -80,9 +80,9 @@ __device__ __forceinline__ float coefficient(const Record& layout, const std::ui
     return low.of(integer);
 }
 
-// All threads of a block copy bytes to shared memory, and each waits for none: what they wrote is
-// there after the next barrier. Returns where the first byte lies: as far off a multiple of 16 as
-// in the source, so that most go sixteen at a time. `shared` has room for 15 bytes more.
+// All threads of a block copy bytes to shared memory; the copy is complete after the next barrier.
+// Returns the address of the first byte, which has the same offset from a multiple of 16 as the
+// source, so that most bytes are copied sixteen at a time. `shared` has room for 15 bytes more.
 __device__ inline std::uint8_t* copy_bytes(std::uint8_t* shared, const std::uint8_t* from,
                                            std::int64_t bytes) {
     const auto off = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(from) % 16);
@@ -106,20 +106,9 @@ __host__ __device__ inline std::size_t chunk_bytes(const Record& layout) {
     return static_cast<std::size_t>((kChunk * layout.bytes + 15 + 15) / 16 * 16);
 }
 
-// Bounded by what a query sees: whether slot `slot` is seen by one whose own is `own`.
+// Whether a query whose own slot is `own` sees slot `slot`, by causality and window.
 __device__ __forceinline__ bool sees(const Attention& a, std::int64_t own, std::int64_t slot) {
     return slot <= own && (a.window < 0 || slot > own - a.window);
-}
-
-// Chunks that the queries of tokens `first` to `last` see, as a half-open range.
-struct Chunks {
-    std::int64_t first, last;
-};
-__host__ __device__ inline Chunks seen_chunks(const Attention& a, const AttentionCall& call,
-                                              std::int64_t first, std::int64_t last) {
-    const std::int64_t old = call.total - call.tokens;
-    const std::int64_t begin = a.window > 0 ? old + first - a.window + 1 : 0;
-    return {(begin > 0 ? begin : 0) / kChunk, (old + last) / kChunk + 1};
 }
 
 __device__ __forceinline__ float capped(const Attention& a, float score) {
@@ -128,7 +117,7 @@ __device__ __forceinline__ float capped(const Attention& a, float score) {
 
 void prepare_tokens(const Attention&, const AttentionCall&, Queue&);
 void attend_few(const Attention&, const AttentionCall&, Queue&);
-// Whether `attend_many` has a kernel for these heads and this type.
+// Whether `attend_many` has a kernel for this head size, type and number of tokens.
 bool can_attend_many(const Attention&, const AttentionCall&);
 void attend_many(const Attention&, const AttentionCall&, Queue&);
 

@@ -1,19 +1,19 @@
-// How the columns of a matrix product lie: segments, one after the other (resq/matmul.hpp).
+// The segments of a matrix product (resq/matmul.hpp), and steps that its kernels share.
 #pragma once
 
 #include "device.cuh"
 
 namespace resq::cuda {
 
-// Bytes of a quantised row that one instruction multiplies: every segment is a multiple of them.
+// Bytes of a quantised row that one instruction multiplies. Every segment is a multiple of this.
 constexpr int kStepBytes = 32;
 
-// A segment: the columns of one part and one group. They have one scale and zero point per row. A
-// row has at most 65536 columns (ort/matmul_node.cpp), which 32 bits count.
+// A segment: the columns of one part and one group, with one scale and zero point per row. A row
+// has at most 65536 columns (ort/matmul_node.cpp), so 32 bits suffice.
 struct Segment {
     int part = 0;  // 0 low, 1 high
     int group = 0;
-    int offset = 0;  // bytes of a quantised row that lie before it
+    int offset = 0;  // bytes of a quantised row before it
     int bytes = 0;   // of its own
 };
 
@@ -37,9 +37,9 @@ __device__ __forceinline__ void advance(Segment& segment, const MatMul& m, const
     }
 }
 
-// Sixteen bytes of a segment's weights from column `column` on, for one output; zeros where there
-// are no such columns. Alignment is that of every segment: 16, 4, or 1, where a 4-bit row may even
-// begin within a byte.
+// Sixteen bytes of a segment's weights from column `column` on, for one output; zeros after its
+// end. kAlignment is that of every segment: 16, 4, or 1, where a 4-bit row may even begin within a
+// byte.
 template <int kAlignment>
 __device__ __forceinline__ uint4 load_weights(const MatMul& m, const Segment& segment,
                                               std::int64_t output, std::int64_t column) {
@@ -78,20 +78,20 @@ __device__ __forceinline__ uint4 load_weights(const MatMul& m, const Segment& se
     }
 }
 
-// Signed 4-bit numbers, eight in a word, as bytes of sixteen times their value: those at even
-// places, and those at odd ones.
+// Eight signed 4-bit numbers in a word to bytes of sixteen times their value: those at even
+// positions, and those at odd ones.
 __device__ __forceinline__ unsigned even_nibbles(unsigned word) { return word << 4 & 0xF0F0F0F0u; }
 __device__ __forceinline__ unsigned odd_nibbles(unsigned word) { return word & 0xF0F0F0F0u; }
-constexpr int kNibbleShift = 4;  // what a sum of products with them is too large by
+constexpr int kNibbleShift = 4;  // their sums of products are 2^4 times too large
 
-// One more segment of one result: f + s_a · s_w · Σ (q_a - z_a) q_w. The one place where a matrix
-// product rounds, the same for many rows and for few.
+// Adds a segment to a result: f + s_a · s_w · Σ (q_a - z_a) q_w. This is the only place where a
+// matrix product rounds, the same for many rows and for few.
 __device__ __forceinline__ float add_segment(float f, int sum, float scale, float weight_scale) {
     return fmaf(static_cast<float>(sum) * scale, weight_scale, f);
 }
 
-// Σ q_a q_w less what the zero point is too much; wraps as unsigned numbers may.
-__device__ __forceinline__ int less_zero(int sum, int zero, int column_sum) {
+// Σ q_a q_w minus the zero point's contribution z Σ q_w. Unsigned, because it may wrap around.
+__device__ __forceinline__ int subtract_zero_point(int sum, int zero, int column_sum) {
     return static_cast<int>(static_cast<unsigned>(sum) -
                             static_cast<unsigned>(zero) * static_cast<unsigned>(column_sum));
 }
@@ -104,7 +104,7 @@ __device__ __forceinline__ void write_output(const MatMul& m, const MatMulOutput
     store(out.y, place, sum);
 }
 
-// A problem as the kernels get it.
+// The argument of the kernels.
 struct Problem {
     MatMul matmul;
     Plan plan;

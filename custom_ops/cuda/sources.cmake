@@ -1,4 +1,5 @@
-# The files of the GPU's operators, compiled for a GPU (cuda/) and for a CPU that acts as one (simt/).
+# The sources of the GPU operators, compiled for a GPU (cuda/) and for a CPU that simulates one
+# (simt/).
 set(RESQ_GPU_KERNELS
   attention.cu
   attention_few.cu
@@ -14,12 +15,12 @@ set(RESQ_GPU_KERNELS
 # Relative to custom_ops/.
 set(RESQ_GPU_ADAPTERS
   ort/attention_node.cpp
+  ort/contention.cpp
+  ort/gpu_adapters.cpp
   ort/gpu_memory.cpp
-  ort/gpu_operators.cpp
-  ort/gpu_ops.cpp
   ort/hadamard_node.cpp
   ort/matmul_node.cpp
   ort/node.cpp
-  ort/patience.cpp
+  ort/register_gpu.cpp
   ort/version.cpp
 )

@@ -1,7 +1,7 @@
 // The part of ONNX Runtime's C ABI that this library uses, declared by hand: ONNX Runtime's wheel
-// ships no header. OrtApi is a table of function pointers to which new ones are only ever
-// appended, so a function is known by its slot for good. Source: onnxruntime_c_api.h, where a
-// slot is the function's position in `struct OrtApi`.
+// ships no header. OrtApi is a table of function pointers to which new ones are only ever appended,
+// so a function's slot never changes. Source: onnxruntime_c_api.h, where a slot is the function's
+// position in `struct OrtApi`.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +9,7 @@
 
 namespace resq::ort {
 
-// Handles of ONNX Runtime, never looked into.
+// Opaque handles of ONNX Runtime.
 struct Status;          // OrtStatus; a null pointer means success
 struct SessionOptions;  // OrtSessionOptions
 struct Api;             // OrtApi, read through `function` below
@@ -21,9 +21,9 @@ struct CustomOpDomain;  // OrtCustomOpDomain
 struct Allocator;       // OrtAllocator
 struct MemoryInfo;      // OrtMemoryInfo
 
-// OrtApiBase: the one thing handed to a library when it is registered.
+// OrtApiBase: what a library is given when it is registered.
 struct ApiBase {
-    // The table for an API version, or null where this ONNX Runtime is older than that.
+    // The table for an API version, or null if this ONNX Runtime is older.
     const Api* (*GetApi)(std::uint32_t version);
     // The version of ONNX Runtime, such as "1.31.1".
     const char* (*GetVersionString)();
@@ -32,7 +32,7 @@ struct ApiBase {
 // The first API version that holds every slot in use (ONNX Runtime 1.18).
 constexpr std::uint32_t kApiVersion = 18;
 
-// The first API version of all: any ONNX Runtime gives this table, and CreateStatus is in it.
+// The first API version: every ONNX Runtime has this table, and CreateStatus is in it.
 constexpr std::uint32_t kFirstApiVersion = 1;
 
 // OrtErrorCode, the values in use.
@@ -53,10 +53,10 @@ enum class ElementType : int {
 // OrtCustomOpInputOutputCharacteristic, the values in use.
 enum class Characteristic : int { kRequired = 0, kOptional = 1 };
 
-// OrtMemType: where an input has to lie.
+// OrtMemType: where an input must reside.
 enum class MemoryType : int { kDefault = 0 };
 
-// OrtCustomOp: what an operator is, and how its kernels are made and run.
+// OrtCustomOp: describes an operator, and creates and runs its kernels.
 struct CustomOp {
     std::uint32_t version;
     void* (*CreateKernel)(const CustomOp*, const Api*, const KernelInfo*);
@@ -87,7 +87,7 @@ struct CustomOp {
 };
 static_assert(sizeof(CustomOp) == 26 * sizeof(void*), "OrtCustomOp of API version 18");
 
-// A function of the table: where it is, and what it takes.
+// A function of the table: its slot and its signature.
 template <std::size_t kSlotOfFunction, typename Signature>
 struct Slot {
     static constexpr std::size_t kSlot = kSlotOfFunction;

@@ -1,4 +1,4 @@
-// Reads a MixedPrecisionAttention node, and refuses what is not as it should be.
+// Reads a MixedPrecisionAttention node and refuses an invalid one.
 #include "attention_node.hpp"
 
 #include <algorithm>
@@ -43,11 +43,7 @@ AttentionNode::AttentionNode(const NodeInfo& node) {
     if (high_rank < 0) {
         refuse("high_rank", high_rank, "0 or more");
     }
-    const std::int64_t bits = node.integer("low_bits", 4);
-    if (bits != 4 && bits != 8) {
-        refuse("low_bits", bits, "4 or 8");
-    }
-    low_bits = static_cast<int>(bits);
+    low_bits = node.bits("low_bits", 4);
     const Tensor cos = node.required_constant(kCos, "cos_cache");
     const Tensor sin = node.required_constant(kSin, "sin_cache");
     check_shape("cos_cache", cos, {-1, a.rotary_dim / 2});
@@ -86,7 +82,7 @@ AttentionTensors::AttentionTensors(const AttentionNode& node, const NodeContext&
     allocate(context);
 }
 
-// QKV (B, S, (H + 2G) · d) tells the size of a head, and with it the record.
+// QKV (B, S, (H + 2G) · d) determines the head size, and so the record.
 void AttentionTensors::read_qkv(const AttentionNode& node, const NodeContext& context) {
     const Tensor qkv = context.input(kQkv);
     const std::int64_t heads = attention.heads + 2 * attention.kv_heads;
@@ -101,8 +97,9 @@ void AttentionTensors::read_qkv(const AttentionNode& node, const NodeContext& co
         refuse("rotary_dim", attention.rotary_dim, "at most the head size " + std::to_string(dim));
     }
     if (node.high_rank > dim || (node.low_bits == 4 && (dim - node.high_rank) % 2 != 0)) {
-        refuse("high_rank", node.high_rank,
-               "at most the head size " + std::to_string(dim) + ", and an even rest");
+        refuse(
+            "high_rank", node.high_rank,
+            "at most the head size " + std::to_string(dim) + ", with an even remainder for 4 bits");
     }
     attention.head_dim = dim;
     attention.record = Record::of(dim, node.high_rank, node.low_bits);
@@ -111,7 +108,7 @@ void AttentionTensors::read_qkv(const AttentionNode& node, const NodeContext& co
     call.tokens = qkv.dims[1];
 }
 
-// attention_mask (B, total): the last S of all tokens are new.
+// attention_mask (B, total): the last S tokens are new.
 void AttentionTensors::read_mask(const NodeContext& context) {
     const Tensor mask = context.input(kMask);
     check_shape("attention_mask", mask, {call.batch, -1});
@@ -128,7 +125,6 @@ void AttentionTensors::read_past(const NodeContext& context) {
     past_value = context.input(kPastValue);
     const std::int64_t bytes = attention.record.bytes;
     check_shape("past_key", past_key, {call.batch, attention.kv_heads, -1, bytes});
-    check_shape("past_value", past_value, {call.batch, attention.kv_heads, -1, bytes});
     check_shape("past_value", past_value,
                 {call.batch, attention.kv_heads, past_key.dims[2], bytes});
     if (past_key.dims[2] < call.total - call.tokens) {
@@ -139,7 +135,7 @@ void AttentionTensors::read_past(const NodeContext& context) {
     call.capacity = std::max(past_key.dims[2], call.total);
 }
 
-// Positions themselves may lie in a GPU's memory, and are looked at by whoever executes the node.
+// The positions may be in GPU memory, so the kernels check their values.
 void AttentionTensors::read_positions(const NodeContext& context) {
     const Tensor ids = context.input(kPositions);
     if (!ids) {

@@ -1,5 +1,4 @@
-// MixedPrecisionAttention's node, whatever executes it: its ports, its constants and a call's
-// tensors.
+// A MixedPrecisionAttention node, on a CPU or a GPU: its ports, its constants and a call's tensors.
 #pragma once
 
 #include "operator.hpp"
@@ -25,19 +24,18 @@ constexpr Port kAttentionOutputs[] = {
     required(ElementType::kUint8),  // present_value
 };
 
-// What the node's attributes and constants say.
+// The node's attributes and constants.
 struct AttentionNode {
-    Attention attention;  // head_dim and record follow from a call's QKV
+    Attention attention;  // head_dim and record are set by a call's QKV
     std::int64_t high_rank;
     int low_bits;
-    std::int64_t fixed_dim;  // head_dim by the constants; -1 where none says
+    std::int64_t fixed_dim;  // head_dim of the constants; -1 if none has it
 
     explicit AttentionNode(const NodeInfo& node);
 };
 
-// The tensors of a call; its outputs have been allocated. `call.keys` and `call.values` are the
-// present caches, which are yet to be filled with what the past ones hold, unless they are the
-// same.
+// The tensors of a call, with allocated outputs. `call.keys` and `call.values` are the present
+// caches; the past ones still have to be copied into them, unless they share memory.
 struct AttentionTensors {
     Attention attention;
     AttentionCall call{};

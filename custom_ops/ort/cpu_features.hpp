@@ -1,4 +1,4 @@
-// What the CPU can do that no compiler's builtin tells everywhere.
+// CPU features for which no builtin works with every compiler.
 #pragma once
 
 #if defined(__x86_64__)
@@ -17,7 +17,7 @@ inline bool cpu_has_avxvnni() {
     return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax >> 4 & 1u) != 0;
 }
 
-// All of AVX-512 that kernels_avx512vnni.cpp is compiled with.
+// The parts of AVX-512 that kernels_avx512vnni.cpp is compiled with.
 inline bool cpu_has_avx512vnni() {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
@@ -33,7 +33,7 @@ inline bool cpu_has_avx512vnni() {
 
 namespace resq::ort {
 
-// A macOS that does not know the name refuses the question: the scalar kernels run then.
+// A macOS that does not know the name returns an error: the scalar kernels run.
 inline bool cpu_has_dotprod() {
     int found = 0;
     std::size_t size = sizeof found;

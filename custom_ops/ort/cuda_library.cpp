@@ -1,11 +1,11 @@
-// The CUDA library is a file of its own, so that nobody needs it who has no GPU.
+// Loads the CUDA library, a separate file that only machines with a GPU need.
 #include <dlfcn.h>
 #include <unistd.h>
 
 #include <string>
 
 #include "operator.hpp"
-#include "operators.hpp"
+#include "register.hpp"
 #include "resq/cuda_entry.h"
 #include "resq/version.h"
 
@@ -14,7 +14,7 @@ namespace {
 
 constexpr const char* kFile = "libresq_onnx_ops_cuda.so";
 
-// The folder that this library was loaded from.
+// The folder from which this library was loaded.
 std::string own_folder() {
     Dl_info info;
     if (dladdr(reinterpret_cast<const void*>(&resq_onnx_version), &info) == 0) {

@@ -1,4 +1,4 @@
-// Looks at the CPU once; kernels themselves never do.
+// Queries the CPU once; kernels never do.
 #include "dispatch.hpp"
 
 #include <cstdlib>
@@ -19,7 +19,7 @@ struct Candidate {
     bool (*runs_here)();
 };
 
-// Best first; scalar always runs.
+// Best first; the scalar kernels run everywhere.
 const Candidate kCandidates[] = {
 #ifdef RESQ_ISA_AVX512VNNI
     {kAvx512VnniKernels, cpu_has_avx512vnni},

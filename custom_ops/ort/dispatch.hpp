@@ -1,4 +1,4 @@
-// Which instruction set's kernels run: the best this CPU has, or the one RESQ_ONNX_ISA names.
+// Chooses the kernels: the best that this CPU can run, or those that RESQ_ONNX_ISA names.
 #pragma once
 
 #include <string>
@@ -9,10 +9,10 @@ namespace resq::ort {
 
 // The kernels in use.
 //
-// Throws Refusal where RESQ_ONNX_ISA names none of `available_kernels()`.
+// Throws Refusal if RESQ_ONNX_ISA names none of `available_kernels()`.
 const Kernels& kernels();
 
-// The names of what this library holds and this CPU can run, best first, separated by commas.
+// The names of the kernels that this CPU can run, best first, separated by commas.
 const std::string& available_kernels();
 
 }  // namespace resq::ort

@@ -1,4 +1,4 @@
-// Asks ONNX Runtime for memory and CUDA for what the GPU is.
+// Memory from ONNX Runtime, properties of the GPU from CUDA.
 #include "gpu_memory.hpp"
 
 #include <string>
@@ -8,9 +8,7 @@ namespace resq::ort {
 Device::Device(const NodeInfo& node) {
     const char* error = nullptr;
     gpu_ = cuda::this_gpu(&error);
-    if (error != nullptr) {
-        throw Refusal{std::string("CUDA: ") + error};
-    }
+    check(error);
     allocator_ = node.allocator();
 }
 
@@ -26,9 +24,9 @@ Lease::~Lease() {
     }
 }
 
-void check(const cuda::Queue& queue) {
-    if (queue.error != nullptr) {
-        throw Refusal{std::string("CUDA: ") + queue.error};
+void check(const char* error) {
+    if (error != nullptr) {
+        throw Refusal{std::string("CUDA: ") + error};
     }
 }
 

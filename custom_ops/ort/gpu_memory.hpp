@@ -1,4 +1,4 @@
-// Memory and launching on a GPU, for one call of a node.
+// GPU memory and errors, for the calls of a node.
 #pragma once
 
 #include <cstddef>
@@ -9,12 +9,12 @@
 namespace resq::ort {
 
 #ifdef RESQ_SIMT
-constexpr const char* kGpuProvider = "CPUExecutionProvider";  // a CPU that acts as a GPU
+constexpr const char* kGpuProvider = "CPUExecutionProvider";  // a CPU simulates the GPU
 #else
 constexpr const char* kGpuProvider = "CUDAExecutionProvider";
 #endif
 
-// ONNX Runtime's allocator of where a node runs, and the GPU it is.
+// The GPU on which a node runs, and ONNX Runtime's allocator for it.
 class Device {
   public:
     explicit Device(const NodeInfo& node);
@@ -30,8 +30,8 @@ class Device {
     cuda::Gpu gpu_;
 };
 
-// Memory for one call. It is given back when the kernels that use it are in the stream: whoever
-// gets it next comes after them.
+// Memory for one call. It is freed once the kernels that use it are in the stream: whatever uses it
+// next runs after them.
 class Lease {
   public:
     Lease(const Device& device, const NodeContext& context, std::size_t bytes);
@@ -49,7 +49,7 @@ class Lease {
     void* data_;
 };
 
-// Throws what CUDA has said of a call.
-void check(const cuda::Queue& queue);
+// Throws CUDA's message, unless it is null.
+void check(const char* error);
 
 }  // namespace resq::ort

@@ -1,4 +1,4 @@
-// Reads a GatedHadamard node, and refuses what is not as it should be.
+// Reads a GatedHadamard node and refuses an invalid one.
 #include "hadamard_node.hpp"
 
 #include <string>
@@ -14,7 +14,6 @@ const float* read_factor(const NodeInfo& node, std::size_t index, const std::str
     if (!factor) {
         return nullptr;
     }
-    check_shape(name.c_str(), factor, {factor.rank > 0 ? factor.dims[0] : 0, -1});
     check_shape(name.c_str(), factor, {factor.dims[0], factor.dims[0]});
     *order = factor.dims[0];
     return static_cast<const float*>(factor.data);
@@ -51,12 +50,12 @@ GatedHadamard read_hadamard(const NodeInfo& node) {
     return hadamard;
 }
 
-HadamardCall::HadamardCall(const GatedHadamard& node, const NodeContext& context)
+HadamardTensors::HadamardTensors(const GatedHadamard& node, const NodeContext& context)
     : hadamard(node), gate_up(context.input(kGateUp)), y(gate_up) {
     const std::int64_t columns = gate_up.rank > 0 ? gate_up.dims[gate_up.rank - 1] : 0;
     if (hadamard.rotates && columns != 2 * hadamard.width) {
         refuse("shape of gate_up", gate_up.shape(),
-               "(..., " + std::to_string(2 * hadamard.width) + ") by the factors");
+               "(..., " + std::to_string(2 * hadamard.width) + ") to match the factors");
     }
     if (gate_up.rank == 0 || columns % 2 != 0) {
         refuse("shape of gate_up", gate_up.shape(), "an even number of columns");

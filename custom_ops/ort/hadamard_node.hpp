@@ -1,4 +1,4 @@
-// GatedHadamard's node, whatever executes it: its ports, its constants and a call's tensors.
+// A GatedHadamard node, on a CPU or a GPU: its ports, its constants and a call's tensors.
 #pragma once
 
 #include "operator.hpp"
@@ -15,17 +15,17 @@ constexpr Port kHadamardInputs[] = {
 };
 constexpr Port kHadamardOutputs[] = {kActivation};
 
-// What the node's attributes and constants say, apart from what the factors' elements are: their
-// memory may be a GPU's.
+// The node's attributes and constants. The factors' elements are not read: they may be in GPU
+// memory.
 GatedHadamard read_hadamard(const NodeInfo& node);
 
-// The tensors of a call; y has been allocated.
-struct HadamardCall {
-    GatedHadamard hadamard;  // whose width a call may tell
+// The tensors of a call, with y allocated.
+struct HadamardTensors {
+    GatedHadamard hadamard;  // without a rotation, the call sets its width
     Tensor gate_up, y;
     std::int64_t rows;
 
-    HadamardCall(const GatedHadamard& node, const NodeContext& context);
+    HadamardTensors(const GatedHadamard& node, const NodeContext& context);
     Floats output() const { return {y.data, float_type(y)}; }
 };
 

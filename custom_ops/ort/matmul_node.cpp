@@ -1,4 +1,4 @@
-// Reads a MixedPrecisionMatMul node, and refuses what is not as it should be.
+// Reads a MixedPrecisionMatMul node and refuses an invalid one.
 #include "matmul_node.hpp"
 
 #include <string>
@@ -8,7 +8,7 @@ namespace {
 
 constexpr std::size_t kX = 0, kLow = 1, kHigh = 3, kBias = 5, kResidual = 6;
 
-// Sums of products of 8-bit numbers over more columns might not fit an int32.
+// Over more columns, a sum of products of 8-bit numbers might not fit in an int32.
 constexpr std::int64_t kMaxColumns = 65536;
 
 Part read_part(const NodeInfo& node, std::size_t index, const std::string& name, int bits,
@@ -27,7 +27,7 @@ Part read_part(const NodeInfo& node, std::size_t index, const std::string& name,
     const ElementType expected = bits == 4 ? ElementType::kInt4 : ElementType::kInt8;
     if (weights.type != expected) {
         refuse("type of " + weight_name, "element type " + std::to_string(int(weights.type)),
-               bits == 4 ? "INT4 (22), by its number of bits" : "INT8 (3), by its number of bits");
+               bits == 4 ? "INT4 (22) for 4 bits" : "INT8 (3) for 8 bits");
     }
     if (weights.dims[1] % groups != 0) {
         refuse("columns of " + weight_name, weights.dims[1],
@@ -42,14 +42,6 @@ Part read_part(const NodeInfo& node, std::size_t index, const std::string& name,
     return part;
 }
 
-int read_bits(const NodeInfo& node, const char* attribute, int otherwise) {
-    const std::int64_t bits = node.integer(attribute, otherwise);
-    if (bits != 4 && bits != 8) {
-        refuse(attribute, bits, "4 or 8");
-    }
-    return static_cast<int>(bits);
-}
-
 }  // namespace
 
 MatMul read_matmul(const NodeInfo& node) {
@@ -59,12 +51,11 @@ MatMul read_matmul(const NodeInfo& node) {
         refuse("num_groups", matmul.groups, "at least 1");
     }
     std::int64_t outputs = -1;
-    const int low_bits = read_bits(node, "low_bits", 4),
-              high_bits = read_bits(node, "high_bits", 8);
+    const int low_bits = node.bits("low_bits", 4), high_bits = node.bits("high_bits", 8);
     matmul.parts[0] = read_part(node, kLow, "low", low_bits, matmul.groups, &outputs);
     matmul.parts[1] = read_part(node, kHigh, "high", high_bits, matmul.groups, &outputs);
     if (matmul.columns() == 0) {
-        throw Refusal{"W_low and W_high are both missing, expected one of them at least"};
+        throw Refusal{"W_low and W_high are both missing, expected at least one of them"};
     }
     if (matmul.columns() > kMaxColumns) {
         refuse("the number of columns", matmul.columns(), "at most 65536");
@@ -77,7 +68,7 @@ MatMul read_matmul(const NodeInfo& node) {
     matmul.normalise = node.real("norm_epsilon", -1.0f) >= 0.0f;
     matmul.epsilon = node.real("norm_epsilon", 0.0f);
     if (matmul.normalise && matmul.groups > 1) {
-        refuse("num_groups", matmul.groups, "1 where there is a norm");
+        refuse("num_groups", matmul.groups, "1 with a norm");
     }
     const Tensor bias = node.constant(kBias, "bias");
     if (bias) {
@@ -87,11 +78,11 @@ MatMul read_matmul(const NodeInfo& node) {
     return matmul;
 }
 
-MatMulCall::MatMulCall(const MatMul& matmul, const NodeContext& context)
+MatMulTensors::MatMulTensors(const MatMul& matmul, const NodeContext& context)
     : x(context.input(kX)), residual(context.input(kResidual)), y(x) {
     if (x.rank == 0 || x.dims[x.rank - 1] != matmul.columns()) {
         refuse("shape of X", x.shape(),
-               "(..., " + std::to_string(matmul.columns()) + ") by the weights");
+               "(..., " + std::to_string(matmul.columns()) + ") to match the weights");
     }
     y.dims[x.rank - 1] = matmul.outputs;
     if (residual && (residual.rank != y.rank || residual.dims != y.dims)) {

@@ -1,4 +1,4 @@
-// MixedPrecisionMatMul's node, whatever executes it: its ports, its constants and a call's tensors.
+// A MixedPrecisionMatMul node, on a CPU or a GPU: its ports, its constants and a call's tensors.
 #pragma once
 
 #include "operator.hpp"
@@ -6,7 +6,7 @@
 
 namespace resq::ort {
 
-// The types of the weights depend on their bits, so they are looked at when a node is created.
+// The types of the weights depend on their bits, so they are checked when a node is created.
 constexpr Port kMatMulInputs[] = {
     kActivation,                        // X
     optional(ElementType::kUndefined),  // W_low
@@ -18,15 +18,15 @@ constexpr Port kMatMulInputs[] = {
 };
 constexpr Port kMatMulOutputs[] = {kActivation};
 
-// What the node's attributes and constants say.
+// The node's attributes and constants.
 MatMul read_matmul(const NodeInfo& node);
 
-// The tensors of a call; y has been allocated.
-struct MatMulCall {
+// The tensors of a call, with y allocated.
+struct MatMulTensors {
     Tensor x, residual, y;
     std::int64_t rows;
 
-    MatMulCall(const MatMul& matmul, const NodeContext& context);
+    MatMulTensors(const MatMul& matmul, const NodeContext& context);
     MatMulOutput output() const { return {{y.data, float_type(y)}, const_floats(residual)}; }
 };
 

@@ -1,4 +1,4 @@
-// Reading a node through ONNX Runtime's table of functions.
+// Reads a node through ONNX Runtime's table of functions.
 #include "node.hpp"
 
 #include <cmath>
@@ -7,7 +7,7 @@
 namespace resq::ort {
 namespace {
 
-// Whether a call succeeds whose failure is an answer.
+// Whether a call succeeded; its error is dropped.
 bool succeeds(const Api* api, Status* status) {
     if (status == nullptr) {
         return true;
@@ -16,10 +16,10 @@ bool succeeds(const Api* api, Status* status) {
     return false;
 }
 
-// Of a call that fails where it is only asked for a size.
+// For calls that are expected to fail, as they only ask for a size.
 void ignore(const Api* api, Status* status) { succeeds(api, status); }
 
-// Throws what a failed call of ONNX Runtime says.
+// Throws `what` if a call of ONNX Runtime failed.
 void check(const Api* api, Status* status, const std::string& what) {
     if (!succeeds(api, status)) {
         throw Refusal{what};
@@ -38,7 +38,7 @@ Tensor tensor_of(const Api* api, const Value* value) {
     }
     function<ReleaseTensorTypeAndShapeInfo>(api)(info);
     if (!fits) {
-        refuse("a tensor has too many dimensions", static_cast<std::int64_t>(tensor.rank),
+        refuse("the number of dimensions of a tensor", static_cast<std::int64_t>(tensor.rank),
                "at most 8");
     }
     check(api, function<GetTensorMutableData>(api)(const_cast<Value*>(value), &tensor.data),
@@ -129,6 +129,14 @@ std::int64_t NodeInfo::integer(const char* attribute) const {
     return value;
 }
 
+int NodeInfo::bits(const char* attribute, int otherwise) const {
+    const std::int64_t bits = integer(attribute, otherwise);
+    if (bits != 4 && bits != 8) {
+        refuse(attribute, bits, "4 or 8");
+    }
+    return static_cast<int>(bits);
+}
+
 float NodeInfo::real(const char* attribute, float otherwise) const {
     float value = otherwise;
     std::int64_t integer = 0;
@@ -198,9 +206,9 @@ Tensor NodeContext::input(std::size_t index) const {
 
 void* NodeContext::output(std::size_t index, const std::int64_t* dims, std::size_t rank) const {
     Value* value = nullptr;
-    check(api_, function<KernelContextGetOutput>(api_)(context_, index, dims, rank, &value),
-          "there is no memory for output " + std::to_string(index) + " of shape " +
-              shape_text(dims, rank));
+    check(
+        api_, function<KernelContextGetOutput>(api_)(context_, index, dims, rank, &value),
+        "cannot allocate output " + std::to_string(index) + " of shape " + shape_text(dims, rank));
     void* data = nullptr;
     if (value != nullptr) {
         function<GetTensorMutableData>(api_)(value, &data);
@@ -214,11 +222,11 @@ void* NodeContext::stream() const {
     return stream;
 }
 
-// What a stream allocates is used again by others only once the stream has got so far. Where there
-// is no stream, ONNX Runtime's function for it must not be called.
+// A stream's memory is reused only after the stream has finished with it. Without a stream, ONNX
+// Runtime's function for that must not be called.
 void* NodeContext::memory(Allocator* allocator, std::size_t bytes) const {
     void* memory = nullptr;
-    const std::string what = "there is no memory for " + std::to_string(bytes) + " bytes";
+    const std::string what = "cannot allocate " + std::to_string(bytes) + " bytes";
     if (stream() == nullptr) {
         check(api_, function<AllocatorAlloc>(api_)(allocator, bytes, &memory), what);
         return memory;
@@ -233,7 +241,7 @@ void* NodeContext::memory(Allocator* allocator, std::size_t bytes) const {
 void NodeContext::parallel_for(std::size_t total, std::size_t batches,
                                void (*task)(void*, std::size_t), void* user) const {
     check(api_, function<KernelContextParallelFor>(api_)(context_, task, total, batches, user),
-          "the session's threads refuse work");
+          "ONNX Runtime cannot run tasks on the session's threads");
 }
 
 }  // namespace resq::ort

@@ -1,5 +1,5 @@
 // A node of the graph as its kernel sees it: attributes and constants when it is created, tensors
-// and threads when it runs. Whatever is not as it should be is thrown as a Refusal.
+// and threads when it runs. Anything invalid is thrown as a Refusal.
 #pragma once
 
 #include <array>
@@ -12,19 +12,19 @@
 #include <thread>
 
 #include "abi.hpp"
-#include "patience.hpp"
+#include "contention.hpp"
 #include "resq/tensors.hpp"
 
 namespace resq::ort {
 
-// Why a node cannot be created or run; becomes an OrtStatus, and a Python exception.
+// Why a node cannot be created or run. It becomes an OrtStatus and then a Python exception.
 struct Refusal {
     std::string reason;
 };
 
 constexpr std::size_t kMaxRank = 8;
 
-// A tensor's data and shape. `data` is null where an optional input is not given.
+// A tensor's data and shape. `data` is null if an optional input is absent.
 struct Tensor {
     void* data = nullptr;
     ElementType type = ElementType::kFloat;
@@ -36,12 +36,12 @@ struct Tensor {
     std::string shape() const;  // such as "(2, 5, 64)"
 };
 
-// Says what was found and what was expected.
+// Throws a Refusal that says what was found and what was expected.
 [[noreturn]] void refuse(const std::string& what, const std::string& found,
                          const std::string& expected);
 [[noreturn]] void refuse(const std::string& what, std::int64_t found, const std::string& expected);
 
-// Refuses a tensor whose shape is not this one; -1 stands for any size.
+// Refuses a tensor of another shape; -1 stands for any size.
 void check_shape(const char* name, const Tensor& tensor, std::initializer_list<std::int64_t> dims);
 
 // A node while its kernel is created.
@@ -52,9 +52,11 @@ class NodeInfo {
     std::string name() const;
     bool has_input(std::size_t index) const;
 
-    // An attribute, or the default where the node has none.
+    // An attribute, or the default if the node does not have it.
     std::int64_t integer(const char* attribute, std::int64_t otherwise) const;
     std::int64_t integer(const char* attribute) const;
+    // A number of bits: 4 or 8.
+    int bits(const char* attribute, int otherwise) const;
     float real(const char* attribute, float otherwise) const;
     float real(const char* attribute) const;
     std::string text(const char* attribute, const std::string& otherwise) const;
@@ -63,7 +65,7 @@ class NodeInfo {
     Tensor constant(std::size_t index, const char* input) const;
     Tensor required_constant(std::size_t index, const char* input) const;
 
-    // The allocator of where the node will run; to be released.
+    // The allocator for the device on which the node will run; the caller releases it.
     Allocator* allocator() const;
 
   private:
@@ -81,10 +83,10 @@ class NodeContext {
 
     // The GPU's stream; null on a CPU.
     void* stream() const;
-    // Memory for the time of this call, to be given back to its allocator.
+    // Memory for this call; the caller returns it to the allocator.
     void* memory(Allocator* allocator, std::size_t bytes) const;
 
-    // Calls task(i) for all i < total on the session's threads; a thread takes one of `batches`
+    // Calls task(i) for all i < total on the session's threads. A thread takes one of `batches`
     // contiguous ranges at a time.
     template <typename Task>
     void parallel_for(std::int64_t total, std::int64_t batches, const Task& task) const {
@@ -99,7 +101,7 @@ class NodeContext {
         parallel_for(static_cast<std::size_t>(total), static_cast<std::size_t>(batches),
                      Shared<Task>::run, &shared);
         if (shared.failed) {
-            throw std::bad_alloc();  // tasks do nothing else that could fail
+            throw std::bad_alloc();  // nothing else in a task can fail
         }
         if (shared.own_tasks > 0) {
             const Clock::time_point now = Clock::now();
@@ -109,7 +111,7 @@ class NodeContext {
     }
 
   private:
-    // What the threads of one call share. Only the caller's own tasks are timed.
+    // What the threads of one call share. Only tasks on the calling thread are timed.
     template <typename Task>
     struct Shared {
         const Task& task;
@@ -123,7 +125,7 @@ class NodeContext {
             auto* all = static_cast<Shared*>(user);
             try {
                 all->task(static_cast<std::int64_t>(index));
-            } catch (...) {  // must not leave a thread that is not ours
+            } catch (...) {  // an exception must not reach ONNX Runtime's thread
                 all->failed = true;
             }
             if (std::this_thread::get_id() == all->caller) {

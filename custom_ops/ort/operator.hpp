@@ -1,4 +1,4 @@
-// An operator as ONNX Runtime wants it registered, made from a class with this shape:
+// Makes an operator that ONNX Runtime can register from a class of this shape:
 //
 //   class Kernel {
 //     public:
@@ -10,6 +10,7 @@
 //   };
 #pragma once
 
+#include <initializer_list>
 #include <iterator>
 #include <new>
 #include <string>
@@ -18,7 +19,7 @@
 
 namespace resq::ort {
 
-// An input or output: its type, or that it is an activation, whose type is the operator's T.
+// An input or output: a fixed type, or an activation, whose type is the operator's T.
 struct Port {
     ElementType type;
     bool is_activation = false;
@@ -29,7 +30,7 @@ constexpr Port kOptionalActivation{ElementType::kFloat, true, true};
 constexpr Port required(ElementType type) { return {type, false, false}; }
 constexpr Port optional(ElementType type) { return {type, false, true}; }
 
-// Where ONNX Runtime's functions are: kept from registration on, as kernels are not told again.
+// ONNX Runtime's table of functions, stored at registration because kernels do not receive it.
 inline const Api*& api() {
     static const Api* table = nullptr;
     return table;
@@ -42,7 +43,7 @@ inline Status* failure(const std::string& message) {
 template <typename Kernel, ElementType kActivationType>
 class Operator {
   public:
-    // The description that is registered; it lives as long as the process.
+    // The description to register; it lives as long as the process.
     static const CustomOp* description() {
         static const CustomOp op = describe();
         return &op;
@@ -54,7 +55,7 @@ class Operator {
         Kernel kernel;
     };
 
-    // Runs `work`, and turns whatever it throws into a status.
+    // Runs `work` and turns what it throws into a status.
     template <typename Work>
     static Status* guarded(const std::string& where, const Work& work) {
         try {
@@ -63,7 +64,7 @@ class Operator {
         } catch (const Refusal& refusal) {
             return failure(where + ": " + refusal.reason);
         } catch (const std::bad_alloc&) {
-            return failure(where + ": there is not enough memory");
+            return failure(where + ": out of memory");
         }
     }
 
@@ -123,5 +124,16 @@ class Operator {
         return op;
     }
 };
+
+// Adds the operator of a class to a domain, once for each type of T.
+template <typename Kernel, ElementType... kActivationTypes>
+Status* add_operator(CustomOpDomain* domain) {
+    for (const CustomOp* op : {Operator<Kernel, kActivationTypes>::description()...}) {
+        if (Status* status = function<CustomOpDomainAdd>(api())(domain, op)) {
+            return status;
+        }
+    }
+    return nullptr;
+}
 
 }  // namespace resq::ort

@@ -1,13 +1,12 @@
-// The entry that ONNX Runtime calls when the library is registered with a session.
+// The entry point that ONNX Runtime calls to register the library with a session.
 //
-// A registered operator takes the place of the function of the same name that every exported
-// model carries.
+// A registered operator replaces the function of the same name in an exported model.
 #include <cstdio>
 #include <mutex>
 
 #include "abi.hpp"
 #include "operator.hpp"
-#include "operators.hpp"
+#include "register.hpp"
 #include "resq/export.h"
 
 namespace resq::ort {
@@ -22,8 +21,8 @@ Status* refuse_old_runtime(const ApiBase* base) {
     return function<CreateStatus>(table)(ErrorCode::kFail, message);  // copies the message
 }
 
-// All operators as one domain. Sessions may be made by several threads at the same time, which is
-// why the caller holds a lock.
+// Adds all operators as one domain. Several threads may create sessions at the same time, so the
+// caller holds a lock.
 Status* add_domain(SessionOptions* options) {
     static CustomOpDomain* domain = nullptr;  // shared by all sessions, and never released
     if (domain == nullptr) {

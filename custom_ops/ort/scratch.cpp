@@ -1,4 +1,4 @@
-// Scratch memory of a thread, freed when the thread ends.
+// Scratch memory, freed when its thread ends.
 #include "scratch.hpp"
 
 #include <cstdlib>
@@ -35,11 +35,11 @@ class Buffer {
     std::size_t size_ = 0;
 };
 
-thread_local Buffer buffers[static_cast<std::size_t>(Use::kCount)];
+thread_local Buffer buffers[static_cast<std::size_t>(ScratchUse::kCount)];
 
 }  // namespace
 
-void* scratch(Use use, std::size_t bytes) {
+void* scratch(ScratchUse use, std::size_t bytes) {
     return buffers[static_cast<std::size_t>(use)].at_least(bytes > 0 ? bytes : 1);
 }
 

@@ -1,4 +1,4 @@
-// Says which version of the package the library belongs to.
+// The version of the package that the library belongs to.
 #include "resq/version.h"
 
 const char* resq_onnx_version() { return RESQ_VERSION; }

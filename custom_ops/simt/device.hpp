@@ -1,7 +1,7 @@
-// What a kernel may use of a GPU, executed on this CPU: the twin of cuda/device_gpu.cuh.
+// What kernels use of a GPU, executed on this CPU: the twin of cuda/device_gpu.cuh.
 //
-// Fragment layouts are those of the PTX manual (ISA 9.0: mma.m16n8k16, .m16n8k32, .m16n8k64 and
-// ldmatrix), written down once more from it, with g = lane / 4 and t = lane % 4.
+// Fragment layouts are transcribed from the PTX manual (ISA 9.0: mma.m16n8k16, .m16n8k32, .m16n8k64
+// and ldmatrix), with g = lane / 4 and t = lane % 4.
 #pragma once
 
 #include <cmath>
@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "resq/cuda.hpp"
 #include "simt/simt.hpp"
 
 #define __global__
@@ -61,10 +62,10 @@ inline float to_float(BFloat16 x) { return float_of(std::uint32_t{x.bits} << 16)
 inline float to_float(Half x) {
     const std::uint32_t sign = std::uint32_t{x.bits} >> 15 << 31;
     const std::uint32_t rest = x.bits & 0x7FFFu;
-    if (rest >= 0x7C00u) {  // infinity, or not a number
+    if (rest >= 0x7C00u) {  // infinity or NaN
         return float_of(sign | 0x7F800000u | (rest & 0x3FFu) << 13);
     }
-    // 2^112 moves the exponent's offset from 15 to 127, and normalises what is subnormal.
+    // 2^112 moves the exponent's offset from 15 to 127 and normalises subnormal numbers.
     const float size = float_of(rest << 13) * 0x1p112f;
     return float_of(sign | bits_of(size));
 }
@@ -142,7 +143,7 @@ struct Shuffle {
     }
 };
 
-// The value that another lane has.
+// The value of another lane.
 template <typename T>
 inline T shuffle(T value, int source) {
     Shuffle<T> operand{value, value, source};
@@ -156,10 +157,10 @@ inline T shuffle_xor(T value, int mask) {
 
 // --- Memory -------------------------------------------------------------------------------------
 
-// A GPU stops at an address that is no multiple of what it loads at once.
+// A GPU fails at an address that is not a multiple of the size of the load.
 inline void check_aligned(const void* address, std::size_t bytes) {
     if (reinterpret_cast<std::uintptr_t>(address) % bytes != 0) {
-        simt::block().stop("an address is not a multiple of the bytes that it is to load");
+        simt::block().stop("a misaligned address");
     }
 }
 
@@ -168,7 +169,7 @@ inline T* shared_memory() {
     return reinterpret_cast<T*>(simt::block().shared());
 }
 
-// Copies kBytes to shared memory, `valid` of them from `source` and zeros then.
+// Copies kBytes to shared memory: `valid` bytes from `source`, then zeros.
 template <int kBytes>
 inline void copy_async(void* target, const void* source, int valid) {
     const auto bytes = static_cast<std::size_t>(kBytes);
@@ -182,7 +183,7 @@ inline void commit_copies() {
     thread.groups.push_back(std::move(thread.uncommitted));
     thread.uncommitted.clear();
 }
-// Waits until at most kGroups of the committed groups are under way.
+// Waits until at most kGroups of the committed groups are pending.
 template <int kGroups>
 inline void wait_for_copies() {
     auto& groups = simt::block().current().groups;
@@ -198,7 +199,7 @@ inline void wait_for_copies() {
     }
 }
 
-// Sixteen bytes that are not needed again soon.
+// Loads sixteen bytes that are not needed again soon.
 inline uint4 load_once(const void* source) {
     uint4 value;
     check_aligned(source, sizeof value);
@@ -230,7 +231,8 @@ struct MatrixLoad {
     }
 };
 
-// ldmatrix.x4: four matrices of 8 rows of 16 bytes; lane i brings row i % 8 of matrix i / 8.
+// ldmatrix.x4: four matrices of 8 rows of 16 bytes; lane i passes the address of row i % 8 of
+// matrix i / 8.
 inline void load_matrices(unsigned (&out)[4], const void* row) {
     check_aligned(row, 16);
     MatrixLoad operand{{}, row};
@@ -245,8 +247,8 @@ inline void load_matrices_transposed(unsigned (&out)[4], const void* row) {
     std::memcpy(out, operand.result, sizeof out);
 }
 
-// C (16, 8) += A (16, k) · B (k, 8), as the lanes of a warp hold them; a register of A or of B
-// holds `kPerRegister` elements that follow each other along k.
+// C (16, 8) += A (16, k) · B (k, 8), distributed over the lanes of a warp. A register of A or B
+// holds `kPerRegister` elements that are consecutive along k.
 template <typename Sum, typename Element>
 struct Mma {
     static constexpr int kPerRegister = Element::kPerRegister;
@@ -328,7 +330,7 @@ inline void launch(void (*kernel)(Parameters...), unsigned grid_x, unsigned grid
                       [&] { kernel(arguments...); });
 }
 
-// Copies rows within the GPU's memory, and fills what a row has beyond with zeros.
+// Copies rows within GPU memory and fills the rest of each row with zeros.
 inline void copy_rows(void* target, std::size_t target_bytes, const void* source,
                       std::size_t source_bytes, std::size_t rows, Queue&) {
     for (std::size_t row = 0; row < rows; ++row) {

@@ -1,4 +1,4 @@
-// Switching stacks: the registers that a call must keep are pushed, the stack pointers exchanged.
+// Switches stacks: pushes the callee-saved registers and exchanges the stack pointers.
 #include "fibre.hpp"
 
 #include <sys/mman.h>
@@ -9,7 +9,7 @@
 #include <utility>
 
 #if !defined(__x86_64__)
-#error "the SIMT layer switches stacks on x86-64 alone"
+#error "the SIMT layer switches stacks on x86-64 only"
 #endif
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -59,8 +59,7 @@ extern "C" void resq_start_fibre();
 namespace simt {
 namespace {
 
-// A kernel's frame is large where a sanitizer puts space around each variable. Memory that is not
-// touched costs nothing.
+// Frames are large, as sanitizers put space around each variable. Untouched memory costs nothing.
 constexpr std::size_t kStackBytes = 512 * 1024;
 
 }  // namespace
@@ -69,12 +68,12 @@ Fibre::Fibre() {
     void* memory = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) {
-        std::fputs("simt: there is no memory for a stack\n", stderr);
+        std::fputs("simt: cannot allocate a stack\n", stderr);
         std::abort();
     }
     stack_ = static_cast<std::byte*>(memory);
-    // What `resq_switch_stack` restores at first: r15, r14, r13, r12, rbx, rbp and the address to
-    // return to. A function begins with a stack pointer 8 bytes off a multiple of 16.
+    // What `resq_switch_stack` restores first: r15, r14, r13, r12, rbx, rbp and the return address.
+    // On entry to a function, the stack pointer is 8 bytes off a multiple of 16.
     auto* top = reinterpret_cast<std::uint64_t*>(stack_ + kStackBytes) - 2;
     *--top = reinterpret_cast<std::uint64_t>(&resq_start_fibre);
     *--top = 0;                                               // rbp

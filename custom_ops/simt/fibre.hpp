@@ -1,4 +1,4 @@
-// A fibre: a function with a stack of its own, which gives the processor back in the middle.
+// A fibre: a function with its own stack, which can pause in the middle.
 #pragma once
 
 #include <cstddef>
@@ -13,11 +13,11 @@ class Fibre {
     Fibre& operator=(const Fibre&) = delete;
     ~Fibre();
 
-    // Gives it a function to run; what it did before must have ended.
+    // Sets the function to run; the previous one must have ended.
     void begin(std::function<void()> work);
     // Runs it until it pauses or ends. Called from outside.
     void resume();
-    // Goes back to whoever resumed it. Called from inside.
+    // Returns to the caller of `resume`. Called from inside.
     void pause();
     bool has_ended() const { return has_ended_; }
 
@@ -27,9 +27,9 @@ class Fibre {
     std::function<void()> work_;
     bool has_ended_ = true;
     std::byte* stack_;
-    void* inside_ = nullptr;   // stack pointer of the fibre while it rests
-    void* outside_ = nullptr;  // that of who resumed it
-    // What AddressSanitizer is told of stacks.
+    void* inside_ = nullptr;   // stack pointer of the fibre while it is paused
+    void* outside_ = nullptr;  // that of the caller of `resume`
+    // State of AddressSanitizer, which must know about stacks.
     void* fake_inside_ = nullptr;
     void* fake_outside_ = nullptr;
     const void* outer_stack_ = nullptr;

@@ -1,4 +1,4 @@
-// The order in which the threads of a block run.
+// Schedules the threads of a block.
 #include "simt.hpp"
 
 #include <algorithm>
@@ -42,13 +42,13 @@ void Block::run(Dim3 grid_size, Dim3 block_size, std::size_t shared_bytes,
     threads = block_size;
     const std::size_t count = block_size.x;
     if (count == 0 || count % kWarpSize != 0 || block_size.y != 1 || block_size.z != 1) {
-        stop("a block must have whole warps in one dimension");
+        stop("a block must consist of whole warps in one dimension");
     }
     while (threads_.size() < count) {
         threads_.push_back(std::make_unique<Thread>());
         threads_.back()->index = {static_cast<unsigned>(threads_.size() - 1), 0, 0};
     }
-    // Rounded up by operator new's own bookkeeping alone: the sanitizer sees the last byte.
+    // Of the exact size, so that the sanitizer sees an access beyond it.
     void* memory =
         ::operator new(std::max<std::size_t>(shared_bytes, 1), std::align_val_t{kAlignment});
     shared_ = static_cast<std::byte*>(memory);
@@ -86,7 +86,7 @@ void Block::run_block(const std::function<void()>& kernel) {
     }
 }
 
-// Runs a warp until all its threads wait for the block or have ended.
+// Runs a warp until all its threads wait at a barrier or have ended.
 void Block::run_warp(std::size_t first) {
     for (bool any = true; any;) {
         any = false;
@@ -109,7 +109,7 @@ void Block::run_warp(std::size_t first) {
     }
 }
 
-// Does what the lanes of a warp do together, if any of them came for it.
+// Performs a joint operation of a warp's lanes, if any of them waits for one.
 void Block::meet(std::size_t first) {
     void* operands[kWarpSize];
     WarpWork work = nullptr;
@@ -128,14 +128,14 @@ void Block::meet(std::size_t first) {
     for (std::size_t lane = 0; lane < kWarpSize; ++lane) {
         Thread& thread = *threads_[first + lane];
         if (thread.state != State::kAtWarp || thread.work != work) {
-            stop("the lanes of a warp do different things where they must do the same");
+            stop("the lanes of a warp diverge at an operation that all of them must take part in");
         }
         thread.state = State::kReady;
     }
     work(operands);
 }
 
-// All threads wait for each other, or never will.
+// Releases all threads from a barrier, which all of them must have reached.
 void Block::release() {
     for (std::size_t i = 0; i < threads.x; ++i) {
         Thread& thread = *threads_[i];

@@ -1,8 +1,8 @@
-// Runs a CUDA kernel's grid on this CPU: each thread is a fibre, and between two barriers they run
-// in an order drawn by chance, whole warps far ahead of others, so that a missing barrier shows.
+// Runs a CUDA kernel's grid on this CPU. Each thread is a fibre. Between two barriers they run in
+// random order, and whole warps run far ahead of others, so that a missing barrier is noticed.
 //
-// Shared memory begins poisoned (0xFF: not a number), and is exactly as large as asked for, so a
-// sanitizer sees what is accessed beyond it. What cp.async copies arrives at its wait, no earlier.
+// Shared memory is initialised to 0xFF (NaN) and has exactly the size asked for, so a sanitizer
+// sees an access beyond it. Data of a cp.async arrives at its wait, no earlier.
 #pragma once
 
 #include <cstddef>
@@ -22,14 +22,14 @@ struct Dim3 {
     unsigned x = 1, y = 1, z = 1;
 };
 
-// An asynchronous copy that has not arrived; what lies behind `valid` bytes is filled with zeros.
+// An asynchronous copy that has not arrived. Bytes after the first `valid` are filled with zeros.
 struct PendingCopy {
     void* target;
     const void* source;
     std::size_t bytes, valid;
 };
 
-// What the lanes of a warp do together: `run` gets what each of them brought.
+// A joint operation of a warp's lanes, called with the operands of all of them.
 using WarpWork = void (*)(void* const (&lanes)[kWarpSize]);
 
 enum class State { kReady, kAtBarrier, kAtWarp, kEnded };
@@ -44,7 +44,7 @@ struct Thread {
     std::vector<std::vector<PendingCopy>> groups;  // oldest first
 };
 
-// One block at a time; its threads are used again for the next.
+// Runs one block at a time; its threads are reused for the next.
 class Block {
   public:
     Dim3 index, threads, grid;  // blockIdx, blockDim, gridDim
@@ -58,7 +58,7 @@ class Block {
     // Called by a thread.
     void barrier() { wait(State::kAtBarrier); }
     void together(WarpWork work, void* operand);
-    // Ends the process: the kernel does what a GPU does not allow.
+    // Ends the process: the kernel did something that a GPU does not allow.
     [[noreturn]] void stop(const char* message) const;
 
   private:
@@ -76,7 +76,7 @@ class Block {
     static unsigned seed();
 };
 
-// The block that this thread of the CPU runs.
+// The block that this CPU thread runs.
 Block& block();
 
 }  // namespace simt

@@ -29,13 +29,13 @@ struct Case {
     }
 };
 
-// All that a case needs, in memory of its exact size.
+// Everything a case needs, in memory of the exact size.
 struct Inputs {
     Attention attention;
     std::vector<float> cos, sin, projection, q_norm, k_norm;
     Values qkv;
     std::vector<std::int64_t> mask, positions;
-    std::vector<std::uint8_t> keys, values;  // as they are before the call
+    std::vector<std::uint8_t> keys, values;  // before the call
 
     Inputs(const Case& c, Random& random);
 
@@ -73,7 +73,7 @@ void Inputs::fill_parameters(const Case& c, Random& random) {
     Attention& a = attention;
     a.positions = c.total;
     for (std::int64_t i = 0; i < c.total * c.rotary_dim / 2; ++i) {
-        const float t = random.real();  // of the half angle; functions of libraries may differ
+        const float t = random.real();  // tan(angle / 2), as sin and cos differ between libraries
         cos.push_back((1.0f - t * t) / (1.0f + t * t));
         sin.push_back(2.0f * t / (1.0f + t * t));
     }
@@ -108,8 +108,8 @@ void Inputs::fill_mask(const Case& c, Random& random) {
     }
 }
 
-// Old tokens hold records with ordinary scales; a slot that is hidden, or holds no token yet, is
-// all ones, in which scales are NaN.
+// Old tokens have records with ordinary scales. A slot that is hidden or unused is all ones, so its
+// scales are NaN.
 std::vector<std::uint8_t> Inputs::cache(const Case& c, Random& random) const {
     const Record& record = attention.record;
     std::vector<std::uint8_t> bytes(
@@ -170,7 +170,7 @@ struct Run {
         call.partial = partial.data();
     }
 
-    // New tokens in pieces of so many: queries, then both caches.
+    // Prepares the new tokens in pieces of this size. Returns queries, then both caches.
     Bits prepare(std::int64_t piece) {
         keys = in.keys;
         values = in.values;
@@ -186,7 +186,7 @@ struct Run {
         return all;
     }
 
-    // Calls `visit` with the blocks of so many tokens, with no chunks yet.
+    // Calls `visit` with the blocks of this many tokens; chunks are not set.
     template <typename Visit>
     void each_block(std::int64_t tokens, const Visit& visit) const {
         for (std::int64_t head = 0; head < c.batch * c.kv_heads; ++head) {
@@ -246,7 +246,7 @@ struct Run {
         const Bits cut = prepare(3), prepared = prepare(c.batch * c.tokens);
         expect_same("tokens prepared in pieces", cut, prepared);
         const Bits y = attend(kQueryTokens);
-        expect_same("numbers that are none", {count_nans(y)}, {0});
+        expect_same("number of NaNs", {count_nans(y)}, {0});
         expect_same("token by token", attend(1), y);
         expect_same("tokens in pieces", attend(5), y);
         expect_same("in parts", attend_in_parts(kQueryTokens), y);

@@ -1,8 +1,8 @@
-// compare_kernels [--quick]: every instruction set this build holds and this CPU has, against the
-// scalar kernels, bit for bit over awkward shapes.
+// compare_kernels [--quick]: compares every instruction set of this build that this CPU has with
+// the scalar kernels, bit for bit, over awkward shapes.
 //
-// Prints a line for each, and a checksum of what the scalar kernels gave, which is the same on
-// every CPU. Exit code 1 where anything differs, 2 where the arguments are wrong.
+// Prints a line for each, and a checksum of the scalar kernels' results, which is the same on every
+// CPU. Exit code 1 if anything differs, 2 if the arguments are wrong.
 #include <cinttypes>
 #include <cstdio>
 #include <cstring>

@@ -1,4 +1,4 @@
-// Values, their bits, and comparisons (see contest.hpp).
+// Values, their bits, and comparisons.
 #include "contest.hpp"
 
 #include <cmath>
@@ -7,11 +7,11 @@
 namespace resq::tests {
 namespace {
 
-// 12345 in either type: a result of no case.
+// 12345 in either type: no case has that result.
 constexpr float kUnwritten = 12345.0f;
 constexpr std::uint16_t kUnwrittenHalf = 0x7207;
 
-// Mismatches of an instruction set that are told in detail.
+// Mismatches per instruction set that are reported in detail.
 constexpr std::int64_t kTold = 10;
 
 // Between 2^-6 and 2^2, either sign.

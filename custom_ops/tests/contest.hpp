@@ -1,5 +1,5 @@
-// What all cases share: exact buffers, numbers that are random and the same everywhere, and the
-// book that is kept of comparisons.
+// What all cases share: buffers of exact size, random numbers that are the same everywhere, and the
+// record of comparisons.
 #pragma once
 
 #include <cstdint>
@@ -40,8 +40,8 @@ class Random {
     std::uint64_t state_;
 };
 
-// Scratch memory, aligned as the adapters' is, to the last byte. Whatever a kernel reads from it
-// before it has written there is NaN, or -1.
+// Scratch memory of the exact size, aligned like the adapters'. What a kernel reads before writing
+// is NaN, or -1.
 class Scratch {
   public:
     explicit Scratch(std::size_t bytes) : data_(::operator new(bytes, kAlignment)) {
@@ -58,15 +58,15 @@ class Scratch {
     void* data_;
 };
 
-// Activations in either type. A vector's memory ends where its content does, so a sanitizer sees
-// what is read beyond it.
+// Activations in either type. A vector's memory ends with its content, so a sanitizer sees a read
+// beyond it.
 struct Values {
     Float type = Float::kSingle;
     std::vector<float> singles;
     std::vector<std::uint16_t> halves;
 
     Values() = default;
-    // All of them a number that no case gives as a result.
+    // Filled with a number that is no case's result.
     Values(Float of, std::int64_t count);
     static Values random(Float type, std::int64_t count, Random& random);
 
@@ -76,17 +76,17 @@ struct Values {
 
 std::vector<float> random_floats(std::int64_t count, Random& random);
 
-// Results as bits, with one NaN for all: which one an operation gives differs between CPUs.
+// Results as bits, with the same bits for all NaNs, as CPUs differ in the NaN they return.
 constexpr std::uint32_t kNan = 0x7FC00000u, kNanHalf = 0x7E00u;
 using Bits = std::vector<std::uint32_t>;
 Bits bits_of(const Values& values);
 Bits bits_of(const std::vector<float>& values);
 Bits bits_of(const std::vector<std::uint8_t>& values);
 
-// What a case gives: names and bits.
+// The results of a case: names and bits.
 using Results = std::vector<std::pair<std::string, Bits>>;
 
-// One instruction set, and how it has done.
+// An instruction set and its score.
 struct Contestant {
     const Kernels& kernels;
     std::int64_t comparisons = 0, mismatches = 0;
@@ -99,10 +99,10 @@ class Contest {
   public:
     Contestant scalar;
     std::vector<Contestant> others;
-    std::uint64_t checksum = 0xCBF29CE484222325u;  // FNV-1a, of what scalar gave
+    std::uint64_t checksum = 0xCBF29CE484222325u;  // FNV-1a, of the scalar results
 
-    // `run(contestant, name)` gives the results of a case; within it, ways to the same result are
-    // compared with each other.
+    // `run(contestant, name)` returns the results of a case. It also compares different ways to
+    // compute the same result.
     template <typename Run>
     void hold(const std::string& name, const Run& run) {
         const Results wanted = run(scalar, name);
@@ -118,7 +118,7 @@ class Contest {
                         const Results& wanted);
 };
 
-// The cases; `quick` leaves most of them out.
+// The cases; `quick` skips most of them.
 void compare_matmuls(Contest& contest, bool quick);
 void compare_hadamards(Contest& contest, bool quick);
 void compare_attentions(Contest& contest, bool quick);

@@ -1,4 +1,4 @@
-// GatedHadamard: orders of the factors, rows in pieces.
+// GatedHadamard: various orders of the factors, rows in pieces.
 #include <algorithm>
 
 #include "contest.hpp"
@@ -6,7 +6,7 @@
 namespace resq::tests {
 namespace {
 
-// Orders of the factors of both parts; 0 where a part is absent.
+// Orders of the factors of both parts; 0: the part is absent.
 struct Orders {
     std::int64_t low_outer, low_inner, high_outer, high_inner;
 };
@@ -17,10 +17,10 @@ const Orders kOrders[] = {
     {84, 16, 0, 0}, {84, 16, 12, 16}, {28, 64, 1, 256},
 };
 
-// Of parts whose inner factor is Sylvester's matrix: a fast transform.
+// Parts whose inner factor is Sylvester's matrix, for the fast transform.
 const Orders kFastOrders[] = {{1, 32, 0, 0}, {5, 64, 12, 16}, {3, 256, 1, 1024}};
 
-// Sylvester's matrix times a number; small orders have no fast transform.
+// A multiple of Sylvester's matrix. Small orders have no fast transform.
 std::vector<float> sylvester(std::int64_t order) {
     std::vector<float> matrix(static_cast<std::size_t>(order * order), 0.25f);
     for (std::int64_t i = 0; i < order; ++i) {
@@ -35,7 +35,7 @@ std::vector<float> sylvester(std::int64_t order) {
     return matrix;
 }
 
-// Width without a rotation.
+// Widths without a rotation.
 const std::int64_t kWidths[] = {1, 15, 16, 17, 100};
 
 struct Case {

@@ -1,13 +1,11 @@
-// The kernels for AVX-VNNI once more, with its instruction in AVX-512's encoding: so they can be
-// executed on a CPU that has AVX-512-VNNI and no AVX-VNNI.
+// The kernels for AVX-VNNI, with its instruction in AVX-512's encoding: tests them on CPUs that
+// have AVX-512-VNNI but not AVX-VNNI.
 #define RESQ_ISA avxvnni_evex
 
-// The blocks in this order: each uses what stands above it.
-#include "../cpu/vectors_avx2.hpp"
-
+// The instruction set's own headers come first, and dots before streams.
 #include "../cpu/dots_avxvnni.hpp"
-
 #include "../cpu/streams_x86.hpp"
+#include "../cpu/vectors_avx2.hpp"
 
 #include "../cpu/table.hpp"
 

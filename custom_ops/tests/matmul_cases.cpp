@@ -1,4 +1,4 @@
-// MixedPrecisionMatMul: quantised rows, the way of panels and the way of streams.
+// MixedPrecisionMatMul: quantised rows, products by panels and by streams.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -14,7 +14,7 @@ struct Columns {
     int low_bits = 4;
 };
 
-// Random; or the most that sums can come to, of either sign; or what is no ordinary number.
+// Random; the largest possible sums, of either sign; or special numbers, such as NaN.
 enum class Content { kRandom, kLowestWeights, kHighestWeights, kSpecial };
 
 struct Case {
@@ -24,7 +24,7 @@ struct Case {
     Float type = Float::kSingle;
     bool normalise = false, bias = false, residual = false;
     float low_clip = 1.0f;
-    std::size_t misaligned = 0;  // bytes from an aligned address to the weights
+    std::size_t misaligned = 0;  // offset of the weights from an aligned address, in bytes
 
     std::string name() const {
         const auto text = [](std::int64_t number) { return std::to_string(number); };
@@ -43,7 +43,7 @@ struct Weights {
     std::vector<float> scales;
 };
 
-// All that a case needs, in memory of its exact size.
+// Everything a case needs, in memory of the exact size.
 struct Inputs {
     MatMul matmul;
     Weights weights[2];
@@ -102,7 +102,7 @@ void Inputs::fill_part(const Case& c, int p, Random& random) {
     part.scales = weights[p].scales.data();
 }
 
-// Special rows hold one of these among ordinary numbers.
+// A special row has one of these among ordinary numbers.
 const float kSpecial[] = {std::numeric_limits<float>::quiet_NaN(),
                           std::numeric_limits<float>::infinity(),
                           -std::numeric_limits<float>::infinity(), 3e38f, -3e38f};
@@ -125,7 +125,7 @@ void Inputs::fill_x(const Case& c, Random& random) {
             for (std::int64_t k = 0; k < columns; ++k) {
                 begin[k] = random.one_in(2) ? -0.0f : 0.0f;
             }
-        } else if (row % 7 == 1) {  // numbers so small that the scale is at its lower end
+        } else if (row % 7 == 1) {  // numbers so small that the scale is the smallest one
             for (std::int64_t k = 0; k < columns; ++k) {
                 begin[k] *= 0x1p-127f;
             }
@@ -135,7 +135,7 @@ void Inputs::fill_x(const Case& c, Random& random) {
     }
 }
 
-// How an instruction set stores an 8-bit activation, found out by one row of 64 ones.
+// How an instruction set stores an 8-bit activation, determined with a row of 64 ones.
 struct Storage {
     std::int64_t element_bytes;
     std::int32_t offset;
@@ -156,7 +156,7 @@ struct Storage {
     }
 };
 
-// Quantised rows, in memory of their exact size.
+// Quantised rows, in memory of the exact size.
 struct Rows {
     const MatMul& matmul;
     std::int64_t rows;
@@ -173,8 +173,8 @@ struct Rows {
           zeros(scales.size()),
           activations{integers.data(), scales.data(), zeros.data(), kernels.row_bytes(m)} {}
 
-    // Integers and zero points as the scalar kernels store them: segment by segment, without what
-    // pads them.
+    // Integers and zero points as the scalar kernels store them: segment by segment, without
+    // padding.
     Bits plain(const Storage& storage) const {
         Bits bits;
         std::size_t segment = 0;
@@ -214,7 +214,7 @@ struct Run {
         return {y.write(), c.residual ? in.residual.read() : ConstFloats{nullptr, c.type}};
     }
 
-    // Rows cut into pieces of so many.
+    // Multiplies rows in pieces of this size.
     Values by_panels(const Activations& x, std::int64_t piece) const {
         Values y = empty();
         const Scratch scratch(kernels.panel_bytes(m));
@@ -227,14 +227,14 @@ struct Run {
         return y;
     }
 
-    // At most `at_once` rows together, and blocks of outputs in pieces of so many.
+    // Multiplies at most `at_once` rows at a time, and blocks of outputs in pieces of `piece`.
     Values by_streams(const Activations& x, std::int64_t at_once, std::int64_t piece) const {
         Values y = empty();
         const std::int64_t blocks = (c.outputs + 15) / 16;
         const Scratch scratch(kernels.stream_scratch_bytes(m));
         for (std::int64_t row = 0; row < c.rows; row += at_once) {
             const std::int64_t rows = std::min(at_once, c.rows - row);
-            const Scratch prepared(kernels.stream_bytes(m) * static_cast<std::size_t>(rows));
+            const Scratch prepared(kernels.prepared_row_bytes(m) * static_cast<std::size_t>(rows));
             kernels.prepare_stream(m, x, row, rows, prepared);
             for (std::int64_t block = 0; block < blocks; block += piece) {
                 kernels.multiply_stream(m, x, output(y), prepared, row, rows, block,
@@ -280,7 +280,7 @@ void hold(Contest& contest, const Case& c, Random& random) {
     });
 }
 
-// AVX2 widens its 16-bit sums every 544 columns of a panel, and every 2,304 of a stream.
+// AVX2 widens its 16-bit sums every 544 columns of a panel and every 2,304 of a stream.
 const Columns kColumns[] = {
     {1, 1, 0},      {1, 2, 0},      {1, 7, 0},    {1, 0, 1},     {1, 0, 5},      {1, 2, 3},
     {1, 16, 16},    {1, 33, 0},     {1, 64, 8},   {1, 0, 600},   {1, 504, 72},   {1, 545, 3},

@@ -8,14 +8,14 @@
 
 namespace resq {
 
-// Slots of the cache that are attended to together. A query's result is put together from those
-// of whole chunks, counted from slot 0, so it does not depend on what is computed beside it.
+// Slots of the cache that are processed together. A query's result is merged from the results of
+// whole chunks, counted from slot 0, so it does not depend on what else is computed.
 constexpr std::int64_t kChunk = 64;
 
-// One part of a cache record: where its values, its scale and its zero point lie.
+// One part of a cache record: the offsets of its values, its scale and its zero point.
 struct RecordPart {
     int bits = 4;
-    std::int64_t rank = 0;  // coefficients; the part is absent where it is 0
+    std::int64_t rank = 0;  // coefficients; 0: the part is absent
     std::int64_t values = 0, scale = 0, zero = 0;
 };
 
@@ -50,8 +50,8 @@ struct Attention {
     std::int64_t head_dim = 0;
     std::int64_t rotary_dim = 0;
     float scale = 1.0f;
-    float softcap = 0.0f;      // a score s becomes softcap · tanh(s / softcap); 0: it stays
-    std::int64_t window = -1;  // slots a query sees, counting its own; -1 for all
+    float softcap = 0.0f;      // a score s becomes softcap · tanh(s / softcap); 0: no cap
+    std::int64_t window = -1;  // slots a query sees, its own included; -1: all
     Record record;
     std::int64_t positions = 0;         // rows of the tables
     const float* cos = nullptr;         // (positions, rotary_dim / 2)
@@ -64,7 +64,7 @@ struct Attention {
     constexpr std::int64_t heads_per_kv() const { return heads / kv_heads; }
 };
 
-// One call. Of `total` tokens the last `tokens` are new, and token j lies in slot j.
+// One call. The last `tokens` of `total` tokens are new; token j is in slot j.
 struct AttentionCall {
     std::int64_t batch, tokens, total;
     std::int64_t capacity;          // slots of the cache
@@ -80,12 +80,23 @@ struct AttentionCall {
     constexpr std::int64_t chunks() const { return (total + kChunk - 1) / kChunk; }
 };
 
-// A softmax over some slots, as it lies in memory: greatest score, sum of the weights, and the
+// Chunks that the queries of tokens `first` to `last`, both included, see: a half-open range.
+struct Chunks {
+    std::int64_t first, last;
+};
+constexpr Chunks seen_chunks(const Attention& a, const AttentionCall& call, std::int64_t first,
+                             std::int64_t last) {
+    const std::int64_t old = call.total - call.tokens;
+    const std::int64_t begin = a.window > 0 ? old + first - a.window + 1 : 0;
+    return {(begin > 0 ? begin : 0) / kChunk, (old + last) / kChunk + 1};
+}
+
+// The softmax over some slots in memory: the greatest score, the sum of the weights, and the
 // weighted sum of the values (head_dim).
 constexpr std::int64_t softmax_floats(const Attention& a) { return a.head_dim + 2; }
 
-// Some queries of one sequence and kv head, and the chunks they attend to: with `is_partial` the
-// result of each chunk goes to `partial`, else the result of all of them to `y`.
+// Some queries of one sequence and kv head, and the chunks they attend to. With `is_partial`, the
+// result of each chunk goes to `partial`; otherwise the merged result goes to `y`.
 struct AttentionBlock {
     std::int64_t sequence, kv_head;
     std::int64_t first_token, tokens;  // at most kQueryTokens

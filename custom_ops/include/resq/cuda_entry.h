@@ -1,4 +1,4 @@
-// The entry of libresq_onnx_ops_cuda, for the library that it lies beside.
+// The entry point of libresq_onnx_ops_cuda, which the CPU library beside it calls.
 #pragma once
 
 #include "resq/export.h"
@@ -9,8 +9,8 @@ struct CustomOpDomain;
 struct Status;
 }  // namespace resq::ort
 
-// Adds the operators for CUDAExecutionProvider to a domain. `version` is the caller's, which has to
-// be the library's own. Returns null, or why it could not.
+// Adds the operators for CUDAExecutionProvider to a domain. `version` is the caller's and must
+// equal this library's. Returns null, or what went wrong.
 RESQ_EXPORT resq::ort::Status* resq_onnx_add_cuda_operators(const resq::ort::Api* api,
                                                             resq::ort::CustomOpDomain* domain,
                                                             const char* version);

@@ -1,4 +1,4 @@
-// RESQ_EXPORT: marks a C function that the library shows to the outside; all else is hidden.
+// RESQ_EXPORT: marks a C function that the library exports; everything else is hidden.
 #pragma once
 
 #define RESQ_EXPORT extern "C" __attribute__((visibility("default")))

@@ -6,19 +6,19 @@
 namespace resq {
 
 // One part of the columns, multiplied with kron(outer, inner): outerᵀ · X · inner, where X
-// (outer_order, inner_order) are the part's columns. Absent where the orders are 0.
+// (outer_order, inner_order) holds the part's columns. If the orders are 0, the part is absent.
 struct HadamardPart {
     std::int64_t outer_order = 0;
     std::int64_t inner_order = 0;
     const float* outer = nullptr;  // (outer_order, outer_order)
     const float* inner = nullptr;  // (inner_order, inner_order)
-    bool has_fast_inner = false;   // inner is what `is_sylvester` says: no need to multiply
+    bool has_fast_inner = false;   // `is_sylvester(inner)`: a fast transform replaces the product
 
     constexpr std::int64_t width() const { return outer_order * inner_order; }
 };
 
-// Whether a matrix is Sylvester's, of an order of 2^p that is worth a fast transform, times a
-// number: element (i, j) has the sign of the parity of i & j.
+// Whether a matrix is a multiple of Sylvester's Hadamard matrix, of an order 2^p that is worth a
+// fast transform: the sign of element (i, j) is the parity of i & j.
 inline bool is_sylvester(const float* matrix, std::int64_t order) {
     if (order < 32 || (order & (order - 1)) != 0) {
         return false;

@@ -1,4 +1,4 @@
-// The tables of all instruction sets this library was built with.
+// The kernel tables of the instruction sets. A library holds those it was built with.
 #pragma once
 
 #include "resq/kernels.hpp"

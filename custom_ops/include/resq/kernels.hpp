@@ -1,8 +1,8 @@
 // The kernels of one instruction set, as a table of functions.
 //
-// A kernel allocates nothing, starts no thread, reads no global state and does not look at the
-// CPU; what it needs beyond its arguments is scratch memory that the caller provides. Ranges are
-// half open, and what a range gives does not depend on how the whole is cut into ranges.
+// A kernel allocates nothing, starts no thread, reads no global state and does not query the CPU.
+// The caller provides its scratch memory. Ranges are half open, and results do not depend on how
+// the work is split into ranges.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +14,7 @@
 
 namespace resq {
 
-// Scratch memory may be read this far beyond what is in it.
+// Kernels may read this many bytes beyond the content of scratch memory.
 constexpr std::size_t kSlack = 64;
 
 struct Kernels {
@@ -27,19 +27,19 @@ struct Kernels {
     void (*quantise_rows)(const MatMul&, ConstFloats x, const Activations&, std::int64_t first,
                           std::int64_t last);
 
-    // Many rows: weights are unpacked into a panel of so many outputs, and used for all rows.
+    // Many rows: the weights of this many outputs are unpacked into a panel that serves all rows.
     std::int64_t panel_outputs;
     std::size_t (*panel_bytes)(const MatMul&);
     void (*multiply_panel)(const MatMul&, const Activations&, const MatMulOutput&,
                            std::int64_t panel, std::int64_t first_row, std::int64_t last_row,
                            void* scratch);
 
-    // Few rows, at most this many at once: each weight is read once, where it is mapped.
+    // Few rows, at most this many at once: each weight is read once, without a copy.
     std::int64_t few_rows;
-    // Whether the weights can be read so: 4-bit rows must begin on a byte.
+    // Whether the weights allow that: 4-bit rows must begin at a byte.
     bool (*can_stream)(const MatMul&);
-    // Bytes of the rows rearranged for streaming, and the rearrangement.
-    std::size_t (*stream_bytes)(const MatMul&);
+    // Bytes of one row rearranged for streaming, and the rearrangement of some rows.
+    std::size_t (*prepared_row_bytes)(const MatMul&);
     void (*prepare_stream)(const MatMul&, const Activations&, std::int64_t first_row,
                            std::int64_t rows, void* prepared);
     // Bytes of scratch, and the product for blocks of 16 outputs.
@@ -54,8 +54,8 @@ struct Kernels {
                            std::int64_t last, void* scratch);
 
     // --- MixedPrecisionAttention ----------------------------------------------------------------
-    // Turns, projects and stores the new tokens `first` to `last` of (batch * tokens), and leaves
-    // their queries in `queries`.
+    // Rotates (RoPE), projects and stores the new tokens `first` to `last` of (batch * tokens), and
+    // writes their queries to `queries`.
     std::size_t (*prepare_scratch_bytes)(const Attention&);
     void (*prepare_tokens)(const Attention&, const AttentionCall&, std::int64_t first,
                            std::int64_t last, void* scratch);
@@ -63,7 +63,7 @@ struct Kernels {
     // head, over the chunks of slots `first_chunk` to `last_chunk`.
     std::size_t (*attend_scratch_bytes)(const Attention&);
     void (*attend)(const Attention&, const AttentionCall&, const AttentionBlock&, void* scratch);
-    // Puts partial results of one token and kv head together, in the order of the chunks.
+    // Merges the partial results of one token and kv head, in the order of the chunks.
     void (*combine)(const Attention&, const AttentionCall&, std::int64_t sequence,
                     std::int64_t kv_head, std::int64_t token);
 };

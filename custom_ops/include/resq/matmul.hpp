@@ -1,7 +1,7 @@
 // MixedPrecisionMatMul: y = (RMS-normalise?) x · Wᵀ + bias + residual, on integers.
 //
 // Columns of X are, group by group, [low | high]; columns of a weight are those of all groups. A
-// segment is the columns of one part and one group: they share one scale and one zero point per
+// segment holds the columns of one part and one group, which share one scale and one zero point per
 // row. Segments are numbered low part first, then high part, groups in order.
 #pragma once
 
@@ -12,11 +12,11 @@
 
 namespace resq {
 
-// One part of the columns. Absent where `width` is 0.
+// One part of the columns; absent if `width` is 0.
 struct Part {
     int bits = 4;                           // of a weight and of an activation: 4 or 8
     std::int64_t width = 0;                 // columns of one group
-    float clip = 1.0f;                      // share of an activation's range that has integers
+    float clip = 1.0f;                      // share of the activations' range that is kept
     const std::uint8_t* weights = nullptr;  // (outputs, groups * width), two's complement
     const float* scales = nullptr;          // (outputs)
 };
@@ -44,7 +44,7 @@ struct Activations {
     std::size_t row_bytes;
 };
 
-// Columns a dot-product instruction takes at once: a segment is padded to a multiple of it.
+// Columns that a dot-product instruction takes at once. Segments are padded to a multiple of it.
 constexpr std::int64_t kSegmentStep = 4;
 
 // The result, and what is added to it.

@@ -1,11 +1,11 @@
-// What the operators work on, as the adapters hand it to the kernels.
+// Activation tensors, as the adapters hand them to the kernels.
 #pragma once
 
 #include <cstdint>
 
 namespace resq {
 
-// Type of the activations; parameters are float32 whatever it is.
+// Type of the activations. Parameters are always float32.
 enum class Float { kSingle, kHalf, kBFloat16 };
 
 // An activation tensor to read or to write.

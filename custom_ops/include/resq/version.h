@@ -1,4 +1,4 @@
-// The version of the library, for whoever loads it: the Python package compares it with its own.
+// The version of the library. The Python package compares it with its own.
 #pragma once
 
 #include "resq/export.h"

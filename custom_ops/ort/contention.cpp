@@ -1,5 +1,5 @@
-// The memory of waits, shared by all sessions of the process: they share its cores.
-#include "patience.hpp"
+// Remembers waits for all sessions of the process, as they share its cores.
+#include "contention.hpp"
 
 #include <algorithm>
 #include <atomic>
@@ -10,18 +10,18 @@ namespace {
 using std::chrono::milliseconds;
 using Ticks = Clock::duration::rep;
 
-// A wait is normal up to some tasks' time, and up to what the memory or a page fault may take; a
-// thread that lost its core is away for longer. Once is chance, twice within a short time is not.
+// A wait as long as a few tasks, or as a page fault, is normal; a thread that lost its core is away
+// for longer. One long wait is chance, two within a short time are contention.
 constexpr int kTasksOfWait = 4;
 constexpr Clock::duration kShortWait = milliseconds(1);
 constexpr Clock::duration kTwiceWithin = milliseconds(50);
 
-// Time alone then; twice as long each time that going back together soon fails: once is enough
-// then.
+// How long calls then work alone. Soon after that, a single long wait is enough to start again, for
+// twice as long.
 constexpr Clock::duration kFirstRest = milliseconds(50), kLongestRest = milliseconds(1600);
 constexpr Clock::duration kSoon = milliseconds(100);
 
-// Numbers that threads may overwrite at the same time: either one's is good.
+// Threads may overwrite these at the same time; either value will do.
 std::atomic<Ticks> last_wait{0};
 std::atomic<Ticks> alone_until{0};
 std::atomic<Ticks> last_rest{0};

@@ -6,14 +6,14 @@
 
 namespace resq::ort {
 
-class HadamardKernel {
+class CpuHadamardKernel {
   public:
     static constexpr const char* kName = "GatedHadamard";
     static constexpr const char* kProvider = "CPUExecutionProvider";
     static constexpr auto& kInputs = kHadamardInputs;
     static constexpr auto& kOutputs = kHadamardOutputs;
 
-    explicit HadamardKernel(const NodeInfo& node);
+    explicit CpuHadamardKernel(const NodeInfo& node);
     void compute(const NodeContext& context) const;
 
   private:

@@ -6,14 +6,14 @@
 
 namespace resq::ort {
 
-class MatMulKernel {
+class CpuMatMulKernel {
   public:
     static constexpr const char* kName = "MixedPrecisionMatMul";
     static constexpr const char* kProvider = "CPUExecutionProvider";
     static constexpr auto& kInputs = kMatMulInputs;
     static constexpr auto& kOutputs = kMatMulOutputs;
 
-    explicit MatMulKernel(const NodeInfo& node);
+    explicit CpuMatMulKernel(const NodeInfo& node);
     void compute(const NodeContext& context) const;
 
   private:

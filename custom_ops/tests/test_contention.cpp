@@ -1,10 +1,10 @@
-// test_patience: when a call that had to wait makes the next ones work alone, and for how long.
+// test_contention: which waits make later calls work alone, and for how long.
 //
-// Prints what is not so; exit code 1 then.
+// Prints each fact that is false, and exits with 1 if there is any.
 #include <chrono>
 #include <cstdio>
 
-#include "ort/patience.hpp"
+#include "ort/contention.hpp"
 
 namespace {
 
@@ -17,7 +17,7 @@ bool all_true = true;
 
 void expect(bool fact, const char* sentence) {
     if (!fact) {
-        std::printf("not so: %s\n", sentence);
+        std::printf("false: %s\n", sentence);
         all_true = false;
     }
 }
@@ -35,7 +35,7 @@ Clock::time_point together_again(Clock::time_point now) {
 int main() {
     using resq::ort::report_wait;
     using resq::ort::works_alone;
-    Clock::time_point now = Clock::time_point() + hours(1);  // no real time goes by here
+    Clock::time_point now = Clock::time_point() + hours(1);  // no real time passes
     const auto wait_twice = [&] {
         report_wait(milliseconds(3), microseconds(10), now);
         report_wait(milliseconds(3), microseconds(10), now += milliseconds(10));
@@ -50,24 +50,24 @@ int main() {
         report_wait(microseconds(900), microseconds(1), now);
         report_wait(milliseconds(3), milliseconds(1), now);
     }
-    expect(!works_alone(now), "waits below a millisecond, or of some tasks' time, are nothing");
+    expect(!works_alone(now), "waits below a millisecond, or as long as a few tasks, do not count");
     report_wait(milliseconds(3), microseconds(10), now);
     report_wait(milliseconds(3), microseconds(10), now += milliseconds(100));
-    expect(!works_alone(now), "nor are long ones now and then");
+    expect(!works_alone(now), "nor do rare long ones");
     now += milliseconds(100);
     wait_twice();
     expect(works_alone(now), "two long ones in a short time make calls work alone");
     const auto first_rest = rest();
-    expect(first_rest == milliseconds(50), "for a while");
+    expect(first_rest == milliseconds(50), "for 50 milliseconds");
     report_wait(milliseconds(3), microseconds(10), now += milliseconds(10));
-    expect(rest() == 2 * first_rest, "and for twice as long where it happens again soon");
+    expect(rest() == 2 * first_rest, "and for twice as long if it soon happens again");
     now += milliseconds(500);
     wait_twice();
-    expect(rest() == first_rest, "but not where it happens much later");
+    expect(rest() == first_rest, "but not if it happens much later");
     for (int i = 0; i < 20; ++i) {
         wait_twice();
         expect(rest() <= milliseconds(1600), "and never for more than 1.6 seconds");
     }
-    std::printf("patience: %s\n", all_true ? "as it should be" : "FAILED");
+    std::printf("contention: %s\n", all_true ? "all facts true" : "FAILED");
     return all_true ? 0 : 1;
 }

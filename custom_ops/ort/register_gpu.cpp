@@ -1,11 +1,11 @@
-// The operators on a GPU.
+// Registers the operators for GPUs.
 #include <cstring>
 #include <initializer_list>
 #include <string>
 
-#include "gpu_ops.hpp"
+#include "gpu_adapters.hpp"
 #include "operator.hpp"
-#include "operators.hpp"
+#include "register.hpp"
 #include "resq/cuda_entry.h"
 #include "resq/isa.h"
 #include "resq/version.h"
@@ -14,26 +14,17 @@ namespace resq::ort {
 namespace {
 
 template <typename Kernel>
-Status* add_operator(CustomOpDomain* domain) {
-    for (const CustomOp* op : {
-             Operator<Kernel, ElementType::kFloat>::description(),
-             Operator<Kernel, ElementType::kFloat16>::description(),
-             Operator<Kernel, ElementType::kBFloat16>::description(),
-         }) {
-        if (Status* status = function<CustomOpDomainAdd>(api())(domain, op)) {
-            return status;
-        }
-    }
-    return nullptr;
+Status* add(CustomOpDomain* domain) {
+    return add_operator<Kernel, ElementType::kFloat, ElementType::kFloat16, ElementType::kBFloat16>(
+        domain);
 }
 
 }  // namespace
 
 Status* add_operators(CustomOpDomain* domain) {
-    for (Status* (*add)(CustomOpDomain*) :
-         {add_operator<GpuMatMulKernel>, add_operator<GpuAttentionKernel>,
-          add_operator<GpuHadamardKernel>}) {
-        if (Status* status = add(domain)) {
+    for (Status* (*step)(CustomOpDomain*) :
+         {add<GpuMatMulKernel>, add<GpuAttentionKernel>, add<GpuHadamardKernel>}) {
+        if (Status* status = step(domain)) {
             return status;
         }
     }

@@ -1,32 +1,28 @@
-// Puts the kernels of one call into ONNX Runtime's stream.
-#include "gpu_ops.hpp"
+// Launches the kernels of a call on ONNX Runtime's stream.
+#include "gpu_adapters.hpp"
 
-#include <string>
 #include <vector>
 
 namespace resq::ort {
 namespace {
 
-// Whether the fast transform can stand for the part's inner factor, which lies on the GPU.
+// Whether the fast transform can replace the part's inner factor, which is in GPU memory.
 bool has_fast_inner(const HadamardPart& part) {
     const auto elements = static_cast<std::size_t>(part.inner_order * part.inner_order);
     std::vector<float> inner(elements);
-    const char* error = cuda::read_back(inner.data(), part.inner, elements * sizeof(float));
-    if (error != nullptr) {
-        throw Refusal{std::string("CUDA: ") + error};
-    }
+    check(cuda::read_back(inner.data(), part.inner, elements * sizeof(float)));
     return is_sylvester(inner.data(), part.inner_order);
 }
 
 }  // namespace
 
 void GpuMatMulKernel::compute(const NodeContext& context) const {
-    const MatMulCall call(matmul_, context);
-    if (call.rows == 0 || matmul_.outputs == 0) {
+    const MatMulTensors tensors(matmul_, context);
+    if (tensors.rows == 0 || matmul_.outputs == 0) {
         return;
     }
-    const cuda::Plan plan = cuda::plan_of(matmul_, call.rows, device_.gpu());
-    const auto rows = static_cast<std::size_t>(call.rows);
+    const cuda::Plan plan = cuda::plan_of(matmul_, tensors.rows, device_.gpu());
+    const auto rows = static_cast<std::size_t>(tensors.rows);
     const auto segments = rows * static_cast<std::size_t>(matmul_.segments());
     const std::size_t row_bytes = cuda::row_bytes(matmul_, plan);
     const Lease integers(device_, context, rows * row_bytes);
@@ -35,9 +31,9 @@ void GpuMatMulKernel::compute(const NodeContext& context) const {
     const Activations activations{integers.as<std::uint8_t>(), scales.as<float>(),
                                   zeros.as<std::int32_t>(), row_bytes};
     cuda::Queue queue{context.stream()};
-    cuda::quantise_rows(matmul_, plan, const_floats(call.x), call.rows, activations, queue);
-    cuda::multiply(matmul_, plan, call.rows, activations, call.output(), queue);
-    check(queue);
+    cuda::quantise_rows(matmul_, plan, const_floats(tensors.x), tensors.rows, activations, queue);
+    cuda::multiply(matmul_, plan, tensors.rows, activations, tensors.output(), queue);
+    check(queue.error);
 }
 
 GpuHadamardKernel::GpuHadamardKernel(const NodeInfo& node)
@@ -48,16 +44,17 @@ GpuHadamardKernel::GpuHadamardKernel(const NodeInfo& node)
 }
 
 void GpuHadamardKernel::compute(const NodeContext& context) const {
-    const HadamardCall call(hadamard_, context);
-    if (call.rows == 0 || call.hadamard.width == 0) {
+    const HadamardTensors tensors(hadamard_, context);
+    if (tensors.rows == 0 || tensors.hadamard.width == 0) {
         return;
     }
-    const Lease scratch(device_, context,
-                        cuda::hadamard_scratch_bytes(call.hadamard, call.rows, device_.gpu()));
+    const Lease scratch(
+        device_, context,
+        cuda::hadamard_scratch_bytes(tensors.hadamard, tensors.rows, device_.gpu()));
     cuda::Queue queue{context.stream()};
-    cuda::gated_hadamard(call.hadamard, const_floats(call.gate_up), call.output(), call.rows,
-                         scratch.as<float>(), queue);
-    check(queue);
+    cuda::gated_hadamard(tensors.hadamard, const_floats(tensors.gate_up), tensors.output(),
+                         tensors.rows, scratch.as<float>(), queue);
+    check(queue.error);
 }
 
 void GpuAttentionKernel::compute(const NodeContext& context) const {
@@ -70,7 +67,7 @@ void GpuAttentionKernel::compute(const NodeContext& context) const {
                          past_slots, call.keys, queue);
     cuda::continue_cache(a, call, static_cast<const std::uint8_t*>(tensors.past_value.data),
                          past_slots, call.values, queue);
-    check(queue);
+    check(queue.error);
     if (call.batch * call.tokens == 0) {
         return;
     }
@@ -79,7 +76,7 @@ void GpuAttentionKernel::compute(const NodeContext& context) const {
     call.queries = queries.as<float>();
     call.partial = partial.as<float>();
     cuda::attend(a, call, queue);
-    check(queue);
+    check(queue.error);
 }
 
 }  // namespace resq::ort

@@ -6,14 +6,14 @@
 
 namespace resq::ort {
 
-class AttentionKernel {
+class CpuAttentionKernel {
   public:
     static constexpr const char* kName = "MixedPrecisionAttention";
     static constexpr const char* kProvider = "CPUExecutionProvider";
     static constexpr auto& kInputs = kAttentionInputs;
     static constexpr auto& kOutputs = kAttentionOutputs;
 
-    explicit AttentionKernel(const NodeInfo& node);
+    explicit CpuAttentionKernel(const NodeInfo& node);
     void compute(const NodeContext& context) const;
 
   private:

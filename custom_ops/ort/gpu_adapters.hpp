@@ -1,4 +1,4 @@
-// The operators in ONNX Runtime, on a GPU: shapes, memory, and launching on its stream.
+// The operators in ONNX Runtime, on a GPU: shapes, memory and launches.
 #pragma once
 
 #include "attention_node.hpp"
@@ -38,8 +38,8 @@ class GpuHadamardKernel {
     GatedHadamard hadamard_;
 };
 
-// Positions lie on the GPU, and looking at them would mean to wait for it: a token whose position
-// is beyond the tables is not refused, its results are no numbers.
+// Positions are in GPU memory, and checking them would mean waiting for the GPU. A token whose
+// position is outside the tables is therefore not refused: its result is NaN.
 class GpuAttentionKernel {
   public:
     static constexpr const char* kName = "MixedPrecisionAttention";

@@ -1,5 +1,5 @@
-// MixedPrecisionMatMul on the CPU: cuts the work for the session's threads.
-#include "matmul_op.hpp"
+// MixedPrecisionMatMul on the CPU: splits the work into tasks for the session's threads.
+#include "cpu_matmul.hpp"
 
 #include <algorithm>
 
@@ -9,24 +9,24 @@
 namespace resq::ort {
 namespace {
 
-// Rows quantised in one task: some microseconds of work.
+// Rows that a task quantises: some microseconds of work.
 constexpr std::int64_t kRowsOfTask = 16;
 
-// Bytes of weights that one task streams: long enough to hide what handing out a task costs
-// (below a microsecond), short enough that no thread waits long for another.
+// Bytes of weights that a task streams: enough to hide the cost of a task (below a microsecond),
+// few enough that no thread waits long for another.
 constexpr std::int64_t kBytesOfTask = 64 * 1024;
 
 // Rows up to which weights are streamed. Unpacking a panel costs as much as streaming it for some
-// twenty rows, with AVX2 as with AVX-512-VNNI.
+// twenty rows, with AVX2 and with AVX-512-VNNI.
 constexpr std::int64_t kStreamedRows = 16;
 
-// With many rows: tasks a call is cut into at least, and rows of a task at least. A task unpacks
-// its panel anew, which costs as much as multiplying it with a few rows.
+// With many rows: the minimum of tasks per call, and of rows per task. Every task unpacks its
+// panel, which costs as much as multiplying it with a few rows.
 constexpr std::int64_t kTasks = 16;
 constexpr std::int64_t kRowsOfPanel = 96;
 
-// One call: what the tasks of it share.
-struct Call {
+// One call: what its tasks share.
+struct Work {
     const Kernels& kernels;
     const MatMul& matmul;
     const NodeContext& context;
@@ -43,11 +43,12 @@ struct Call {
         });
     }
 
-    // Each task's weights are read from memory for the first rows, and then are in the cache.
+    // A task reads its weights from memory for the first rows; for later rows they are in the
+    // cache.
     void multiply_few() const {
-        const std::size_t stride = kernels.stream_bytes(matmul);
+        const std::size_t stride = kernels.prepared_row_bytes(matmul);
         auto* prepared = static_cast<std::uint8_t*>(
-            scratch(Use::kPrepared, stride * static_cast<std::size_t>(rows)));
+            scratch(ScratchUse::kPrepared, stride * static_cast<std::size_t>(rows)));
         kernels.prepare_stream(matmul, activations, 0, rows, prepared);
         const std::int64_t blocks = (matmul.outputs + 15) / 16;
         const std::int64_t bytes = matmul.outputs * matmul.groups *
@@ -56,12 +57,12 @@ struct Call {
                                    8;
         const std::int64_t tasks = std::clamp<std::int64_t>(bytes / kBytesOfTask, 1, blocks);
         context.parallel_for(tasks, tasks, [&](std::int64_t task) {
-            void* work = scratch(Use::kWork, kernels.stream_scratch_bytes(matmul));
+            void* memory = scratch(ScratchUse::kWork, kernels.stream_scratch_bytes(matmul));
             for (std::int64_t row = 0; row < rows; row += kernels.few_rows) {
                 kernels.multiply_stream(matmul, activations, out,
                                         prepared + stride * static_cast<std::size_t>(row), row,
                                         std::min(kernels.few_rows, rows - row),
-                                        blocks * task / tasks, blocks * (task + 1) / tasks, work);
+                                        blocks * task / tasks, blocks * (task + 1) / tasks, memory);
             }
         });
     }
@@ -74,20 +75,20 @@ struct Call {
             std::clamp<std::int64_t>(rows / kRowsOfPanel, 1, std::max<std::int64_t>(wanted, 1));
         context.parallel_for(panels * cuts, panels * cuts, [&](std::int64_t task) {
             const std::int64_t panel = task / cuts, cut = task % cuts;
-            void* work = scratch(Use::kWork, kernels.panel_bytes(matmul));
+            void* memory = scratch(ScratchUse::kWork, kernels.panel_bytes(matmul));
             kernels.multiply_panel(matmul, activations, out, panel, rows * cut / cuts,
-                                   rows * (cut + 1) / cuts, work);
+                                   rows * (cut + 1) / cuts, memory);
         });
     }
 };
 
 }  // namespace
 
-MatMulKernel::MatMulKernel(const NodeInfo& node)
+CpuMatMulKernel::CpuMatMulKernel(const NodeInfo& node)
     : kernels_(kernels()), matmul_(read_matmul(node)) {}
 
-void MatMulKernel::compute(const NodeContext& context) const {
-    const MatMulCall tensors(matmul_, context);
+void CpuMatMulKernel::compute(const NodeContext& context) const {
+    const MatMulTensors tensors(matmul_, context);
     const std::int64_t rows = tensors.rows;
     if (rows == 0 || matmul_.outputs == 0) {
         return;
@@ -96,17 +97,17 @@ void MatMulKernel::compute(const NodeContext& context) const {
     const auto segments = count * static_cast<std::size_t>(matmul_.segments());
     const std::size_t row_bytes = kernels_.row_bytes(matmul_);
     const Activations activations{
-        static_cast<std::uint8_t*>(scratch(Use::kIntegers, count * row_bytes)),
-        static_cast<float*>(scratch(Use::kScales, segments * sizeof(float))),
-        static_cast<std::int32_t*>(scratch(Use::kZeros, segments * sizeof(std::int32_t))),
+        static_cast<std::uint8_t*>(scratch(ScratchUse::kIntegers, count * row_bytes)),
+        static_cast<float*>(scratch(ScratchUse::kScales, segments * sizeof(float))),
+        static_cast<std::int32_t*>(scratch(ScratchUse::kZeros, segments * sizeof(std::int32_t))),
         row_bytes};
-    const Call call{kernels_,         matmul_, context,    const_floats(tensors.x),
+    const Work work{kernels_,         matmul_, context,    const_floats(tensors.x),
                     tensors.output(), rows,    activations};
-    call.quantise();
+    work.quantise();
     if (rows <= kStreamedRows && kernels_.can_stream(matmul_)) {
-        call.multiply_few();
+        work.multiply_few();
     } else {
-        call.multiply_many();
+        work.multiply_many();
     }
 }
 

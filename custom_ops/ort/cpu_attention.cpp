@@ -1,5 +1,5 @@
-// MixedPrecisionAttention on the CPU: keeps the cache, cuts the work.
-#include "attention_op.hpp"
+// MixedPrecisionAttention on the CPU: copies the cache and splits the work into tasks.
+#include "cpu_attention.hpp"
 
 #include <algorithm>
 #include <cstring>
@@ -11,19 +11,19 @@
 namespace resq::ort {
 namespace {
 
-// New tokens prepared in one task.
+// New tokens per task.
 constexpr std::int64_t kTokensOfTask = 8;
 
-// With fewer tokens than this, and fewer tasks than the other number, the slots are cut for the
-// threads too, and partial results put together.
+// With fewer tokens and fewer tasks than this, the slots are divided among the threads, too, and
+// partial results are merged.
 constexpr std::int64_t kFewTokens = 9, kEnoughTasks = 16;
 
-// Chunks that a thread takes at a time then, some ten microseconds of work; and bytes of the cache
-// that are worth a batch of their own when it is copied.
+// Chunks that a thread then takes at a time, some ten microseconds of work; bytes of the cache for
+// each thread that copies it.
 constexpr std::int64_t kChunksOfBatch = 4, kBytesOfCopy = 256 * 1024;
 
-// One call: its node's attention, what the inputs say, and the way to the threads.
-struct Call {
+// One call: its kernels, its inputs, and its context, which has the threads.
+struct Work {
     const Kernels& kernels;
     const NodeContext& context;
     const Attention& attention;
@@ -36,18 +36,18 @@ struct Call {
     void attend_in_parts();
 };
 
-void Call::check_positions() const {
+void Work::check_positions() const {
     for (std::int64_t i = 0; call.positions != nullptr && i < call.batch * call.tokens; ++i) {
         if (call.positions[i] < 0 || call.positions[i] >= attention.positions) {
             refuse("a position of position_ids", call.positions[i],
-                   "0 to " + std::to_string(attention.positions - 1) + " by the rows of cos_cache");
+                   "0 to " + std::to_string(attention.positions - 1) + ", the rows of cos_cache");
         }
     }
 }
 
-// A cache of max(P, total) slots that holds what the past one does. A buffer that is bound as past
-// and as present is already that.
-void Call::continue_cache(const Tensor& past, std::uint8_t* present) const {
+// Copies the past cache into one of max(P, total) slots. A buffer that is bound to both needs no
+// copy.
+void Work::continue_cache(const Tensor& past, std::uint8_t* present) const {
     if (present == past.data) {
         return;
     }
@@ -63,22 +63,22 @@ void Call::continue_cache(const Tensor& past, std::uint8_t* present) const {
     });
 }
 
-void Call::prepare_tokens() const {
+void Work::prepare_tokens() const {
     const std::int64_t tokens = call.batch * call.tokens;
     const std::int64_t tasks = (tokens + kTokensOfTask - 1) / kTokensOfTask;
     context.parallel_for(tasks, tasks, [&](std::int64_t task) {
-        void* work = scratch(Use::kWork, kernels.prepare_scratch_bytes(attention));
+        void* memory = scratch(ScratchUse::kWork, kernels.prepare_scratch_bytes(attention));
         kernels.prepare_tokens(attention, call, task * kTokensOfTask,
-                               std::min(tokens, (task + 1) * kTokensOfTask), work);
+                               std::min(tokens, (task + 1) * kTokensOfTask), memory);
     });
 }
 
-// A task is some tokens of one sequence and kv head, and all chunks they see.
-void Call::attend() const {
+// A task is some tokens of one sequence and kv head, with all chunks they see.
+void Work::attend() const {
     const std::int64_t pieces = (call.tokens + kQueryTokens - 1) / kQueryTokens;
     const std::int64_t tasks = call.batch * attention.kv_heads * pieces;
     context.parallel_for(tasks, tasks, [&](std::int64_t task) {
-        // The last tokens see the most, so they come first: no long task is left for the end.
+        // The last tokens see the most slots, so they come first: no long task starts last.
         const std::int64_t piece = pieces - 1 - task / (call.batch * attention.kv_heads);
         const std::int64_t head = task % (call.batch * attention.kv_heads);
         AttentionBlock block;
@@ -86,24 +86,22 @@ void Call::attend() const {
         block.kv_head = head % attention.kv_heads;
         block.first_token = piece * kQueryTokens;
         block.tokens = std::min(kQueryTokens, call.tokens - block.first_token);
-        const std::int64_t first_slot = call.total - call.tokens + block.first_token;
-        block.last_chunk = (first_slot + block.tokens - 1) / kChunk + 1;
-        block.first_chunk =
-            attention.window > 0
-                ? std::max<std::int64_t>(0, first_slot - attention.window + 1) / kChunk
-                : 0;
+        const Chunks seen =
+            seen_chunks(attention, call, block.first_token, block.first_token + block.tokens - 1);
+        block.first_chunk = seen.first;
+        block.last_chunk = seen.last;
         block.is_partial = false;
-        void* work = scratch(Use::kWork, kernels.attend_scratch_bytes(attention));
-        kernels.attend(attention, call, block, work);
+        void* memory = scratch(ScratchUse::kWork, kernels.attend_scratch_bytes(attention));
+        kernels.attend(attention, call, block, memory);
     });
 }
 
 // A task is one chunk of one sequence and kv head, for all of the few tokens.
-void Call::attend_in_parts() {
+void Work::attend_in_parts() {
     const std::int64_t chunks = call.chunks(), heads = call.batch * attention.kv_heads;
     const auto floats = static_cast<std::size_t>(
         heads * call.tokens * chunks * attention.heads_per_kv() * softmax_floats(attention));
-    call.partial = static_cast<float*>(scratch(Use::kPartial, floats * sizeof(float)));
+    call.partial = static_cast<float*>(scratch(ScratchUse::kPartial, floats * sizeof(float)));
     context.parallel_for(heads * chunks, heads * chunks / kChunksOfBatch, [&](std::int64_t task) {
         AttentionBlock block;
         block.sequence = task / chunks / attention.kv_heads;
@@ -113,8 +111,8 @@ void Call::attend_in_parts() {
         block.first_chunk = task % chunks;
         block.last_chunk = block.first_chunk + 1;
         block.is_partial = true;
-        void* work = scratch(Use::kWork, kernels.attend_scratch_bytes(attention));
-        kernels.attend(attention, call, block, work);
+        void* memory = scratch(ScratchUse::kWork, kernels.attend_scratch_bytes(attention));
+        kernels.attend(attention, call, block, memory);
     });
     for (std::int64_t task = 0; task < heads * call.tokens; ++task) {
         const std::int64_t head = task / call.tokens;
@@ -125,26 +123,26 @@ void Call::attend_in_parts() {
 
 }  // namespace
 
-AttentionKernel::AttentionKernel(const NodeInfo& node) : kernels_(kernels()), node_(node) {}
+CpuAttentionKernel::CpuAttentionKernel(const NodeInfo& node) : kernels_(kernels()), node_(node) {}
 
-void AttentionKernel::compute(const NodeContext& context) const {
+void CpuAttentionKernel::compute(const NodeContext& context) const {
     const AttentionTensors tensors(node_, context);
-    Call one{kernels_, context, tensors.attention, tensors.call};
-    const Attention& a = one.attention;
-    AttentionCall& call = one.call;
-    one.check_positions();
-    one.continue_cache(tensors.past_key, call.keys);
-    one.continue_cache(tensors.past_value, call.values);
+    Work work{kernels_, context, tensors.attention, tensors.call};
+    const Attention& a = work.attention;
+    AttentionCall& call = work.call;
+    work.check_positions();
+    work.continue_cache(tensors.past_key, call.keys);
+    work.continue_cache(tensors.past_value, call.values);
     if (call.batch * call.tokens == 0) {
         return;
     }
     const auto queries = static_cast<std::size_t>(call.batch * call.tokens * a.heads * a.head_dim);
-    call.queries = static_cast<float*>(scratch(Use::kQueries, queries * sizeof(float)));
-    one.prepare_tokens();
+    call.queries = static_cast<float*>(scratch(ScratchUse::kQueries, queries * sizeof(float)));
+    work.prepare_tokens();
     if (call.tokens < kFewTokens && call.batch * a.kv_heads < kEnoughTasks) {
-        one.attend_in_parts();
+        work.attend_in_parts();
     } else {
-        one.attend();
+        work.attend();
     }
 }
 
