@@ -1,5 +1,7 @@
 # make demo   fetch a small model, export it, let the exported file speak
-# make test   every check and every test
+# make test   before a commit: the checks, the kernels, the fast tests, one real export; 8 minutes
+# make test-rest       the tests that `make test` leaves out: slow ones, and pages in a browser
+# make test-all        every test there is: test, test-rest, test-sanitized, test-simt, test-aarch64
 # make lint   the checks alone
 # make docs            the site of docs/ with an API reference, into build/site; a broken link is an error
 # make test-kernels    every instruction set of this CPU against the scalar kernels
@@ -14,7 +16,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 PROMPT ?= Tell me about the sea.
+# More for pytest, such as -k hadamard; and how many tests run at once, on one thread each.
 PYTEST_ARGS ?=
+TEST_PROCESSES ?= auto
 
 BIN := $(VENV)/bin
 MODELS := build/models
@@ -48,11 +52,21 @@ SIMT_TESTS := $(foreach name,matmul hadamard attention shared_buffer refusals fu
 SANITIZERS = LD_PRELOAD="$(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0:handle_segv=0:allocator_may_return_null=1
 
+# Files stay in the order of collection, in which the longest come first.
+ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+TEST_ENVIRONMENT = RESQ_TEST_MODEL=$(abspath $(MODEL)) $(ONE_THREAD)
+PYTEST = $(TEST_ENVIRONMENT) $(BIN)/python -m pytest --durations 25 --dist loadfile \
+	--numprocesses $(TEST_PROCESSES) --maxprocesses 4 --no-loadscope-reorder
+# Two halves, and nothing is in both. -m takes the place of the choice in pyproject.toml.
+FIRST_HALF := not slow and not browser and not cuda
+SECOND_HALF := (slow or browser) and not cuda
+
 PACKAGING := pyproject.toml constraints.txt $(shell find custom_ops -type f)
 PYTHON_SOURCES := $(shell find resq_onnx passes -name '*.py')
 CXX_SOURCES := $(shell find custom_ops tests/benchmarks -name '*.h' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo docs test test-kernels test-kernels-sanitized test-sanitized test-simt test-cuda \
+.PHONY: help demo docs installed test test-rest test-all test-kernels test-kernels-sanitized test-sanitized test-simt \
+	test-cuda \
 	test-aarch64 cuda cuda-evidence lint clean
 .DELETE_ON_ERROR:
 
@@ -66,8 +80,13 @@ demo: $(VENV)/installed-demo $(MODEL)
 	$(BIN)/resq-onnx inspect $(EXPORTED)
 
 # Warnings are errors by pyproject.toml; `-W error` here would undo the exceptions listed there.
-test: lint test-kernels test-kernels-sanitized $(MODEL)
-	RESQ_TEST_MODEL=$(abspath $(MODEL)) $(BIN)/python -m pytest $(PYTEST_ARGS)
+test: lint test-kernels $(MODEL)
+	$(PYTEST) -m "$(FIRST_HALF)" $(PYTEST_ARGS)
+
+test-rest: $(VENV)/installed-test $(MODEL)
+	$(PYTEST) -m "$(SECOND_HALF)" $(PYTEST_ARGS)
+
+test-all: test test-rest test-sanitized test-simt test-aarch64
 
 test-kernels: | $(CMAKE)
 	$(CMAKE_KERNELS) -B build/kernels
@@ -83,7 +102,7 @@ test-kernels-sanitized: | $(CMAKE)
 # A sanitizer keeps freed memory for a while: the test that watches for leaks is left out.
 test-sanitized: test-kernels-sanitized $(VENV)/installed-test
 	$(SANITIZERS) RESQ_ONNX_LIBRARY=$(abspath build/sanitized/libresq_onnx_ops.so) \
-		$(BIN)/python -m pytest $(SANITIZED_TESTS) $(PYTEST_ARGS) \
+		$(BIN)/python -m pytest -m "" $(SANITIZED_TESTS) $(PYTEST_ARGS) \
 		--deselect tests/custom_ops/test_concurrency.py::test_ten_thousand_decode_steps_leak_nothing
 
 # The very .cu files, compiled as C++: custom_ops/simt. Once more for GPUs that multiply 4-bit numbers.
@@ -151,6 +170,8 @@ $(DOCS_VENV)/installed-docs: pyproject.toml constraints.txt
 	$(DOCS_VENV)/bin/python -m pip install --disable-pip-version-check -c constraints.txt \
 		$$($(PYTHON) -c '$(DOCS_EXTRA)')
 	touch $@
+
+installed: $(VENV)/installed-test $(MODEL)
 
 # Two ways to install, and the later one replaces the earlier: each takes the other's stamp away.
 # The demo installs what a user would; the tests install in place and follow edits of Python files.

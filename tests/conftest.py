@@ -1,13 +1,43 @@
-"""What tests of several folders share."""
+"""What tests of several folders share, and which of them are slow or need more than Python."""
 
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
-MODEL_VARIABLE = "RESQ_TEST_MODEL"
+if TYPE_CHECKING:
+    from tests.smollm2 import Exported
+    from tests.tiny_exports import TinyExports
+
+MODEL_VARIABLE: Final = "RESQ_TEST_MODEL"
+
+SLOW_FOLDERS: Final = ("tests/cuda/", "tests/end_to_end/", "tests/handoff/", "tests/harness/")
+"""Whole exports, and runtimes that take their time; in other folders single tests are marked."""
+
+NEEDS_NPM: Final = "packages"
+"""The fixture that brings what a chat page runs."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark by folder, file and fixture; the real model comes first, for it takes longest.
+
+    Tests of it are slow only where they say so: some are the short way's one real export.
+    """
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        path = item.path.as_posix()
+        if "smollm2" in fixtures:
+            item.add_marker("real_model")
+        elif any(folder in path for folder in SLOW_FOLDERS):
+            item.add_marker("slow")
+        if "browser" in item.path.stem or NEEDS_NPM in fixtures:
+            item.add_marker("browser")
+    items.sort(key=lambda item: item.get_closest_marker("real_model") is None)
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +53,38 @@ def smollm2() -> Path:
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def smollm2_exported(smollm2: Path) -> Exported:
+    """SmolLM2 by the default recipe, and its calibration; not to be changed."""
+    from tests.smollm2 import exported
+
+    return exported(smollm2)
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all processes of a pytest run."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def tiny_exports(shared_folder: Path) -> TinyExports:
+    """Tiny models and what is exported of them, made once. Copy what a test changes."""
+    from tests.tiny_exports import TinyExports
+
+    return TinyExports(shared_folder / "tiny")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _equal_models_are_traced_once() -> Iterator[None]:
+    """Where anything can be traced: torch takes seconds to import."""
+    if "torch" not in sys.modules:
+        yield
+        return
+    from tests.traced_once import tracing_equal_models_once
+
+    with tracing_equal_models_once():
+        yield

@@ -179,15 +179,28 @@ def write_model(
         dtype: Of the file; the returned model has the same, rounded values.
         config_overrides: Replace what `SIZES` and the kind say.
     """
-    make_config, make_model, special = KINDS[kind]
-    config = make_config(**(SIZES | special | {"tie_word_embeddings": tied} | config_overrides))
-    model: PreTrainedModel = make_model(config).eval()
-    _randomise(model, seed, dtype)
+    model = build_model(kind, tied=tied, seed=seed, dtype=dtype, **config_overrides)
     # A copy: `to` would also round the frequencies of RoPE, which no file holds.
     with quiet_libraries():
         stored: Any = copy.deepcopy(model)
         stored.to(dtype).save_pretrained(folder)
-    write_tokenizer(folder, config.get_text_config().vocab_size)
+    write_tokenizer(folder, model.config.get_text_config().vocab_size)
+    return model
+
+
+def build_model(
+    kind: str,
+    *,
+    tied: bool,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    **config_overrides: Any,
+) -> PreTrainedModel:
+    """The model that `write_model` writes: equal arguments give equal weights."""
+    make_config, make_model, special = KINDS[kind]
+    config = make_config(**(SIZES | special | {"tie_word_embeddings": tied} | config_overrides))
+    model: PreTrainedModel = make_model(config).eval()
+    _randomise(model, seed, dtype)
     return model
 
 

@@ -16,12 +16,11 @@ import pytest
 from numpy.typing import NDArray
 
 from resq_onnx.runtime import Decoder, create_session, providers
-from tests.command_line import QUICK, run_successfully
 from tests.custom_ops import attention_cases, hadamard_cases, matmul_cases
 from tests.custom_ops.kernels import Node
 from tests.custom_ops.texts import text_ids
 from tests.functions.attention_cases import Shape
-from tests.tiny_models import write_model
+from tests.tiny_exports import TinyExports
 
 Array = NDArray[Any]
 
@@ -131,12 +130,8 @@ def test_an_operator_is_captured_and_replayed(
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny")
-    write_model(folder / "model", "qwen2", tied=False)
-    out = folder / "out" / "model.onnx"
-    run_successfully("export", folder / "model", out, *QUICK, "--logits", "last")
-    return out
+def tiny(tiny_exports: TinyExports) -> Path:
+    return tiny_exports.model("qwen2", tied=False).export("--logits", "last")
 
 
 def test_a_decode_step_of_a_whole_model_is_captured_and_replayed(

@@ -11,7 +11,7 @@ import pytest
 
 from resq_onnx.runtime import BufferedDecoder, Decoder
 from resq_onnx.runtime.decoder import decode_logits
-from tests.command_line import QUICK, run_successfully
+from tests.command_line import run_successfully
 from tests.cuda.models import (
     REAL_NOISE,
     Exported,
@@ -21,7 +21,7 @@ from tests.cuda.models import (
     assert_within,
 )
 from tests.custom_ops.texts import text_ids
-from tests.tiny_models import write_model
+from tests.tiny_exports import TinyExports
 
 LENGTH: Final = 32
 PROMPT: Final = 9
@@ -36,20 +36,13 @@ CASES: Final = [
 """Kinds of models, with and without biases, and types of their activations."""
 
 
-def export(model: Path, folder: Path, dtype: str, *options: object) -> Exported:
-    found = Exported(folder / "model.onnx", folder / "float.onnx", dtype)
-    asked = ("--dtype", dtype, "--save-rotated", found.rotated, *options)
-    run_successfully("export", model, found.path, *asked)
-    return found
-
-
 @pytest.fixture(scope="module", params=CASES, ids="-".join)
-def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+def tiny(request: pytest.FixtureRequest, tiny_exports: TinyExports) -> Exported:
     """A model of two layers."""
     kind, dtype = request.param
-    folder = tmp_path_factory.mktemp("tiny")
-    write_model(folder / "model", kind, tied=kind == "llama")
-    return export(folder / "model", folder / "out", dtype, *QUICK)
+    model = tiny_exports.model(kind, tied=kind == "llama")
+    out = model.export("--dtype", dtype, rotated=True)
+    return Exported(out, out.with_name("float.onnx"), dtype)
 
 
 def in_buffer(session: Any, ids: TokenIds, prompt: int) -> Logits:
@@ -127,8 +120,12 @@ def test_a_real_model_is_that_of_the_cpu(dtype: str, smollm2: Path, tmp_path: Pa
 
 def check_real_model(model: Path, folder: Path, dtype: str, provider: str) -> None:
     """One pass, and decode in a buffer after a prompt."""
+    exported = Exported(folder / "model.onnx", folder / "float.onnx", dtype)
     quick = ("--samples", 1, "--sequence-length", 64, "--weights", "rtn")
-    exported = export(model, folder, dtype, *quick)
+    run_successfully(
+        *("export", model, exported.path, *quick, "--dtype", dtype),
+        *("--save-rotated", exported.rotated),
+    )
     ids = text_ids(exported.path, 2, 96)
     session = exported.open(provider)
     assert_within(REAL_NOISE, Decoder(session).run(ids)[0], exported, ids)

@@ -8,7 +8,6 @@ thousand times larger than the others, show how many integers flip.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -21,8 +20,11 @@ from resq_onnx.functions import DOMAIN
 from tests.custom_ops.attention_cases import FLIPPED
 from tests.custom_ops.kernels import Node, open_session
 from tests.custom_ops.texts import text_ids
+from tests.smollm2 import Exported
 
 Array = NDArray[Any]
+
+pytestmark = pytest.mark.slow
 
 LAYERS: Final = 30
 TOKENS: Final = 128
@@ -57,12 +59,12 @@ class Recorded:
 
 
 @pytest.fixture(scope="module")
-def recorded(smollm2_exported: Path) -> list[Recorded]:
+def recorded(smollm2_exported: Exported) -> list[Recorded]:
     """All nodes of SmolLM2 that have a kernel."""
-    model = onnx.load(smollm2_exported)
+    model = onnx.load(smollm2_exported.out)
     nodes = [n for n in model.graph.node if n.domain == DOMAIN and n.op_type in NODES]
     constants = {i.name: i for i in model.graph.initializer}
-    arrays = feeds(model, text_ids(smollm2_exported, 1, TOKENS))
+    arrays = feeds(model, text_ids(smollm2_exported.out, 1, TOKENS))
     names = {n for node in nodes for n in (*node.input, *node.output) if n}
     wanted = sorted(names - constants.keys() - arrays.keys())
     known = {output.name for output in model.graph.output}

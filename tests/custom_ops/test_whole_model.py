@@ -17,6 +17,7 @@ from resq_onnx.functions import DOMAIN
 from resq_onnx.runtime import Decoder, library
 from tests.custom_ops.kernels import open_session
 from tests.custom_ops.texts import text_ids
+from tests.smollm2 import Exported
 
 Array = NDArray[Any]
 
@@ -107,8 +108,10 @@ def test_kernels_agree_with_the_bodies_on_a_tiny_model(
     assert_near(*agreement(tiny, tiny_ids))
 
 
-def test_kernels_agree_with_the_bodies_on_smollm2(smollm2_exported: Path) -> None:
-    assert_near(*agreement(smollm2_exported, text_ids(smollm2_exported, 8, 256)))
+@pytest.mark.slow
+def test_kernels_agree_with_the_bodies_on_smollm2(smollm2_exported: Exported) -> None:
+    model = smollm2_exported.out
+    assert_near(*agreement(model, text_ids(model, 8, 256)))
 
 
 # Against themselves
@@ -162,9 +165,11 @@ def test_every_run_has_the_same_logits(tiny: Path, tiny_ids: NDArray[np.int64]) 
         np.testing.assert_array_equal(decoder.run(tiny_ids)[0], first)
 
 
-def test_a_real_model_decodes_as_it_prefills(smollm2_exported: Path) -> None:
-    ids = text_ids(smollm2_exported, 1, 96)
-    wanted = prefill(smollm2_exported, ids, threads=1)
-    decoder = Decoder(open_session(smollm2_exported, threads=2))
+@pytest.mark.slow
+def test_a_real_model_decodes_as_it_prefills(smollm2_exported: Exported) -> None:
+    model = smollm2_exported.out
+    ids = text_ids(model, 1, 96)
+    wanted = prefill(model, ids, threads=1)
+    decoder = Decoder(open_session(model, threads=2))
     for stops in ([96], [64, *range(65, 97)]):
         np.testing.assert_array_equal(in_pieces(decoder, ids, stops), wanted)

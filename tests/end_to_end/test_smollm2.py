@@ -1,18 +1,13 @@
 """A real model end to end: SmolLM2-135M from a .gguf file to English text.
 
-The text is Python's language reference: three quarters of its topics calibrate the model, the
-others are held out. The float model that the perplexities are compared with is the rotated one
-that the same export writes; its logits were found to be PyTorch's by the export.
+The float model that the perplexities are compared with is the rotated one that the same export
+writes; its logits were found to be PyTorch's by the export.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-from dataclasses import dataclass
 from pathlib import Path
-from pydoc_data.topics import topics
 from typing import Any, Final
 
 import numpy as np
@@ -28,10 +23,9 @@ from resq_onnx.passes import inlining
 from resq_onnx.recipe import Recipe
 from resq_onnx.runtime import BufferedDecoder, Decoder, Tokenizer, create_session, generate
 from resq_onnx.runtime.decoder import decode_logits
-from tests.command_line import program, run_successfully
+from tests.command_line import run_successfully
 from tests.serving.served import served
-
-SAMPLES: Final = 8
+from tests.smollm2 import Exported
 
 MAX_RATIO: Final = 1.5
 """Perplexity over the float model's; 1.35 is the claim for 32 samples and Brown's prose, which
@@ -63,48 +57,9 @@ NEAR_TIE: Final = 0.5
 QUESTION: Final = "What is the capital of France?"
 
 
-TELL_PEAK_BYTES: Final = """
-import atexit, pathlib
-from resq_onnx.evaluation.fresh_process import peak_bytes
-atexit.register(lambda: pathlib.Path({path!r}).write_text(str(peak_bytes())))
-"""
-"""Run by the process itself: what wait4 says includes the memory of the process it came from."""
-
-
-@dataclass(frozen=True)
-class Exported:
-    """The exported file, the float model beside it, and what the export took."""
-
-    out: Path
-    rotated: Path
-    held_out: Path
-    memory: int
-    seconds: float
-
-
 @pytest.fixture(scope="module")
-def exported(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    folder = tmp_path_factory.mktemp("smollm2")
-    texts = [topics[name] for name in sorted(topics)]
-    split = len(texts) * 3 // 4
-    calibration, held_out = folder / "calibration.txt", folder / "held_out.txt"
-    calibration.write_text("\n\n".join(texts[:split]))
-    held_out.write_text("\n\n".join(texts[split:]))
-
-    out, rotated = folder / "model.onnx", folder / "float.onnx"
-    options = ("--calibration", calibration, "--samples", SAMPLES, "--save-rotated", rotated)
-    log, peak = folder / "log.txt", folder / "peak.txt"
-    command = program(
-        "export", smollm2, out, *options, before=TELL_PEAK_BYTES.format(path=str(peak))
-    )
-    with log.open("w") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=stream)
-        # wait4 instead of Popen.wait: it tells the time of this process alone.
-        _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0, log.read_text()
-    seconds = usage.ru_utime + usage.ru_stime
-    return Exported(out, rotated, held_out, int(peak.read_text()), seconds)
+def exported(smollm2_exported: Exported) -> Exported:
+    return smollm2_exported
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +159,7 @@ def portable(exported: Exported) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_plain_onnx_predicts_as_well_as_the_functions(
     exported: Exported, portable: Path, tokenizer: Tokenizer
 ) -> None:
@@ -214,6 +170,7 @@ def test_plain_onnx_predicts_as_well_as_the_functions(
     assert_predicts_as_well(functions, plain, exported, tokenizer)
 
 
+@pytest.mark.slow
 def test_openvino_predicts_as_well_as_onnxruntime(
     exported: Exported, portable: Path, tokenizer: Tokenizer
 ) -> None:
@@ -237,6 +194,7 @@ def assert_predicts_as_well(
         assert abs(differences.mean()) <= DECODE_TOLERANCE + STANDARD_ERRORS * error
 
 
+@pytest.mark.slow
 def test_a_served_model_says_to_the_openai_client_what_generate_says(
     exported: Exported, tmp_path: Path
 ) -> None:

@@ -15,8 +15,11 @@ import pytest
 from resq_onnx.runtime import BufferedDecoder, Tokenizer, create_session, generate
 from tests.command_line import run_successfully
 from tests.handoff.genai import begin
+from tests.smollm2 import Exported
 
-QUICK: Final = ("--samples", 1, "--sequence-length", 64, "--weights", "rtn")
+pytestmark = pytest.mark.slow
+
+QUICK: Final = ("--weights", "rtn")
 """Which tokens come out does not matter here, only that both say the same."""
 
 QUESTIONS: Final = (
@@ -32,9 +35,12 @@ that mixes up the beams' caches goes on with another text, whose tokens are far 
 
 
 @pytest.fixture(scope="module")
-def exported(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(
+    smollm2: Path, smollm2_exported: Exported, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     out = tmp_path_factory.mktemp("smollm2") / "model.onnx"
-    run_successfully("export", smollm2, out, "--target", "genai", *QUICK)
+    known = ("--projections", smollm2_exported.projections)
+    run_successfully("export", smollm2, out, "--target", "genai", *known, *QUICK)
     return out
 
 

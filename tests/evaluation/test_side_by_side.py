@@ -14,8 +14,9 @@ import torch
 
 from resq_onnx.evaluation.perplexity import token_losses
 from resq_onnx.runtime.tokenizer import Tokenizer
-from tests.command_line import QUICK, contents, error_line, run, run_process, run_successfully
+from tests.command_line import contents, error_line, run, run_process, run_successfully
 from tests.runtime import toy
+from tests.tiny_exports import TinyExports
 from tests.tiny_models import SIZES, write_model, write_tokenizer
 
 TEXT: Final = "A compound statement contains other statements; they affect their execution. " * 4
@@ -54,16 +55,12 @@ class Models:
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
-    root = tmp_path_factory.mktemp("models")
-    text = root / "text.txt"
+def models(tiny_exports: TinyExports, tmp_path_factory: pytest.TempPathFactory) -> Models:
+    text = tmp_path_factory.mktemp("models") / "text.txt"
     text.write_text(TEXT)
-    folder = root / "model"
-    original = write_model(folder, "qwen2", tied=False)
-    found = Models(original, folder, root / "plain" / "a.onnx", root / "resq" / "b.onnx", text)
-    run_successfully("export", folder, found.plain, "--method", "none")
-    run_successfully("export", folder, found.resq, *QUICK)
-    return found
+    model = tiny_exports.model("qwen2", tied=False)
+    plain, resq = model.export("--method", "none"), model.export()
+    return Models(model.original, model.folder, plain, resq, text)
 
 
 def evaluated(models: Models, *arguments: object) -> dict[str, Any]:
@@ -171,7 +168,7 @@ def test_a_reference_with_another_tokenizer_is_refused(models: Models, tmp_path:
     folder = tmp_path / "other"
     shutil.copytree(models.plain.parent, folder)
     write_tokenizer(folder, vocab_size=160)
-    line = error_of(models.plain, "--text", models.text, "--reference", folder / "a.onnx")
+    line = error_of(models.plain, "--text", models.text, "--reference", folder / "model.onnx")
     assert f"{models.plain}: its tokenizer makes" in line
     assert "read the same tokens" in line
 

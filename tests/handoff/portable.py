@@ -15,8 +15,8 @@ from onnx.reference import ReferenceEvaluator
 
 from resq_onnx.handoff.openvino import Entry, OpenVinoSession
 from resq_onnx.runtime import Decoder
-from tests.command_line import QUICK, run_successfully
-from tests.tiny_models import SIZES, write_model
+from tests.tiny_exports import TinyExports
+from tests.tiny_models import SIZES
 
 WINDOW: Final = 24
 
@@ -35,18 +35,13 @@ class Portable:
 
 
 def export_portable(
-    folder: Path, kind: str, *options: object, floats: bool = False, **sizes: Any
+    exports: TinyExports, kind: str, *options: object, floats: bool = False, **sizes: Any
 ) -> Portable:
-    """Write a tiny model and export it."""
-    write_model(folder / "model", kind, tied=kind == "llama", **sizes)
-
-    def export(name: str, *chosen: object) -> Path:
-        out = folder / name / "model.onnx"
-        run_successfully("export", folder / "model", out, *QUICK, "--format", "qdq", *chosen)
-        return out
-
+    """A tiny model, exported."""
+    model, portable = exports.model(kind, tied=kind == "llama", **sizes), ("--format", "qdq")
     return Portable(
-        export("portable", *options), export("float", "--method", "none") if floats else None
+        model.export(*portable, *options),
+        model.export(*portable, "--method", "none") if floats else None,
     )
 
 

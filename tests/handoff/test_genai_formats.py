@@ -27,20 +27,28 @@ NEW: Final = 16
 MAX_LENGTH: Final = 64
 
 
-@pytest.mark.parametrize("shared", [True, False], ids=["shared buffer", "concatenation"])
-@pytest.mark.parametrize("name", FORMATS)
-def test_greedy_tokens_are_those_of_our_session(
-    tiny_model: Path, projections: Path, tmp_path: Path, name: str, shared: bool
-) -> None:
-    out = tmp_path / "model.onnx"
+@pytest.fixture(scope="module", params=FORMATS)
+def exported(
+    request: pytest.FixtureRequest,
+    tiny_model: Path,
+    projections: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """In each format in turn."""
+    out = tmp_path_factory.mktemp("formats") / "model.onnx"
     options = ("--target", "genai", "--projections", projections, "--weights", "rtn")
-    run_successfully("export", tiny_model, out, *options, *FORMATS[name])
-    assert bool(list(tmp_path.glob("*.so"))) == (name == OURS)
-    ids = Tokenizer.load(tmp_path).encode("A compound statement contains other statements")
-    decoder = BufferedDecoder(create_session(out), MAX_LENGTH)
+    run_successfully("export", tiny_model, out, *options, *FORMATS[request.param])
+    assert bool(list(out.parent.glob("*.so"))) == (request.param == OURS)
+    return out
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared buffer", "concatenation"])
+def test_greedy_tokens_are_those_of_our_session(exported: Path, shared: bool) -> None:
+    ids = Tokenizer.load(exported.parent).encode("A compound statement contains other statements")
+    decoder = BufferedDecoder(create_session(exported), MAX_LENGTH)
     expected = [*ids, *generate(decoder, ids, NEW)]
     generator = begin(
-        og.Model(str(tmp_path)),
+        og.Model(str(exported.parent)),
         [ids],
         max_length=len(ids) + NEW,
         past_present_share_buffer=shared,

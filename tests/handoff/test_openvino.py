@@ -14,16 +14,16 @@ from resq_onnx.evaluation.distance import compare
 from resq_onnx.handoff import openvino as handoff
 from resq_onnx.handoff.openvino import OpenVinoSession, StatefulDecoder
 from resq_onnx.runtime import BufferedDecoder, Decoder, create_session, generate
-from tests.command_line import QUICK, run_successfully
 from tests.handoff.portable import Portable, export_portable, token_ids
+from tests.tiny_exports import TinyExports
 from tests.tiny_models import SIZES
 
 LAYERS = SIZES["num_hidden_layers"]
 
 
 @pytest.fixture(scope="module")
-def portable(tmp_path_factory: pytest.TempPathFactory) -> Portable:
-    return export_portable(tmp_path_factory.mktemp("llama"), "llama", floats=True)
+def portable(tiny_exports: TinyExports) -> Portable:
+    return export_portable(tiny_exports, "llama", floats=True)
 
 
 def own(path: Path) -> Decoder:
@@ -98,9 +98,9 @@ RECIPES = (
 
 @pytest.mark.parametrize("options", RECIPES, ids=" ".join)
 def test_whatever_the_recipe_openvino_reads_the_file(
-    tmp_path: Path, options: tuple[str, ...]
+    tiny_exports: TinyExports, options: tuple[str, ...]
 ) -> None:
-    file = export_portable(tmp_path, "llama", *options, num_hidden_layers=1).file
+    file = export_portable(tiny_exports, "llama", *options, num_hidden_layers=1).file
     ids = token_ids()
     expected, found = (
         decoder.run(ids)[0] for decoder in (own(file), Decoder(OpenVinoSession(file, threads=1)))
@@ -108,9 +108,8 @@ def test_whatever_the_recipe_openvino_reads_the_file(
     assert compare(expected, found, ids[:, -expected.shape[1] :]).kl_divergence < 0.005
 
 
-def test_a_file_with_functions_is_refused_with_a_remedy(tmp_path: Path, portable: Portable) -> None:
-    out = tmp_path / "model.onnx"
-    run_successfully("export", portable.file.parents[1] / "model", out, *QUICK)
+def test_a_file_with_functions_is_refused_with_a_remedy(tiny_exports: TinyExports) -> None:
+    out = tiny_exports.model("llama", tied=True).export()
     with pytest.raises(ResqError, match="--format qdq"):
         OpenVinoSession(out)
 

@@ -17,6 +17,7 @@ from resq_onnx.evaluation.distance import Logits, compare
 from resq_onnx.runtime import BufferedDecoder, Decoder, create_session, generate
 from resq_onnx.runtime.decoder import decode_logits
 from tests.handoff.portable import RUNTIMES, Portable, export_portable, token_ids
+from tests.tiny_exports import TinyExports
 
 MAX_DIVERGENCE: Final = 0.005
 """Nats per token. Without ties 1e-12 was found. Where the last bit of a float sum, whose order is a
@@ -32,8 +33,8 @@ Open = Callable[[Path], Decoder]
 
 
 @pytest.fixture(scope="module", params=["llama", "qwen2"])
-def portable(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Portable:
-    return export_portable(tmp_path_factory.mktemp(request.param), request.param, floats=True)
+def portable(request: pytest.FixtureRequest, tiny_exports: TinyExports) -> Portable:
+    return export_portable(tiny_exports, request.param, floats=True)
 
 
 @pytest.fixture(params=RUNTIMES)

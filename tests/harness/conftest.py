@@ -9,19 +9,15 @@ import pytest
 
 from resq_onnx.harness.model import ResqOnnx
 from resq_onnx.runtime import Decoder, create_session
-from tests.command_line import QUICK, run_successfully
-from tests.tiny_models import write_model
+from tests.tiny_exports import TinyExports
 
 POSITIONS = 128
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(tiny_exports: TinyExports) -> Path:
     """A Qwen2 model of two layers with a chat template, exported by the command line."""
-    folder = tmp_path_factory.mktemp("harness")
-    write_model(folder / "model", "qwen2", tied=True, max_position_embeddings=POSITIONS)
-    run_successfully("export", folder / "model", folder / "out" / "model.onnx", *QUICK)
-    return folder / "out" / "model.onnx"
+    return tiny_exports.model("qwen2", tied=True, max_position_embeddings=POSITIONS).export()
 
 
 @pytest.fixture(scope="session")

@@ -10,22 +10,21 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-import resq_onnx
 from resq_onnx.errors import ResqError
-from resq_onnx.recipe import Recipe
 from resq_onnx.runtime import Decoder, create_session
 from resq_onnx.runtime.taps import Embedder, TappedDecoder, layer_outputs, tapped_session
 from tests.command_line import contents
 from tests.runtime import toy
-from tests.tiny_models import SIZES, write_model
+from tests.tiny_exports import TinyExports, TinyModel
+from tests.tiny_models import SIZES
 
-FORMATS: Final[dict[str, dict[str, Any]]] = {
-    "none": {"method": "none"},
-    "custom": {},
-    "qdq": {"format": "qdq"},
-    "contrib": {"format": "contrib"},
-    "last": {"logits": "last"},
-    "float activations": {"activations": "float", "cache": "float"},
+FORMATS: Final[dict[str, tuple[str, ...]]] = {
+    "none": ("--method", "none"),
+    "custom": (),
+    "qdq": ("--format", "qdq"),
+    "contrib": ("--format", "contrib"),
+    "last": ("--logits", "last"),
+    "float activations": ("--activations", "float", "--cache", "float"),
 }
 
 FLOAT_TOLERANCE: Final = 1e-5
@@ -44,23 +43,14 @@ SHAPE: Final = (SIZES["num_hidden_layers"] + 1, *IDS.shape, SIZES["hidden_size"]
 
 
 @pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    folder = tmp_path_factory.mktemp("original") / "model"
-    return folder, write_model(folder, "qwen2", tied=True)
+def original(tiny_exports: TinyExports) -> TinyModel:
+    return tiny_exports.model("qwen2", tied=True)
 
 
 @pytest.fixture(scope="module")
-def exported(
-    original: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Path]:
+def exported(original: TinyModel) -> dict[str, Path]:
     """By format, the file."""
-    folder = tmp_path_factory.mktemp("exported")
-    paths = {}
-    for name, options in FORMATS.items():
-        paths[name] = folder / name / "model.onnx"
-        recipe = Recipe(samples=4, sequence_length=64, **options)
-        resq_onnx.export(original[0], paths[name], recipe)
-    return paths
+    return {name: original.export(*options) for name, options in FORMATS.items()}
 
 
 def torch_layer_outputs(model: Any) -> NDArray[np.float32]:
@@ -75,11 +65,11 @@ def torch_layer_outputs(model: Any) -> NDArray[np.float32]:
 
 
 def test_the_taps_of_an_unquantised_file_give_what_pytorch_computes(
-    original: tuple[Path, Any], exported: dict[str, Path]
+    original: TinyModel, exported: dict[str, Path]
 ) -> None:
     found = layer_outputs(exported["none"], IDS)
     assert found.shape == SHAPE
-    np.testing.assert_allclose(found, torch_layer_outputs(original[1]), atol=FLOAT_TOLERANCE)
+    np.testing.assert_allclose(found, torch_layer_outputs(original.original), atol=FLOAT_TOLERANCE)
 
 
 @pytest.mark.parametrize("kernels", [True, False])
@@ -99,11 +89,11 @@ def test_taps_change_nothing_of_what_they_are_added_to(
 
 @pytest.mark.parametrize("name", ["custom", "qdq", "contrib", "last", "float activations"])
 def test_the_stream_of_a_quantised_file_is_the_original_one_rotated_with_some_noise(
-    original: tuple[Path, Any], exported: dict[str, Path], name: str
+    original: TinyModel, exported: dict[str, Path], name: str
 ) -> None:
     lengths, expected = (
         np.linalg.norm(stream, axis=-1)
-        for stream in (layer_outputs(exported[name], IDS), torch_layer_outputs(original[1]))
+        for stream in (layer_outputs(exported[name], IDS), torch_layer_outputs(original.original))
     )
     # A rotation keeps lengths.
     np.testing.assert_allclose(lengths, expected, rtol=QUANTISED_TOLERANCE)

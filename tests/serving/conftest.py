@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.command_line import QUICK, run_successfully
 from tests.serving.served import Served, served
-from tests.tiny_models import write_model
+from tests.tiny_exports import TinyExports
 
 POSITIONS = 8192
 """An answer that fills them takes seconds: what ends one earlier can be told from its end."""
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tiny_exports: TinyExports, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What export wrote; the model is called `tiny`."""
-    top = tmp_path_factory.mktemp("serving")
-    write_model(
-        top / "model", "llama", tied=False, num_hidden_layers=4, max_position_embeddings=POSITIONS
-    )
-    run_successfully("export", top / "model", top / "tiny" / "model.onnx", *QUICK)
-    return top / "tiny"
+    sizes = {"num_hidden_layers": 4, "max_position_embeddings": POSITIONS}
+    exported = tiny_exports.model("llama", tied=False, **sizes).export()
+    return shutil.copytree(exported.parent, tmp_path_factory.mktemp("serving") / "tiny")
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,8 @@ MUTATIONS: Final = (
     Mutation(
         "no barrier between the copies of a tile and its products",
         "matmul_many.cu",
-        "        __syncthreads();  // tile i has arrived, and all threads are done with tile i - 1\n",
+        "        __syncthreads();  // tile i has arrived, and all threads are done with tile i - "
+        "1\n",
         "",
         MATMUL,
     ),

@@ -10,10 +10,8 @@ from typing import Final
 import numpy as np
 import pytest
 
-import resq_onnx
-from resq_onnx.recipe import Recipe
 from tests.report.screenshots import colours, read_png
-from tests.tiny_models import write_model
+from tests.tiny_exports import TinyExports
 from tests.web.chats import DESK, ask, open_page, own_answer, site_of
 from tests.web.devtools import Page
 
@@ -24,12 +22,8 @@ FEWEST_COLOURS: Final = 60
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny")
-    write_model(folder / "model", "llama", tied=True)
-    out = folder / "out" / "model.onnx"
-    resq_onnx.export(folder / "model", out, Recipe(samples=4, sequence_length=64, format="web"))
-    return out
+def model(tiny_exports: TinyExports) -> Path:
+    return tiny_exports.model("llama", tied=True).export("--format", "web")
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,11 @@ import pytest
 
 from tests.command_line import run_successfully
 from tests.report.screenshots import colours, read_png
+from tests.smollm2 import Exported
 from tests.web.chats import DESK, ask, open_page, own_answer, site_of
 from tests.web.devtools import Page
 
-QUICK: Final = ("--samples", 1, "--sequence-length", 64, "--weights", "rtn")
+QUICK: Final = ("--weights", "rtn")
 """Which tokens come out does not matter here, only that both say the same."""
 
 QUESTION: Final = "What is the capital of France?"
@@ -21,9 +22,12 @@ FEWEST_COLOURS: Final = 60
 
 
 @pytest.fixture(scope="module")
-def model(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(
+    smollm2: Path, smollm2_exported: Exported, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     out = tmp_path_factory.mktemp("smollm2") / "model.onnx"
-    run_successfully("export", smollm2, out, "--target", "web", *QUICK)
+    known = ("--projections", smollm2_exported.projections)
+    run_successfully("export", smollm2, out, "--target", "web", *known, *QUICK)
     return out
 
 
