@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 DOMAIN: Final = "ai.resq"
-"""Domain of our operators."""
+"""Domain of every operator of this project."""
+
+VERSION: Final = 1
+"""Version of that domain."""
+
+OPSET: Final = 23
+"""Opset of the standard operators, in graphs and in the bodies of functions."""
 
 CONTRIB_DOMAIN: Final = "com.microsoft"
 """Domain of the operators that ONNX Runtime has beyond the standard."""
