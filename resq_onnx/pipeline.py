@@ -8,6 +8,7 @@ finish   fold ─► float parity ─► quantise ─► write ─► decode par
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import onnx_ir as ir
@@ -219,17 +220,19 @@ def finish(graph: ir.Model, measured: Measured, source: ModelSource, output: Out
             spectra = describe_spectra(measured.moments, bases, recipe.method == "outlier")
 
     # 8. What belongs beside the model; then everything appears at once.
-    source.copy_companions(staging.folder)
-    copy_licence_files(source.folder, staging, report.warn)
     parity = {"float": rotated, "decode": decoded}
-    name = output.runtime.name
-    summary = write_summary(staging, source, recipe, name, parity, quality, spectra)
-    if output.page:
-        write_report(staging.model, staging.folder / PAGE_NAME)
-    output.runtime.write(staging.model, recipe)
-    write_card(staging, output.runtime, report.warn)
+    with writing_to(staging.target):
+        source.copy_companions(staging.folder)
+        copy_licence_files(source.folder, staging, report.warn)
+        name = output.runtime.name
+        summary = write_summary(staging, source, recipe, name, parity, quality, spectra)
+        if output.page:
+            write_report(staging.model, staging.folder / PAGE_NAME)
+        output.runtime.write(staging.model, recipe)
+        write_card(staging, output.runtime, report.warn)
     if kept is not None:
-        source.copy_companions(kept.folder)
+        with writing_to(kept.target):
+            source.copy_companions(kept.folder)
         kept.publish()
     staging.publish()
     return summary
@@ -263,14 +266,15 @@ def calibrate(
         ResqError: The input cannot be used, or the output cannot be written.
     """
     recipe, report = recipe or Recipe(), report or Report()
-    with staged(out) as staging, open_model(model) as source:
+    staging_of_the_first = staged(out) if is_main_process() else nullcontext()
+    with staging_of_the_first as staging, open_model(model) as source:
         report.step("Reading the model")
         source.check()
         check_widths(recipe, source)
         reference = Reference(source)
         report.step("Calibrating")
         moments = reference.moments(recipe, report.progress, report.warn).compact()
-        if not is_main_process():
+        if staging is None:
             return None
         bases = find_projections(reference, source.layout, recipe, moments, report)
         save_calibration(staging.model, recipe, source.digest, moments, bases)
