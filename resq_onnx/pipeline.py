@@ -23,16 +23,17 @@ from resq_onnx.calibration.measured import (
     measure_graph,
 )
 from resq_onnx.calibration.reference import Reference
+from resq_onnx.checkpoint.folder import check_folder, files_of
 from resq_onnx.checkpoint.licence import copy_licence_files
 from resq_onnx.checkpoint.source import ModelSource, open_model
 from resq_onnx.errors import ResqError
 from resq_onnx.evaluation.against_float import compare_with_float, observe
 from resq_onnx.evaluation.float_model import check_float
 from resq_onnx.evaluation.parity import check_decode_parity
-from resq_onnx.files import staged, writing_to
-from resq_onnx.graph.files import save_model
+from resq_onnx.files import refuse_overwriting, staged, writing_to
+from resq_onnx.graph.files import data_files, save_model
 from resq_onnx.graph.names import RECIPE_KEY
-from resq_onnx.handoff.output import Output, staged_output
+from resq_onnx.handoff.output import Output, check_output, staged_output
 from resq_onnx.handoff.targets import DEFAULT as DEFAULT_TARGET
 from resq_onnx.handoff.targets import target_named
 from resq_onnx.passes import (
@@ -101,6 +102,7 @@ def export(
     runtime = target_named(target)
     recipe = recipe or runtime.recipe()
     runtime.accept(recipe)
+    check_output(out, save_rotated, Path(model), _inputs(model, recipe, projections))
     with (
         staged_output(out, runtime, save_rotated, dump_passes, page, report) as output,
         open_model(model) as source,
@@ -155,11 +157,12 @@ def rewrite(
     runtime, path = target_named(target), Path(graph)
     recipe = recipe or runtime.recipe()
     runtime.accept(recipe)
-    if path.resolve() == Path(out).resolve():
-        raise ResqError(f"{out}: is the file to rewrite; name another one for the result")
+    folder = Path(model) if model is not None else path.parent
+    inputs = [path, *data_files(path), *_inputs(folder, recipe, projections)]
+    check_output(out, save_rotated, folder, inputs)
     with staged_output(out, runtime, save_rotated, dump_passes, page, report) as output:
         output.report.step("Reading the graph")
-        folder = Path(model) if model is not None else path.parent
+        check_folder(folder)
         calibration = load_calibration(projections)
         source = TracedFile(folder, str(folder), path, calibration.model_hash)
         check_calibrated(source, calibration, projections)
@@ -266,6 +269,8 @@ def calibrate(
         ResqError: The input cannot be used, or the output cannot be written.
     """
     recipe, report = recipe or Recipe(), report or Report()
+    out = Path(out)
+    refuse_overwriting([out], _inputs(model, recipe))
     staging_of_the_first = staged(out) if is_main_process() else nullcontext()
     with staging_of_the_first as staging, open_model(model) as source:
         report.step("Reading the model")
@@ -279,4 +284,10 @@ def calibrate(
         bases = find_projections(reference, source.layout, recipe, moments, report)
         save_calibration(staging.model, recipe, source.digest, moments, bases)
         staging.publish()
-    return Path(out)
+    return out
+
+
+def _inputs(model: str | Path, recipe: Recipe, projections: str | Path | None = None) -> list[Path]:
+    """All files that are read, those that may be there included."""
+    others = [Path(one) for one in (projections, recipe.calibration) if one is not None]
+    return [*files_of(model), *others]
