@@ -7,7 +7,7 @@ from typing import Final
 
 from resq_onnx.checkpoint.licence import FILES as LICENCE_FILES
 from resq_onnx.errors import ResqError
-from resq_onnx.files.reading import check_stays_inside
+from resq_onnx.files.checks import check_stays_inside
 
 COMPANION_FILES: Final = (
     "config.json",

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from resq_onnx.errors import ResqError
 from resq_onnx.files import check_is_file
-from resq_onnx.files.reading import check_stays_inside
+from resq_onnx.files.checks import check_stays_inside
 from resq_onnx.graph.data_file import check_data, seal
 from resq_onnx.graph.names import DATA_KEY
 from resq_onnx.graph.tensors import SameBytes, dims

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from resq_onnx.errors import ResqError
 from resq_onnx.files import check_is_file, copy_file, model_files, writing_to
-from resq_onnx.files.reading import check_stays_inside
+from resq_onnx.files.checks import check_stays_inside
 from resq_onnx.graph.data_file import check_data, data_file
 from resq_onnx.runtime.tokenizer import Tokenizer
 

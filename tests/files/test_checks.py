@@ -11,7 +11,7 @@ import pytest
 
 from resq_onnx.errors import ResqError
 from resq_onnx.files import copy_file, reading, replacing, writing_to
-from resq_onnx.files.reading import check_stays_inside
+from resq_onnx.files.checks import check_stays_inside
 
 
 def failing(number: int, *names: object) -> OSError:
