@@ -15,7 +15,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from resq_onnx.checkpoint.folder import WEIGHTS
 from resq_onnx.errors import ResqError
+from resq_onnx.files import reading
 
 DTYPES: Final = {
     "F64": ir.DataType.DOUBLE,
@@ -44,21 +46,25 @@ class StoredTensor:
     shape: tuple[int, ...]
 
     def external(self) -> ir.ExternalTensor:
-        """The tensor as the ONNX graph points to it: a range of bytes of the file."""
+        """The tensor as the ONNX graph points to it: a range of bytes of the file.
+
+        A whole path, and no folder in which onnx_ir would want it to be: the user has named the
+        model, and its files may be links, as in a Hugging Face cache, or have several names.
+        """
         return ir.ExternalTensor(
-            self.file.name,
+            self.file.resolve(),
             self.offset,
             self.length,
             self.dtype,
             shape=ir.Shape(self.shape),
             name=self.name,
-            base_dir=self.file.parent,
         )
 
     def float32(self) -> NDArray[np.float32]:
         """Read the values now, as float32; nothing stays mapped afterwards."""
         tensor = self.external()
-        values = np.array(tensor.numpy(), dtype=np.float32)
+        with reading(self.file):
+            values = np.array(tensor.numpy(), dtype=np.float32)
         tensor.release()
         return values
 
@@ -114,10 +120,10 @@ class SafetensorsStore:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
+    usual, index = (folder / name for name in WEIGHTS)
     if index.is_file():
         return _files_of_index(index)
-    usual = folder / "model.safetensors"  # others beside it may be anything, such as projections
+    # Others beside the usual one may be anything, such as projections.
     files = [usual] if usual.is_file() else sorted(folder.glob("*.safetensors"))
     if files:
         return files
@@ -132,10 +138,16 @@ def _weight_files(folder: Path) -> list[Path]:
 
 def _files_of_index(index: Path) -> list[Path]:
     try:
-        names = json.loads(index.read_text())["weight_map"].values()
+        with reading(index):
+            names = set(json.loads(index.read_text())["weight_map"].values())
         files = {index.parent / name for name in names}
     except MALFORMED:
         raise ResqError(f"{index}: not a valid index of weights; download it again") from None
+    for name in sorted(names):
+        if Path(name).name != name:
+            raise ResqError(
+                f"{index}: names {name}, and weights must lie beside it; download the model again"
+            )
     missing = sorted(file.name for file in files if not file.is_file())
     if missing:
         raise ResqError(f"{index.parent}: {', '.join(missing)} named by {index.name} is missing")
@@ -144,10 +156,10 @@ def _files_of_index(index: Path) -> list[Path]:
 
 def _read_header(file: Path) -> Iterator[StoredTensor]:
     """Parse a header: its length (uint64, little endian), JSON, then the tensors' bytes."""
-    size = os.path.getsize(file)
     damaged = f"{file}: not a complete .safetensors file"
     try:
-        with file.open("rb") as stream:
+        with reading(file), file.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
             (length,) = struct.unpack("<Q", stream.read(8))
             if length > min(MAX_HEADER_BYTES, size - 8):
                 raise ResqError(f"{damaged} (its header is cut off); download it again")

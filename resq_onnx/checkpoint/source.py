@@ -5,33 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
+from resq_onnx.checkpoint.folder import COMPANION_FILES, check_folder
 from resq_onnx.checkpoint.licence import stated_licence
 from resq_onnx.checkpoint.safetensors_store import SafetensorsStore
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout, layout_of
-
-COMPANION_FILES: Final = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-)
-"""Files of a model directory that belong beside the exported model."""
+from resq_onnx.files import copy_file, reading
 
 
 @dataclass(frozen=True)
@@ -50,10 +37,11 @@ class ModelSource:
     def config(self) -> dict[str, Any]:
         """The contents of config.json."""
         path = self.folder / "config.json"
+        if not path.exists():
+            raise ResqError(f"{self.name}: no config.json; is this a model directory?")
         try:
-            config = json.loads(path.read_text())
-        except FileNotFoundError:
-            raise ResqError(f"{self.name}: no config.json; is this a model directory?") from None
+            with reading(path):
+                config = json.loads(path.read_text())
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ResqError(f"{self.name}: config.json is not valid JSON: {error}") from None
         if not isinstance(config, dict):
@@ -89,7 +77,8 @@ class ModelSource:
         for tensor in sorted(self.weights, key=lambda tensor: tensor.name):
             digest.update(f"{tensor.name}{tensor.shape}{tensor.dtype}".encode())
             external = tensor.external()
-            digest.update(external.tobytes())
+            with reading(tensor.file):
+                digest.update(external.tobytes())
             external.release()
         return digest.hexdigest()
 
@@ -113,7 +102,7 @@ class ModelSource:
         """Copy tokenizer, chat template and configuration; returns the names copied."""
         present = [name for name in COMPANION_FILES if (self.folder / name).is_file()]
         for name in present:
-            shutil.copyfile(self.folder / name, target / name)
+            copy_file(self.folder / name, target / name)
         return present
 
 
@@ -158,6 +147,7 @@ def open_model(path: str | Path) -> Iterator[ModelSource]:
     """
     path = Path(path)
     if path.is_dir():
+        check_folder(path)
         yield ModelSource(path, str(path))
     elif path.is_file() and path.suffix == ".gguf":
         with tempfile.TemporaryDirectory(prefix="resq-onnx-gguf-") as folder:

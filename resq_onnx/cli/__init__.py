@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from types import FrameType
 from typing import Any, Final
 
@@ -38,6 +39,8 @@ class _Commands(click.Group):
         words = [word for word in given if word != "--verbose"]  # anywhere on the line
         verbose = len(words) < len(given)
         signal.signal(signal.SIGTERM, _interrupt)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup asks for
+            signal.signal(signal.SIGHUP, _interrupt)  # the terminal is gone
         try:
             return super().main(words, *args[1:], **{**kwargs, "standalone_mode": False})
         except ResqError as error:
@@ -46,7 +49,8 @@ class _Commands(click.Group):
             error.show()
             sys.exit(error.exit_code)
         except (KeyboardInterrupt, click.Abort):
-            log.print("Interrupted; nothing was written.", style="red")
+            with suppress(OSError):  # there may be no terminal any more
+                log.print("Interrupted; nothing was written.", style="red")
             sys.exit(INTERRUPTED)
         except Exception as error:
             hint = "" if verbose else " (--verbose shows where)"

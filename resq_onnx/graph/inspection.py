@@ -246,6 +246,8 @@ def _float16_cache_bytes(graph: ir.Graph, folder: Path) -> int | None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
     try:
         content = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError):

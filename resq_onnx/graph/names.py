@@ -25,6 +25,9 @@ MODULE_KEY: Final = "ai.resq.module"
 RECIPE_KEY: Final = "ai.resq.recipe"
 """Model metadata: the recipe the file was made by, as JSON."""
 
+DATA_KEY: Final = "ai.resq.data"
+"""Model metadata: name and SHA-256 of the file with the weights, as JSON."""
+
 
 def cache_names(num_layers: int) -> tuple[list[str], list[str]]:
     """Names of the cache's inputs and outputs, keys and values alternating, layer by layer."""

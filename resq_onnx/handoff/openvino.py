@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
 from resq_onnx.files import check_is_file
+from resq_onnx.graph.data_file import check_data
 from resq_onnx.graph.names import cache_names
 from resq_onnx.runtime.decoder import check_rewind, check_room
 from resq_onnx.runtime.signature import TYPES
@@ -46,11 +47,12 @@ def read(path: str | Path, *, exact_division: bool = True) -> openvino.Model:
         exact_division: Whether divisions stay divisions.
 
     Raises:
-        ResqError: OpenVINO is not installed, or cannot read the file.
+        ResqError: OpenVINO is not installed, or cannot read the file, or its data is another's.
     """
     ov = _openvino()
     path = Path(path)
     check_is_file(path)
+    check_data(path)
     try:
         model: openvino.Model = ov.Core().read_model(path)
     except Exception as error:  # RuntimeErrors of many lines, of which the last say why

@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
-from resq_onnx.files import replacing
+from resq_onnx.files import reading, replacing
 from resq_onnx.projections.bases import (
     DownTransform,
     Projections,
@@ -112,7 +112,7 @@ def load_calibration(path: str | Path) -> Calibration:
         ResqError: The file is missing, truncated, of another kind or version, or
             incomplete.
     """
-    with _refusals(Path(path)), safe_open(path, framework="numpy") as file:
+    with reading(Path(path)), _refusals(Path(path)), safe_open(path, framework="numpy") as file:
         metadata: Mapping[str, str] = file.metadata() or {}
         version = metadata.get("format_version")
         if version not in READABLE_VERSIONS or "recipe" not in metadata:

@@ -137,7 +137,7 @@ def read_summary(inspection: Inspection) -> dict[str, Any]:
         ResqError: It cannot be read.
     """
     path = inspection.path.parent / FILE_NAME
-    if not path.exists():
+    if not path.is_file():
         return {}
     content = _read_json(path)
     with refusals(path, EXPORT):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from resq_onnx.errors import ResqError
 from resq_onnx.files import check_is_file
+from resq_onnx.graph.data_file import check_data
 from resq_onnx.runtime import library
 from resq_onnx.runtime.providers import ASSIGNMENT, CPU, PROVIDERS, check_provider, prepare
 
@@ -52,9 +53,9 @@ def create_session(
             more outputs; what it keeps in other files is looked for beside `path`.
 
     Raises:
-        ResqError: onnxruntime is not installed, a file is missing or broken, `kernels` were not
-            built or do not know the file's type, or `cuda` was asked for and the session does not
-            run there.
+        ResqError: onnxruntime is not installed, a file is missing or broken, the data beside it
+            is another export's, `kernels` were not built or do not know the file's type, or `cuda`
+            was asked for and the session does not run there.
     """
     try:
         import onnxruntime
@@ -64,6 +65,7 @@ def create_session(
         ) from None
     path = Path(path)
     check_is_file(path)
+    data = check_data(path)
     prepare(provider, kernels=kernels)
     levels = onnxruntime.GraphOptimizationLevel
     options = onnxruntime.SessionOptions()
@@ -104,5 +106,7 @@ def create_session(
             f"{path}: ONNX Runtime {onnxruntime.__version__} cannot open the model: {reason}; "
             f"if the file or its data is damaged, export it again"
         ) from None
+    if check_data(path) != data:
+        raise ResqError(f"{path}: was replaced while it was opened; open it again")
     check_provider(session, provider, path)
     return session

@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 import tokenizers
 
 from resq_onnx.errors import ResqError
+from resq_onnx.files import reading
 from resq_onnx.runtime.chat import render_chat
 from resq_onnx.runtime.opening import opening_of
 
@@ -148,11 +149,12 @@ def _load_backend(path: Path) -> tokenizers.Tokenizer:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except (OSError, ValueError) as error:
+    try:
+        with reading(path):
+            contents = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ResqError(f"{path}: cannot be read as JSON: {error}") from None
     if not isinstance(contents, dict):
         raise ResqError(f"{path}: must hold a JSON object")

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from resq_onnx.checkpoint.source import COMPANION_FILES, ModelSource, open_model
+from resq_onnx.checkpoint.folder import COMPANION_FILES
+from resq_onnx.checkpoint.source import ModelSource, open_model
 from resq_onnx.errors import ResqError
 from tests import tiny_models
 

@@ -287,3 +287,27 @@ def test_an_interrupted_command_ends_with_130(number: signal.Signals) -> None:
     result = run_process("inspect", "out.onnx", before=raise_it)
     assert result.returncode == cli.INTERRUPTED == 130
     assert error_line(result.stderr).startswith("Interrupted")
+
+
+SIGNALLED = """
+import os, signal
+from resq_onnx.cli import main
+
+@main.command()
+def wait():
+    os.kill(os.getpid(), signal.{name})
+    signal.pause() if signal.getsignal(signal.{name}) is not signal.SIG_IGN else None
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_the_end_of_a_session_or_a_terminal_interrupts_a_command(name: str) -> None:
+    done = run_process("wait", before=SIGNALLED.format(name=name))
+    assert done.returncode == 130
+    assert error_line(done.stderr) == "Interrupted; nothing was written."
+
+
+def test_nohup_is_respected() -> None:
+    before = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
+    done = run_process("wait", before=before + SIGNALLED.format(name="SIGHUP"))
+    assert done.returncode == 0, done.stderr

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from resq_onnx.errors import ResqError
-from resq_onnx.files import staged
+from resq_onnx.files import staged, writing_to
 
 
 def names(folder: Path) -> set[str]:
@@ -33,7 +33,7 @@ def test_nothing_appears_before_publishing_and_everything_after(tmp_path: Path) 
         staging.model.write_text("model")
         (staging.folder / "out.onnx.data").write_text("data")
         assert staging.model.name == target.name
-        assert names(tmp_path) == {staging.folder.name}
+        assert names(tmp_path) == {staging.folder.name, ".out.onnx.lock"}
         paths = staging.publish()
     assert paths == [tmp_path / "out.onnx.data", target]
     assert names(tmp_path) == {"out.onnx", "out.onnx.data"}
@@ -111,7 +111,7 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_told_with_the_target_and_the_reason(tmp_path: Path) -> None:
     target = tmp_path / "out.onnx"
-    with pytest.raises(ResqError) as error, staged(target):
+    with pytest.raises(ResqError) as error, staged(target), writing_to(target):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert str(error.value).startswith(f"{target}: cannot be written: No space left on device")
     assert "nothing was changed" in str(error.value)
