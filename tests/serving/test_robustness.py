@@ -174,6 +174,31 @@ def test_a_request_that_takes_too_long_is_ended(folder: Path, tmp_path: Path) ->
         assert [(line.status, line.reason) for line in server.lines()] == [(504, "timeout")] * 2
 
 
+DAMAGED = """
+import numpy as np
+from resq_onnx.runtime.buffered import BufferedDecoder
+run = BufferedDecoder.run
+BufferedDecoder.run = lambda self, *given: run(self, *given) * np.nan
+"""
+"""A model that computes what is not a number."""
+
+
+def test_a_model_that_computes_no_numbers_is_an_error_that_says_so(
+    folder: Path, tmp_path: Path
+) -> None:
+    with served(folder, tmp_path / "log.txt", before=DAMAGED) as server:
+        for wishes in ({"temperature": 0}, {"temperature": 1}, {"top_p": 0.9}):
+            status, found = server.post(COMPLETIONS, {"prompt": [5, 6, 7], **wishes})
+            assert status == 500
+            assert found["error"]["code"] == "model_error"
+            assert "not finite for new token 1, at position 3" in found["error"]["message"]
+        stream = server.client().completions.create(model="tiny", prompt=[5, 6, 7], stream=True)
+        with pytest.raises(openai.APIError, match="not finite for new token 1"):
+            list(stream)
+        assert [(line.status, line.reason) for line in server.lines()] == [(500, "model_error")] * 4
+        assert "Traceback" not in server.log.read_text()
+
+
 def test_the_log_has_a_line_for_each_request_and_no_prompt(folder: Path, tmp_path: Path) -> None:
     with served(folder, tmp_path / "log.txt") as server:
         server.post(COMPLETIONS, {"prompt": "a very secret prompt", "max_tokens": 3, "seed": 1})
