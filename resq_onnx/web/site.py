@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from resq_onnx.errors import ResqError
-from resq_onnx.files import check_is_file, model_files, writing_to
+from resq_onnx.files import find_model, writing_to
 from resq_onnx.runtime.tokenizer import Tokenizer
 
 PAGE: Final = Path(__file__).parent / "page"
@@ -42,7 +42,7 @@ def make_site(model: Path, packages: Mapping[str, Path]) -> Site:
     Raises:
         ResqError: There is no such model, or its tokenizer is missing.
     """
-    model = _find_model(model)
+    model = find_model(model)
     tokenizer = Tokenizer.load(model.parent)
     parts = [model, *sorted(model.parent.glob(f"{model.name}.data*"))]
     files = {path.name: path for path in sorted(PAGE.iterdir()) if path.is_file()}
@@ -82,14 +82,3 @@ def write_site(site: Site, folder: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
         (folder / MANIFEST).write_text(json.dumps(site.manifest, indent=2) + "\n")
-
-
-def _find_model(path: Path) -> Path:
-    if not path.is_dir():
-        check_is_file(path)
-        return path
-    found = model_files(path)
-    if len(found) == 1:
-        return found[0]
-    many = ", ".join(one.name for one in found) or "none"
-    raise ResqError(f"{path}: holds no model.onnx, and of other .onnx files {many}; name one")
