@@ -11,6 +11,7 @@ import numpy as np
 
 from resq_onnx.errors import ResqError
 from resq_onnx.files import check_is_file
+from resq_onnx.runtime.chat import ChatCancelledError, start_early
 from resq_onnx.runtime.generation import generate
 from resq_onnx.runtime.positions import CONFIG, positions_of
 from resq_onnx.runtime.providers import CPU
@@ -104,6 +105,8 @@ class Engine:
         # Clients read what the tokenizer says of itself: the model's name, and no path of ours.
         self._tokenizer = replace(Tokenizer.load(path.parent), folder=Path(name))
         self.max_length = _check_length(path.parent, max_length)
+        if self._tokenizer.chat_template is not None:
+            start_early()
         session = create_session(path, threads, provider=provider, kernels=kernels)
         # On a GPU it is not known whether a prompt's cache is that of single steps, bit for bit.
         reuse = kernels and provider == CPU and steps_do_not_matter(session)
@@ -123,7 +126,7 @@ class Engine:
         Raises:
             RefusalError: The prompt cannot be used or has no room; or `cancelled` was set.
         """
-        ids = self._encode(asked.prompt)
+        ids = self._encode(asked.prompt, cancelled)
         limit = self._check_room(len(ids), asked.max_tokens)
         with self._pool.lend(ids, limit) as text:
             yield Begun(len(ids), text.decoder.length)
@@ -149,7 +152,7 @@ class Engine:
                 yield Piece(rest, made)
             yield Ended("length" if made == limit and not stops.found else "stop", made)
 
-    def _encode(self, prompt: Prompt) -> Sequence[int]:
+    def _encode(self, prompt: Prompt, cancelled: threading.Event) -> Sequence[int]:
         if prompt.token_ids:
             if not all(0 <= token < self._vocabulary for token in prompt.token_ids):
                 raise invalid(f"token ids must be from 0 to {self._vocabulary - 1}", "prompt")
@@ -157,7 +160,9 @@ class Engine:
         if prompt.text is not None:
             return self._tokenizer.encode(prompt.text)
         try:
-            rendered = self._tokenizer.apply_chat_template(prompt.messages)
+            rendered = self._tokenizer.apply_chat_template(prompt.messages, cancelled=cancelled)
+        except ChatCancelledError:
+            raise gone() from None
         except ResqError as error:
             raise invalid(str(error), "messages") from None
         return self._tokenizer.encode(rendered, add_special_tokens=False)
