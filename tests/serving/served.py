@@ -114,7 +114,7 @@ class Served:
 
 @contextmanager
 def served(model: Path, log: Path, *options: object, before: str = "") -> Iterator[Served]:
-    """Start `resq-onnx serve` on a free port, and stop it in the end; `before` is executed first."""
+    """Start `resq-onnx serve` on a free port, after executing `before`; stop it in the end."""
     command = program("serve", model, "--port", 0, "--threads", 1, *options, before=before)
     with (
         log.open("w") as errors,
