@@ -64,11 +64,12 @@ def evaluate(
 ) -> None:
     """Measure the perplexity of models on a text, and their distance from a reference.
 
-    MODEL is an exported .onnx file, or an original model, a Hugging Face directory or a .gguf
-    file, which runs in PyTorch in float32. With --reference, KL is the mean divergence of the
-    predictions from the reference's in nats per token, top-1 how often both find the same token
-    likeliest. --per-layer gives the signal-to-noise ratio of the residual stream after every layer:
-    of both models on the same tokens, so the noise of all layers before it is in it.
+    MODEL is a folder that export wrote, the .onnx file in it, or an original model, a Hugging Face
+    directory or a .gguf file, which runs in PyTorch in float32. With --reference, KL is the mean
+    divergence of the predictions from the reference's in nats per token, top-1 how often both find
+    the same token likeliest. --per-layer gives the signal-to-noise ratio of the residual stream
+    after every layer: of both models on the same tokens, so the noise of all layers before it is in
+    it.
     """
     from resq_onnx.calibration.corpus import SEPARATOR, load_text
     from resq_onnx.cli.evaluation_tables import Asked, print_evaluations

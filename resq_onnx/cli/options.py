@@ -153,8 +153,17 @@ output_options = _together(
 """What is written besides the model."""
 
 
+def _threads(_context: click.Context, _option: click.Parameter, threads: int | None) -> int | None:
+    """Refused here, before a model is read for minutes."""
+    from resq_onnx.runtime.session import check_threads
+
+    check_threads(threads)
+    return threads
+
+
 session_options = _together(
-    click.option("--threads", type=click.IntRange(min=1), help="Default: one per core."),
+    click.option("--threads", type=click.IntRange(min=1), callback=_threads,
+                 help="Default: one per core."),
     click.option("--no-kernels", is_flag=True,
                  help="Run the functions in the file instead of the compiled operators."),
     click.option("--provider", type=click.Choice(["cpu", "cuda"]), default="cpu",

@@ -1,6 +1,13 @@
 """Files that appear whole or not at all, and checks of files that are read."""
 
-from resq_onnx.files.checks import check_is_file, copy_file, model_files, reading
+from resq_onnx.files.checks import (
+    check_is_file,
+    copy_file,
+    find_model,
+    holds_original,
+    model_files,
+    reading,
+)
 from resq_onnx.files.overwriting import refuse_overwriting
 from resq_onnx.files.staging import Staging, staged
 from resq_onnx.files.writing import replacing, writing_to
@@ -9,6 +16,8 @@ __all__ = [
     "Staging",
     "check_is_file",
     "copy_file",
+    "find_model",
+    "holds_original",
     "model_files",
     "reading",
     "refuse_overwriting",

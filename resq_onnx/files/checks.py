@@ -32,6 +32,33 @@ def model_files(folder: Path) -> list[Path]:
     return [usual] if usual.is_file() else sorted(folder.glob("*.onnx"))
 
 
+def holds_original(path: Path) -> bool:
+    """Whether a path is a model to export: a .gguf file, or a folder with safetensors' weights."""
+    names = ("model.safetensors", "model.safetensors.index.json")
+    return path.suffix == ".gguf" or any((path / name).is_file() for name in names)
+
+
+def find_model(path: Path) -> Path:
+    """The exported model that a path names: the file itself, or the one that a folder holds.
+
+    Raises:
+        ResqError: There is none, or one among several would have to be chosen.
+    """
+    found = model_files(path) if path.is_dir() else [path]
+    if len(found) > 1:
+        names = ", ".join(one.name for one in found)
+        raise ResqError(f"{path}: holds several .onnx files ({names}); name one of them")
+    if holds_original(found[0] if found else path):
+        raise ResqError(
+            f"{path}: is an original model, not an exported one; export it first: "
+            f"resq-onnx export {path} OUT/model.onnx"
+        )
+    if not found:
+        raise ResqError(f"{path}: holds no .onnx file; give the folder that resq-onnx export wrote")
+    check_is_file(found[0])
+    return found[0]
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Name the file that is read in what goes wrong; a pipe is refused, not waited for.

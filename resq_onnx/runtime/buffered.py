@@ -76,7 +76,7 @@ class BufferedDecoder:
         self.max_length = max_length
         self.length = 0
         self.prefill_slice = CUDA_PREFILL_SLICE if runs_on_cuda(session) else PREFILL_SLICE
-        self._mask = np.ones((batch, max_length), np.int64)
+        self._mask = np.zeros((batch, max_length), np.int64)  # of the tokens so far
         self._seen = np.zeros((batch, 1), np.int64)  # tokens so far that are not padding
         self._memory: Any = memory_for(session)
         signature = self.signature

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +22,21 @@ NO_CPU_KERNEL: Final = (
 )
 """Of ONNX Runtime's refusal of an operator of ours that has no kernel for its input
 (`library.CPU_DTYPES`): no library has one, or that for CUDA alone."""
+
+
+MAX_THREADS: Final = 4 * max(os.cpu_count() or 1, 16)
+"""Threads of one operator: more than a core can use only wait for each other, and thousands take
+minutes to start."""
+
+
+def check_threads(threads: int | None) -> None:
+    """Refuse a number of threads that no machine like this one can use.
+
+    Raises:
+        ResqError: It is not from 1 to `MAX_THREADS`.
+    """
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise ResqError(f"threads is {threads}; this machine takes from 1 to {MAX_THREADS}")
 
 
 def create_session(
@@ -53,9 +69,9 @@ def create_session(
             more outputs; what it keeps in other files is looked for beside `path`.
 
     Raises:
-        ResqError: onnxruntime is not installed, a file is missing or broken, the data beside it
-            is another export's, `kernels` were not built or do not know the file's type, or `cuda`
-            was asked for and the session does not run there.
+        ResqError: onnxruntime is not installed, there are too many threads, a file is missing or
+            broken, the data beside it is another export's, `kernels` were not built or do not know
+            the file's type, or `cuda` was asked for and the session does not run there.
     """
     try:
         import onnxruntime
@@ -66,6 +82,7 @@ def create_session(
     path = Path(path)
     check_is_file(path)
     data = check_data(path)
+    check_threads(threads)
     prepare(provider, kernels=kernels)
     levels = onnxruntime.GraphOptimizationLevel
     options = onnxruntime.SessionOptions()

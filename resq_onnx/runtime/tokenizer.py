@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,7 +106,10 @@ class Tokenizer:
             yield rest
 
     def apply_chat_template(
-        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = True,
+        cancelled: threading.Event | None = None,
     ) -> str:
         """Write messages as the text the model continues.
 
@@ -114,9 +118,11 @@ class Tokenizer:
         Args:
             messages: Each with "role" and "content".
             add_generation_prompt: Whether to end with the beginning of the answer.
+            cancelled: Set by another thread when nobody wants the text any more.
 
         Raises:
-            ResqError: The model has no chat template, or it refuses the messages.
+            ResqError: The model has no chat template, or it refuses the messages or takes too much.
+            ChatCancelledError: `cancelled` was set.
         """
         if self.chat_template is None:
             raise ResqError(
@@ -129,6 +135,7 @@ class Tokenizer:
             add_generation_prompt,
             self.special_tokens,
             where=str(self.folder),
+            cancelled=cancelled,
         )
 
 

@@ -15,11 +15,19 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from resq_onnx.errors import ResqError
 from resq_onnx.serving.answers import Answer, ChatAnswer, TextAnswer
 from resq_onnx.serving.deadlines import Deadline, Deadlines, while_connected
 from resq_onnx.serving.engine import Engine
 from resq_onnx.serving.protocol import Asked, read_chat, read_completion
-from resq_onnx.serving.refusals import RefusalError, broken, gone, invalid, unknown_model
+from resq_onnx.serving.refusals import (
+    RefusalError,
+    broken,
+    gone,
+    invalid,
+    model_failed,
+    unknown_model,
+)
 from resq_onnx.serving.replies import Reply, refusal_response
 from resq_onnx.serving.scheduling import Scheduler
 
@@ -106,6 +114,10 @@ class Endpoint:
             except RefusalError as refusal:
                 status, reply.reason = refusal.status, refusal.code or refusal.kind
                 await reply.refuse(refusal)
+            except ResqError as error:  # the model does not run, though the request is right
+                logger.error("POST %s: %s", scope["path"], error)
+                status, reply.reason = 500, "model_error"
+                await reply.refuse(model_failed(str(error)))
             except Exception:
                 logger.exception("unexpected error")
                 status, reply.reason = 500, "server_error"

@@ -95,6 +95,11 @@ def gone() -> RefusalError:
     return RefusalError(499, "the client has closed the connection", kind="client_closed_request")
 
 
+def model_failed(message: str) -> RefusalError:
+    """The model cannot be run on: its logits are not finite, or ONNX Runtime gives up."""
+    return RefusalError(500, message, kind="server_error", code="model_error")
+
+
 def broken() -> RefusalError:
     """A defect of this program; its log has the traceback."""
     return RefusalError(500, "unexpected error; the server's log has it", kind="server_error")

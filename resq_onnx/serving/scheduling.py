@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from resq_onnx.serving.refusals import busy
 
 Item = TypeVar("Item")
 Work = Callable[[threading.Event], Iterator[Item]]
 """What runs in a thread. It ends early, and soon, after the event is set."""
+
+JOIN_POLL_SECONDS: Final = 0.02
 
 
 @dataclass(frozen=True)
@@ -101,9 +104,17 @@ class Scheduler:
         running.future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._finish))
         return running
 
-    async def join(self) -> None:
-        """Wait until no thread works any more; nothing new can be started."""
-        await asyncio.to_thread(self._executor.shutdown, wait=True, cancel_futures=True)
+    async def join(self, seconds: float) -> bool:
+        """Wait until no thread works any more; nothing new can be started.
+
+        Returns:
+            Whether that is so, after these seconds at most.
+        """
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        until = time.monotonic() + seconds
+        while self._unfinished and time.monotonic() < until:
+            await asyncio.sleep(JOIN_POLL_SECONDS)
+        return not self._unfinished
 
     def _finish(self) -> None:
         self._unfinished -= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import sys
 from collections.abc import Callable
@@ -17,6 +18,9 @@ from resq_onnx.serving.app import Service, logger
 
 GRACE_SECONDS: Final = 3
 """How long a client that reads nothing may hold up the end of the server."""
+
+JOIN_SECONDS: Final = 1
+"""How long a thread that hears nothing, in the middle of one run of a large model, may do so."""
 
 BACKLOG: Final = 128
 """Connections that the operating system keeps until they are accepted."""
@@ -80,18 +84,28 @@ def run(service: Service, listening: socket.socket, ready: Callable[[], None]) -
         backlog=BACKLOG,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
+    server = _Server(config, service, ready)
     with suppress(KeyboardInterrupt):  # uvicorn raises the signal again after all is in order
-        _Server(config, service, ready).run([listening])
+        server.run([listening])
     logger.info("stopped")
+    if not server.all_ended:  # Python would wait for its threads
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 class _Server(uvicorn.Server):
-    """Ends requests itself before uvicorn waits for them."""
+    """Ends requests itself before uvicorn waits for them.
+
+    Attributes:
+        all_ended: Whether no thread works any more, once the server has stopped.
+    """
 
     def __init__(self, config: uvicorn.Config, service: Service, ready: Callable[[], None]) -> None:
         super().__init__(config)
         self._service = service
         self._ready = ready
+        self.all_ended = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -100,7 +114,7 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._service.deadlines.stop()
         await super().shutdown(sockets)
-        await self._service.scheduler.join()
+        self.all_ended = await self._service.scheduler.join(JOIN_SECONDS)
 
 
 def _log_to_stderr() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from resq_onnx.errors import ResqError
-from resq_onnx.files import check_is_file, copy_file, model_files, writing_to
+from resq_onnx.files import copy_file, find_model, writing_to
 from resq_onnx.files.checks import check_stays_inside
 from resq_onnx.graph.data_file import check_data, data_file
 from resq_onnx.runtime.tokenizer import Tokenizer
@@ -46,7 +46,7 @@ def make_site(model: Path, packages: Mapping[str, Path]) -> Site:
         ResqError: There is no such model, its tokenizer is missing, the data is another model's,
             or a file is a link out of the folder.
     """
-    model = _find_model(model)
+    model = find_model(model)
     check_data(model)
     tokenizer = Tokenizer.load(model.parent)
     parts = [path for path in (model, data_file(model)) if path.is_file()]
@@ -109,14 +109,3 @@ def _whole_or_not(folder: Path) -> Iterator[None]:
             with suppress(OSError):
                 one.rmdir()
         raise
-
-
-def _find_model(path: Path) -> Path:
-    if not path.is_dir():
-        check_is_file(path)
-        return path
-    found = model_files(path)
-    if len(found) == 1:
-        return found[0]
-    many = ", ".join(one.name for one in found) or "none"
-    raise ResqError(f"{path}: holds no model.onnx, and of other .onnx files {many}; name one")

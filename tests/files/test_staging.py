@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all."""
+"""Files that appear complete or not at all, and models by the names that users give."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from resq_onnx.errors import ResqError
-from resq_onnx.files import staged, writing_to
+from resq_onnx.files import find_model, staged, writing_to
 
 
 def names(folder: Path) -> set[str]:
@@ -124,3 +124,28 @@ def test_a_name_in_the_working_folder_will_do(
     monkeypatch.chdir(tmp_path)
     write("out.onnx", {"out.onnx": "model"})
     assert names(tmp_path) == {"out.onnx"}
+
+
+def test_a_folder_stands_for_the_one_model_in_it(tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").touch()
+    assert find_model(tmp_path) == find_model(tmp_path / "a.onnx") == tmp_path / "a.onnx"
+    (tmp_path / "b.onnx").touch()
+    with pytest.raises(ResqError, match=r"several .onnx files \(a.onnx, b.onnx\)"):
+        find_model(tmp_path)
+    (tmp_path / "model.onnx").touch()
+    assert find_model(tmp_path) == tmp_path / "model.onnx"
+
+
+def test_a_folder_without_an_exported_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ResqError, match=r"holds no \.onnx file; give the folder that resq-onnx"):
+        find_model(tmp_path)
+    with pytest.raises(ResqError, match=r"absent\.onnx: no such file"):
+        find_model(tmp_path / "absent.onnx")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json", "a.gguf"])
+def test_an_original_model_has_to_be_exported_first(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    given = tmp_path / name if name.endswith(".gguf") else tmp_path
+    with pytest.raises(ResqError, match="original model, no exported one; export it first"):
+        find_model(given)

@@ -74,13 +74,13 @@ def test_a_folder_with_one_model_of_another_name_will_do(model: Path) -> None:
     (model / "model.onnx").rename(model / "other.onnx")
     assert make_site(model, {}).manifest["graph"] == "other.onnx"
     (model / "third.onnx").write_bytes(b"")
-    with pytest.raises(ResqError, match=r"holds no model\.onnx, .* other\.onnx, third\.onnx; name"):
+    with pytest.raises(ResqError, match=r"several \.onnx files \(other\.onnx, third\.onnx\)"):
         make_site(model, {})
     assert make_site(model / "third.onnx", {}).manifest["graph"] == "third.onnx"
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ResqError, match=r"holds no model\.onnx, and of other \.onnx files none"):
+    with pytest.raises(ResqError, match=r"holds no \.onnx file"):
         make_site(tmp_path, {})
     with pytest.raises(ResqError, match=r"missing\.onnx: no such file"):
         make_site(tmp_path / "missing.onnx", {})
