@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from resq_onnx.errors import ResqError
 from resq_onnx.files import check_is_file, model_files, writing_to
+from resq_onnx.reading import read_json
 from resq_onnx.runtime.tokenizer import Tokenizer
 
 PAGE: Final = Path(__file__).parent / "page"
@@ -52,9 +53,9 @@ def make_site(model: Path, packages: Mapping[str, Path]) -> Site:
         if (model.parent / name).is_file():
             files[f"model/{name}"] = model.parent / name
     summary = model.parent / "resq.json"
-    said = json.loads(summary.read_text()) if summary.is_file() else {}
+    said = read_json(summary, "export the model again", optional=True)
     manifest = {
-        "name": said.get("model") or model.resolve().parent.name,
+        "name": str(said.get("model") or "") or model.resolve().parent.name,
         "graph": model.name,
         "files": [{"name": path.name, "bytes": path.stat().st_size} for path in parts],
         "has_tokenizer_config": "model/tokenizer_config.json" in files,
