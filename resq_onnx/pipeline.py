@@ -21,14 +21,14 @@ from resq_onnx.calibration.measured import (
     measure,
     measure_graph,
 )
-from resq_onnx.calibration.reference import Reference
+from resq_onnx.calibration.reference import Reference, write_tokenizer
 from resq_onnx.checkpoint.licence import copy_licence_files
 from resq_onnx.checkpoint.source import ModelSource, open_model
 from resq_onnx.errors import ResqError
 from resq_onnx.evaluation.against_float import compare_with_float, observe
 from resq_onnx.evaluation.float_model import check_float
 from resq_onnx.evaluation.parity import check_decode_parity
-from resq_onnx.files import staged, writing_to
+from resq_onnx.files import Staging, staged, writing_to
 from resq_onnx.graph.files import save_model
 from resq_onnx.graph.names import RECIPE_KEY
 from resq_onnx.handoff.output import Output, staged_output
@@ -96,7 +96,7 @@ def export(
     ):
         # 1. Refuse early what cannot work.
         output.progress.step("Reading the model")
-        source.check()
+        source.check(output.progress.warn)
         check_recipe(recipe, source)
 
         # 2. Second moments, and from them the bases. PyTorch's model is gone afterwards.
@@ -200,7 +200,7 @@ def finish(graph: ir.Model, measured: Measured, source: ModelSource, output: Out
             spectra = describe_spectra(measured.moments, bases, recipe.how.basis == "channels")
 
     # 8. What belongs beside the model; then everything appears at once.
-    source.copy_companions(staging.folder)
+    _write_companions(source, staging)
     copy_licence_files(source.folder, staging, progress.warn)
     parity = {"float": rotated, "decode": decoded}
     name = output.runtime.name
@@ -210,10 +210,15 @@ def finish(graph: ir.Model, measured: Measured, source: ModelSource, output: Out
     output.runtime.write(staging.model, recipe)
     write_card(staging, output.runtime, progress.warn)
     if kept is not None:
-        source.copy_companions(kept.folder)
+        _write_companions(source, kept)
         kept.publish()
     staging.publish()
     return summary
+
+
+def _write_companions(source: ModelSource, staging: Staging) -> None:
+    source.copy_companions(staging.folder)
+    write_tokenizer(source, staging.folder)
 
 
 def check_recipe(recipe: Recipe, source: ModelSource) -> None:
@@ -246,7 +251,7 @@ def calibrate(
     recipe, progress = recipe or Recipe(), progress or Progress()
     with staged(out) as staging, open_model(model) as source:
         progress.step("Reading the model")
-        source.check()
+        source.check(progress.warn)
         check_widths(recipe, source)
         reference = Reference(source)
         progress.step("Calibrating")

@@ -124,7 +124,9 @@ def test_weights_that_are_cut_off(damaged: Path, out: Path, kept: int) -> None:
 def test_a_shard_that_is_missing(damaged: Path, out: Path) -> None:
     shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
     (damaged / "model.safetensors").rename(damaged / shards["a"])
-    (damaged / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    (damaged / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": shards})
+    )
     line = refusal(out, damaged)
     assert "model-00002-of-00002.safetensors named by model.safetensors.index.json is miss" in line
     assert shards["a"] not in line
@@ -176,6 +178,14 @@ def test_a_damaged_config(damaged: Path, out: Path, text: str) -> None:
     assert "unexpected" not in line
 
 
+def test_an_adapter_is_to_be_merged_first(damaged: Path, out: Path) -> None:
+    (damaged / "adapter_config.json").write_text("{}")
+    (damaged / "config.json").unlink()
+    assert f"{damaged}: an adapter, not a model: merge it into its base model" in refusal(
+        out, damaged
+    )
+
+
 def test_a_folder_that_is_no_model(tmp_path: Path, out: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "no config.json; is this a model directory?" in refusal(out, tmp_path / "empty")
@@ -186,7 +196,7 @@ def test_a_model_without_a_tokenizer(damaged: Path, out: Path) -> None:
         file.unlink()
     line = refusal(out, damaged)
     assert f"{damaged}: no tokenizer" in line
-    assert "put tokenizer.json beside the weights" in line
+    assert "put the right tokenizer.json beside the weights" in line
 
 
 # The recipe
@@ -236,10 +246,10 @@ def test_a_calibration_text_shorter_than_one_sequence(
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("absent.txt", None, "No such file"),
+        ("absent.txt", None, "no such file"),
         ("latin1.txt", "Größe".encode("latin1"), "not UTF-8 text"),
-        ("broken.jsonl", b'{"text": "a"}\n{"tex', "line 2: not JSON"),
-        ("table.csv", b"a,b", "must be a .txt or a .jsonl file"),
+        ("broken.jsonl", b'{"text": "a"}\n{"tex', "line 2: cannot be read: not JSON"),
+        ("table.csv", b"a,b\n1,2", 'no column "text"'),
     ],
 )
 def test_a_calibration_text_that_cannot_be_read(
@@ -539,7 +549,7 @@ def test_a_chat_with_a_model_that_has_no_template(toy_model: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("absent.txt", None, "No such file"),
+        ("absent.txt", None, "no such file"),
         ("empty.txt", b"", "the text has 0 tokens"),
         ("latin1.txt", b"\xff", "not UTF-8 text"),
     ],

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from resq_onnx.checkpoint.hub import hub_name
 from resq_onnx.checkpoint.source import open_model
 from resq_onnx.errors import ResqError
 from resq_onnx.evaluation.models import ExportedModel, LanguageModel, TappedModel
@@ -67,7 +68,7 @@ def open_subject(path: Path, how: HowToRun) -> Iterator[Subject]:
     Raises:
         ResqError: It cannot be read or run, or is an original model and PyTorch is missing.
     """
-    if path.is_dir() or path.suffix == GGUF:
+    if path.is_dir() or path.suffix == GGUF or hub_name(path):
         with _original(path, how) as subject:
             yield subject
     else:
@@ -103,7 +104,7 @@ def _original(path: Path, how: HowToRun) -> Iterator[Subject]:
             f"{path}: an original model is run in PyTorch, which needs {error.name}; run "
             f"`pip install resq-onnx[export]`, or give an exported .onnx file"
         ) from error
-    files = [path] if path.is_file() else path.glob("*.safetensors")
     with open_model(path) as source:
+        files = [path] if path.is_file() else source.folder.glob("*.safetensors")
         reference = Reference(source, how.threads)
         yield Subject(path, reference, reference.encode, sum(file.stat().st_size for file in files))
