@@ -23,7 +23,7 @@ from resq_onnx.calibration.measured import (
     measure,
     measure_graph,
 )
-from resq_onnx.calibration.reference import Reference
+from resq_onnx.calibration.reference import Reference, write_tokenizer
 from resq_onnx.checkpoint.folder import check_folder, files_of
 from resq_onnx.checkpoint.licence import copy_licence_files
 from resq_onnx.checkpoint.source import ModelSource, open_model
@@ -31,7 +31,7 @@ from resq_onnx.errors import ResqError
 from resq_onnx.evaluation.against_float import compare_with_float, observe
 from resq_onnx.evaluation.float_model import check_float
 from resq_onnx.evaluation.parity import check_decode_parity
-from resq_onnx.files import refuse_overwriting, staged, writing_to
+from resq_onnx.files import Staging, refuse_overwriting, staged, writing_to
 from resq_onnx.graph.files import data_files, save_model
 from resq_onnx.graph.names import RECIPE_KEY
 from resq_onnx.handoff.output import Output, check_output, staged_output
@@ -100,7 +100,7 @@ def export(
     ):
         # 1. Refuse early what cannot work.
         output.progress.step("Reading the model")
-        source.check()
+        source.check(output.progress.warn)
         check_recipe(recipe, source)
 
         # 2. Second moments, and from them the bases. PyTorch's model is gone afterwards.
@@ -207,7 +207,7 @@ def finish(graph: ir.Model, measured: Measured, source: ModelSource, output: Out
     # 8. What belongs beside the model; then everything appears at once.
     parity = {"float": rotated, "decode": decoded}
     with writing_to(staging.target):
-        source.copy_companions(staging.folder)
+        _write_companions(source, staging)
         copy_licence_files(source.folder, staging, progress.warn)
         name = output.runtime.name
         summary = write_summary(staging, source, recipe, name, parity, quality, spectra)
@@ -217,10 +217,15 @@ def finish(graph: ir.Model, measured: Measured, source: ModelSource, output: Out
         write_card(staging, output.runtime, progress.warn)
     if kept is not None:
         with writing_to(kept.target):
-            source.copy_companions(kept.folder)
+            _write_companions(source, kept)
         kept.publish()
     staging.publish()
     return summary
+
+
+def _write_companions(source: ModelSource, staging: Staging) -> None:
+    source.copy_companions(staging.folder)
+    write_tokenizer(source, staging.folder)
 
 
 def check_recipe(recipe: Recipe, source: ModelSource) -> None:
@@ -256,7 +261,7 @@ def calibrate(
     staging_of_the_first = staged(out) if is_main_process() else nullcontext()
     with staging_of_the_first as staging, open_model(model) as source:
         progress.step("Reading the model")
-        source.check()
+        source.check(progress.warn)
         check_widths(recipe, source)
         reference = Reference(source)
         progress.step("Calibrating")

@@ -6,19 +6,25 @@ import hashlib
 import json
 import math
 import tempfile
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from resq_onnx.checkpoint.folder import COMPANION_FILES, check_folder
+from resq_onnx.checkpoint.hub import fetch_model, hub_name
 from resq_onnx.checkpoint.licence import stated_licence
 from resq_onnx.checkpoint.safetensors_store import SafetensorsStore
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout, layout_of
 from resq_onnx.files import copy_file, reading
+from resq_onnx.files.contents import read_json
+
+ADAPTER: Final = "adapter_config.json"
+"""What PEFT calls the file that says to which model an adapter belongs."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +43,15 @@ class ModelSource:
     def config(self) -> dict[str, Any]:
         """The contents of config.json."""
         path = self.folder / "config.json"
-        if not path.exists():
-            raise ResqError(f"{self.name}: no config.json; is this a model directory?")
-        try:
-            with reading(path):
-                config = json.loads(path.read_text())
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ResqError(f"{self.name}: config.json is not valid JSON: {error}") from None
-        if not isinstance(config, dict):
-            raise ResqError(f"{self.name}: config.json must hold a JSON object")
-        return config
+        if path.exists():
+            return read_json(path, "download it again", shown=f"{self.name}: config.json")
+        if (self.folder / ADAPTER).exists():
+            raise ResqError(
+                f"{self.name}: an adapter, not a model: merge it into its base model first, by "
+                "peft: AutoPeftModelForCausalLM.from_pretrained(ADAPTER).merge_and_unload()"
+                ".save_pretrained(MERGED), and give MERGED with the tokenizer's files"
+            )
+        raise ResqError(f"{self.name}: no config.json; is this a model directory?")
 
     @cached_property
     def layout(self) -> ModelLayout:
@@ -82,8 +87,11 @@ class ModelSource:
             external.release()
         return digest.hexdigest()
 
-    def check(self) -> None:
+    def check(self, warn: Callable[[str], None] = warnings.warn) -> None:
         """Refuse early what cannot be exported.
+
+        Args:
+            warn: Receives one line if the folder holds more than the model.
 
         Raises:
             ResqError: Unsupported architecture, damaged files, a weight that is missing or has
@@ -97,6 +105,15 @@ class ModelSource:
                     f"for {shape}"
                 )
         self.weights.check_finite()
+        for name in COMPANION_FILES:
+            if name.endswith(".json") and name != "tokenizer.json":  # its own library reads that
+                shown = f"{self.name}: {name}"
+                read_json(self.folder / name, "download it again", optional=True, shown=shown)
+        if (self.folder / ADAPTER).exists():
+            warn(
+                f"{self.name}: the adapter in it ({ADAPTER}) is left out; to have it in, merge it "
+                "into the model first, by peft's merge_and_unload()"
+            )
 
     def copy_companions(self, target: Path) -> list[str]:
         """Copy tokenizer, chat template and configuration; returns the names copied."""
@@ -142,6 +159,8 @@ def _expected_shapes(layout: ModelLayout) -> Iterator[tuple[str, tuple[int, ...]
 def open_model(path: str | Path) -> Iterator[ModelSource]:
     """Open a model directory or a .gguf file for as long as the context lasts.
 
+    What is neither may be a model's name on the Hugging Face hub: it is then fetched from there.
+
     Raises:
         ResqError: There is no such model, or its files cannot be read.
     """
@@ -157,5 +176,10 @@ def open_model(path: str | Path) -> Iterator[ModelSource]:
             yield ModelSource(Path(folder), str(path))
     elif path.exists():
         raise ResqError(f"{path}: neither a model directory nor a .gguf file")
+    elif name := hub_name(path):
+        yield ModelSource(fetch_model(name), name)
     else:
-        raise ResqError(f"{path}: no such model directory or .gguf file")
+        raise ResqError(
+            f"{path}: no such model directory or .gguf file; a model on the Hugging Face hub is "
+            "called OWNER/NAME"
+        )

@@ -18,7 +18,7 @@ from resq_onnx.cli.options import bos_option, session_options
     "--text",
     required=True,
     type=click.Path(path_type=Path),
-    help="A .txt or .jsonl file the model was not calibrated on.",
+    help="A text the model was not calibrated on: a file as for --calibration of export.",
 )
 @click.option(
     "--reference",
@@ -71,7 +71,8 @@ def evaluate(
     after every layer: of both models on the same tokens, so the noise of all layers before it is in
     it.
     """
-    from resq_onnx.calibration.corpus import SEPARATOR, load_text
+    from resq_onnx.calibration.corpus import SEPARATOR
+    from resq_onnx.calibration.texts import load_text
     from resq_onnx.cli.evaluation_tables import Asked, print_evaluations
     from resq_onnx.evaluation import Windowing
     from resq_onnx.evaluation.side_by_side import evaluate_files
@@ -79,7 +80,7 @@ def evaluate(
 
     if per_layer and reference is None:
         raise click.UsageError("--per-layer needs --reference MODEL, a model without the noise")
-    document = SEPARATOR.join(load_text(str(text)))
+    document = SEPARATOR.join(load_text(str(text), "text"))
     windowing = Windowing(window, stride, max_windows)
     how = HowToRun(threads, not no_kernels, provider, token_by_token, per_layer, bos)
     with showing_progress() as progress:

@@ -47,7 +47,8 @@ bos_option = click.option(
 
 calibration_options = _together(
     click.option("--calibration", default=DEFAULTS.calibration,
-                 help="A .txt or .jsonl file, a name known to `datasets`, or python-docs."),
+                 help="A .txt, .jsonl, .json, .csv or .parquet file, with texts or chats; "
+                 "OWNER/NAME of a data set on the Hugging Face hub; or python-docs."),
     click.option("--samples", type=int, default=DEFAULTS.samples,
                  help="Calibration sequences."),
     click.option("--sequence-length", type=int, default=DEFAULTS.sequence_length,

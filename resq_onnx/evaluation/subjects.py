@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resq_onnx.checkpoint.hub import hub_name
 from resq_onnx.checkpoint.source import open_model
 from resq_onnx.errors import ResqError
 from resq_onnx.evaluation.models import ExportedModel, LanguageModel, TappedModel
@@ -72,7 +73,7 @@ def open_subject(path: Path, how: HowToRun) -> Iterator[Subject]:
             a folder that holds both.
     """
     exported = model_files(path) if path.is_dir() else []
-    original = holds_original(path) or (path.is_dir() and not exported)
+    original = hub_name(path) or holds_original(path) or (path.is_dir() and not exported)
     if exported and original:
         raise ResqError(
             f"{path}: holds an original model and an exported one; name the .onnx file, or put "
@@ -115,8 +116,8 @@ def _original(path: Path, how: HowToRun) -> Iterator[Subject]:
             f"{path}: an original model is run in PyTorch, which needs {error.name}; run "
             f"`pip install resq-onnx[export]`, or give an exported .onnx file"
         ) from error
-    files = [path] if path.is_file() else path.glob("*.safetensors")
     with open_model(path) as source:
+        files = [path] if path.is_file() else source.folder.glob("*.safetensors")
         reference = Reference(source, how.threads)
         opening, size = reference.opening(how.bos), sum(file.stat().st_size for file in files)
         yield Subject(path, reference, reference.encode, opening, size)

@@ -8,7 +8,7 @@ from typing import Final
 
 import onnx_ir as ir
 
-from resq_onnx.errors import ResqError
+from resq_onnx.errors import ResqError, blaming
 from resq_onnx.files import check_is_file
 from resq_onnx.files.checks import check_stays_inside
 from resq_onnx.graph.data_file import check_data, seal
@@ -17,6 +17,9 @@ from resq_onnx.graph.tensors import SameBytes, dims
 
 DATA_ALIGNMENT: Final = 64
 """Every tensor starts on a cache line: kernels read weights where the file is mapped."""
+
+AGAIN: Final = "export it again"
+"""What to do with a damaged file."""
 
 KEPT_IN_GRAPH: Final = 256
 """Bytes up to which a tensor stays in the .onnx file, where shape inference can read it."""
@@ -31,9 +34,10 @@ def read_graph(path: Path) -> ir.Model:
     """
     model = _load(path)
     check_data(path)
-    if not model.graph.outputs:  # an empty file is a valid protobuf message
-        raise ResqError(f"{path}: not an ONNX model (it has no outputs); export it again")
-    _check_data(model.graph.initializers)
+    with blaming(path, "not an ONNX model", AGAIN):
+        if not model.graph.outputs:  # an empty file is a valid protobuf message
+            raise ResqError(f"{path}: not an ONNX model: it has no outputs; {AGAIN}")
+        _check_data(model.graph.initializers)
     return model
 
 
@@ -49,10 +53,8 @@ def data_files(path: Path) -> list[Path]:
 
 def _load(path: Path) -> ir.Model:
     check_is_file(path)
-    try:
+    with blaming(path, "not an ONNX model", AGAIN):
         return ir.load(path)
-    except Exception as error:  # protobuf's own, which has no public base class
-        raise ResqError(f"{path}: not an ONNX model ({error})") from error
 
 
 def _check_data(initializers: Mapping[str, ir.Value]) -> None:

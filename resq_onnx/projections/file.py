@@ -7,8 +7,7 @@ method needs no second pass; the projections of the recipe at hand are stored be
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,9 +17,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from resq_onnx.errors import ResqError
+from resq_onnx.errors import ResqError, blaming
 from resq_onnx.families import ModelLayout
-from resq_onnx.files import reading, replacing
+from resq_onnx.files import replacing
 from resq_onnx.projections.bases import (
     DownTransform,
     Projections,
@@ -112,7 +111,13 @@ def load_calibration(path: str | Path) -> Calibration:
         ResqError: The file is missing, truncated, of another kind or version, or
             incomplete.
     """
-    with reading(Path(path)), _refusals(Path(path)), safe_open(path, framework="numpy") as file:
+    again = "make it anew with `resq-onnx calibrate`"
+    if not Path(path).exists():
+        raise ResqError(f"{path}: no such file; {again}")
+    with (
+        blaming(path, "not a readable projections file", again),
+        safe_open(path, framework="numpy") as file,
+    ):
         metadata: Mapping[str, str] = file.metadata() or {}
         version = metadata.get("format_version")
         if version not in READABLE_VERSIONS or "recipe" not in metadata:
@@ -220,16 +225,3 @@ def _read_splits(content: Any, layers: int) -> Splits:
         return splits_from_json(content)
     hidden, head, down = (BitSplit(**split) for split in content)
     return alike_in_all_layers(layers, hidden, head, down)
-
-
-@contextmanager
-def _refusals(path: Path) -> Iterator[None]:
-    """Name the file in whatever goes wrong while it is read."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise ResqError(f"{path}: no such file") from error
-    except KeyError as error:
-        raise ResqError(f"{path}: incomplete: it has no {error.args[0]}") from error
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise ResqError(f"{path}: not a readable projections file: {error}") from error

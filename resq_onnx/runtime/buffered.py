@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from resq_onnx.errors import ResqError
+from resq_onnx.errors import ResqError, first_line
 from resq_onnx.runtime.decoder import check_rewind, check_room
 from resq_onnx.runtime.memory import memory_for
 from resq_onnx.runtime.providers import runs_on_cuda
@@ -170,8 +170,7 @@ class BufferedDecoder:
         try:
             self._memory.run()
         except Exception as error:  # its exceptions have no common base but this
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ResqError(f"ONNX Runtime cannot run the model: {reason}") from error
+            raise ResqError(f"ONNX Runtime cannot run the model: {first_line(error)}") from error
         self._seen += mask.sum(axis=1, keepdims=True)
         self.length = total
 

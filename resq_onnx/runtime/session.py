@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from resq_onnx.errors import ResqError
+from resq_onnx.errors import ResqError, first_line
 from resq_onnx.files import check_is_file
 from resq_onnx.graph.data_file import check_data
 from resq_onnx.runtime import library
@@ -112,7 +112,7 @@ def create_session(
             enable_fallback=0,  # which would print and open the file again
         )
     except Exception as error:  # its exceptions have no common base but this
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         if provider == CPU and kernels and any(words in reason for words in NO_CPU_KERNEL):
             raise ResqError(
                 f"{path}: its activations are bfloat16, for which there are no kernels on CPUs: "

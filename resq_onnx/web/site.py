@@ -13,6 +13,7 @@ from typing import Any, Final
 from resq_onnx.errors import ResqError
 from resq_onnx.files import copy_file, find_model, writing_to
 from resq_onnx.files.checks import check_stays_inside
+from resq_onnx.files.contents import read_json
 from resq_onnx.graph.data_file import check_data, data_file
 from resq_onnx.runtime.tokenizer import Tokenizer
 
@@ -60,9 +61,9 @@ def make_site(model: Path, packages: Mapping[str, Path]) -> Site:
         if address.startswith("model/"):
             check_stays_inside(path)
     summary = model.parent / "resq.json"
-    said = json.loads(summary.read_text()) if summary.is_file() else {}
+    said = read_json(summary, "export the model again", optional=True)
     manifest = {
-        "name": said.get("model") or model.resolve().parent.name,
+        "name": str(said.get("model") or "") or model.resolve().parent.name,
         "graph": model.name,
         "files": [{"name": path.name, "bytes": path.stat().st_size} for path in parts],
         "has_tokenizer_config": "model/tokenizer_config.json" in files,

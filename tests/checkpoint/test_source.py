@@ -51,9 +51,9 @@ def test_another_file_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{", "config.json is not valid JSON"),
+        ("{", "config.json: cannot be read: not JSON"),
         ("[]", "must hold a JSON object"),
-        ("\udcff", "config.json is not valid JSON"),
+        ("\udcff", "config.json: cannot be read: not UTF-8 text"),
         (None, "no config.json; is this a model directory?"),
     ],
 )

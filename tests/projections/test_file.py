@@ -217,7 +217,7 @@ def test_a_missing_tensor_is_named(tmp_path: Path, name: str) -> None:
         metadata = stored.metadata()
         tensors = {key: stored.get_tensor(key) for key in stored.keys() if key != name}  # noqa: SIM118
     save_file(tensors, file, metadata)
-    with pytest.raises(ResqError, match=rf"part\.safetensors: incomplete: it has no {name}"):
+    with pytest.raises(ResqError, match=rf"part\.safetensors: .*: it has no '{name}'"):
         load_calibration(file)
 
 
