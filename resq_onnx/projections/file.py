@@ -35,10 +35,11 @@ from resq_onnx.recipe import BitSplit, Recipe
 
 Array = NDArray[Any]
 
-FORMAT_VERSION: Final = "2"
+FORMAT_VERSION: Final = "3"
 
-READABLE_VERSIONS: Final = ("1", "2")
-"""Version 1 had one split for all layers, and one pair of rotations before down_proj."""
+READABLE_VERSIONS: Final = ("1", "2", "3")
+"""Version 1 had one split for all layers, and one pair of rotations before down_proj. Before version
+3 no hidden moment had a norm's gain in it."""
 
 FIELDS_OF_PROJECTIONS: Final = (
     "method",
@@ -68,6 +69,8 @@ class Calibration:
         model_hash: Which model was calibrated.
         moments: float32.
         projections: Those of `recipe_json`.
+        has_gains: Whether the hidden moments hold the norms' gains where the layers are rounded
+            behind these.
         spectra: Per site, what `spectra_of` gave.
     """
 
@@ -76,6 +79,7 @@ class Calibration:
     moments: Moments
     projections: Projections
     spectra: dict[str, Any]
+    has_gains: bool = True
 
 
 def save_calibration(
@@ -136,6 +140,7 @@ def load_calibration(path: str | Path) -> Calibration:
             moments=moments,
             projections=_projections_from(tensors, metadata),
             spectra=json.loads(metadata["spectra"]),
+            has_gains=version not in ("1", "2"),
         )
 
 
@@ -145,9 +150,14 @@ def stored_projections(
     """The projections of a file if they are those that a recipe asks for, else None.
 
     Raises:
-        ResqError: The calibration is another model's.
+        ResqError: The calibration is another model's, or an older one that no longer serves.
     """
     check_shapes(layout, calibration.moments)
+    if layout.turns_inputs and not calibration.has_gains:
+        raise ResqError(
+            f"the projections file was made by an older version, whose moments do not serve "
+            f"{layout.family.name}; make it anew with `resq-onnx calibrate`"
+        )
     asked = recipe.to_json()
     stored = Recipe().to_json() | calibration.recipe_json  # an older file lacks newer fields
     fields = FIELDS_OF_PROJECTIONS + (FIELDS_OF_TRAINING if recipe.trains else ())
