@@ -79,6 +79,17 @@ class ModelLayout:
         return tuple(role for role in roles if getattr(self.family, role) is not None)
 
     @property
+    def turns_inputs(self) -> bool:
+        """Whether the basis U_A lies behind the gains of the norms that layers read.
+
+        Otherwise it is that of the residual stream, and the gains are fused into the layers. Where
+        norms stand between the layers and the stream, these gains cannot be: some channels of the
+        stream are then hundreds of times as large as others, the gains take that back, and what
+        is rounded on the stream's side of them is multiplied with them.
+        """
+        return bool(self.post_norms)
+
+    @property
     def norms_heads(self) -> bool:
         """Whether each head of the queries and keys is RMS-normalised before RoPE."""
         return self.family.query_norm is not None

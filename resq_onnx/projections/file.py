@@ -36,8 +36,8 @@ Array = NDArray[Any]
 FORMAT_VERSION: Final = "3"
 
 READABLE_VERSIONS: Final = ("1", "2", "3")
-"""Version 1 had one split for all layers, and one pair of rotations before down_proj. Versions 1
-and 2 also held spectra, which nothing read."""
+"""Version 1 had one split for all layers, and one pair of rotations before down_proj. Before version
+3 no hidden moment had a norm's gain in it, and files held spectra, which nothing read."""
 
 FIELDS_OF_PROJECTIONS: Final = (
     "method",
@@ -65,12 +65,15 @@ class Calibration:
         model_hash: Which model was calibrated.
         moments: float32.
         projections: Those of `recipe_json`.
+        has_gains: Whether the hidden moments hold the norms' gains where the layers are rounded
+            behind these.
     """
 
     recipe_json: dict[str, Any]
     model_hash: str
     moments: Moments
     projections: Projections
+    has_gains: bool = True
 
 
 def save_calibration(
@@ -135,6 +138,7 @@ def load_calibration(path: str | Path) -> Calibration:
             model_hash=metadata["model_hash"],
             moments=moments,
             projections=_projections_from(tensors, metadata),
+            has_gains=version not in ("1", "2"),
         )
 
 
@@ -144,9 +148,14 @@ def stored_projections(
     """The projections of a file if they are those that a recipe asks for, else None.
 
     Raises:
-        ResqError: The calibration is another model's.
+        ResqError: The calibration is another model's, or an older one that no longer serves.
     """
     check_shapes(layout, calibration.moments)
+    if layout.turns_inputs and not calibration.has_gains:
+        raise ResqError(
+            f"the projections file was made by an older version, whose moments do not serve "
+            f"{layout.family.name}; make it anew with `resq-onnx calibrate`"
+        )
     asked = recipe.to_json()
     stored = Recipe().to_json() | calibration.recipe_json  # an older file lacks newer fields
     fields = FIELDS_OF_PROJECTIONS + (FIELDS_OF_TRAINING if recipe.trains else ())

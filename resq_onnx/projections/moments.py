@@ -22,8 +22,8 @@ class Moments:
     either.
 
     Attributes:
-        hidden_attention: (layers, D, D), input of q/k/v after the norm's division, without
-            its gain.
+        hidden_attention: (layers, D, D), input of q/k/v after the norm's division; without its
+            gain, unless `ModelLayout.turns_inputs`.
         hidden_mlp: (layers, D, D), input of gate/up, likewise.
         value: (layers, kv heads, d, d), output of v_proj.
         key: (layers, kv heads, d, d), keys after RoPE.
