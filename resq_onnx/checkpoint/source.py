@@ -177,7 +177,9 @@ def open_model(path: str | Path) -> Iterator[ModelSource]:
     elif path.exists():
         raise ResqError(f"{path}: neither a model directory nor a .gguf file")
     elif name := hub_name(path):
-        yield ModelSource(fetch_model(name), name)
+        fetched = fetch_model(name)
+        check_folder(fetched)
+        yield ModelSource(fetched, name)
     else:
         raise ResqError(
             f"{path}: no such model directory or .gguf file; a model on the Hugging Face hub is "

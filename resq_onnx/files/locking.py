@@ -34,14 +34,14 @@ def locked(target: Path, seconds: float = 0.0) -> Iterator[bool]:
         ResqError: Another process holds it.
         OSError: The lock file cannot be made.
     """
-    path = target.with_name(f".{target.name}.lock")
-    descriptor, held = _acquire(path, target, time.monotonic() + seconds)
+    path, descriptor = target.with_name(f".{target.name}.lock"), None
     try:
+        descriptor, held = _acquire(path, target, time.monotonic() + seconds)
         yield held
     finally:
-        with suppress(OSError):
-            path.unlink()  # before it is let go: afterwards it may be another process's
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
+        _remove_if_free(path)
 
 
 def _acquire(path: Path, target: Path, deadline: float) -> tuple[int, bool]:
@@ -49,12 +49,11 @@ def _acquire(path: Path, target: Path, deadline: float) -> tuple[int, bool]:
     while True:
         descriptor = _open(path)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_still(descriptor, path):
-                with suppress(OSError):  # it is for messages alone
-                    os.truncate(descriptor, 0)
-                    os.write(descriptor, str(os.getpid()).encode())
-                return descriptor, True
+            held = _lock(descriptor)
+            if not held or _is_still(descriptor, path):
+                if held:
+                    _write_holder(descriptor)
+                return descriptor, held
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 holder = os.pread(descriptor, 20, 0).decode("ascii", "replace") or "another one"
@@ -64,9 +63,43 @@ def _acquire(path: Path, target: Path, deadline: float) -> tuple[int, bool]:
                     "or name another file"
                 ) from None
             time.sleep(POLL_SECONDS)
-        except OSError:  # no locks here
-            return descriptor, False
+        except BaseException:  # Ctrl-C too
+            os.close(descriptor)
+            raise
         os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock an open file; returns False where there are no locks.
+
+    Raises:
+        BlockingIOError: It is locked by somebody else.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return False
+    return True
+
+
+def _write_holder(descriptor: int) -> None:
+    with suppress(OSError):  # it is for messages alone
+        os.truncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode())
+
+
+def _remove_if_free(path: Path) -> None:
+    """Remove the lock file, unless another process has come to hold it."""
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            _lock(descriptor)
+            if _is_still(descriptor, path):
+                path.unlink()
+        finally:
+            os.close(descriptor)
 
 
 def _open(path: Path) -> int:

@@ -19,8 +19,9 @@ def refuse_overwriting(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
     for output in outputs:
         for one in given:
             if same_file(output, one):
+                read = "" if output == one else f"the same file as {one}, "
                 raise ResqError(
-                    f"{output}: is {one}, which is read; name another file for the result"
+                    f"{output}: is {read}what this command reads; name another file for the result"
                 )
 
 

@@ -35,7 +35,7 @@ def assert_refused(tmp_path: Path, *arguments: object) -> None:
     before = contents(tmp_path)
     result = run(*arguments)
     assert result.exit_code == 1, result.stdout
-    assert "which is read; name another file" in error_line(result.stderr)
+    assert "what this command reads; name another file" in error_line(result.stderr)
     assert contents(tmp_path) == before
 
 

@@ -147,5 +147,5 @@ def test_a_folder_without_an_exported_model_is_refused(tmp_path: Path) -> None:
 def test_an_original_model_has_to_be_exported_first(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
     given = tmp_path / name if name.endswith(".gguf") else tmp_path
-    with pytest.raises(ResqError, match="original model, no exported one; export it first"):
+    with pytest.raises(ResqError, match="original model, not an exported one; export it"):
         find_model(given)

@@ -32,7 +32,7 @@ def test_a_name_of_the_models_files_in_its_folder_is_refused(model: Path, name: 
         refusal(model, model / name),
         refusal(model, model.parent / "out.onnx", rotated=model / name),
     ):
-        assert line.startswith(f"{model / name}: is {model / name}, which is read")
+        assert line.startswith(f"{model / name}: is what this command reads")
 
 
 def test_another_name_in_the_models_folder_will_do(model: Path) -> None:
