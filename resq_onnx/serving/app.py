@@ -9,17 +9,19 @@ from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from resq_onnx.errors import ResqError
 from resq_onnx.serving.answers import Answer, ChatAnswer, TextAnswer
 from resq_onnx.serving.bodies import Bodies
 from resq_onnx.serving.deadlines import Deadline, Deadlines, while_connected
 from resq_onnx.serving.engine import Engine
+from resq_onnx.serving.hosts import refused_by
 from resq_onnx.serving.protocol import Asked, read_chat, read_completion
 from resq_onnx.serving.refusals import (
     RefusalError,
@@ -147,3 +149,21 @@ async def _refuse_route(_: Request, error: Exception) -> JSONResponse:
     paths = "/v1/chat/completions, /v1/completions, /v1/models and /health"
     message = f"{error.detail}: there are {paths}"
     return refusal_response(RefusalError(error.status_code, message, headers=error.headers or {}))
+
+
+class LoopbackOnly:
+    """An application that on loopback answers for itself alone; see `hosts.py`."""
+
+    def __init__(self, app: ASGIApp, address: str) -> None:
+        """Take the application, and the address at which it listens."""
+        self._app = app
+        self._address = address
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or refuse it."""
+        if (refused := refused_by(self._address, Headers(scope=scope))) is None:
+            await self._app(scope, receive, send)
+            return
+        status, message = refused
+        response = refusal_response(RefusalError(status, message, headers={"Connection": "close"}))
+        await response(scope, receive, send)

@@ -15,7 +15,7 @@ from typing import Any, Final
 import uvicorn
 
 from resq_onnx.errors import ResqError
-from resq_onnx.serving.app import Service, logger
+from resq_onnx.serving.app import LoopbackOnly, Service, logger
 from resq_onnx.serving.connections import MAX_HEADER, Connections, lacks_room, room_for
 
 GRACE_SECONDS: Final = 3
@@ -76,7 +76,7 @@ def run(service: Service, listening: socket.socket, ready: Callable[[], None]) -
     _log_to_stderr()
     connections = Connections(room_for(service.scheduler.places))
     config = uvicorn.Config(
-        service.app,
+        LoopbackOnly(service.app, listening.getsockname()[0]),
         http=connections.protocol(),
         h11_max_incomplete_event_size=MAX_HEADER,
         ws="none",
