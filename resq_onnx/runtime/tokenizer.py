@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -65,6 +66,11 @@ class Tokenizer:
             chat_template=_chat_template(folder, config),
             folder=folder,
         )
+
+    @cached_property
+    def longest_token(self) -> int:
+        """Bytes of the longest token, as the vocabulary writes it: it stands for no more."""
+        return max((len(token.encode()) for token in self.backend.get_vocab()), default=1)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text; special tokens are those tokenizer.json adds, such as BOS."""

@@ -13,6 +13,7 @@ from resq_onnx.errors import ResqError
 from resq_onnx.files import check_is_file
 from resq_onnx.runtime.chat import ChatCancelledError, start_early
 from resq_onnx.runtime.generation import generate
+from resq_onnx.runtime.long_texts import EncodingCancelledError, TooLongError, encode_at_most
 from resq_onnx.runtime.positions import CONFIG, positions_of
 from resq_onnx.runtime.providers import CPU
 from resq_onnx.runtime.session import create_session
@@ -20,7 +21,7 @@ from resq_onnx.runtime.signature import read_signature
 from resq_onnx.runtime.tokenizer import Tokenizer
 from resq_onnx.serving.decoders import DecoderPool, Text, steps_do_not_matter
 from resq_onnx.serving.protocol import Asked, Prompt
-from resq_onnx.serving.refusals import gone, invalid
+from resq_onnx.serving.refusals import RefusalError, gone, invalid
 from resq_onnx.serving.stop_strings import StopStrings
 
 
@@ -154,18 +155,30 @@ class Engine:
 
     def _encode(self, prompt: Prompt, cancelled: threading.Event) -> Sequence[int]:
         if prompt.token_ids:
+            if len(prompt.token_ids) >= self.max_length:
+                raise self._too_long(str(len(prompt.token_ids)))
             if not all(0 <= token < self._vocabulary for token in prompt.token_ids):
                 raise invalid(f"token ids must be from 0 to {self._vocabulary - 1}", "prompt")
             return prompt.token_ids
-        if prompt.text is not None:
-            return self._tokenizer.encode(prompt.text)
+        tokenizer = self._tokenizer
         try:
-            rendered = self._tokenizer.apply_chat_template(prompt.messages, cancelled=cancelled)
-        except ChatCancelledError:
+            text = prompt.text
+            if text is None:
+                text = tokenizer.apply_chat_template(prompt.messages, cancelled=cancelled)
+            return encode_at_most(
+                tokenizer.backend,
+                text,
+                self.max_length,
+                tokenizer.longest_token,
+                cancelled,
+                add_special_tokens=prompt.text is not None,
+            )
+        except (ChatCancelledError, EncodingCancelledError):
             raise gone() from None
+        except TooLongError:
+            raise self._too_long(f"more than {self.max_length}") from None
         except ResqError as error:
             raise invalid(str(error), "messages") from None
-        return self._tokenizer.encode(rendered, add_special_tokens=False)
 
     def _check_room(self, prompt_tokens: int, max_tokens: int | None) -> int:
         """How many new tokens there may be."""
@@ -174,13 +187,16 @@ class Engine:
         room = self.max_length - prompt_tokens
         if room < max(max_tokens or 1, 1):
             wanted = f" and {max_tokens} new ones" if max_tokens else ""
-            raise invalid(
-                f"this model takes {self.max_length} tokens, and there would be {prompt_tokens} "
-                f"of the prompt{wanted}; shorten the prompt or ask for fewer tokens",
-                "max_tokens" if room > 0 else None,
-                "context_length_exceeded",
-            )
+            raise self._too_long(f"{prompt_tokens}", wanted, "max_tokens" if room > 0 else None)
         return max_tokens or room
+
+    def _too_long(self, tokens: str, wanted: str = "", param: str | None = None) -> RefusalError:
+        return invalid(
+            f"this model takes {self.max_length} tokens, and there would be {tokens} of the "
+            f"prompt{wanted}; shorten the prompt or ask for fewer tokens",
+            param,
+            "context_length_exceeded",
+        )
 
 
 def _prefill(text: Text, cancelled: threading.Event) -> None:

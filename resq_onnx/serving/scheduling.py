@@ -80,6 +80,11 @@ class Scheduler:
         self._executor = ThreadPoolExecutor(concurrent, thread_name_prefix="generation")
 
     @property
+    def places(self) -> int:
+        """How many may run and wait."""
+        return self._concurrent + self._waiting
+
+    @property
     def running(self) -> int:
         """How many run now."""
         return min(self._unfinished, self._concurrent)
@@ -95,7 +100,7 @@ class Scheduler:
         Raises:
             RefusalError: There is no place to wait either.
         """
-        if self._unfinished >= self._concurrent + self._waiting:
+        if self._unfinished >= self.places:
             raise busy(self.running, self.waiting)
         running = Running(work)
         loop = asyncio.get_running_loop()

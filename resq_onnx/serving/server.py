@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
@@ -9,12 +10,13 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 
 from resq_onnx.errors import ResqError
-from resq_onnx.serving.app import Service, logger
+from resq_onnx.serving.app import LoopbackOnly, Service, logger
+from resq_onnx.serving.connections import MAX_HEADER, Connections, lacks_room, room_for
 
 GRACE_SECONDS: Final = 3
 """How long a client that reads nothing may hold up the end of the server."""
@@ -72,9 +74,11 @@ def run(service: Service, listening: socket.socket, ready: Callable[[], None]) -
         ready: Is called once requests are answered.
     """
     _log_to_stderr()
+    connections = Connections(room_for(service.scheduler.places))
     config = uvicorn.Config(
-        service.app,
-        http="h11",
+        LoopbackOnly(service.app, listening.getsockname()[0]),
+        http=connections.protocol(),
+        h11_max_incomplete_event_size=MAX_HEADER,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -84,7 +88,7 @@ def run(service: Service, listening: socket.socket, ready: Callable[[], None]) -
         backlog=BACKLOG,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    server = _Server(config, service, ready)
+    server = _Server(config, service, connections, ready)
     with suppress(KeyboardInterrupt):  # uvicorn raises the signal again after all is in order
         server.run([listening])
     logger.info("stopped")
@@ -101,17 +105,35 @@ class _Server(uvicorn.Server):
         all_ended: Whether no thread works any more, once the server has stopped.
     """
 
-    def __init__(self, config: uvicorn.Config, service: Service, ready: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        service: Service,
+        connections: Connections,
+        ready: Callable[[], None],
+    ) -> None:
         super().__init__(config)
         self._service = service
+        self._connections = connections
         self._ready = ready
         self.all_ended = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._note_error)
         await super().startup(sockets)
+        self._sweeping = loop.create_task(self._connections.sweep())
         self._ready()
 
+    def _note_error(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What the event loop has to report; a lack of room comes by the thousand."""
+        if lacks_room(context):
+            self._connections.unaccepted += 1
+        else:
+            logger.error("unexpected: %s", context["message"], exc_info=context.get("exception"))
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._sweeping.cancel()
         self._service.deadlines.stop()
         await super().shutdown(sockets)
         self.all_ended = await self._service.scheduler.join(JOIN_SECONDS)

@@ -12,7 +12,7 @@ from typing import Any
 import openai
 import pytest
 
-from resq_onnx.serving.app import MAX_BODY
+from resq_onnx.serving.bodies import MAX_BODY
 from tests.serving.served import CHAT, COMPLETIONS, HELLO, Served, served
 
 ENDLESS: dict[str, Any] = {"max_tokens": 8000}
