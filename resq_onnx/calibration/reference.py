@@ -53,6 +53,12 @@ def load_tokenizer(source: ModelSource) -> Any:
             f"({type(tokenizer).__name__}), and exported models need that; put tokenizer.json "
             f"beside the weights{_converting(source)}"
         )
+    longest = tokenizer.model_max_length
+    if not isinstance(longest, int | float):
+        raise ResqError(
+            f"{source.name}: tokenizer_config.json says model_max_length is {longest!r}; it must "
+            f"be a number of tokens"
+        )
     return tokenizer
 
 

@@ -98,11 +98,11 @@ def render_report(
     environment.filters |= {"megabytes": figures.megabytes, "number": figures.number}
     with refusals(inspection.path.parent / SUMMARY_NAME, EXPORT):
         content = _content(inspection, summary)
-    for evaluation in evaluations:
-        content["layers"] += _layers_of(evaluation)
-    return environment.get_template(TEMPLATE).render(
-        content, evaluations=evaluations, benchmarks=benchmarks
-    )
+        for evaluation in evaluations:
+            content["layers"] += _layers_of(evaluation)
+        return environment.get_template(TEMPLATE).render(
+            content, evaluations=evaluations, benchmarks=benchmarks
+        )
 
 
 def _content(inspection: Inspection, summary: Mapping[str, Any]) -> dict[str, Any]:
