@@ -31,6 +31,7 @@ from resq_onnx.errors import ResqError
 from resq_onnx.evaluation.against_float import compare_with_float, observe
 from resq_onnx.evaluation.float_model import check_float
 from resq_onnx.evaluation.parity import check_decode_parity
+from resq_onnx.evaluation.quality_gate import check_quality
 from resq_onnx.files import Staging, refuse_overwriting, staged, writing_to
 from resq_onnx.graph.files import data_files, save_model
 from resq_onnx.graph.names import RECIPE_KEY
@@ -64,6 +65,7 @@ def export(
     save_rotated: str | Path | None = None,
     dump_passes: str | Path | None = None,
     report: bool = False,
+    force: bool = False,
     progress: Progress | None = None,
 ) -> Summary:
     """Quantise a model and write it as ONNX, in a folder that is finished for a runtime.
@@ -81,21 +83,23 @@ def export(
         save_rotated: Also write the folded, not yet quantised float model to this file.
         dump_passes: Also write the graph after each pass, as text, into this folder.
         report: Also write report.html beside the model.
+        force: Write a model too whose predictions are so far from the float model's that no use
+            is known for it.
         progress: Receives progress updates.
 
     Returns:
         What was written, how large, how good.
 
     Raises:
-        ResqError: The input cannot be used, the target cannot read such a file, parity was not
-            reached, or the output cannot be written.
+        ResqError: The input cannot be used, the target cannot read such a file, parity or a
+            usable quality was not reached, or the output cannot be written.
     """
     runtime = target_named(target)
     recipe = recipe or runtime.recipe()
     runtime.accept(recipe)
     check_output(out, save_rotated, Path(model), _inputs(model, recipe, projections))
     with (
-        staged_output(out, runtime, save_rotated, dump_passes, report, progress) as output,
+        staged_output(out, runtime, save_rotated, dump_passes, report, force, progress) as output,
         open_model(model) as source,
     ):
         # 1. Refuse early what cannot work.
@@ -124,6 +128,7 @@ def rewrite(
     save_rotated: str | Path | None = None,
     dump_passes: str | Path | None = None,
     report: bool = False,
+    force: bool = False,
     progress: Progress | None = None,
 ) -> Summary:
     """As `export`, of a float32 graph that torch.onnx.export(..., dynamo=True) wrote.
@@ -140,6 +145,7 @@ def rewrite(
         save_rotated: As for `export`.
         dump_passes: As for `export`.
         report: As for `export`.
+        force: As for `export`.
         progress: As for `export`.
 
     Raises:
@@ -151,7 +157,7 @@ def rewrite(
     folder = Path(model) if model is not None else path.parent
     inputs = [path, *data_files(path), *_inputs(folder, recipe, projections)]
     check_output(out, save_rotated, folder, inputs)
-    with staged_output(out, runtime, save_rotated, dump_passes, report, progress) as output:
+    with staged_output(out, runtime, save_rotated, dump_passes, report, force, progress) as output:
         output.progress.step("Reading the graph")
         check_folder(folder)
         calibration = load_calibration(projections)
@@ -199,8 +205,10 @@ def finish(graph: ir.Model, measured: Measured, source: ModelSource, output: Out
     quality, spectra = None, None
     if recipe.how.quantises:
         progress.step("Comparing with the float model")
-        found = observe(open_tapped(staging.model, recipe.dtype), measured.text)
+        tapped = open_tapped(staging.model, recipe.dtype)
+        found = observe(tapped, measured.text, staging.folder)
         quality = compare_with_float(floats, found, measured.text)
+        check_quality(quality, output.force, progress.warn)
         if measured.moments is not None:
             spectra = describe_spectra(measured.moments, bases, recipe.how.basis == "channels")
 

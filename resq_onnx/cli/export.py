@@ -37,6 +37,7 @@ def export(
     save_rotated: Path | None,
     dump_passes: Path | None,
     report: bool,
+    force: bool,
     **recipe: Any,
 ) -> None:
     """Quantise MODEL, a Hugging Face directory or a .gguf file, and write OUT.onnx."""
@@ -55,6 +56,7 @@ def export(
             save_rotated=save_rotated,
             dump_passes=dump_passes,
             report=report,
+            force=force,
             progress=progress,
         )
     print_summary(out, summary)

@@ -150,6 +150,8 @@ output_options = _together(
                  help="Also write the graph after each pass, as text."),
     click.option("--report", is_flag=True,
                  help="Also write report.html beside the model: a page for people."),
+    click.option("--force", is_flag=True,
+                 help="Write the model even if its predictions are of no use."),
 )  # fmt: skip
 """What is written besides the model."""
 

@@ -44,6 +44,7 @@ def rewrite(
     save_rotated: Path | None,
     dump_passes: Path | None,
     report: bool,
+    force: bool,
     **recipe: Any,
 ) -> None:
     """Quantise IN.onnx, which torch.onnx.export wrote in float32, and write OUT.onnx."""
@@ -63,6 +64,7 @@ def rewrite(
             save_rotated=save_rotated,
             dump_passes=dump_passes,
             report=report,
+            force=force,
             progress=progress,
         )
     print_summary(out, summary)

@@ -63,9 +63,10 @@ class DistanceTally:
             expected_losses: -log p of the tokens that follow, as far as there are any, (M,).
             losses: The same of the model, (M,).
         """
-        # np.maximum, for max() would lose a NaN
-        self._largest = float(np.maximum(self._largest, np.abs(expected).max()))
-        self._error = float(np.maximum(self._error, np.abs(found - expected).max()))
+        for one, other in zip(expected, found, strict=True):  # a row at a time: they are large
+            # np.maximum, for max() would lose a NaN
+            self._largest = float(np.maximum(self._largest, np.abs(one).max()))
+            self._error = float(np.maximum(self._error, np.abs(other - one).max()))
         self._predictions.append(token_differences(expected, found))
         self._losses.append(losses - expected_losses)
 
@@ -87,12 +88,8 @@ class DistanceTally:
 
 def compare(expected: Logits, found: Logits, token_ids: NDArray[np.int64]) -> Distance:
     """Compare logits (B, S, vocabulary) of token ids (B, S), each text from its beginning."""
-    targets = token_ids[:, 1:].ravel()
-    losses = [token_losses(_rows(one[:, :-1]), targets) for one in (expected, found)]
     tally = DistanceTally()
-    tally.add(_rows(expected), _rows(found), *losses)
+    for ids, *pair in zip(token_ids, expected, found, strict=True):
+        losses = [token_losses(logits[:-1], ids[1:]) for logits in pair]
+        tally.add(*pair, *losses)
     return tally.distance()
-
-
-def _rows(logits: Logits) -> Logits:
-    return logits.reshape(-1, logits.shape[-1])
