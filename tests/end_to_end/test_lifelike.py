@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from resq_onnx.evaluation.parity import compare
+from resq_onnx.evaluation.distance import compare
 from tests.command_line import QUICK, run_successfully
 from tests.end_to_end.tiny_text import prefill, token_ids, torch_logits
 from tests.tiny_models import write_model
