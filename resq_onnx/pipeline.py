@@ -204,7 +204,8 @@ def finish(graph: ir.Model, measured: Measured, source: ModelSource, output: Out
     if recipe.how.quantises:
         progress.step("Comparing with the float model")
         tapped = open_tapped(staging.model, recipe.dtype)
-        found = observe(tapped, measured.text, staging.folder)
+        with writing_to(staging.target):
+            found = observe(tapped, measured.text, staging.folder)
         quality = compare_with_float(floats, found, measured.text)
         check_quality(quality, output.force, progress.warn)
         if measured.moments is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +86,9 @@ def observe(tapped: TappedDecoder, token_ids: NDArray[np.int64], folder: Path) -
         token_ids: The text.
         folder: Where the logits are kept, in a file without a name: with 262,144 of them to a
             token they would be the largest array of an export.
+
+    Raises:
+        OSError: There is no room for them.
     """
     kept: Logits | None = None
     streams = []
@@ -92,13 +97,21 @@ def observe(tapped: TappedDecoder, token_ids: NDArray[np.int64], folder: Path) -
         if tapped.decoder.signature.last_only:
             logits = decode_logits(tapped.decoder, ids)
         if kept is None:
-            with tempfile.TemporaryFile(dir=folder) as file:
-                shape = (*token_ids.shape, logits.shape[-1])
-                kept = np.memmap(file, np.float32, "w+", shape=shape)
+            kept = _array_on_disk(folder, (*token_ids.shape, logits.shape[-1]))
         kept[place] = logits[0]
         streams.append(stream)
     assert kept is not None, "a text has sequences"
     return Observed(kept, np.concatenate(streams, axis=1))
+
+
+def _array_on_disk(folder: Path, shape: tuple[int, ...]) -> Logits:
+    """An array in a file without a name.
+
+    Its room is taken at once: on a full disk, a write to mapped memory would end the process.
+    """
+    with tempfile.TemporaryFile(dir=folder) as file:
+        os.posix_fallocate(file.fileno(), 0, math.prod(shape) * np.float32().itemsize)
+        return np.memmap(file, np.float32, "r+", shape=shape)
 
 
 def compare_with_float(

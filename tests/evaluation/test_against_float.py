@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,13 @@ from numpy.typing import NDArray
 
 import resq_onnx
 from resq_onnx.calibration.held_out import LENGTH, TOKENS, text_shape
-from resq_onnx.evaluation.against_float import MOST_DECIBELS, Observed, compare_with_float, observe
+from resq_onnx.evaluation.against_float import (
+    MOST_DECIBELS,
+    Observed,
+    _array_on_disk,
+    compare_with_float,
+    observe,
+)
 from resq_onnx.evaluation.distance import compare
 from resq_onnx.recipe import Recipe
 from resq_onnx.runtime import Decoder, create_session
@@ -97,3 +104,19 @@ def test_what_an_export_measures_is_what_its_files_show(tmp_path: Path) -> None:
     )
     scale = np.abs(found.logits).max()
     np.testing.assert_allclose(observed(last.path, ids).logits, found.logits, atol=NEAR * scale)
+
+
+def test_logits_that_find_no_room_are_an_error_and_not_the_end_of_the_process(
+    tmp_path: Path,
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            _array_on_disk(tmp_path, (2, 5_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    kept = _array_on_disk(tmp_path, (2, 5))
+    assert kept.shape == (2, 5)
+    kept[:] = 1
+    assert list(tmp_path.iterdir()) == []
