@@ -2,6 +2,7 @@
 # make test   before a commit: the checks, the kernels, the fast tests, one real export; 8 minutes
 # make test-rest       the tests that `make test` leaves out: slow ones, and pages in a browser
 # make test-all        every test there is: test, test-rest, test-sanitized, test-simt, test-aarch64
+# make fuzz   damaged inputs to every command for a minute; FUZZ_ARGS="--seconds 600 --seed 1" for more
 # make lint   the checks alone
 # make docs            the site of docs/ with an API reference, into build/site; a broken link is an error
 # make test-kernels    every instruction set of this CPU against the scalar kernels
@@ -18,6 +19,7 @@ VENV ?= .venv
 PROMPT ?= Tell me about the sea.
 # More for pytest, such as -k hadamard; and how many tests run at once, on one thread each.
 PYTEST_ARGS ?=
+FUZZ_ARGS ?= --seconds 60
 TEST_PROCESSES ?= auto
 
 BIN := $(VENV)/bin
@@ -65,7 +67,7 @@ PACKAGING := pyproject.toml constraints.txt $(shell find custom_ops -type f)
 PYTHON_SOURCES := $(shell find resq_onnx passes -name '*.py')
 CXX_SOURCES := $(shell find custom_ops tests/benchmarks -name '*.h' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo docs installed test test-rest test-all test-kernels test-kernels-sanitized test-sanitized test-simt \
+.PHONY: fuzz help demo docs installed test test-rest test-all test-kernels test-kernels-sanitized test-sanitized test-simt \
 	test-cuda \
 	test-aarch64 cuda cuda-evidence lint clean
 .DELETE_ON_ERROR:
@@ -85,6 +87,9 @@ test: lint test-kernels $(MODEL)
 
 test-rest: $(VENV)/installed-test $(MODEL)
 	$(PYTEST) -m "$(SECOND_HALF)" $(PYTEST_ARGS)
+
+fuzz: $(VENV)/installed-test
+	$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
 test-all: test test-rest test-sanitized test-simt test-aarch64
 
