@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from resq_onnx.cli.console import out, showing_progress
+from resq_onnx.cli.console import print_line, showing_progress
 from resq_onnx.cli.options import (
     basis_options,
     calibration_options,
@@ -32,8 +32,5 @@ def calibrate(model: Path, target: Path, **recipe: Any) -> None:
         written = pipeline.calibrate(model, target, asked, progress)
     if written is not None:
         size = written.stat().st_size / 1e6
-        lines = (
-            f"Wrote {written} ({size:.1f} MB)",
-            f"Use it: resq-onnx export {model} OUT.onnx --projections {written}",
-        )
-        out.print(*lines, sep="\n", markup=False, highlight=False, soft_wrap=True)
+        print_line(f"Wrote {written} ({size:.1f} MB)")
+        print_line(f"Use it: resq-onnx export {model} OUT.onnx --projections {written}")

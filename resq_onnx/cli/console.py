@@ -20,6 +20,11 @@ SECONDS_BETWEEN_LINES: Final = 15.0
 """Of one step, where no terminal can show a bar: rare enough for a log, often enough to wait."""
 
 
+def print_line(text: str, *, to: Console = out, end: str = "\n", style: str | None = None) -> None:
+    """Print as it is: lines stay whole, for copying, and brackets in a path are no markup."""
+    to.print(text, end=end, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
 @contextmanager
 def showing_progress() -> Iterator[Progress]:
     """Show the steps of a long command on stderr: bars on a terminal, lines elsewhere."""
@@ -28,7 +33,7 @@ def showing_progress() -> Iterator[Progress]:
 
 
 def _warn(line: str) -> None:
-    log.print(f"Warning: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    print_line(f"Warning: {line}", to=log, style="yellow")
 
 
 @contextmanager
@@ -70,7 +75,7 @@ def _lines(clock: Callable[[], float] = time.monotonic) -> Iterator[Progress]:
     def tell(line: str) -> None:
         nonlocal printed
         printed = clock()
-        log.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_line(line, to=log)
 
     def step(new: str) -> None:
         nonlocal title, began
