@@ -1,7 +1,7 @@
 """RMSNorm(x) · diag(g) · Wᵀ  →  RMSNorm(x) · (W · diag(g))ᵀ, and g becomes ones.
 
 Without its gain an RMSNorm commutes with every rotation of the residual stream. A norm that ends a
-block keeps its gain: what it reads and gives is not in the stream's basis.
+block keeps its gain, since its input and output are not in the stream's basis.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ READERS = {"attention_norm": ("query", "key", "value"), "mlp_norm": ("gate", "up
 
 
 class FuseNormGains(ir.passes.InPlacePass):
-    """Multiply the columns of every layer behind a norm by the norm's gain."""
+    """Fold the gain of every norm into the columns of the linear layers that read it."""
 
     def __init__(self, layout: ModelLayout, *, shares_table: bool = False) -> None:
-        """Take the names from `layout`; a head that shares its table was split before."""
+        """Take the names from `layout`; with a shared table, `SplitHead` must have run."""
         family = layout.family
         head = head_input(layout) if shares_table else family.head
         self._readers = {
