@@ -1,4 +1,4 @@
-"""What quantisation did to a model: its predictions and its residual stream, against float's."""
+"""Compare a quantised model with the float model: predictions and residual stream."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from resq_onnx.runtime.decoder import decode_logits
 from resq_onnx.runtime.taps import TappedDecoder
 
 MOST_DECIBELS: Final = 150.0
-"""More than float32 can tell apart: what stands for equal vectors, for JSON has no infinity."""
+"""Upper limit of ratios, beyond float32's precision: equal vectors get it, as JSON has no
+infinity."""
 
 
 @dataclass(frozen=True)
-class Observed:
-    """What one model makes of a text.
+class ModelOutputs:
+    """Outputs of one model on a text.
 
     Attributes:
         logits: (B, S, vocabulary).
@@ -33,13 +34,13 @@ class Observed:
 
 @dataclass(frozen=True)
 class Quality:
-    """How near a quantised model is to the float model.
+    """Comparison of a quantised model with the float model.
 
     Attributes:
-        distance: Of its logits from the float model's.
-        tokens: Tokens of the text that both have read.
-        layer_sqnr_db: Signal over quantisation noise of the residual stream, as `LayerNoise` has
-            it, of the embedding and after each layer: layers + 1 numbers in decibels.
+        distance: Distance of its logits from the float model's.
+        tokens: Number of tokens of the text.
+        layer_sqnr_db: Signal-to-quantisation-noise ratio of the residual stream as `LayerNoise`
+            defines it, at the embedding and after each layer: layers + 1 numbers in decibels.
     """
 
     distance: Distance
@@ -52,18 +53,18 @@ class Quality:
         return {"tokens": self.tokens, **distance, "layer_sqnr_db": list(self.layer_sqnr_db)}
 
 
-def observe(tapped: TappedDecoder, token_ids: NDArray[np.int64]) -> Observed:
+def observe(tapped: TappedDecoder, token_ids: NDArray[np.int64]) -> ModelOutputs:
     """Run an exported model on a text (B, S)."""
     logits, stream, _ = tapped.run(token_ids)
     if tapped.decoder.signature.last_only:
         logits = decode_logits(tapped.decoder, token_ids)
-    return Observed(logits, stream)
+    return ModelOutputs(logits, stream)
 
 
 def compare_with_float(
-    expected: Observed, found: Observed, token_ids: NDArray[np.int64]
+    expected: ModelOutputs, found: ModelOutputs, token_ids: NDArray[np.int64]
 ) -> Quality:
-    """Compare what a float and a quantised model, in the same basis, made of a text (B, S)."""
+    """Compare a quantised with a float model, in the same basis, by outputs on a text (B, S)."""
     streams = [one.stream.reshape(len(one.stream), token_ids.size, -1) for one in (expected, found)]
     noise = LayerNoise(np.eye(streams[0].shape[-1]))
     noise.add(*streams)
