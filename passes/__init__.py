@@ -26,7 +26,7 @@ from resq_onnx.passes.contrib_norms import ContribNorms
 from resq_onnx.passes.fold_hidden_basis import FoldHiddenBasis
 from resq_onnx.passes.fold_value_basis import FoldValueBasis
 from resq_onnx.passes.fuse_norm_gains import FuseNormGains
-from resq_onnx.passes.halve_post_basis import HalvePostBasis
+from resq_onnx.passes.halve_input_basis import HalveInputBasis
 from resq_onnx.passes.join_hadamards import JoinHadamards
 from resq_onnx.passes.keep_last_logits import KeepLastLogits
 from resq_onnx.passes.lift_attention import LiftAttention
@@ -44,8 +44,8 @@ from resq_onnx.passes.rotate_down import RotateDown
 from resq_onnx.passes.rotate_keys import RotateKeys
 from resq_onnx.passes.spell_activations import SpellActivations
 from resq_onnx.passes.split_head import SplitHead
-from resq_onnx.passes.split_post_norms import SplitPostNorms
 from resq_onnx.passes.split_projections import SplitProjections
+from resq_onnx.passes.turn_inputs import TurnInputs
 from resq_onnx.passes.untie_embedding import UntieEmbedding
 from resq_onnx.projections import Projections
 from resq_onnx.projections.moments import Moments
@@ -82,11 +82,17 @@ def folding(layout: ModelLayout, recipe: Recipe, projections: Projections) -> Pa
     if not recipe.how.quantises:
         return []
     shares_table = recipe.shares_table(tied=layout.tied)
-    return [
+    of_stream = [
         SplitHead(layout) if shares_table else UntieEmbedding(layout),
-        SplitPostNorms(layout),
         FuseNormGains(layout, shares_table=shares_table),
         FoldHiddenBasis(layout, projections, shares_table=shares_table),
+    ]
+    of_inputs = [
+        *([] if shares_table else [UntieEmbedding(layout)]),
+        TurnInputs(layout, projections),
+    ]
+    return [
+        *(of_inputs if layout.turns_inputs else of_stream),
         FoldValueBasis(layout, projections),
         RotateKeys(layout, projections),
         RotateDown(layout, projections),
@@ -113,7 +119,7 @@ def quantising(
     """From float operators to those of ai.resq; weights are computed when the file is written."""
     return [
         QuantiseLinears(layout, recipe, projections, moments),
-        HalvePostBasis(layout),
+        HalveInputBasis(layout),
         *([QuantiseCache(layout, projections)] if recipe.cache == "quantised" else []),
         QuantiseEmbedding(layout, recipe, shares_table=recipe.shares_table(tied=layout.tied)),
         *([NarrowActivations(layout, recipe)] if recipe.dtype != "float32" else []),

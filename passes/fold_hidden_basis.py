@@ -4,8 +4,6 @@
 2. What writes it: W ← U_Aᵀ · W and b ← U_Aᵀ · b (o, down); the embedding's rows E ← E · U_A.
 3. Where lm_head reads the embedding's table too, the layer before it both reads and writes what is
    in this basis: W ← U_Aᵀ · W · U_A.
-4. Where norms end the blocks, o and down stay as they are, and the matrix behind these norms
-   becomes U_A.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from resq_onnx.families import ModelLayout
-from resq_onnx.graph.modules import POST_BASIS, find_linear, find_weight, head_input
+from resq_onnx.graph.modules import find_linear, find_weight, head_input
 from resq_onnx.graph.tensors import fold
 from resq_onnx.projections import Projections
 
@@ -49,16 +47,9 @@ class FoldHiddenBasis(ir.passes.InPlacePass):
         for layer in range(layout.num_layers):
             for role in READERS:
                 fold(find_linear(model, layout.module(layer, role)).weight, lambda w: w @ basis)
-            if not layout.post_norms:
-                self._fold_writers(model, layer)
-        if layout.post_norms:
-            fold(find_weight(model, POST_BASIS, "matrix"), lambda m: m @ basis)
+            for role in WRITERS:
+                linear = find_linear(model, layout.module(layer, role))
+                fold(linear.weight, lambda w: basis.T @ w)
+                if linear.bias is not None:
+                    fold(linear.bias, lambda b: basis.T @ b)
         return ir.passes.PassResult(model, modified=True)
-
-    def _fold_writers(self, model: ir.Model, layer: int) -> None:
-        basis = self._basis
-        for role in WRITERS:
-            linear = find_linear(model, self._layout.module(layer, role))
-            fold(linear.weight, lambda w: basis.T @ w)
-            if linear.bias is not None:
-                fold(linear.bias, lambda b: basis.T @ b)

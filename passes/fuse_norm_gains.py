@@ -1,7 +1,6 @@
 """RMSNorm(x) · diag(g) · Wᵀ  →  RMSNorm(x) · (W · diag(g))ᵀ, and g becomes ones.
 
-Without its gain an RMSNorm commutes with every rotation of the residual stream. A norm that ends a
-block keeps its gain, since its input and output are not in the stream's basis.
+Without its gain an RMSNorm commutes with every rotation of the residual stream.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """RMSNorm · linear · residual Add  →  MixedPrecisionMatMul.
 
 1. The linear layer's weight becomes INT4 columns and INT8 columns, each with a scale per row.
-2. A norm before the layer is absorbed: it only changes the scale of the quantised activation.
+2. A norm without gains before the layer is absorbed: it only changes the scale of the quantised
+   activation.
 3. An Add that is the only reader of its result is absorbed as the residual.
 
 With float activations only the weight changes (rule 1), and the layer reads it dequantised.
@@ -147,6 +148,8 @@ def replace_linear(
         low_clip: Share of its range that the integers of the activation's low part span.
     """
     norm = producer_of(linear.source, "RMSNormalization")
+    if norm is not None and not _has_unit_gain(norm):
+        norm = None
     source = linear.source if norm is None else norm.inputs[0]
     addition = _residual_addition(linear)
     residual = None
@@ -171,6 +174,12 @@ def replace_linear(
         [f"{linear.module}.quantised"],
     )
     put_in_place_of(model, old, tag(node, linear.module))
+
+
+def _has_unit_gain(norm: ir.Node) -> bool:
+    gain = norm.inputs[1]
+    assert gain is not None
+    return bool((read_float64(gain.const_value) == 1.0).all())
 
 
 def _residual_addition(linear: Linear) -> ir.Node | None:

@@ -8,6 +8,7 @@ everything that runs a model does without torch.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any, Final
 
 from resq_onnx.errors import ResqError
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from resq_onnx.pipeline import export, rewrite
     from resq_onnx.runtime.library import library_path, register
     from resq_onnx.runtime.session import create_session
+
+for _variable in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
+    # ONNX Runtime and huggingface_hub read them when they are imported: this is earlier, as every
+    # module here comes after this one. A value that the user gave stays.
+    os.environ.setdefault(_variable, "1")
 
 __version__ = "0.1.0"
 

@@ -8,6 +8,7 @@ finish   fold ─► float parity ─► quantise ─► write ─► decode par
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import onnx_ir as ir
@@ -22,17 +23,18 @@ from resq_onnx.calibration.measured import (
     measure,
     measure_graph,
 )
-from resq_onnx.calibration.reference import Reference
+from resq_onnx.calibration.reference import Reference, write_tokenizer
+from resq_onnx.checkpoint.folder import check_folder, files_of
 from resq_onnx.checkpoint.licence import copy_licence_files
 from resq_onnx.checkpoint.source import ModelSource, open_model
 from resq_onnx.errors import ResqError
 from resq_onnx.evaluation.against_float import compare_with_float, observe
 from resq_onnx.evaluation.float_model import check_float
 from resq_onnx.evaluation.parity import check_decode_parity
-from resq_onnx.files import staged, writing_to
-from resq_onnx.graph.files import save_model
+from resq_onnx.files import Staging, refuse_overwriting, staged, writing_to
+from resq_onnx.graph.files import data_files, save_model
 from resq_onnx.graph.names import RECIPE_KEY
-from resq_onnx.handoff.output import Output, staged_output
+from resq_onnx.handoff.output import Output, check_output, staged_output
 from resq_onnx.handoff.targets import DEFAULT as DEFAULT_TARGET
 from resq_onnx.handoff.targets import target_named
 from resq_onnx.passes import NameWeights, exporting, folding, lifting, refuse_other_attention
@@ -91,13 +93,14 @@ def export(
     runtime = target_named(target)
     recipe = recipe or runtime.recipe()
     runtime.accept(recipe)
+    check_output(out, save_rotated, Path(model), _inputs(model, recipe, projections))
     with (
         staged_output(out, runtime, save_rotated, dump_passes, report, progress) as output,
         open_model(model) as source,
     ):
         # 1. Refuse early what cannot work.
         output.progress.step("Reading the model")
-        source.check()
+        source.check(output.progress.warn)
         check_recipe(recipe, source)
 
         # 2. Second moments, and from them the bases. PyTorch's model is gone afterwards.
@@ -145,11 +148,12 @@ def rewrite(
     runtime, path = target_named(target), Path(graph)
     recipe = recipe or runtime.recipe()
     runtime.accept(recipe)
-    if path.resolve() == Path(out).resolve():
-        raise ResqError(f"{out}: is the file to rewrite; name another one for the result")
+    folder = Path(model) if model is not None else path.parent
+    inputs = [path, *data_files(path), *_inputs(folder, recipe, projections)]
+    check_output(out, save_rotated, folder, inputs)
     with staged_output(out, runtime, save_rotated, dump_passes, report, progress) as output:
         output.progress.step("Reading the graph")
-        folder = Path(model) if model is not None else path.parent
+        check_folder(folder)
         calibration = load_calibration(projections)
         source = TracedFile(folder, str(folder), path, calibration.model_hash)
         check_calibrated(source, calibration, projections)
@@ -201,20 +205,27 @@ def finish(graph: ir.Model, measured: Measured, source: ModelSource, output: Out
             spectra = describe_spectra(measured.moments, bases, recipe.how.basis == "channels")
 
     # 8. What belongs beside the model; then everything appears at once.
-    source.copy_companions(staging.folder)
-    copy_licence_files(source.folder, staging, progress.warn)
     parity = {"float": rotated, "decode": decoded}
-    name = output.runtime.name
-    summary = write_summary(staging, source, recipe, name, parity, quality, spectra)
-    if output.report:
-        write_report(staging.model, staging.folder / PAGE_NAME)
-    output.runtime.write(staging.model, recipe)
-    write_card(staging, output.runtime, progress.warn)
+    with writing_to(staging.target):
+        _write_companions(source, staging)
+        copy_licence_files(source.folder, staging, progress.warn)
+        name = output.runtime.name
+        summary = write_summary(staging, source, recipe, name, parity, quality, spectra)
+        if output.report:
+            write_report(staging.model, staging.folder / PAGE_NAME)
+        output.runtime.write(staging.model, recipe)
+        write_card(staging, output.runtime, progress.warn)
     if kept is not None:
-        source.copy_companions(kept.folder)
+        with writing_to(kept.target):
+            _write_companions(source, kept)
         kept.publish()
     staging.publish()
     return summary
+
+
+def _write_companions(source: ModelSource, staging: Staging) -> None:
+    source.copy_companions(staging.folder)
+    write_tokenizer(source, staging.folder)
 
 
 def check_recipe(recipe: Recipe, source: ModelSource) -> None:
@@ -245,17 +256,26 @@ def calibrate(
         ResqError: The input cannot be used, or the output cannot be written.
     """
     recipe, progress = recipe or Recipe(), progress or Progress()
-    with staged(out) as staging, open_model(model) as source:
+    out = Path(out)
+    refuse_overwriting([out], _inputs(model, recipe))
+    staging_of_the_first = staged(out) if is_main_process() else nullcontext()
+    with staging_of_the_first as staging, open_model(model) as source:
         progress.step("Reading the model")
-        source.check()
+        source.check(progress.warn)
         check_widths(recipe, source)
         reference = Reference(source)
         progress.step("Calibrating")
         moments = reference.moments(recipe, progress.advance, progress.warn).compact()
-        if not is_main_process():
+        if staging is None:
             return None
         bases = find_projections(reference, source.layout, recipe, moments, progress)
         done = began(recipe, reference.opening(recipe.bos))
         save_calibration(staging.model, done, source.digest, moments, bases)
         staging.publish()
-    return Path(out)
+    return out
+
+
+def _inputs(model: str | Path, recipe: Recipe, projections: str | Path | None = None) -> list[Path]:
+    """All files that are read, those that may be there included."""
+    others = [Path(one) for one in (projections, recipe.calibration) if one is not None]
+    return [*files_of(model), *others]

@@ -166,7 +166,8 @@ class Recipe:
         down_high: The same for the input of down_proj, exactly; 0 is the scheme of the paper. None
             is an eighth, and up to a third more where both parts can then be rotated with far
             fewer multiplications (`splits.down_split`).
-        calibration: A .txt or .jsonl file, a name known to `datasets`, or `python-docs`.
+        calibration: A file of texts or chats, the name of a data set on the Hugging Face hub, or
+            `python-docs` (`calibration.texts.load_text`).
         samples: Number of calibration sequences.
         sequence_length: Tokens per calibration sequence.
         bos: Whether texts begin with BOS, in the calibration and in every check: None for as the

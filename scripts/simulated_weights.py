@@ -122,15 +122,9 @@ def quantise_layer(
         bases.attention_out_hessian(layer, moments.attention_out[layer].astype(np.float64)),
         columns.attention_out,
     )
-    down = bases.down_matrix(layer)
-    around(
-        "down",
-        stream,
-        lambda weight: weight @ down,
-        lambda weight: weight @ down.T,
-        bases.down_hessian(layer, moments.down[layer].astype(np.float64)),
-        columns.down,
-    )
+    down, of_down = bases.down_matrix(layer), moments.down[layer].astype(np.float64)
+    hessian = bases.down_hessian(layer, of_down)
+    around("down", stream, lambda w: w @ down, lambda w: w @ down.T, hessian, columns.down)
 
 
 def _rounded(weight: Array, hessian: Array, widths: Widths, searches: bool) -> Array:

@@ -61,9 +61,10 @@ def error_line(stderr: str) -> str:
 
 @contextmanager
 def _keeping_signal_handlers() -> Iterator[None]:
-    """The command line takes SIGTERM for itself; the tests' process must not keep that."""
-    handler = signal.getsignal(signal.SIGTERM)
+    """The command line takes two signals for itself; the tests' process must not keep that."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

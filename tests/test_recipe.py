@@ -196,7 +196,7 @@ def test_a_dtype_is_refused_where_nothing_is_written_in_it(
         Recipe(dtype=dtype, **choices)
     assert str(error.value) == (
         f"dtype {dtype} is for format custom with quantised activations, and {said} is written in "
-        f"float32; leave --dtype away, or use {remedy}"
+        f"float32; omit --dtype, or use {remedy}"
     )
     assert Recipe(dtype="float32", **choices).dtype == "float32"
     assert Recipe(dtype=dtype, cache="float").dtype == dtype

@@ -1,27 +1,16 @@
-"""Calibration texts: where they come from, and how they become token sequences."""
+"""Calibration texts, and how they become token sequences."""
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from pydoc_data.topics import topics
 from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resq_onnx.errors import ResqError
-
-PYTHON_DOCS: Final = "python-docs"
-"""The text that needs neither a file nor a network: Python's language reference."""
-
-DATASETS: Final = {"wikitext": ("Salesforce/wikitext", "wikitext-2-raw-v1")}
-"""Short names of data sets that need a configuration: their repository and configuration."""
-
-FILE_SUFFIXES: Final = (".txt", ".jsonl")
-"""Of a text that is a file, and no name of a data set."""
+from resq_onnx.calibration.texts import ChatTemplate, Messages, load_text
+from resq_onnx.errors import ResqError, blaming
 
 SEPARATOR: Final = "\n\n"
 """Stands between two documents."""
@@ -38,30 +27,6 @@ class TextTokenizer(Protocol):
         self, text: list[str], *, add_special_tokens: bool, verbose: bool
     ) -> Any:  # a mapping with "input_ids", one list of integers for each text
         """Tokenise several texts."""
-
-
-def load_text(spec: str) -> list[str]:
-    """Read the documents of a calibration text, always in the same order.
-
-    Args:
-        spec: A .txt file (one document), a .jsonl file (one document a line, in the field
-            "text"), `python-docs` (the language reference that comes with Python), or a
-            name that `datasets` can load, such as `wikitext`; `name:configuration` chooses
-            a data set's configuration.
-
-    Raises:
-        ResqError: The file or data set cannot be read, or has no text.
-    """
-    if spec == PYTHON_DOCS:
-        return [topics[name] for name in sorted(topics)]
-    path = Path(spec)
-    if path.suffix == ".txt":
-        return [_read_file(path)]
-    if path.suffix == ".jsonl":
-        return _read_json_lines(path)
-    if path.exists():
-        raise ResqError(f"{spec}: a calibration text must be a .txt or a .jsonl file")
-    return _read_dataset(spec)
 
 
 def calibration_sequences(
@@ -94,7 +59,7 @@ def calibration_sequences(
     Raises:
         ResqError: The text cannot be read or is shorter than one sequence.
     """
-    tokens = tokenise(tokenizer, load_text(spec))
+    tokens = tokenise(tokenizer, load_text(spec, chat=_chat_template(tokenizer, spec)))
     length = max(sequence_length - len(opening), 1)
     windows = len(tokens) // length
     if windows == 0:
@@ -151,55 +116,11 @@ def _pieces(text: str) -> Iterator[str]:
         start = end
 
 
-def _read_file(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ResqError(
-            f"{path}: not UTF-8 text (byte {error.start}); convert the file to UTF-8"
-        ) from None
-    except OSError as error:
-        raise ResqError(f"{path}: cannot read the calibration text: {error.strerror}") from None
+def _chat_template(tokenizer: Any, spec: str) -> ChatTemplate:
+    """How a Hugging Face tokenizer writes a chat."""
 
+    def write(messages: Messages) -> str:
+        with blaming(spec, "the model's chat template refuses a chat in it", "give texts instead"):
+            return str(tokenizer.apply_chat_template(list(messages), tokenize=False))
 
-def _read_json_lines(path: Path) -> list[str]:
-    documents = []
-    # Not splitlines(): JSON strings may hold U+2028, which is no end of a line here.
-    for number, line in enumerate(_read_file(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ResqError(f"{where}: not JSON ({error.msg}, column {error.colno})") from None
-        if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-            raise ResqError(f'{where}: must be an object with a string in the field "text"')
-        documents.append(record["text"])
-    return documents
-
-
-def _read_dataset(spec: str) -> list[str]:
-    try:
-        import datasets
-    except ImportError:
-        raise ResqError(
-            f"calibration text {spec!r} is neither a file nor {PYTHON_DOCS}, and to load it as a "
-            f"data set `datasets` must be installed: pip install datasets"
-        ) from None
-    name, _, configuration = spec.partition(":")
-    name, default = DATASETS.get(name, (name, ""))
-    try:
-        rows = datasets.load_dataset(name, configuration or default or None, split="train")
-    except Exception as error:  # of the network, the repository or a parser: no common base
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ResqError(
-            f"calibration text {spec!r} is no file, and loading it as a data set failed: {reason}; "
-            f"give a .txt or .jsonl file, {PYTHON_DOCS}, or a data set within reach"
-        ) from None
-    if "text" not in rows.column_names:
-        raise ResqError(
-            f'data set {spec}: has no column "text", only {", ".join(rows.column_names)}; write '
-            f"the texts to a .jsonl file and give that"
-        )
-    return [str(text) for text in rows["text"]]
+    return write

@@ -8,14 +8,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from resq_onnx.calibration.corpus import (
-    PYTHON_DOCS,
-    TextTokenizer,
-    behind,
-    choose_windows,
-    load_text,
-    tokenise,
-)
+from resq_onnx.calibration.corpus import TextTokenizer, behind, choose_windows, tokenise
+from resq_onnx.calibration.texts import PYTHON_DOCS, load_text
 
 SEQUENCES: Final = 2
 TOKENS: Final = 256

@@ -12,9 +12,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from resq_onnx.calibration.corpus import FILE_SUFFIXES, PYTHON_DOCS, calibration_sequences
+from resq_onnx.calibration.corpus import calibration_sequences
 from resq_onnx.calibration.held_out import SEQUENCES, held_out_sequences, text_length
 from resq_onnx.calibration.reference import Reference, load_tokenizer, text_opening
+from resq_onnx.calibration.texts import FILE_SUFFIXES, PYTHON_DOCS
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -17,13 +18,15 @@ from resq_onnx.calibration.distributed import collect_shared_moments
 from resq_onnx.calibration.training import BATCH, train_rotations
 from resq_onnx.checkpoint.quiet import quiet_libraries
 from resq_onnx.checkpoint.source import ModelSource
-from resq_onnx.errors import ResqError
+from resq_onnx.errors import ResqError, blaming
 from resq_onnx.projections import Projections
 from resq_onnx.projections.moments import Moments
 from resq_onnx.recipe import Recipe
 from resq_onnx.runtime.opening import opening_of
 
 Progress = Callable[[int, int], None]
+
+TOKENIZER: Final = "tokenizer.json"
 
 LOADING: Final[dict[str, Any]] = {"local_files_only": True, "trust_remote_code": False}
 """How transformers may load what is in a folder."""
@@ -35,14 +38,45 @@ def load_tokenizer(source: ModelSource) -> Any:
     Raises:
         ResqError: transformers cannot load it.
     """
-    with quiet_libraries():
-        try:
-            return AutoTokenizer.from_pretrained(source.folder, **LOADING)
-        except (OSError, ValueError, KeyError) as error:
-            raise ResqError(
-                f"{source.name}: no tokenizer that transformers can load; put "
-                f"tokenizer.json beside the weights ({error})"
-            ) from error
+    with (
+        quiet_libraries(),
+        blaming(
+            source.name,
+            "no tokenizer that transformers can load",
+            "put the right tokenizer.json beside the weights" + _converting(source),
+        ),
+    ):
+        tokenizer = AutoTokenizer.from_pretrained(source.folder, **LOADING)
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        raise ResqError(
+            f"{source.name}: its tokenizer is not one that tokenizer.json can hold "
+            f"({type(tokenizer).__name__}), and exported models need that; put tokenizer.json "
+            f"beside the weights{_converting(source)}"
+        )
+    longest = tokenizer.model_max_length
+    if not isinstance(longest, int | float):
+        raise ResqError(
+            f"{source.name}: tokenizer_config.json says model_max_length is {longest!r}; it must "
+            f"be a number of tokens"
+        )
+    return tokenizer
+
+
+def write_tokenizer(source: ModelSource, folder: Path) -> None:
+    """Make tokenizer.json where the model has the tokenizer in another form alone.
+
+    Raises:
+        ResqError: As for `load_tokenizer`.
+    """
+    if not (source.folder / TOKENIZER).exists():
+        load_tokenizer(source).backend_tokenizer.save(str(folder / TOKENIZER))
+
+
+def _converting(source: ModelSource) -> str:
+    """What else would do, where there is a tokenizer of SentencePiece."""
+    if (source.folder / TOKENIZER).exists() or not (source.folder / "tokenizer.model").exists():
+        return ""
+    return ", or have it made of tokenizer.model: pip install sentencepiece protobuf"
 
 
 def text_opening(tokenizer: Any, source: ModelSource, bos: bool | None) -> tuple[int, ...]:
@@ -74,16 +108,22 @@ class Reference:
         """
         if threads is not None:
             torch.set_num_threads(threads)
-        self._source = source
-        with quiet_libraries():
-            try:
-                auto_class = getattr(transformers, source.layout.family.auto_class)
-                self.model = auto_class.from_pretrained(
-                    source.folder, dtype=torch.float32, use_safetensors=True, **LOADING
-                ).eval()
-            except (OSError, ValueError, RuntimeError) as error:
-                raise ResqError(f"{source.name}: PyTorch cannot load it: {error}") from error
+        self._source, family = source, source.layout.family
         self.tokenizer = load_tokenizer(source)
+        damaged = "correct config.json, or download the model again"
+        with quiet_libraries(), blaming(source.name, "PyTorch cannot load it", damaged):
+            self.model = (
+                getattr(transformers, family.auto_class)
+                .from_pretrained(
+                    source.folder,
+                    dtype=torch.float32,
+                    use_safetensors=True,
+                    # The configuration may name one that is not installed.
+                    attn_implementation=family.traced_attention,
+                    **LOADING,
+                )
+                .eval()
+            )
 
     def moments(self, recipe: Recipe, progress: Progress, warn: Callable[[str], None]) -> Moments:
         """Second moments of the activations on the recipe's calibration text."""

@@ -103,25 +103,37 @@ def _recording(model: torch.nn.Module, layout: ModelLayout, moments: Moments) ->
                 ("down", moments.down, False),
             ):
                 name = layout.module(layer, role)
-                epsilon = layout.norm_epsilon if is_norm else None
-                hook = _hook(total[layer], epsilon, f"layer {layer}: the input of {name}")
+                where = f"layer {layer}: the input of {name}"
+                hook = _hook(total[layer], layout if is_norm else None, where)
                 handle = model.get_submodule(name).register_forward_pre_hook(hook)
                 hooks.callback(handle.remove)
         yield
 
 
 def _hook(
-    total: NDArray[np.float64], epsilon: float | None, where: str
+    total: NDArray[np.float64], norms: ModelLayout | None, where: str
 ) -> Callable[[torch.nn.Module, tuple[torch.Tensor, ...]], None]:
-    """A forward pre-hook that adds its module's input, RMS-normalised if `epsilon` is given."""
+    """A forward pre-hook that adds its module's input; that of a norm as its readers see it.
 
-    def record(_module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    That is after the norm's division, if `norms` is given, and with its gain where they are rounded
+    behind it.
+    """
+
+    def record(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         rows = _widen(inputs[0].flatten(0, -2))  # (tokens, features)
-        if epsilon is not None:
-            rows = rows * torch.rsqrt(rows.square().mean(-1, keepdim=True) + epsilon)
+        if norms is not None:
+            rows = rows * torch.rsqrt(rows.square().mean(-1, keepdim=True) + norms.norm_epsilon)
+            if norms.turns_inputs:
+                rows = rows * gain_of(module, norms)
         _add(total, rows, where)
 
     return record
+
+
+def gain_of(norm: torch.nn.Module, layout: ModelLayout) -> torch.Tensor:
+    """What a norm multiplies with, (D,)."""
+    gain = cast(torch.Tensor, norm.weight)
+    return 1.0 + gain if layout.family.offset_gains else gain
 
 
 def _add(total: NDArray[np.float64], rows: torch.Tensor, where: str) -> None:

@@ -8,7 +8,7 @@ from typing import BinaryIO, Final
 
 from resq_onnx.checkpoint.licence import KEYS
 from resq_onnx.checkpoint.quiet import quiet_libraries
-from resq_onnx.errors import ResqError
+from resq_onnx.errors import blaming
 
 TEXT: Final = 8
 SCALARS: Final = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
@@ -33,14 +33,11 @@ def unpack_gguf(file: Path, folder: Path) -> None:
         from safetensors.torch import save_file
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        try:
+        with blaming(file, "cannot be read as a GGUF model", "download it again"):
             model = AutoModelForCausalLM.from_pretrained(
                 file.parent, gguf_file=file.name, dtype=torch.float32
             )
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        except (OSError, ValueError, KeyError, IndexError, RuntimeError) as error:
-            first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-            raise ResqError(f"{file}: cannot be read as a GGUF model: {first_line}") from error
         state = model.state_dict()
         if model.config.tie_word_embeddings:
             state.pop("lm_head.weight", None)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from resq_onnx.files import Staging
+from resq_onnx.files import Staging, copy_file
 
 KEYS: Final = ("license", "license_name", "license_link")
 """As Hugging Face's model cards name them; the last two go with `license: other`."""
@@ -42,7 +41,7 @@ def copy_licence_files(folder: Path, staging: Staging, warn: Callable[[str], Non
         if there.is_file() and there.read_bytes() != file.read_bytes():
             warn(f"{there} is not the base model's and stays; pass {file} on with the model")
         else:
-            shutil.copyfile(file, staging.folder / file.name)
+            copy_file(file, staging.folder / file.name)
 
 
 def licence_in_words(stated: Mapping[str, str]) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
+import operator
 import os
 import struct
 from collections.abc import Iterator
@@ -15,7 +15,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from resq_onnx.errors import ResqError
+from resq_onnx.checkpoint.folder import WEIGHTS
+from resq_onnx.errors import ResqError, blaming
+from resq_onnx.files import reading
+from resq_onnx.files.contents import parse_json, read_json
 
 DTYPES: Final = {
     "F64": ir.DataType.DOUBLE,
@@ -28,8 +31,8 @@ DTYPES: Final = {
 MAX_HEADER_BYTES: Final = 100_000_000
 """The limit the safetensors format itself sets on its header."""
 
-MALFORMED: Final = (ValueError, KeyError, TypeError, AttributeError)
-"""What reading JSON, or a place in it, raises where it is not as the format says."""
+AGAIN: Final = "download it again"
+"""What to do with a damaged file."""
 
 
 @dataclass(frozen=True)
@@ -44,21 +47,25 @@ class StoredTensor:
     shape: tuple[int, ...]
 
     def external(self) -> ir.ExternalTensor:
-        """The tensor as the ONNX graph points to it: a range of bytes of the file."""
+        """The tensor as the ONNX graph points to it: a range of bytes of the file.
+
+        A whole path, and no folder in which onnx_ir would want it to be: the user has named the
+        model, and its files may be links, as in a Hugging Face cache, or have several names.
+        """
         return ir.ExternalTensor(
-            self.file.name,
+            self.file.resolve(),
             self.offset,
             self.length,
             self.dtype,
             shape=ir.Shape(self.shape),
             name=self.name,
-            base_dir=self.file.parent,
         )
 
     def float32(self) -> NDArray[np.float32]:
         """Read the values now, as float32; nothing stays mapped afterwards."""
         tensor = self.external()
-        values = np.array(tensor.numpy(), dtype=np.float32)
+        with reading(self.file):
+            values = np.array(tensor.numpy(), dtype=np.float32)
         tensor.release()
         return values
 
@@ -114,11 +121,16 @@ class SafetensorsStore:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
+    usual, index = (folder / name for name in WEIGHTS)
     if index.is_file():
         return _files_of_index(index)
-    usual = folder / "model.safetensors"  # others beside it may be anything, such as projections
-    files = [usual] if usual.is_file() else sorted(folder.glob("*.safetensors"))
+    # Others beside the usual one may be anything, such as projections.
+    files = [usual] if usual.exists() else sorted(folder.glob("*.safetensors"))
+    for file in files:
+        if not file.is_file():  # a pipe would be waited for without end
+            raise ResqError(
+                f"{file}: not a complete .safetensors file: not a regular file; {AGAIN}"
+            )
     if files:
         return files
     pickles = sorted(path.name for path in folder.glob("*.bin"))
@@ -131,11 +143,20 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _files_of_index(index: Path) -> list[Path]:
-    try:
-        names = json.loads(index.read_text())["weight_map"].values()
-        files = {index.parent / name for name in names}
-    except MALFORMED:
-        raise ResqError(f"{index}: not a valid index of weights; download it again") from None
+    content = read_json(index, AGAIN)
+    with blaming(index, "not a valid index of weights", AGAIN):
+        names = {str(name) for name in content["weight_map"].values()}
+    files = {index.parent / name for name in names}
+    for name in sorted(names):
+        if Path(name).name != name:
+            raise ResqError(
+                f"{index}: names {name}, and weights must lie beside it; download the model again"
+            )
+    if not isinstance(content.get("metadata"), dict):
+        raise ResqError(
+            f"{index}: not a valid index of weights: it has no metadata, without which "
+            f'transformers does not read it; add "metadata": {{}} to its first braces, or {AGAIN}'
+        )
     missing = sorted(file.name for file in files if not file.is_file())
     if missing:
         raise ResqError(f"{index.parent}: {', '.join(missing)} named by {index.name} is missing")
@@ -145,30 +166,35 @@ def _files_of_index(index: Path) -> list[Path]:
 def _read_header(file: Path) -> Iterator[StoredTensor]:
     """Parse a header: its length (uint64, little endian), JSON, then the tensors' bytes."""
     size = os.path.getsize(file)
-    damaged = f"{file}: not a complete .safetensors file"
-    try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > min(MAX_HEADER_BYTES, size - 8):
-                raise ResqError(f"{damaged} (its header is cut off); download it again")
-            header = json.loads(stream.read(length))
-        entries = {k: _entry(v) for k, v in header.items() if k != "__metadata__"}
-    except (struct.error, *MALFORMED):
-        raise ResqError(f"{damaged} (its header cannot be read); download it again") from None
-    data = 8 + length
-    for name, (kind, shape, begin, end) in entries.items():
+    damaged = "not a complete .safetensors file"
+    with blaming(file, damaged, AGAIN), file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        if length > min(MAX_HEADER_BYTES, size - 8):
+            raise ResqError(f"{file}: {damaged}: its header is cut off; {AGAIN}")
+        header = parse_json(stream.read(length), f"{file}: {damaged}: its header", AGAIN)
+    header.pop("__metadata__", None)
+    data, last = 8 + length, 0
+    for name, said in header.items():
+        with blaming(f"{file}: {damaged}: tensor {name}", "is not understood", AGAIN):
+            kind, shape, begin, end = _entry(said)
         if data + end > size:
             raise ResqError(
-                f"{damaged}: tensor {name} ends at byte {data + end} and the file has {size}; "
-                "download it again"
+                f"{file}: {damaged}: tensor {name} ends at byte {data + end} and the file has "
+                f"{size}; {AGAIN}"
             )
+        last = max(last, end)
         yield _stored_tensor(file, name, kind, shape, data + begin, end - begin)
+    if data + last < size:
+        raise ResqError(
+            f"{file}: {size - data - last} bytes follow its last tensor, and PyTorch refuses such "
+            f"a file; {AGAIN}"
+        )
 
 
 def _entry(entry: Any) -> tuple[str, tuple[int, ...], int, int]:
-    """Type, shape, begin and end of one tensor of a header; raises one of `MALFORMED`."""
-    begin, end = entry["data_offsets"]
-    shape = tuple(int(dim) for dim in entry["shape"])
+    """Type, shape, begin and end of one tensor of a header; raises whatever it raises."""
+    begin, end = (operator.index(place) for place in entry["data_offsets"])
+    shape = tuple(operator.index(dim) for dim in entry["shape"])
     if min(begin, end - begin, *shape) < 0:
         raise ValueError("a negative offset or size")
     return str(entry["dtype"]), shape, begin, end

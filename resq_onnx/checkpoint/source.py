@@ -5,33 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
 import tempfile
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+from resq_onnx.checkpoint.folder import COMPANION_FILES, check_folder
+from resq_onnx.checkpoint.hub import fetch_model, hub_name
 from resq_onnx.checkpoint.licence import stated_licence
 from resq_onnx.checkpoint.safetensors_store import SafetensorsStore
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout, layout_of
+from resq_onnx.files import copy_file, reading
+from resq_onnx.files.contents import read_json
 
-COMPANION_FILES: Final = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-)
-"""Files of a model directory that belong beside the exported model."""
+ADAPTER: Final = "adapter_config.json"
+"""What PEFT calls the file that says to which model an adapter belongs."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +43,15 @@ class ModelSource:
     def config(self) -> dict[str, Any]:
         """The contents of config.json."""
         path = self.folder / "config.json"
-        try:
-            config = json.loads(path.read_text())
-        except FileNotFoundError:
-            raise ResqError(f"{self.name}: no config.json; is this a model directory?") from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ResqError(f"{self.name}: config.json is not valid JSON: {error}") from None
-        if not isinstance(config, dict):
-            raise ResqError(f"{self.name}: config.json must hold a JSON object")
-        return config
+        if path.exists():
+            return read_json(path, "download it again", shown=f"{self.name}: config.json")
+        if (self.folder / ADAPTER).exists():
+            raise ResqError(
+                f"{self.name}: an adapter, not a model: merge it into its base model first, by "
+                "peft: AutoPeftModelForCausalLM.from_pretrained(ADAPTER).merge_and_unload()"
+                ".save_pretrained(MERGED), and give MERGED with the tokenizer's files"
+            )
+        raise ResqError(f"{self.name}: no config.json; is this a model directory?")
 
     @cached_property
     def layout(self) -> ModelLayout:
@@ -89,12 +82,16 @@ class ModelSource:
         for tensor in sorted(self.weights, key=lambda tensor: tensor.name):
             digest.update(f"{tensor.name}{tensor.shape}{tensor.dtype}".encode())
             external = tensor.external()
-            digest.update(external.tobytes())
+            with reading(tensor.file):
+                digest.update(external.tobytes())
             external.release()
         return digest.hexdigest()
 
-    def check(self) -> None:
+    def check(self, warn: Callable[[str], None] = warnings.warn) -> None:
         """Refuse early what cannot be exported.
+
+        Args:
+            warn: Receives one line if the folder holds more than the model.
 
         Raises:
             ResqError: Unsupported architecture, damaged files, a weight that is missing or has
@@ -108,12 +105,21 @@ class ModelSource:
                     f"for {shape}"
                 )
         self.weights.check_finite()
+        for name in COMPANION_FILES:
+            if name.endswith(".json") and name != "tokenizer.json":  # its own library reads that
+                shown = f"{self.name}: {name}"
+                read_json(self.folder / name, "download it again", optional=True, shown=shown)
+        if (self.folder / ADAPTER).exists():
+            warn(
+                f"{self.name}: the adapter in it ({ADAPTER}) is left out; to have it in, merge it "
+                "into the model first, by peft's merge_and_unload()"
+            )
 
     def copy_companions(self, target: Path) -> list[str]:
         """Copy tokenizer, chat template and configuration; returns the names copied."""
         present = [name for name in COMPANION_FILES if (self.folder / name).is_file()]
         for name in present:
-            shutil.copyfile(self.folder / name, target / name)
+            copy_file(self.folder / name, target / name)
         return present
 
 
@@ -153,11 +159,14 @@ def _expected_shapes(layout: ModelLayout) -> Iterator[tuple[str, tuple[int, ...]
 def open_model(path: str | Path) -> Iterator[ModelSource]:
     """Open a model directory or a .gguf file for as long as the context lasts.
 
+    What is neither may be a model's name on the Hugging Face hub: it is then fetched from there.
+
     Raises:
         ResqError: There is no such model, or its files cannot be read.
     """
     path = Path(path)
     if path.is_dir():
+        check_folder(path)
         yield ModelSource(path, str(path))
     elif path.is_file() and path.suffix == ".gguf":
         with tempfile.TemporaryDirectory(prefix="resq-onnx-gguf-") as folder:
@@ -167,5 +176,12 @@ def open_model(path: str | Path) -> Iterator[ModelSource]:
             yield ModelSource(Path(folder), str(path))
     elif path.exists():
         raise ResqError(f"{path}: neither a model directory nor a .gguf file")
+    elif name := hub_name(path):
+        fetched = fetch_model(name)
+        check_folder(fetched)
+        yield ModelSource(fetched, name)
     else:
-        raise ResqError(f"{path}: no such model directory or .gguf file")
+        raise ResqError(
+            f"{path}: no such model directory or .gguf file; a model on the Hugging Face hub is "
+            "called OWNER/NAME"
+        )

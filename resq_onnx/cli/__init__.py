@@ -5,9 +5,11 @@ Nothing heavy is imported before a command runs.
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from types import FrameType
 from typing import Any, Final
 
@@ -25,7 +27,16 @@ from resq_onnx.cli.report import report
 from resq_onnx.cli.rewrite import rewrite
 from resq_onnx.cli.serve import serve
 from resq_onnx.cli.web import web
-from resq_onnx.errors import ResqError
+from resq_onnx.errors import ResqError, first_line
+
+PACKAGE: Final = __name__.partition(".")[0]
+
+EXTRAS: Final = {
+    "cpu": ("onnxruntime",),
+    "serve": ("starlette", "uvicorn"),
+    "harness": ("lm_eval",),
+}
+"""Packages by the extra that brings them; the extra `export` brings all others."""
 
 INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
 
@@ -38,6 +49,11 @@ class _Commands(click.Group):
         words = [word for word in given if word != "--verbose"]  # anywhere on the line
         verbose = len(words) < len(given)
         signal.signal(signal.SIGTERM, _interrupt)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup asks for
+            signal.signal(signal.SIGHUP, _interrupt)  # the terminal is gone
+        for stream in (sys.stdout, sys.stderr):  # the name of a file need not be UTF-8
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         try:
             return super().main(words, *args[1:], **{**kwargs, "standalone_mode": False})
         except ResqError as error:
@@ -46,11 +62,28 @@ class _Commands(click.Group):
             error.show()
             sys.exit(error.exit_code)
         except (KeyboardInterrupt, click.Abort):
-            log.print("Interrupted; nothing was written.", style="red")
+            with suppress(OSError):  # there may be no terminal any more
+                log.print("Interrupted; nothing was written.", style="red")
             sys.exit(INTERRUPTED)
         except Exception as error:
             hint = "" if verbose else " (--verbose shows where)"
-            _fail(f"unexpected {type(error).__name__}: {error}{hint}", verbose)
+            unexpected = f"unexpected {type(error).__name__}: {error}{hint}"
+            _fail(_of_this_machine(error) or unexpected, verbose)
+
+
+def _of_this_machine(error: Exception) -> str | None:
+    """What to do about an error that is neither an input's nor a defect: something is not there."""
+    match error:
+        case ModuleNotFoundError(name=str(module)) if module.partition(".")[0] != PACKAGE:
+            package = module.partition(".")[0]
+            found = (extra for extra, packages in EXTRAS.items() if package in packages)
+            extra = next(found, "export")
+            return f'this needs {package}, which is absent: run pip install "resq-onnx[{extra}]"'
+        case OSError(filename=str(path), strerror=str(why)):
+            return f"{path}: {why}; name another file"
+        case MemoryError():
+            return f"out of memory ({first_line(error)}); ask for less, or free some"
+    return None
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
@@ -61,6 +94,7 @@ def _fail(message: str, verbose: bool) -> None:
     if verbose:
         traceback.print_exc()
     line = " ".join(part.strip() for part in message.splitlines())  # some libraries' have several
+    line = line.encode(errors="backslashreplace").decode()  # a name need not be UTF-8
     log.print(f"Error: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
     sys.exit(1)
 

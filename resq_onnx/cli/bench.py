@@ -12,11 +12,11 @@ from resq_onnx.cli.options import session_options
 
 
 @click.command(context_settings={"show_default": True})
-@click.argument("model", metavar="OUT.onnx", type=click.Path(path_type=Path))
+@click.argument("model", metavar="FOLDER", type=click.Path(path_type=Path))
 @click.option(
     "--against",
     multiple=True,
-    metavar="OTHER.onnx",
+    metavar="OTHER",
     type=click.Path(path_type=Path),
     help="Another decoder with the same inputs; may be given several times.",
 )
@@ -42,6 +42,8 @@ def bench(
 ) -> None:
     """Measure speed, memory and load time, alone or against other files.
 
+    FOLDER is one that export wrote, or the .onnx file in it; so is OTHER.
+
     The models run in turns. Prefill is the time from a prompt of random tokens to the logits after
     its last one; decode the time of greedy steps, one token through the model and the choice of
     the next. Both are medians over the turns, in tokens per second. Peak memory and load time are
@@ -53,9 +55,11 @@ def bench(
     from resq_onnx.evaluation.benchmark import benchmark
     from resq_onnx.evaluation.machine import describe_machine
     from resq_onnx.evaluation.workload import Workload
+    from resq_onnx.files import find_model
 
     asked = Workload(**workload, kernels=not no_kernels, spinning=not no_spinning)
+    models = [find_model(one) for one in (model, *against)]
     with showing_progress() as progress:
         progress.step("Measuring")
-        speeds = benchmark([model, *against], asked, repeat, progress.advance)
+        speeds = benchmark(models, asked, repeat, progress.advance)
     print_benchmark(out, speeds, asked, describe_machine(asked.provider), as_json)

@@ -18,7 +18,7 @@ from resq_onnx.cli.options import bos_option, session_options
     "--text",
     required=True,
     type=click.Path(path_type=Path),
-    help="A .txt or .jsonl file the model was not calibrated on.",
+    help="A text the model was not calibrated on: a file as for --calibration of export.",
 )
 @click.option(
     "--reference",
@@ -64,13 +64,15 @@ def evaluate(
 ) -> None:
     """Measure the perplexity of models on a text, and their distance from a reference.
 
-    MODEL is an exported .onnx file, or an original model, a Hugging Face directory or a .gguf
-    file, which runs in PyTorch in float32. With --reference, KL is the mean divergence of the
-    predictions from the reference's in nats per token, top-1 how often both find the same token
-    likeliest. --per-layer gives the signal-to-noise ratio of the residual stream after every layer:
-    of both models on the same tokens, so the noise of all layers before it is in it.
+    MODEL is a folder that export wrote, the .onnx file in it, or an original model, a Hugging Face
+    directory or a .gguf file, which runs in PyTorch in float32. With --reference, KL is the mean
+    divergence of the predictions from the reference's in nats per token, top-1 how often both find
+    the same token likeliest. --per-layer gives the signal-to-noise ratio of the residual stream
+    after every layer: of both models on the same tokens, so the noise of all layers before it is in
+    it.
     """
-    from resq_onnx.calibration.corpus import SEPARATOR, load_text
+    from resq_onnx.calibration.corpus import SEPARATOR
+    from resq_onnx.calibration.texts import load_text
     from resq_onnx.cli.evaluation_tables import Asked, print_evaluations
     from resq_onnx.evaluation import Windowing
     from resq_onnx.evaluation.side_by_side import evaluate_files
@@ -78,7 +80,7 @@ def evaluate(
 
     if per_layer and reference is None:
         raise click.UsageError("--per-layer needs --reference MODEL, a model without the noise")
-    document = SEPARATOR.join(load_text(str(text)))
+    document = SEPARATOR.join(load_text(str(text), "text"))
     windowing = Windowing(window, stride, max_windows)
     how = HowToRun(threads, not no_kernels, provider, token_by_token, per_layer, bos)
     with showing_progress() as progress:

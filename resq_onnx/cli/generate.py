@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from resq_onnx.cli.console import out
+from resq_onnx.cli.console import log, out
 from resq_onnx.cli.options import session_options
+from resq_onnx.errors import ResqError
+
+if TYPE_CHECKING:
+    from resq_onnx.runtime.tokenizer import Tokenizer
 
 
 @click.command(context_settings={"show_default": True})
-@click.argument("model", metavar="OUT.onnx", type=click.Path(path_type=Path))
+@click.argument("model", metavar="FOLDER", type=click.Path(path_type=Path))
 @click.option("--prompt", required=True, help="Text to continue, or with --chat a question.")
 @click.option("--chat", is_flag=True, help="Apply the model's chat template to the prompt.")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=100)
@@ -30,23 +35,63 @@ def generate(
     provider: str,
     **sampling: Any,
 ) -> None:
-    """Continue a text with an exported model, token by token."""
+    """Continue a text with an exported model, token by token.
+
+    FOLDER is one that export wrote, or the .onnx file in it. A text ends where the model says so,
+    after --max-new-tokens, or at the model's last position.
+    """
+    from resq_onnx.files import find_model
     from resq_onnx.runtime.buffered import BufferedDecoder
     from resq_onnx.runtime.generation import generate as generate_tokens
+    from resq_onnx.runtime.positions import positions_of
     from resq_onnx.runtime.session import create_session
     from resq_onnx.runtime.tokenizer import Tokenizer
 
-    session = create_session(model, threads, provider=provider, kernels=not no_kernels)
-    tokenizer = Tokenizer.load(model.parent)
-    if chat:
-        text = tokenizer.apply_chat_template([{"role": "user", "content": prompt}])
-        ids = tokenizer.encode(text, add_special_tokens=False)
-    else:
-        ids = tokenizer.encode(prompt)
-    decoder = BufferedDecoder(session, len(ids) + max_new_tokens)
-    tokens = generate_tokens(decoder, ids, max_new_tokens, stop_ids=tokenizer.stop_ids, **sampling)
+    path = find_model(model)
+    tokenizer, positions = Tokenizer.load(path.parent), positions_of(path.parent)
+    ids = _prompt_ids(tokenizer, prompt, chat)
+    limit = _limit(len(ids), max_new_tokens, positions)
+    session = create_session(path, threads, provider=provider, kernels=not no_kernels)
+    try:
+        decoder = BufferedDecoder(session, len(ids) + limit)
+    except MemoryError:
+        raise ResqError(
+            f"there is no memory for a cache of {len(ids) + limit} tokens; give a smaller "
+            f"--max-new-tokens"
+        ) from None
+    tokens = generate_tokens(decoder, ids, limit, stop_ids=tokenizer.stop_ids, **sampling)
+    made: list[int] = []
     if not chat:
         out.print(prompt, end="", markup=False, highlight=False, soft_wrap=True)
-    for piece in tokenizer.stream(tokens):
-        out.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
-    out.print()
+    try:
+        for piece in tokenizer.stream(_noted(tokens, made)):
+            out.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
+    finally:
+        out.print()
+    if len(made) == limit < max_new_tokens:
+        log.print(f"stopped: the model has {positions} positions", highlight=False, soft_wrap=True)
+
+
+def _prompt_ids(tokenizer: Tokenizer, prompt: str, chat: bool) -> list[int]:
+    if not chat:
+        return tokenizer.encode(prompt)
+    text = tokenizer.apply_chat_template([{"role": "user", "content": prompt}])
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
+def _limit(prompt_tokens: int, max_new_tokens: int, positions: int | None) -> int:
+    """New tokens at most: the last one takes no position, as nothing is predicted from it."""
+    if positions is None:
+        return max_new_tokens
+    if prompt_tokens > positions:
+        raise ResqError(
+            f"the prompt has {prompt_tokens} tokens, and the model {positions} positions; shorten "
+            f"the prompt"
+        )
+    return min(max_new_tokens, positions - prompt_tokens + 1)
+
+
+def _noted(tokens: Iterable[int], made: list[int]) -> Iterator[int]:
+    for token in tokens:
+        made.append(token)
+        yield token

@@ -10,11 +10,15 @@ from resq_onnx.cli.console import out
 
 
 @click.command()
-@click.argument("model", metavar="OUT.onnx", type=click.Path(path_type=Path))
+@click.argument("model", metavar="FOLDER", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def inspect(model: Path, as_json: bool) -> None:
-    """Show what is quantised how, sizes, and the cache's bytes per token."""
+    """Show what is quantised how, sizes, and the cache's bytes per token.
+
+    FOLDER is one that export wrote, or the .onnx file in it.
+    """
     from resq_onnx.cli.printing import print_inspection
+    from resq_onnx.files import find_model
     from resq_onnx.graph.inspection import inspect_model
 
-    print_inspection(out, inspect_model(model), as_json)
+    print_inspection(out, inspect_model(find_model(model)), as_json)

@@ -47,7 +47,8 @@ bos_option = click.option(
 
 calibration_options = _together(
     click.option("--calibration", default=DEFAULTS.calibration,
-                 help="A .txt or .jsonl file, a name known to `datasets`, or python-docs."),
+                 help="A .txt, .jsonl, .json, .csv or .parquet file, with texts or chats; "
+                 "OWNER/NAME of a data set on the Hugging Face hub; or python-docs."),
     click.option("--samples", type=int, default=DEFAULTS.samples,
                  help="Calibration sequences."),
     click.option("--sequence-length", type=int, default=DEFAULTS.sequence_length,
@@ -153,8 +154,17 @@ output_options = _together(
 """What is written besides the model."""
 
 
+def _threads(_context: click.Context, _option: click.Parameter, threads: int | None) -> int | None:
+    """Refused here, before a model is read for minutes."""
+    from resq_onnx.runtime.session import check_threads
+
+    check_threads(threads)
+    return threads
+
+
 session_options = _together(
-    click.option("--threads", type=click.IntRange(min=1), help="Default: one per core."),
+    click.option("--threads", type=click.IntRange(min=1), callback=_threads,
+                 help="Default: one per core."),
     click.option("--no-kernels", is_flag=True,
                  help="Run the functions in the file instead of the compiled operators."),
     click.option("--provider", type=click.Choice(["cpu", "cuda"]), default="cpu",

@@ -10,7 +10,7 @@ from resq_onnx.cli.console import out
 
 
 @click.command(context_settings={"show_default": True})
-@click.argument("model", metavar="OUT.onnx", type=click.Path(path_type=Path))
+@click.argument("model", metavar="FOLDER", type=click.Path(path_type=Path))
 @click.option(
     "--evaluation",
     "evaluations",
@@ -42,11 +42,15 @@ def report(
 ) -> None:
     """Write one HTML page about an exported model, in one file that needs no network.
 
+    FOLDER is one that export wrote, or the .onnx file in it.
+
     It shows sizes, what is stored in how many bits, the recipe, and from the resq.json beside the
     model where the activations' energy is and how large the error is after each layer.
     """
+    from resq_onnx.files import find_model
     from resq_onnx.report import FILE_NAME, write_report
 
+    model = find_model(model)
     target = target or model.parent / FILE_NAME
     write_report(model, target, evaluations, benchmarks)
     out.print(f"Wrote {target}", markup=False, highlight=False, soft_wrap=True)

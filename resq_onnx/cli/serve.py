@@ -52,8 +52,9 @@ def serve(
             f"serving a model needs {error.name}, which is not installed; "
             f'run `pip install "resq-onnx[serve]"`'
         ) from None
+    from resq_onnx.files import find_model
     from resq_onnx.serving.app import Service
-    from resq_onnx.serving.engine import Engine, find_model
+    from resq_onnx.serving.engine import Engine
     from resq_onnx.serving.scheduling import Scheduler
 
     path = find_model(model)

@@ -1,9 +1,8 @@
 """Load time and peak memory of one model, in a process that does nothing else.
 
-    python -m resq_onnx.evaluation.fresh_process '{"path": ..., "prompt_tokens": ..., ...}'
-
-prints one line of JSON. What was measured in a process that had opened other models, or that had
-imported what makes them, would be theirs as well.
+That process runs `main` here: its argument and what it prints are one line of JSON. What was
+measured in a process that had opened other models, or that had imported what makes them, would be
+theirs as well.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ import numpy as np
 
 from resq_onnx.errors import ResqError
 from resq_onnx.evaluation.workload import Workload, decoder_on, open_session, run_once
+from resq_onnx.runtime.processes import python_running
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def measure_footprint(path: Path, workload: Workload) -> Footprint:
     """
     asked = json.dumps({"path": str(path), **dataclasses.asdict(workload)})
     done = subprocess.run(
-        [sys.executable, "-m", __name__, asked], capture_output=True, text=True, check=False
+        [*python_running(__name__), asked], capture_output=True, text=True, check=False
     )
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
@@ -84,7 +84,3 @@ def peak_bytes() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     (line,) = (line for line in lines if line.startswith("VmHWM:"))
     return 1024 * int(line.split()[1])
-
-
-if __name__ == "__main__":
-    main()

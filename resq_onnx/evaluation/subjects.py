@@ -6,21 +6,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from resq_onnx.checkpoint.hub import hub_name
 from resq_onnx.checkpoint.source import open_model
 from resq_onnx.errors import ResqError
 from resq_onnx.evaluation.models import ExportedModel, LanguageModel, TappedModel
+from resq_onnx.files import find_model, holds_original, model_files
 from resq_onnx.runtime.decoder import Decoder
 from resq_onnx.runtime.providers import CPU
 from resq_onnx.runtime.session import create_session
 from resq_onnx.runtime.taps import Embedder, TappedDecoder, tapped_session
 from resq_onnx.runtime.tokenizer import Tokenizer
-
-GGUF: Final = ".gguf"
 
 
 @dataclass(frozen=True)
@@ -66,16 +66,24 @@ class Subject:
 
 @contextmanager
 def open_subject(path: Path, how: HowToRun) -> Iterator[Subject]:
-    """Open a Hugging Face directory or a .gguf file in PyTorch, anything else as an .onnx file.
+    """Open an exported model, or a Hugging Face directory or a .gguf file in PyTorch.
 
     Raises:
-        ResqError: It cannot be read or run, or is an original model and PyTorch is missing.
+        ResqError: It cannot be read or run, is an original model and PyTorch is missing, or is
+            a folder that holds both.
     """
-    if path.is_dir() or path.suffix == GGUF:
+    exported = model_files(path) if path.is_dir() else []
+    original = hub_name(path) or holds_original(path) or (path.is_dir() and not exported)
+    if exported and original:
+        raise ResqError(
+            f"{path}: holds an original model and an exported one; name the .onnx file, or put "
+            f"the other into a folder of its own"
+        )
+    if original:
         with _original(path, how) as subject:
             yield subject
     else:
-        yield _exported(path, how)
+        yield _exported(find_model(path), how)
 
 
 def _exported(path: Path, how: HowToRun) -> Subject:
@@ -108,8 +116,8 @@ def _original(path: Path, how: HowToRun) -> Iterator[Subject]:
             f"{path}: an original model is run in PyTorch, which needs {error.name}; run "
             f"`pip install resq-onnx[export]`, or give an exported .onnx file"
         ) from error
-    files = [path] if path.is_file() else path.glob("*.safetensors")
     with open_model(path) as source:
+        files = [path] if path.is_file() else source.folder.glob("*.safetensors")
         reference = Reference(source, how.threads)
         opening, size = reference.opening(how.bos), sum(file.stat().st_size for file in files)
         yield Subject(path, reference, reference.encode, opening, size)

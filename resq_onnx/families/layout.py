@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
-from resq_onnx.errors import ResqError
+from resq_onnx.errors import ResqError, blaming
 from resq_onnx.families.attention import LayerAttention, attention_of_layers
 from resq_onnx.families.records import FAMILIES, Family
+from resq_onnx.families.rope import check_rope, rotary_dim
+
+MOST_LAYERS: Final = 10_000
+"""Of a model; the deepest so far have a hundredth of that. A record is made for each layer."""
+
+TOKENS: Final = ("bos_token_id", "eos_token_id", "pad_token_id")
+"""Entries that name tokens by their numbers."""
 
 Number = TypeVar("Number", int, float)
 
@@ -72,6 +79,17 @@ class ModelLayout:
         return tuple(role for role in roles if getattr(self.family, role) is not None)
 
     @property
+    def turns_inputs(self) -> bool:
+        """Whether the basis U_A lies behind the gains of the norms that layers read.
+
+        Otherwise it is that of the residual stream, and the gains are fused into the layers. Where
+        norms stand between the layers and the stream, these gains cannot be: some channels of the
+        stream are then hundreds of times as large as others, the gains take that back, and what
+        is rounded on the stream's side of them is multiplied with them.
+        """
+        return bool(self.post_norms)
+
+    @property
     def norms_heads(self) -> bool:
         """Whether each head of the queries and keys is RMS-normalised before RoPE."""
         return self.family.query_norm is not None
@@ -85,9 +103,14 @@ def layout_of(config: Mapping[str, Any], where: str) -> ModelLayout:
         where: The model's path, for the message of a refusal.
 
     Raises:
-        ResqError: The architecture, activation or RoPE scaling is not supported, or a
-            size is missing or inconsistent.
+        ResqError: The architecture, activation or RoPE scaling is not supported, or an
+            entry is missing, inconsistent or of another kind.
     """
+    with blaming(f"{where}: config.json", "is not understood", "download it again"):
+        return _layout_of(config, where)
+
+
+def _layout_of(config: Mapping[str, Any], where: str) -> ModelLayout:
     family = _family_of(config, where)
     config = _text_config(config, family)
 
@@ -96,6 +119,11 @@ def layout_of(config: Mapping[str, Any], where: str) -> ModelLayout:
 
     heads, hidden = size("num_attention_heads"), size("hidden_size")
     layers, max_positions = size("num_hidden_layers"), size("max_position_embeddings")
+    if layers > MOST_LAYERS:
+        raise ResqError(
+            f"{where}: config.json says num_hidden_layers is {layers}; no model has more than "
+            f"{MOST_LAYERS}: download it again"
+        )
     head_dim = size("head_dim", hidden // heads)
     layout = ModelLayout(
         family=family,
@@ -110,7 +138,7 @@ def layout_of(config: Mapping[str, Any], where: str) -> ModelLayout:
         norm_epsilon=_positive(float, config, "rms_norm_eps", where),
         tied=bool(config.get("tie_word_embeddings", False)),
         attention=attention_of_layers(config, family, layers, max_positions, where),
-        rotary_dim=_rotary_dim(config, family, head_dim, where),
+        rotary_dim=rotary_dim(config, family, head_dim, where),
         query_scalar=_optional(config, family.query_scalar_key, where),
         softcap=_optional(config, family.softcap_key, where),
         activation=_activation(config, family, where),
@@ -121,6 +149,7 @@ def layout_of(config: Mapping[str, Any], where: str) -> ModelLayout:
             f"{layout.num_kv_heads} key/value heads evenly"
         )
     _check_supported(config, family, where)
+    _check_tokens(config, layout.vocab_size, where)
     return layout
 
 
@@ -137,7 +166,7 @@ def _positive(
     value = config.get(name)
     if value is None and default is not None:
         return default
-    if isinstance(value, bool) or not isinstance(value, kind) or not value > 0:
+    if isinstance(value, bool) or not isinstance(value, kind) or not 0 < value < float("inf"):
         raise ResqError(f"{where}: config.json says {name} is {value!r}; it must be above 0")
     return value
 
@@ -164,11 +193,14 @@ def _optional(config: Mapping[str, Any], name: str | None, where: str) -> float 
 
 def _family_of(config: Mapping[str, Any], where: str) -> Family:
     architectures = config.get("architectures") or ["(none named)"]
-    for name in architectures:
+    if not isinstance(architectures, list):
+        architectures = [architectures]
+    names = [str(name) for name in architectures]
+    for name in names:
         if name in FAMILIES:
             return FAMILIES[name]
     raise ResqError(
-        f"{where}: architecture {', '.join(architectures)} is not supported; "
+        f"{where}: architecture {', '.join(names)} is not supported; "
         f"supported: {', '.join(sorted(FAMILIES))}"
     )
 
@@ -176,7 +208,7 @@ def _family_of(config: Mapping[str, Any], where: str) -> Family:
 def _activation(config: Mapping[str, Any], family: Family, where: str) -> str:
     name = family.activation_key
     activation = config.get(name, "silu")
-    if activation not in family.activations:
+    if not isinstance(activation, str) or activation not in family.activations:
         raise ResqError(
             f"{where}: {name} {activation!r} is not supported for {family.name}; "
             f"supported: {', '.join(family.activations)}"
@@ -191,39 +223,22 @@ def _check_supported(config: Mapping[str, Any], family: Family, where: str) -> N
                 f"{where}: config.json says {name} is {config[name]!r}, which is not supported "
                 f"for {family.name}; only models in which it is off, or left out, can be exported"
             )
-    rope = _rope_of(config)
-    # A model with several kinds of layers has an entry for each.
-    parts = [part for part in rope.values() if isinstance(part, Mapping)] or [rope]
-    for kind in (part.get("rope_type", part.get("type", "default")) for part in parts):
-        if kind not in family.rope_types:
+    check_rope(config, family, where)
+
+
+def _check_tokens(config: Mapping[str, Any], vocabulary: int, where: str) -> None:
+    for name in TOKENS:
+        value = config.get(name)
+        listed = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(isinstance(token, int) and not isinstance(token, bool) for token in listed):
             raise ResqError(
-                f"{where}: config.json says the rope_type is {kind!r}; RoPE scaling {kind!r} is "
-                f"not supported for {family.name}; supported: {', '.join(family.rope_types)}. "
-                f"Export a model of this family that has one of these"
+                f"{where}: config.json says {name} is {value!r}; it must be a token's number"
+                f"{', a list of them' if name == 'eos_token_id' else ''}, or null"
             )
-
-
-def _rotary_dim(config: Mapping[str, Any], family: Family, head_dim: int, where: str) -> int | None:
-    """Coefficients of a head that RoPE turns, or None for all."""
-    name = "partial_rotary_factor"
-    factor = _rope_of(config).get(name, config.get(name, 1.0))
-    if factor is None or factor == 1.0:
-        return None
-    if not family.partly_rotary:
+    padding = config.get("pad_token_id")
+    # -1 counts from the end, as the first Llama's has it.
+    if isinstance(padding, int) and not -vocabulary <= padding < vocabulary:
         raise ResqError(
-            f"{where}: config.json says {name} is {factor!r}, which is not supported for "
-            f"{family.name}; only models in which it is 1, or left out, can be exported"
+            f"{where}: config.json says pad_token_id is {padding}, and the vocabulary has "
+            f"{vocabulary} tokens: it must be below that, or null"
         )
-    width = int(head_dim * factor) if isinstance(factor, float) else 0
-    if not 0 < width < head_dim or width % 2:
-        raise ResqError(
-            f"{where}: config.json says {name} is {factor!r}; of a head of {head_dim} it must "
-            f"give an even number of coefficients"
-        )
-    return width
-
-
-def _rope_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a config.json says of RoPE."""
-    # transformers 5 writes rope_parameters, earlier versions rope_scaling.
-    return config.get("rope_parameters") or config.get("rope_scaling") or {}

@@ -4,7 +4,7 @@ A form is a record of the inputs, sizes and steps of a node; `add_call` makes a 
 and adds its function to the model.
 """
 
-from resq_onnx.functions._form import DOMAIN, OPSET, VERSION, Form, Parameter, add_call
+from resq_onnx.functions._form import Form, Parameter, add_call
 from resq_onnx.functions._scale import SMALLEST_SCALE
 from resq_onnx.functions._typed import ACTIVATIONS, in_type
 from resq_onnx.functions.cache_record import RecordLayout
@@ -13,6 +13,7 @@ from resq_onnx.functions.mixed_precision_attention import AttentionForm
 from resq_onnx.functions.mixed_precision_gather import GatherForm
 from resq_onnx.functions.mixed_precision_matmul import MatMulForm
 from resq_onnx.functions.rotary_attention import RotaryForm
+from resq_onnx.graph.names import DOMAIN, OPSET, VERSION
 
 __all__ = [
     "ACTIVATIONS",

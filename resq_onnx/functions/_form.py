@@ -10,19 +10,12 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 import onnx_ir as ir
 from onnxscript import OpBuilder, build_function
 
-DOMAIN: Final = "ai.resq"
-"""Domain of every operator of this project."""
-
-VERSION: Final = 1
-"""Version of the domain."""
-
-OPSET: Final = 23
-"""Opset of the standard operators in the bodies; a calling model must import the same."""
+from resq_onnx.graph.names import DOMAIN, OPSET, VERSION
 
 AttributeValue = int | float | str
 

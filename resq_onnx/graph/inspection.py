@@ -11,6 +11,8 @@ from typing import Any, Final
 
 import onnx_ir as ir
 
+from resq_onnx.errors import blaming
+from resq_onnx.files.contents import read_json
 from resq_onnx.graph.files import read_graph
 from resq_onnx.graph.names import CONTRIB_DOMAIN, RECIPE_KEY
 
@@ -100,6 +102,11 @@ def inspect_model(path: Path) -> Inspection:
         ResqError: It cannot be read as an ONNX model, or its data is missing or cut off.
     """
     model = read_graph(path)
+    with blaming(path, "not as resq-onnx export writes it", "export the model again"):
+        return _inspect(path, model)
+
+
+def _inspect(path: Path, model: ir.Model) -> Inspection:
     graph = model.graph
     operators: dict[str, int] = {}
     for node in graph:
@@ -238,16 +245,8 @@ def _cache_bytes(graph: ir.Graph) -> int:
 
 
 def _float16_cache_bytes(graph: ir.Graph, folder: Path) -> int | None:
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json", "export the model again", optional=True)
     if "hidden_size" not in config:
         return None
     head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     return sum(heads * int(head_dim) * 2 for heads, _, _ in _cache_inputs(graph))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -13,8 +13,8 @@ from resq_onnx.families import ModelLayout
 from resq_onnx.graph.names import MODULE_KEY
 from resq_onnx.graph.tensors import dims, read_float64
 
-POST_BASIS: Final = "post_basis"
-"""Pseudo-module that owns the weight shared by the changes of basis behind norms."""
+INPUT_BASIS: Final = "input_basis"
+"""Pseudo-module that owns the weight shared by the changes of basis behind all norms."""
 
 
 @dataclass(frozen=True)
@@ -143,9 +143,9 @@ def head_input(layout: ModelLayout) -> str:
     return f"{layout.family.head}.input"
 
 
-def post_layer(layout: ModelLayout, layer: int, role: str) -> str:
-    """Name of the change of basis that follows a norm at the end of a block."""
-    return f"{layout.module(layer, role)}.basis"
+def turned_input(layout: ModelLayout, layer: int, norm: str) -> str:
+    """Name of the change of basis that follows a norm, in families that need one there."""
+    return f"{layout.module(layer, norm)}.basis"
 
 
 def read_halved(model: ir.Model, value: ir.Value, name: str) -> None:

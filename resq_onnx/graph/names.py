@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 DOMAIN: Final = "ai.resq"
-"""Domain of our operators."""
+"""Domain of every operator of this project."""
+
+VERSION: Final = 1
+"""Version of that domain."""
+
+OPSET: Final = 23
+"""Opset of the standard operators, in graphs and in the bodies of functions."""
 
 CONTRIB_DOMAIN: Final = "com.microsoft"
 """Domain of ONNX Runtime's own operators."""
@@ -18,6 +24,9 @@ MODULE_KEY: Final = "ai.resq.module"
 
 RECIPE_KEY: Final = "ai.resq.recipe"
 """Model metadata: the recipe of the export, as JSON."""
+
+DATA_KEY: Final = "ai.resq.data"
+"""Model metadata: name and SHA-256 of the file with the weights, as JSON."""
 
 
 def cache_names(num_layers: int) -> tuple[list[str], list[str]]:

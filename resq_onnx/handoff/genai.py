@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from resq_onnx.errors import ResqError
+from resq_onnx.files.contents import read_json
 from resq_onnx.handoff.target import Target
 from resq_onnx.recipe import FORMATS, Recipe
 from resq_onnx.runtime.library import CPU_DTYPES, CUDA_LIBRARY_NAME, LIBRARY_NAME, library_path
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from resq_onnx.families import ModelLayout
 
 CONFIG_NAME: Final = "genai_config.json"
+
+REMEDY: Final = "put the original model's file there"
+"""What to do where a file of the model's configuration is damaged."""
 
 MODEL_TYPE: Final = "decoder"
 """What onnxruntime-genai calls any decoder of text. Names of families would add special cases
@@ -50,7 +54,10 @@ def genai_config(model: Path) -> dict[str, Any]:
     from resq_onnx.families import layout_of
     from resq_onnx.runtime.tokenizer import Tokenizer
 
-    said = [_read_json(model.with_name(f"{name}.json")) for name in ("config", "generation_config")]
+    said = [
+        read_json(model.with_name(f"{name}.json"), REMEDY, optional=True)
+        for name in ("config", "generation_config")
+    ]
     layout = layout_of(said[0], str(model))
     stops = sorted(Tokenizer.load(model.parent).stop_ids)
     tokens = {
@@ -103,10 +110,6 @@ def _decoder(model: Path, layout: ModelLayout) -> dict[str, Any]:
             "present_value_names": "present.%d.value",
         },
     }
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _has_our_operators(recipe: Recipe) -> bool:

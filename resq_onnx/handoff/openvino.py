@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from resq_onnx.errors import ResqError
+from resq_onnx.errors import ResqError, lines_of
 from resq_onnx.files import check_is_file
+from resq_onnx.graph.data_file import check_data
 from resq_onnx.graph.names import cache_names
 from resq_onnx.runtime.decoder import check_rewind, check_room
 from resq_onnx.runtime.signature import TYPES
@@ -46,18 +47,18 @@ def read(path: str | Path, *, exact_division: bool = True) -> openvino.Model:
         exact_division: Whether divisions stay divisions.
 
     Raises:
-        ResqError: OpenVINO is not installed, or cannot read the file.
+        ResqError: OpenVINO is not installed, or cannot read the file, or its data is another's.
     """
     ov = _openvino()
     path = Path(path)
     check_is_file(path)
+    check_data(path)
     try:
         model: openvino.Model = ov.Core().read_model(path)
     except Exception as error:  # RuntimeErrors of many lines, of which the last say why
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise ResqError(
-            f"{path}: OpenVINO {ov.__version__} cannot read the model: {reason}; it reads files "
-            "that were exported with --format qdq"
+            f"{path}: OpenVINO {ov.__version__} cannot read the model: "
+            f"{lines_of(error)[-1]}; it reads files that were exported with --format qdq"
         ) from None
     if exact_division:
         for node in model.get_ops():

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
+from resq_onnx.checkpoint.folder import COMPANION_FILES, WEIGHTS
 from resq_onnx.errors import ResqError
-from resq_onnx.files import Staging, staged
+from resq_onnx.files import Staging, refuse_overwriting, staged
+from resq_onnx.files.overwriting import same_file
 from resq_onnx.graph.pass_runner import PassRunner
 from resq_onnx.handoff.target import Target
 from resq_onnx.progress import Progress
+
+WRITTEN_BESIDE: Final = (*COMPANION_FILES, "resq.json", "README.md")
+"""Names of files that are written beside a model, and that no model can have itself."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,42 @@ class Output:
     progress: Progress
 
 
+def check_output(
+    out: str | Path, save_rotated: str | Path | None, model: Path, inputs: Sequence[Path]
+) -> None:
+    """Refuse, before any work, outputs that would replace what is read, or one another.
+
+    Args:
+        out: The .onnx file to write.
+        save_rotated: That of the float model, or None.
+        model: The directory or file of the model.
+        inputs: All files that are read.
+
+    Raises:
+        ResqError: One would, or the folder is another model's.
+    """
+    first, second = (
+        [] if one is None else [Path(one), Path(f"{one}.data")] for one in (out, save_rotated)
+    )
+    refuse_overwriting([*first, *second], inputs)
+    if any(same_file(one, other) for one in first for other in second):
+        raise ResqError(
+            f"{save_rotated}: is to hold both models; name another file for --save-rotated"
+        )
+    for target in (one[0] for one in (first, second) if one):
+        if target.name in WRITTEN_BESIDE:
+            raise ResqError(
+                f"{target}: is the name of a file that is written beside the model; "
+                f"name the model otherwise, e.g. {target.with_name('model.onnx')}"
+            )
+        folder = target.parent
+        if any((folder / name).is_file() for name in WEIGHTS) and not same_file(folder, model):
+            raise ResqError(
+                f"{target}: {folder} holds another model, whose config.json and tokenizer would be "
+                "replaced; write into a folder of its own"
+            )
+
+
 @contextmanager
 def staged_output(
     out: str | Path,
@@ -50,17 +92,15 @@ def staged_output(
         ResqError: A folder cannot be written.
     """
     passes = PassRunner(Path(dump_passes) if dump_passes else None)
-    with staged(out) as staging, staged_float(save_rotated, out) as kept:
+    with staged(out) as staging, staged_float(save_rotated) as kept:
         yield Output(staging, kept, runtime, passes, report, progress or Progress())
 
 
 @contextmanager
-def staged_float(target: str | Path | None, out: str | Path) -> Iterator[Staging | None]:
+def staged_float(target: str | Path | None) -> Iterator[Staging | None]:
     """Stage the float model too, if it is asked for: both appear in the end, or neither."""
     if target is None:
         yield None
         return
-    if Path(target).absolute() == Path(out).absolute():
-        raise ResqError(f"{target}: is to hold both models; name another file for --save-rotated")
     with staged(target) as staging:
         yield staging

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from resq_onnx.errors import ResqError
 from resq_onnx.families import layout_of
+from resq_onnx.files import find_model
 from resq_onnx.harness.answering import Answerer, Wishes
 from resq_onnx.harness.scoring import Question, Scorer
 from resq_onnx.runtime import Decoder, Tokenizer, create_session
@@ -48,7 +49,7 @@ class ResqOnnx(TemplateLM):  # type: ignore[misc]  # lm_eval carries no types
         """Open the file.
 
         Args:
-            path: The .onnx file; tokenizer and config.json are read from its folder.
+            path: The exported folder, or the .onnx file in it, with tokenizer and config.json.
             threads: As for `create_session`.
             kernels: As for `create_session`.
             max_length: Read at most this many tokens instead of all the model's positions.
@@ -65,8 +66,9 @@ class ResqOnnx(TemplateLM):  # type: ignore[misc]  # lm_eval carries no types
         """
         super().__init__()
         del batch_size, max_batch_size, device
-        self._folder = Path(path).absolute().parent
-        session = create_session(path, threads, kernels=kernels)
+        model = find_model(Path(path))
+        self._folder = model.absolute().parent
+        session = create_session(model, threads, kernels=kernels)
         self.tokenizer = Tokenizer.load(self._folder)
         self.max_length = _reading_length(self._folder, max_length)
         self._scorer = Scorer(Decoder(session))

@@ -53,7 +53,8 @@ class Projections:
     """Every change of basis of one model, and how each new basis is split.
 
     Attributes:
-        hidden: (D, D), U_A, the residual stream.
+        hidden: (D, D), U_A, the residual stream; or what its readers read behind their norms, for
+            families of which `ModelLayout.turns_inputs` says so.
         value: (layers, kv heads, d, d), U_B.
         key: (layers, kv heads, d, d), U_C, for queries and keys after RoPE.
         down: One per layer; U_D = the columns picked by `order`, times `signs`, times
@@ -287,9 +288,18 @@ def _largest_last(energies: Array, count: int) -> NDArray[np.int64]:
 
 
 def hidden_moment(moments: Moments) -> Matrix:
-    """Sum of the HIDDEN moments, (D, D): the residual stream has one basis for all layers."""
-    total = moments.hidden_attention.sum(axis=0, dtype=np.float64)
-    return np.asarray(total + moments.hidden_mlp.sum(axis=0, dtype=np.float64))
+    """Sum of the HIDDEN moments, (D, D), for the basis that all layers share.
+
+    The moment of each norm is divided by its mean square, so that all layers have equal weight
+    whatever the gains of their norms.
+    """
+    width = moments.hidden_attention.shape[-1]
+    total = np.zeros((width, width))
+    for moment in (*moments.hidden_attention, *moments.hidden_mlp):
+        mean_square = float(np.trace(moment, dtype=np.float64)) / (width * max(moments.tokens, 1))
+        if mean_square > 0:
+            total += moment.astype(np.float64) / mean_square
+    return total
 
 
 def _stream(recipe: Recipe, *key: int) -> np.random.Generator:

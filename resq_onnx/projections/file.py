@@ -7,8 +7,7 @@ method needs no second pass; the projections of the recipe at hand are stored be
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from resq_onnx.errors import ResqError
+from resq_onnx.errors import ResqError, blaming
 from resq_onnx.families import ModelLayout
 from resq_onnx.files import replacing
 from resq_onnx.projections.bases import (
@@ -37,8 +36,8 @@ Array = NDArray[Any]
 FORMAT_VERSION: Final = "3"
 
 READABLE_VERSIONS: Final = ("1", "2", "3")
-"""Version 1 had one split for all layers, and one pair of rotations before down_proj. Versions 1
-and 2 also held spectra, which nothing read."""
+"""Version 1 had one split for all layers, and one pair of rotations before down_proj. Before
+version 3 no hidden moment had a norm's gain in it, and files held spectra, which nothing read."""
 
 FIELDS_OF_PROJECTIONS: Final = (
     "method",
@@ -66,12 +65,15 @@ class Calibration:
         model_hash: Which model was calibrated.
         moments: float32.
         projections: Those of `recipe_json`.
+        has_gains: Whether the hidden moments hold the norms' gains where the layers are rounded
+            behind these.
     """
 
     recipe_json: dict[str, Any]
     model_hash: str
     moments: Moments
     projections: Projections
+    has_gains: bool = True
 
 
 def save_calibration(
@@ -112,7 +114,13 @@ def load_calibration(path: str | Path) -> Calibration:
         ResqError: The file is missing, truncated, of another kind or version, or
             incomplete.
     """
-    with _refusals(Path(path)), safe_open(path, framework="numpy") as file:
+    again = "make it anew with `resq-onnx calibrate`"
+    if not Path(path).exists():
+        raise ResqError(f"{path}: no such file; {again}")
+    with (
+        blaming(path, "not a readable projections file", again),
+        safe_open(path, framework="numpy") as file,
+    ):
         metadata: Mapping[str, str] = file.metadata() or {}
         version = metadata.get("format_version")
         if version not in READABLE_VERSIONS or "recipe" not in metadata:
@@ -130,6 +138,7 @@ def load_calibration(path: str | Path) -> Calibration:
             model_hash=metadata["model_hash"],
             moments=moments,
             projections=_projections_from(tensors, metadata),
+            has_gains=version not in ("1", "2"),
         )
 
 
@@ -139,9 +148,14 @@ def stored_projections(
     """The projections of a file if they are those that a recipe asks for, else None.
 
     Raises:
-        ResqError: The calibration is another model's.
+        ResqError: The calibration is another model's, or an older one that no longer serves.
     """
     check_shapes(layout, calibration.moments)
+    if layout.turns_inputs and not calibration.has_gains:
+        raise ResqError(
+            f"the projections file was made by an older version, whose moments do not serve "
+            f"{layout.family.name}; make it anew with `resq-onnx calibrate`"
+        )
     asked = recipe.to_json()
     stored = Recipe().to_json() | calibration.recipe_json  # an older file lacks newer fields
     fields = FIELDS_OF_PROJECTIONS + (FIELDS_OF_TRAINING if recipe.trains else ())
@@ -220,16 +234,3 @@ def _read_splits(content: Any, layers: int) -> Splits:
         return splits_from_json(content)
     hidden, head, down = (BitSplit(**split) for split in content)
     return alike_in_all_layers(layers, hidden, head, down)
-
-
-@contextmanager
-def _refusals(path: Path) -> Iterator[None]:
-    """Name the file in whatever goes wrong while it is read."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise ResqError(f"{path}: no such file") from error
-    except KeyError as error:
-        raise ResqError(f"{path}: incomplete: it has no {error.args[0]}") from error
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise ResqError(f"{path}: not a readable projections file: {error}") from error

@@ -21,9 +21,9 @@ class Moments:
     They are float64 while they are summed. `compact` makes a float32 copy; consumers accept both.
 
     Attributes:
-        hidden_attention: (layers, D, D), input of q/k/v after the norm's division, without
-            its gain.
-        hidden_mlp: (layers, D, D), input of gate/up, also without the norm's gain.
+        hidden_attention: (layers, D, D), input of q/k/v after the norm's division; without the
+            norm's gain, unless `ModelLayout.turns_inputs`.
+        hidden_mlp: (layers, D, D), input of gate/up, in the same way.
         value: (layers, kv heads, d, d), output of v_proj.
         key: (layers, kv heads, d, d), keys after RoPE.
         attention_out: (layers, H*d, H*d), input of o_proj.

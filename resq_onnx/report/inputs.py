@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from resq_onnx.errors import ResqError
+from resq_onnx.errors import blaming
+from resq_onnx.files.contents import read_json
 from resq_onnx.graph.inspection import Inspection
 from resq_onnx.report.summary import FILE_NAME
 
 EVALUATE: Final = "resq-onnx evaluate --json"
 BENCH: Final = "resq-onnx bench --json"
 EXPORT: Final = "resq-onnx export"
-
-REFUSED: Final = (
-    LookupError,
-    TypeError,
-    ValueError,
-    AttributeError,
-    StopIteration,
-    ArithmeticError,
-)
-"""What goes wrong where a file of another kind is taken for one of ours."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +83,7 @@ def read_evaluation(path: Path) -> Evaluation:
     Raises:
         ResqError: There is no such file, or it holds something else.
     """
-    content = _read_json(path)
+    content = read_json(path, again(EVALUATE))
     with refusals(path, EVALUATE):
         first = _number(next(iter(content["models"].values()))["perplexity"])
         reference = content.get("reference")
@@ -112,7 +102,7 @@ def read_benchmark(path: Path) -> Benchmark:
     Raises:
         ResqError: There is no such file, or it holds something else.
     """
-    content = _read_json(path)
+    content = read_json(path, again(BENCH))
     with refusals(path, BENCH):
         workload, machine = content["workload"], content["machine"]
         threads, gpu = workload["threads"], machine.get("gpu")
@@ -137,9 +127,9 @@ def read_summary(inspection: Inspection) -> dict[str, Any]:
         ResqError: It cannot be read.
     """
     path = inspection.path.parent / FILE_NAME
-    if not path.exists():
+    if not path.is_file():
         return {}
-    content = _read_json(path)
+    content = read_json(path, again(EXPORT))
     with refusals(path, EXPORT):
         sizes = (content["bytes"]["graph"], content["bytes"]["data"])
     return content if sizes == (inspection.graph_bytes, inspection.data_bytes) else {}
@@ -177,25 +167,13 @@ def _number(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise ResqError(f"{path}: cannot be read: {error.strerror}; name another file") from None
-    except ValueError as error:
-        raise ResqError(f"{path}: not JSON ({error}); make it again") from None
-    if not isinstance(content, dict):
-        raise ResqError(f"{path}: holds no JSON object; make it again")
-    return content
+def again(command: str) -> str:
+    """What to do with a damaged file that a command writes."""
+    return f"make it again with `{command}`"
 
 
 @contextmanager
 def refusals(path: Path, command: str) -> Iterator[None]:
     """Say of which command a file should have been."""
-    try:
+    with blaming(path, f"not what `{command}` writes", again(command)):
         yield
-    except REFUSED as error:
-        raise ResqError(
-            f"{path}: not what `{command}` writes ({type(error).__name__}: {error}); "
-            f"make it again with that command"
-        ) from None

@@ -9,7 +9,9 @@ from typing import Any, Final
 
 import jinja2
 
-from resq_onnx.files import replacing, writing_to
+from resq_onnx.checkpoint.folder import files_of
+from resq_onnx.files import refuse_overwriting, replacing, writing_to
+from resq_onnx.graph.data_file import data_file
 from resq_onnx.graph.inspection import Inspection, inspect_model
 from resq_onnx.report import figures
 from resq_onnx.report.charts import layer_ratios, spectrum
@@ -59,8 +61,11 @@ def write_report(
         benchmarks: Files that `resq-onnx bench --json` printed.
 
     Raises:
-        ResqError: A file cannot be read, is of another kind, or cannot be written.
+        ResqError: A file cannot be read, is of another kind, or cannot be written; or the page
+            would take the place of one of them.
     """
+    beside = (data_file(model), model.with_name(SUMMARY_NAME), *files_of(model.parent))
+    refuse_overwriting([target], [model, *beside, *evaluations, *benchmarks])
     page = render_report(
         inspect_model(model),
         [read_evaluation(path) for path in evaluations],
@@ -93,11 +98,11 @@ def render_report(
     environment.filters |= {"megabytes": figures.megabytes, "number": figures.number}
     with refusals(inspection.path.parent / SUMMARY_NAME, EXPORT):
         content = _content(inspection, summary)
-    for evaluation in evaluations:
-        content["layers"] += _layers_of(evaluation)
-    return environment.get_template(TEMPLATE).render(
-        content, evaluations=evaluations, benchmarks=benchmarks
-    )
+        for evaluation in evaluations:
+            content["layers"] += _layers_of(evaluation)
+        return environment.get_template(TEMPLATE).render(
+            content, evaluations=evaluations, benchmarks=benchmarks
+        )
 
 
 def _content(inspection: Inspection, summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from resq_onnx.errors import ResqError
+from resq_onnx.errors import ResqError, first_line
 from resq_onnx.runtime.decoder import check_rewind, check_room
 from resq_onnx.runtime.memory import memory_for
 from resq_onnx.runtime.providers import runs_on_cuda
@@ -76,7 +76,7 @@ class BufferedDecoder:
         self.max_length = max_length
         self.length = 0
         self.prefill_slice = CUDA_PREFILL_SLICE if runs_on_cuda(session) else PREFILL_SLICE
-        self._mask = np.ones((batch, max_length), np.int64)
+        self._mask = np.zeros((batch, max_length), np.int64)  # of the tokens so far
         self._seen = np.zeros((batch, 1), np.int64)  # tokens so far that are not padding
         self._memory: Any = memory_for(session)
         signature = self.signature
@@ -170,8 +170,7 @@ class BufferedDecoder:
         try:
             self._memory.run()
         except Exception as error:  # its exceptions have no common base but this
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ResqError(f"ONNX Runtime cannot run the model: {reason}") from error
+            raise ResqError(f"ONNX Runtime cannot run the model: {first_line(error)}") from error
         self._seen += mask.sum(axis=1, keepdims=True)
         self.length = total
 

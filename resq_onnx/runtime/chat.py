@@ -1,24 +1,44 @@
 """Chat templates: from a list of messages to the text a model was trained to continue.
 
-The templates are Jinja programs that come with a model, from whoever made it, so they run in
-Jinja's sandbox. The functions they may call are those that Hugging Face's template engine gives.
+The templates are Jinja programs that come with a model, from whoever made it. They run in Jinja's
+sandbox, which keeps them away from Python, and in a process of their own with bounds on its time,
+memory and output (`template_process.py`): no check from inside foresees all that a program does.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
+import os
+import selectors
+import subprocess
+import threading
+import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import Any
-
-import jinja2.ext
-from jinja2 import nodes
-from jinja2.exceptions import SecurityError, TemplateError
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import Namespace
+from contextlib import suppress
+from typing import Any, Final
 
 from resq_onnx.errors import ResqError
+from resq_onnx.runtime.processes import python_running
+
+SECONDS: Final = 5.0
+"""A template may take; those of today's models take milliseconds."""
+
+START_SECONDS: Final = 60.0
+"""Its process may take to start, on a machine that has other things to do."""
+
+POLL_SECONDS: Final = 0.05
+"""After which whoever waits for a text looks whether anybody still wants it."""
+
+MAX_TEMPLATE: Final = 2**19
+"""Characters of a template, of which the longest today have some 20,000."""
+
+MAX_IDLE: Final = 2
+"""Processes that are kept for the next text; each takes some 20 MB."""
+
+
+class ChatCancelledError(Exception):
+    """Nobody wants the text any more."""
 
 
 def render_chat(
@@ -27,6 +47,7 @@ def render_chat(
     add_generation_prompt: bool,
     special_tokens: Mapping[str, str],
     where: str,
+    cancelled: threading.Event | None = None,
 ) -> str:
     """Render messages with a chat template.
 
@@ -36,83 +57,149 @@ def render_chat(
         add_generation_prompt: Whether to end with the beginning of the assistant's answer.
         special_tokens: Variables of the template, such as bos_token.
         where: The template's file, for the message of a refusal.
+        cancelled: Set by another thread when nobody wants the text any more.
 
     Raises:
-        ResqError: The template is broken, or refuses the messages.
+        ResqError: The template is broken, refuses the messages, or takes too much time, memory or
+            room.
+        ChatCancelledError: `cancelled` was set.
     """
-    # Through JSON: the template sees plain values only, none with methods of their own.
-    plain = json.loads(json.dumps(list(messages), ensure_ascii=False))
+    if len(template) > MAX_TEMPLATE:
+        raise ResqError(f"{where}: the chat template has more than {MAX_TEMPLATE} characters")
+    values = {
+        "messages": list(messages),
+        "tools": None,
+        "documents": None,
+        "add_generation_prompt": add_generation_prompt,
+        **special_tokens,
+    }
+    # As JSON the template sees plain values only, none with methods of their own.
+    request = json.dumps({"template": template, "values": values})
+    cancelled = cancelled or threading.Event()
+    renderer = _take()
     try:
-        return (
-            _environment()
-            .from_string(template)
-            .render(
-                messages=plain,
-                tools=None,
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
-                **special_tokens,
-            )
+        renderer.wait_until_ready(cancelled)
+        found: dict[str, str] = json.loads(renderer.ask(request, cancelled))
+    except ResqError as error:
+        renderer.end()
+        raise ResqError(f"{where}: the chat template {error}") from None
+    except BaseException:  # Ctrl-C too
+        if renderer.asked:  # what it would still say is no answer to the next one
+            renderer.end()
+        else:
+            _give_back(renderer)
+        raise
+    _give_back(renderer)
+    if "text" not in found:
+        raise ResqError(f"{where}: the chat template {found['refusal']}")
+    return found["text"]
+
+
+def start_early() -> None:
+    """Start the process for a first text, which then need not wait for it."""
+    _give_back(_take())
+
+
+class _Renderer:
+    """A process that renders templates, one after the other.
+
+    Attributes:
+        asked: Whether it owes an answer.
+    """
+
+    def __init__(self) -> None:
+        # A session of its own: Ctrl-C is for the program. The process ends when its input does.
+        self._process = subprocess.Popen(
+            python_running("resq_onnx.runtime.template_process"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
-    except Exception as error:  # a template is a program: it may raise anything
-        raise ResqError(f"{where}: the chat template refuses these messages: {error}") from None
+        self._ready = False
+        self.asked = False
+
+    def wait_until_ready(self, cancelled: threading.Event) -> None:
+        """The process says once that it has started."""
+        if not self._ready:
+            self._read_line(START_SECONDS, cancelled)
+            self._ready = True
+
+    def ask(self, request: str, cancelled: threading.Event) -> bytes:
+        """Send a line, and wait for one.
+
+        Raises:
+            ResqError: None comes; the message is the end of a sentence about the template.
+        """
+        assert self._process.stdin is not None
+        self.asked = True
+        try:
+            self._process.stdin.write(request.encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._lost() from None
+        answer = self._read_line(SECONDS, cancelled)
+        self.asked = False
+        return answer
+
+    def runs(self) -> bool:
+        """Whether the process is there."""
+        return self._process.poll() is None
+
+    def end(self) -> None:
+        """End the process, whatever it does."""
+        self._process.kill()
+        with suppress(BrokenPipeError):  # of a request that was never read
+            self._process.communicate()
+
+    def _read_line(self, seconds: float, cancelled: threading.Event) -> bytes:
+        assert self._process.stdout is not None
+        output, received = self._process.stdout.fileno(), bytearray()
+        until = time.monotonic() + seconds
+        with selectors.DefaultSelector() as selector:
+            selector.register(output, selectors.EVENT_READ)
+            while not received.endswith(b"\n"):
+                if cancelled.is_set():
+                    raise ChatCancelledError
+                if time.monotonic() > until:
+                    raise ResqError(f"takes longer than {seconds:g} seconds")
+                if selector.select(POLL_SECONDS):
+                    piece = os.read(output, 2**16)
+                    if not piece:
+                        raise self._lost()
+                    received += piece
+        return bytes(received)
+
+    def _lost(self) -> ResqError:
+        return ResqError(f"has lost its process, which ended with {self._process.wait()}")
 
 
-class _GenerationTag(jinja2.ext.Extension):
-    """{% generation %} ... {% endgeneration %} marks an answer for training: just its content."""
-
-    tags = {"generation"}  # noqa: RUF012, jinja2 declares it so
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+_idle: list[_Renderer] = []
+_lock = threading.Lock()
 
 
-class _GuardedNamespace(Namespace):
-    """A namespace that keeps a template away from Python's own attributes."""
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        if name.startswith("_"):
-            raise SecurityError(f"a chat template must not set the attribute {name!r}")
-        super().__setitem__(name, value)
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=[_GenerationTag, jinja2.ext.loopcontrols],
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals.update(
-        raise_exception=_raise_exception,
-        strftime_now=_strftime_now,
-        namespace=_GuardedNamespace,
-        dict=_make_dict,
-    )
-    return environment
+def _take() -> _Renderer:
+    with _lock:
+        while _idle:
+            renderer = _idle.pop()
+            if renderer.runs():
+                return renderer
+            renderer.end()
+    return _Renderer()
 
 
-def _raise_exception(message: str) -> None:
-    raise TemplateError(message)
+def _give_back(renderer: _Renderer) -> None:
+    with _lock:
+        if len(_idle) < MAX_IDLE:
+            _idle.append(renderer)
+            return
+    renderer.end()
 
 
-def _strftime_now(pattern: str) -> str:
-    return datetime.now().strftime(pattern)
+@atexit.register
+def _end_all() -> None:
+    while _idle:
+        _idle.pop().end()
 
 
-def _make_dict(*pairs: Any, **items: Any) -> dict[Any, Any]:
-    return dict(*pairs, **items)
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """Jinja's own filter escapes HTML, which is wrong for a prompt."""
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
+os.register_at_fork(after_in_child=_idle.clear)  # they belong to the process that forked

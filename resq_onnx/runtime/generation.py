@@ -36,7 +36,8 @@ def generate(
             ones. The last token of a prompt is always run.
 
     Raises:
-        ResqError: The prompt is empty, a number is out of its range, or the buffer is too short.
+        ResqError: The prompt is empty, a number is out of its range, or the buffer is too short;
+            while the tokens come, that the logits of one are not finite.
     """
     if not prompt_ids:
         raise ResqError("the prompt has no tokens; give a --prompt to continue")
@@ -63,8 +64,15 @@ def _tokens(
 ) -> Iterator[int]:
     decoder.rewind(known)
     ids = np.array([prompt_ids[known:]], np.int64)  # (1, tokens)
-    for _ in range(max_new_tokens):
-        token = sampler.choose(decoder.run(ids)[0])
+    for made in range(max_new_tokens):
+        logits = decoder.run(ids)[0]
+        if not np.isfinite(logits.max()):  # NaN is the largest to it
+            raise ResqError(
+                f"the model computes logits that are not finite for new token {made + 1}, at "
+                f"position {decoder.length} of the text: its weights are damaged, or its "
+                f"activations overflow; export it again, with another --dtype if it is float16"
+            )
+        token = sampler.choose(logits)
         if token in stop_ids:
             return
         yield token

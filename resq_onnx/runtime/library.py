@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from resq_onnx.errors import ResqError
+from resq_onnx.errors import ResqError, first_line
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -92,9 +92,9 @@ def register(options: ort.SessionOptions) -> None:
     try:
         options.register_custom_ops_library(str(path))
     except Exception as error:  # its exceptions have no common base but this
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ResqError(
-            f"{path}: ONNX Runtime cannot load the operators: {reason}; install the package again"
+            f"{path}: ONNX Runtime cannot load the operators: {first_line(error)}; "
+            "install the package again"
         ) from None
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from resq_onnx.errors import ResqError
+from resq_onnx.errors import ResqError, first_line
 from resq_onnx.runtime.providers import CUDA, runs_on_cuda
 
 if TYPE_CHECKING:
@@ -130,8 +130,8 @@ class DeviceMemory:
             value = self._values.ortvalue_from_numpy(np.zeros(shape, dtype), self._device, 0)
         except Exception as error:  # its exceptions have no common base but this
             raise ResqError(
-                f"{past} of {shape} {np.dtype(dtype)} finds no room on the GPU: {_first(error)}; "
-                f"make it shorter, or the batch smaller"
+                f"{past} of {shape} {np.dtype(dtype)} finds no room on the GPU: "
+                f"{first_line(error)}; make it shorter, or the batch smaller"
             ) from error
         self._caches.append(value)
         if self._memories[past] == ON_DEVICE.get(self._device):
@@ -172,7 +172,3 @@ class DeviceMemory:
             array = np.array(mine.numpy())
             array[:, :, :length] = theirs.numpy()[:, :, :length]
             mine.update_inplace(array)
-
-
-def _first(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from resq_onnx.errors import ResqError
+from resq_onnx.errors import ResqError, first_line
 from resq_onnx.runtime.session import create_session
 
 DTYPES: Final = {
@@ -58,8 +58,9 @@ class PlainGraph:
         try:
             (logits,) = self._session.run([name], feeds)
         except Exception as error:  # ONNX Runtime's exceptions have no common base but this
-            reason = str(error).splitlines()[0]
-            raise ResqError(f"{self._path}: cannot be run on tokens alone: {reason}") from None
+            raise ResqError(
+                f"{self._path}: cannot be run on tokens alone: {first_line(error)}"
+            ) from None
         found = np.asarray(logits, np.float32)
         if found.shape[:2] != token_ids.shape or found.ndim != 3:
             raise ResqError(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from resq_onnx.errors import ResqError
+from resq_onnx.errors import ResqError, first_line
 from resq_onnx.files import check_is_file
+from resq_onnx.graph.data_file import check_data
 from resq_onnx.runtime import library
 from resq_onnx.runtime.providers import ASSIGNMENT, CPU, PROVIDERS, check_provider, prepare
 
@@ -20,6 +22,24 @@ NO_CPU_KERNEL: Final = (
 )
 """Of ONNX Runtime's refusal of an operator of ours that has no kernel for its input
 (`library.CPU_DTYPES`): no library has one, or that for CUDA alone."""
+
+
+DATA_FOLDER: Final = "session.model_external_initializers_file_folder_path"
+"""Option of a session: where the data of a graph lies that does not come from a file."""
+
+MAX_THREADS: Final = 4 * max(os.cpu_count() or 1, 16)
+"""Threads of one operator: more than a core can use only wait for each other, and thousands take
+minutes to start."""
+
+
+def check_threads(threads: int | None) -> None:
+    """Refuse a number of threads that no machine like this one can use.
+
+    Raises:
+        ResqError: It is not from 1 to `MAX_THREADS`.
+    """
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise ResqError(f"threads is {threads}; this machine takes from 1 to {MAX_THREADS}")
 
 
 def create_session(
@@ -52,35 +72,19 @@ def create_session(
             more outputs; what it keeps in other files is looked for beside `path`.
 
     Raises:
-        ResqError: onnxruntime is not installed, a file is missing or broken, `kernels` were not
-            built or do not know the file's type, or `cuda` was asked for and the session does not
-            run there.
+        ResqError: onnxruntime is not installed, there are too many threads, a file is missing or
+            broken, the data beside it is another export's, `kernels` were not built or do not know
+            the file's type, or `cuda` was asked for and the session does not run there.
     """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise ResqError(
-            'to run a model onnxruntime must be installed: pip install "resq-onnx[cpu]"'
-        ) from None
+    onnxruntime = _import_onnxruntime()
     path = Path(path)
     check_is_file(path)
+    data = check_data(path)
+    check_threads(threads)
     prepare(provider, kernels=kernels)
-    levels = onnxruntime.GraphOptimizationLevel
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # fatal only: errors arrive as exceptions
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    if not spinning:
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if fold_weights:
-        # ONNX Runtime keeps a DequantizeLinear for its QDQ fusions, which no per-token scale
-        # ever matches, unless it is told that there are none; then it is a constant like others.
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    options = _options(threads, spinning, optimise, fold_weights)
     if graph is not None:
-        options.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path", str(path.absolute().parent)
-        )
+        options.add_session_config_entry(DATA_FOLDER, str(path.absolute().parent))
     if kernels:
         library.register(options)
     if provider != CPU:
@@ -93,16 +97,51 @@ def create_session(
             enable_fallback=0,  # which would print and open the file again
         )
     except Exception as error:  # its exceptions have no common base but this
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        if provider == CPU and kernels and any(words in reason for words in NO_CPU_KERNEL):
-            raise ResqError(
-                f"{path}: its activations are bfloat16, for which there are no kernels on CPUs: "
-                "run the functions in the file (--no-kernels) or use a GPU (--provider cuda), or "
-                "export the model with --dtype float16"
-            ) from None
-        raise ResqError(
-            f"{path}: ONNX Runtime {onnxruntime.__version__} cannot open the model: {reason}; "
-            f"if the file or its data is damaged, export it again"
-        ) from None
+        raise _refusal(path, first_line(error), kernels and provider == CPU) from None
+    if check_data(path) != data:
+        raise ResqError(f"{path}: was replaced while it was opened; open it again")
     check_provider(session, provider, path)
     return session
+
+
+def _import_onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise ResqError(
+            'to run a model onnxruntime must be installed: pip install "resq-onnx[cpu]"'
+        ) from None
+    return onnxruntime
+
+
+def _options(threads: int | None, spinning: bool, optimise: bool, fold_weights: bool) -> Any:
+    """Session options by the arguments of `create_session`."""
+    onnxruntime = _import_onnxruntime()
+    levels = onnxruntime.GraphOptimizationLevel
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # fatal only: errors arrive as exceptions
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if not spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if fold_weights:
+        # ONNX Runtime keeps a DequantizeLinear for its QDQ fusions, which no per-token scale
+        # ever matches, unless it is told that there are none; then it is a constant like others.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    return options
+
+
+def _refusal(path: Path, reason: str, on_cpu_kernels: bool) -> ResqError:
+    """What a user can do about a model that ONNX Runtime does not open, for this reason."""
+    if on_cpu_kernels and any(words in reason for words in NO_CPU_KERNEL):
+        return ResqError(
+            f"{path}: its activations are bfloat16, for which there are no kernels on CPUs: "
+            "run the functions in the file (--no-kernels) or use a GPU (--provider cuda), or "
+            "export the model with --dtype float16"
+        )
+    version = _import_onnxruntime().__version__
+    return ResqError(
+        f"{path}: ONNX Runtime {version} cannot open the model: {reason}; if the file or its data "
+        "is damaged, export it again"
+    )

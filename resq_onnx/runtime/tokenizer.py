@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import json
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import tokenizers
 
-from resq_onnx.errors import ResqError
+from resq_onnx.errors import ResqError, blaming
+from resq_onnx.files.contents import read_json, read_text
 from resq_onnx.runtime.chat import render_chat
 from resq_onnx.runtime.opening import opening_of
 
 INCOMPLETE: Final = "\N{REPLACEMENT CHARACTER}"
 """What a decoder puts where the bytes of a character have not all come yet."""
+
+REMEDY: Final = "put the original model's file there, or export the model again"
+"""What to do where a file of a tokenizer is damaged."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class Tokenizer:
         """
         folder = Path(folder)
         backend = _load_backend(folder / "tokenizer.json")
-        config = _read_json(folder / "tokenizer_config.json")
+        config = read_json(folder / "tokenizer_config.json", REMEDY, optional=True)
         special_tokens = {
             name: _token_text(value)
             for name, value in config.items()
@@ -62,9 +67,15 @@ class Tokenizer:
             folder=folder,
         )
 
+    @cached_property
+    def longest_token(self) -> int:
+        """Bytes of the longest token, as the vocabulary writes it: it stands for no more."""
+        return max((len(token.encode()) for token in self.backend.get_vocab()), default=1)
+
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text; special tokens are those tokenizer.json adds, such as BOS."""
-        return list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
+        with blaming(f"{self.folder}: the tokenizer", "refuses the text", "give it in UTF-8"):
+            return list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def opening(self, bos: bool | None = None) -> tuple[int, ...]:
         """Special tokens with which a text begins; None for as tokenizer.json says.
@@ -104,7 +115,10 @@ class Tokenizer:
             yield rest
 
     def apply_chat_template(
-        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = True,
+        cancelled: threading.Event | None = None,
     ) -> str:
         """Write messages as the text the model continues.
 
@@ -113,9 +127,11 @@ class Tokenizer:
         Args:
             messages: Each with "role" and "content".
             add_generation_prompt: Whether to end with the beginning of the answer.
+            cancelled: Set by another thread when nobody wants the text any more.
 
         Raises:
-            ResqError: The model has no chat template, or it refuses the messages.
+            ResqError: The model has no chat template, or it refuses the messages or takes too much.
+            ChatCancelledError: `cancelled` was set.
         """
         if self.chat_template is None:
             raise ResqError(
@@ -128,6 +144,7 @@ class Tokenizer:
             add_generation_prompt,
             self.special_tokens,
             where=str(self.folder),
+            cancelled=cancelled,
         )
 
 
@@ -137,26 +154,12 @@ def _load_backend(path: Path) -> tokenizers.Tokenizer:
             f"{path}: no such file; the tokenizer's files must lie beside the model, where "
             f"resq-onnx export writes them"
         )
-    try:
+    with blaming(path, "not a tokenizer", REMEDY):
         backend = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing more specific
-        raise ResqError(f"{path}: not a tokenizer ({error}); export the model again") from None
     # Settings of the training run that may be left in the file.
     backend.no_truncation()
     backend.no_padding()
     return backend
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise ResqError(f"{path}: cannot be read as JSON: {error}") from None
-    if not isinstance(contents, dict):
-        raise ResqError(f"{path}: must hold a JSON object")
-    return cast("dict[str, Any]", contents)
 
 
 def _token_text(value: str | Mapping[str, Any]) -> str:
@@ -167,8 +170,14 @@ def _stop_ids(folder: Path, backend: tokenizers.Tokenizer, eos: str | None) -> f
     """All that any file calls an end: models' files often name the end of a turn in one only."""
     found = set()
     for name in ("config.json", "generation_config.json"):
-        ids = _read_json(folder / name).get("eos_token_id")
-        found.update(ids if isinstance(ids, list) else [] if ids is None else [ids])
+        said = read_json(folder / name, REMEDY, optional=True).get("eos_token_id")
+        ids = said if isinstance(said, list) else [] if said is None else [said]
+        if not all(isinstance(token, int) for token in ids):
+            raise ResqError(
+                f"{folder / name}: eos_token_id is {said!r}; it must be a token's number, or a "
+                f"list of them; {REMEDY}"
+            )
+        found.update(ids)
     named = backend.token_to_id(eos) if eos else None
     if named is not None:
         found.add(named)
@@ -178,8 +187,11 @@ def _stop_ids(folder: Path, backend: tokenizers.Tokenizer, eos: str | None) -> f
 def _chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
     path = folder / "chat_template.jinja"
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        return read_text(path, REMEDY)
     template = config.get("chat_template")
-    if isinstance(template, list):  # several templates: [{"name": ..., "template": ...}]
-        template = {entry["name"]: entry["template"] for entry in template}.get("default")
+    with blaming(folder / "tokenizer_config.json", "its chat_template is not understood", REMEDY):
+        if isinstance(template, list):  # several templates: [{"name": ..., "template": ...}]
+            template = {entry["name"]: entry["template"] for entry in template}.get("default")
+        if not isinstance(template, str | None):
+            raise TypeError(f"it is {template!r}, and must be a text")
     return template

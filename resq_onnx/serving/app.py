@@ -6,25 +6,31 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from resq_onnx.errors import ResqError
 from resq_onnx.serving.answers import Answer, ChatAnswer, TextAnswer
+from resq_onnx.serving.bodies import Bodies
 from resq_onnx.serving.deadlines import Deadline, Deadlines, while_connected
 from resq_onnx.serving.engine import Engine
+from resq_onnx.serving.hosts import refused_by
 from resq_onnx.serving.protocol import Asked, read_chat, read_completion
-from resq_onnx.serving.refusals import RefusalError, broken, gone, invalid, unknown_model
+from resq_onnx.serving.refusals import (
+    RefusalError,
+    broken,
+    model_failed,
+    unknown_model,
+)
 from resq_onnx.serving.replies import Reply, refusal_response
 from resq_onnx.serving.scheduling import Scheduler
-
-MAX_BODY: Final = 4 * 2**20
-"""Bytes of a request: the text of far more tokens than a model of today has positions."""
 
 logger = logging.getLogger("resq_onnx.serving")
 
@@ -36,6 +42,7 @@ class Service:
         engine: The model.
         scheduler: Its places.
         deadlines: The requests under way.
+        bodies: Those of them that are being read.
         app: The ASGI application.
     """
 
@@ -44,6 +51,7 @@ class Service:
         self.engine = engine
         self.scheduler = scheduler
         self.deadlines = Deadlines(seconds)
+        self.bodies = Bodies()
         self._created = int(time.time())
         chat = Endpoint(self, read_chat, ChatAnswer)
         completions = Endpoint(self, read_completion, TextAnswer)
@@ -106,6 +114,10 @@ class Endpoint:
             except RefusalError as refusal:
                 status, reply.reason = refusal.status, refusal.code or refusal.kind
                 await reply.refuse(refusal)
+            except ResqError as error:  # the model does not run, though the request is right
+                logger.error("POST %s: %s", scope["path"], error)
+                status, reply.reason = 500, "model_error"
+                await reply.refuse(model_failed(str(error)))
             except Exception:
                 logger.exception("unexpected error")
                 status, reply.reason = 500, "server_error"
@@ -119,7 +131,7 @@ class Endpoint:
 
     async def _reply(self, request: Request, reply: Reply, deadline: Deadline) -> None:
         service = self._service
-        asked = self._read(await _body(request), service.engine.name)
+        asked = self._read(await service.bodies.read(request), service.engine.name)
         running = service.scheduler.start(partial(service.engine.answer, asked))
         try:
             async with while_connected(request.receive, deadline):
@@ -131,41 +143,27 @@ class Endpoint:
             running.cancel()
 
 
-async def _body(request: Request) -> bytes:
-    """The body of a request.
-
-    A web page can make a browser send JSON here only if it says so, which the browser then asks
-    this server about, and this server does not agree to.
-
-    Raises:
-        RefusalError: It is too long or is not said to be JSON, or the client has gone.
-    """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise RefusalError(415, "the header Content-Type must be application/json")
-    too_long = RefusalError(
-        413, f"the body has more than {MAX_BODY} bytes, which is what this server takes"
-    )
-    declared = request.headers.get("content-length", "0")
-    if not declared.isdecimal():
-        raise invalid("the header Content-Length is no number")
-    if int(declared) > MAX_BODY:
-        raise too_long
-    body, more = bytearray(), True
-    while more:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise gone()
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-        if len(body) > MAX_BODY:
-            raise too_long
-    return bytes(body)
-
-
 async def _refuse_route(_: Request, error: Exception) -> JSONResponse:
     """A path or a method that there is not, in the form of all other refusals."""
     assert isinstance(error, HTTPException)
     paths = "/v1/chat/completions, /v1/completions, /v1/models and /health"
     message = f"{error.detail}: there are {paths}"
     return refusal_response(RefusalError(error.status_code, message, headers=error.headers or {}))
+
+
+class LoopbackOnly:
+    """An application that on loopback answers for itself alone; see `hosts.py`."""
+
+    def __init__(self, app: ASGIApp, address: str) -> None:
+        """Take the application, and the address at which it listens."""
+        self._app = app
+        self._address = address
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or refuse it."""
+        if (refused := refused_by(self._address, Headers(scope=scope))) is None:
+            await self._app(scope, receive, send)
+            return
+        status, message = refused
+        response = refusal_response(RefusalError(status, message, headers={"Connection": "close"}))
+        await response(scope, receive, send)

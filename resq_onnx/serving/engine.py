@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from resq_onnx.errors import ResqError
-from resq_onnx.files import check_is_file, model_files
+from resq_onnx.files import check_is_file
+from resq_onnx.runtime.chat import ChatCancelledError, start_early
 from resq_onnx.runtime.generation import generate
+from resq_onnx.runtime.long_texts import EncodingCancelledError, TooLongError, encode_at_most
+from resq_onnx.runtime.positions import CONFIG, positions_of
 from resq_onnx.runtime.providers import CPU
 from resq_onnx.runtime.session import create_session
 from resq_onnx.runtime.signature import read_signature
 from resq_onnx.runtime.tokenizer import Tokenizer
 from resq_onnx.serving.decoders import DecoderPool, Text, steps_do_not_matter
 from resq_onnx.serving.protocol import Asked, Prompt
-from resq_onnx.serving.refusals import gone, invalid
+from resq_onnx.serving.refusals import RefusalError, gone, invalid
 from resq_onnx.serving.stop_strings import StopStrings
 
 
@@ -104,7 +105,9 @@ class Engine:
         check_is_file(path)
         # Clients read what the tokenizer says of itself: the model's name, and no path of ours.
         self._tokenizer = replace(Tokenizer.load(path.parent), folder=Path(name))
-        self.max_length = _check_length(path.parent / "config.json", max_length)
+        self.max_length = _check_length(path.parent, max_length)
+        if self._tokenizer.chat_template is not None:
+            start_early()
         session = create_session(path, threads, provider=provider, kernels=kernels)
         # On a GPU it is not known whether a prompt's cache is that of single steps, bit for bit.
         reuse = kernels and provider == CPU and steps_do_not_matter(session)
@@ -124,7 +127,7 @@ class Engine:
         Raises:
             RefusalError: The prompt cannot be used or has no room; or `cancelled` was set.
         """
-        ids = self._encode(asked.prompt)
+        ids = self._encode(asked.prompt, cancelled)
         limit = self._check_room(len(ids), asked.max_tokens)
         with self._pool.lend(ids, limit) as text:
             yield Begun(len(ids), text.decoder.length)
@@ -150,18 +153,32 @@ class Engine:
                 yield Piece(rest, made)
             yield Ended("length" if made == limit and not stops.found else "stop", made)
 
-    def _encode(self, prompt: Prompt) -> Sequence[int]:
+    def _encode(self, prompt: Prompt, cancelled: threading.Event) -> Sequence[int]:
         if prompt.token_ids:
+            if len(prompt.token_ids) >= self.max_length:
+                raise self._too_long(str(len(prompt.token_ids)))
             if not all(0 <= token < self._vocabulary for token in prompt.token_ids):
                 raise invalid(f"token ids must be from 0 to {self._vocabulary - 1}", "prompt")
             return prompt.token_ids
-        if prompt.text is not None:
-            return self._tokenizer.encode(prompt.text)
+        tokenizer = self._tokenizer
         try:
-            rendered = self._tokenizer.apply_chat_template(prompt.messages)
+            text = prompt.text
+            if text is None:
+                text = tokenizer.apply_chat_template(prompt.messages, cancelled=cancelled)
+            return encode_at_most(
+                tokenizer.backend,
+                text,
+                self.max_length,
+                tokenizer.longest_token,
+                cancelled,
+                add_special_tokens=prompt.text is not None,
+            )
+        except (ChatCancelledError, EncodingCancelledError):
+            raise gone() from None
+        except TooLongError:
+            raise self._too_long(f"more than {self.max_length}") from None
         except ResqError as error:
             raise invalid(str(error), "messages") from None
-        return self._tokenizer.encode(rendered, add_special_tokens=False)
 
     def _check_room(self, prompt_tokens: int, max_tokens: int | None) -> int:
         """How many new tokens there may be."""
@@ -170,13 +187,16 @@ class Engine:
         room = self.max_length - prompt_tokens
         if room < max(max_tokens or 1, 1):
             wanted = f" and {max_tokens} new ones" if max_tokens else ""
-            raise invalid(
-                f"this model takes {self.max_length} tokens, and there would be {prompt_tokens} "
-                f"of the prompt{wanted}; shorten the prompt or ask for fewer tokens",
-                "max_tokens" if room > 0 else None,
-                "context_length_exceeded",
-            )
+            raise self._too_long(f"{prompt_tokens}", wanted, "max_tokens" if room > 0 else None)
         return max_tokens or room
+
+    def _too_long(self, tokens: str, wanted: str = "", param: str | None = None) -> RefusalError:
+        return invalid(
+            f"this model takes {self.max_length} tokens, and there would be {tokens} of the "
+            f"prompt{wanted}; shorten the prompt or ask for fewer tokens",
+            param,
+            "context_length_exceeded",
+        )
 
 
 def _prefill(text: Text, cancelled: threading.Event) -> None:
@@ -201,40 +221,18 @@ def _check(cancelled: threading.Event) -> None:
         raise gone()
 
 
-def find_model(path: Path) -> Path:
-    """The .onnx file that a folder holds: model.onnx, or the only one.
-
-    Raises:
-        ResqError: There is none, or one among several would have to be chosen.
-    """
-    if not path.is_dir():
-        return path
-    found = model_files(path)
-    if len(found) != 1:
-        names = ", ".join(one.name for one in found)
-        raise ResqError(
-            f"{path}: holds {f'several .onnx files ({names})' if found else 'no .onnx file'}; "
-            f"give the one that resq-onnx export wrote"
-        )
-    return found[0]
-
-
-def _check_length(config: Path, asked: int | None) -> int:
-    """The number of tokens a text may have, by the positions that config.json names."""
-    try:
-        found: Any = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        found = None
-    positions = found.get("max_position_embeddings") if isinstance(found, dict) else None
-    if not isinstance(positions, int):
+def _check_length(folder: Path, asked: int | None) -> int:
+    """The number of tokens a text may have, by the model's positions."""
+    positions = positions_of(folder)
+    if positions is None:
         if asked is None:
             raise ResqError(
-                f"{config}: does not say max_position_embeddings, the length of the longest text; "
-                f"give --max-length"
+                f"{folder / CONFIG}: does not say max_position_embeddings, the length of the "
+                f"longest text; give --max-length"
             )
         return asked
     if asked is not None and asked > positions:
         raise ResqError(
-            f"--max-length is {asked}, and the model has {positions} positions ({config})"
+            f"--max-length is {asked}, and the model has {positions} positions ({folder / CONFIG})"
         )
     return asked or positions

@@ -83,6 +83,27 @@ def timed_out(seconds: float) -> RefusalError:
     )
 
 
+def too_slow(seconds: float) -> RefusalError:
+    """The body of the request does not come."""
+    return RefusalError(
+        408,
+        f"the body of the request was not complete after {seconds:g} seconds",
+        kind="timeout_error",
+        code="timeout",
+        headers={"Connection": "close"},
+    )
+
+
+def no_room() -> RefusalError:
+    """Too many bodies are being read at once."""
+    return RefusalError(
+        503,
+        f"too many requests are being sent at once; try again in {RETRY_SECONDS} seconds",
+        kind="server_error",
+        headers={"Retry-After": str(RETRY_SECONDS), "Connection": "close"},
+    )
+
+
 def stopping() -> RefusalError:
     """The server is being shut down."""
     return RefusalError(
@@ -93,6 +114,11 @@ def stopping() -> RefusalError:
 def gone() -> RefusalError:
     """The client has closed the connection: nobody is told, and the log says 499, as others do."""
     return RefusalError(499, "the client has closed the connection", kind="client_closed_request")
+
+
+def model_failed(message: str) -> RefusalError:
+    """The model cannot be run on: its logits are not finite, or ONNX Runtime gives up."""
+    return RefusalError(500, message, kind="server_error", code="model_error")
 
 
 def broken() -> RefusalError:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from resq_onnx.serving.refusals import busy
 
 Item = TypeVar("Item")
 Work = Callable[[threading.Event], Iterator[Item]]
 """What runs in a thread. It ends early, and soon, after the event is set."""
+
+JOIN_POLL_SECONDS: Final = 0.02
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,11 @@ class Scheduler:
         self._executor = ThreadPoolExecutor(concurrent, thread_name_prefix="generation")
 
     @property
+    def places(self) -> int:
+        """How many may run and wait."""
+        return self._concurrent + self._waiting
+
+    @property
     def running(self) -> int:
         """How many run now."""
         return min(self._unfinished, self._concurrent)
@@ -92,7 +100,7 @@ class Scheduler:
         Raises:
             RefusalError: There is no place to wait either.
         """
-        if self._unfinished >= self._concurrent + self._waiting:
+        if self._unfinished >= self.places:
             raise busy(self.running, self.waiting)
         running = Running(work)
         loop = asyncio.get_running_loop()
@@ -101,9 +109,17 @@ class Scheduler:
         running.future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._finish))
         return running
 
-    async def join(self) -> None:
-        """Wait until no thread works any more; nothing new can be started."""
-        await asyncio.to_thread(self._executor.shutdown, wait=True, cancel_futures=True)
+    async def join(self, seconds: float) -> bool:
+        """Wait until no thread works any more; nothing new can be started.
+
+        Returns:
+            Whether that is so, after these seconds at most.
+        """
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        until = time.monotonic() + seconds
+        while self._unfinished and time.monotonic() < until:
+            await asyncio.sleep(JOIN_POLL_SECONDS)
+        return not self._unfinished
 
     def _finish(self) -> None:
         self._unfinished -= 1

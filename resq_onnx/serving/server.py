@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
 import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 
 from resq_onnx.errors import ResqError
-from resq_onnx.serving.app import Service, logger
+from resq_onnx.serving.app import LoopbackOnly, Service, logger
+from resq_onnx.serving.connections import MAX_HEADER, Connections, lacks_room, room_for
 
 GRACE_SECONDS: Final = 3
 """How long a client that reads nothing may hold up the end of the server."""
+
+JOIN_SECONDS: Final = 1
+"""How long a thread that hears nothing, in the middle of one run of a large model, may do so."""
 
 BACKLOG: Final = 128
 """Connections that the operating system keeps until they are accepted."""
@@ -68,9 +74,11 @@ def run(service: Service, listening: socket.socket, ready: Callable[[], None]) -
         ready: Is called once requests are answered.
     """
     _log_to_stderr()
+    connections = Connections(room_for(service.scheduler.places))
     config = uvicorn.Config(
-        service.app,
-        http="h11",
+        LoopbackOnly(service.app, listening.getsockname()[0]),
+        http=connections.protocol(),
+        h11_max_incomplete_event_size=MAX_HEADER,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -80,27 +88,55 @@ def run(service: Service, listening: socket.socket, ready: Callable[[], None]) -
         backlog=BACKLOG,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
+    server = _Server(config, service, connections, ready)
     with suppress(KeyboardInterrupt):  # uvicorn raises the signal again after all is in order
-        _Server(config, service, ready).run([listening])
+        server.run([listening])
     logger.info("stopped")
+    if not server.all_ended:  # Python would wait for its threads
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 class _Server(uvicorn.Server):
-    """Ends requests itself before uvicorn waits for them."""
+    """Ends requests itself before uvicorn waits for them.
 
-    def __init__(self, config: uvicorn.Config, service: Service, ready: Callable[[], None]) -> None:
+    Attributes:
+        all_ended: Whether no thread works any more, once the server has stopped.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        service: Service,
+        connections: Connections,
+        ready: Callable[[], None],
+    ) -> None:
         super().__init__(config)
         self._service = service
+        self._connections = connections
         self._ready = ready
+        self.all_ended = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._note_error)
         await super().startup(sockets)
+        self._sweeping = loop.create_task(self._connections.sweep())
         self._ready()
 
+    def _note_error(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What the event loop has to report; a lack of room comes by the thousand."""
+        if lacks_room(context):
+            self._connections.unaccepted += 1
+        else:
+            logger.error("unexpected: %s", context["message"], exc_info=context.get("exception"))
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._sweeping.cancel()
         self._service.deadlines.stop()
         await super().shutdown(sockets)
-        await self._service.scheduler.join()
+        self.all_ended = await self._service.scheduler.join(JOIN_SECONDS)
 
 
 def _log_to_stderr() -> None:

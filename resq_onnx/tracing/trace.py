@@ -28,10 +28,9 @@ from resq_onnx.checkpoint.quiet import quiet_libraries
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
-from resq_onnx.graph.names import MODULE_KEY, cache_names
+from resq_onnx.graph.names import MODULE_KEY, OPSET, cache_names
 from resq_onnx.graph.tensors import FoldedTensor
 
-OPSET: Final = 23
 IR_VERSION: Final = 10
 TRACED_BATCH, TRACED_TOKENS, TRACED_PAST = 2, 3, 5
 """Sizes for tracing: none is 0 or 1, which broadcast, and no two are equal.

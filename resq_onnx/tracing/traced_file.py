@@ -18,11 +18,10 @@ from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
 from resq_onnx.graph.files import read_graph
 from resq_onnx.graph.modules import new_initializer, tag
-from resq_onnx.graph.names import DOMAIN, MODULE_KEY, cache_names
+from resq_onnx.graph.names import DOMAIN, MODULE_KEY, OPSET, cache_names
 from resq_onnx.graph.tensors import dims
 from resq_onnx.tracing.trace import (
     IR_VERSION,
-    OPSET,
     computed_buffers,
     contract_shapes,
     tag_nodes_with_modules,

@@ -13,9 +13,10 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, BinaryIO, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from resq_onnx.errors import ResqError
+from resq_onnx.serving.hosts import refused_by
 from resq_onnx.web.site import MANIFEST, Site
 
 LOOPBACK: Final = "127.0.0.1"
@@ -106,11 +107,12 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing: a page asks for a dozen files."""
 
     def _answer(self, *, with_body: bool) -> None:
-        if not self._is_for_us():
-            # A page of somewhere else whose name was made to mean this machine.
-            self._send(HTTPStatus.MISDIRECTED_REQUEST, "text/plain", b"", with_body=with_body)
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        if (refused := refused_by(self.host, headers)) is not None:
+            status, reason = refused
+            self._send(status, "text/plain", f"{reason}\n".encode(), with_body=with_body)
             return
-        address = unquote(urlsplit(self.path).path).removeprefix("/") or "index.html"
+        address = unquote(self.path.partition("?")[0]).removeprefix("/") or "index.html"
         if address == MANIFEST:
             body = json.dumps(self.site.manifest).encode()
             self._send(HTTPStatus.OK, TYPES[".json"], body, with_body=with_body)
@@ -119,10 +121,6 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             body = b"There is nothing at this address.\n"
             self._send(HTTPStatus.NOT_FOUND, "text/plain", body, with_body=with_body)
-
-    def _is_for_us(self) -> bool:
-        asked = urlsplit(f"//{self.headers.get('Host', '')}").hostname
-        return self.host != LOOPBACK or asked in (LOOPBACK, "localhost")
 
     def _send(self, status: HTTPStatus, kind: str, body: bytes, *, with_body: bool) -> None:
         self.send_response(status)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from resq_onnx.errors import ResqError
-from resq_onnx.files import check_is_file, model_files, writing_to
+from resq_onnx.files import copy_file, find_model, writing_to
+from resq_onnx.files.checks import check_stays_inside
+from resq_onnx.files.contents import read_json
+from resq_onnx.graph.data_file import check_data, data_file
 from resq_onnx.runtime.tokenizer import Tokenizer
 
 PAGE: Final = Path(__file__).parent / "page"
@@ -40,21 +44,26 @@ def make_site(model: Path, packages: Mapping[str, Path]) -> Site:
         packages: As `fetch_packages` returned them.
 
     Raises:
-        ResqError: There is no such model, or its tokenizer is missing.
+        ResqError: There is no such model, its tokenizer is missing, the data is another model's,
+            or a file is a link out of the folder.
     """
-    model = _find_model(model)
+    model = find_model(model)
+    check_data(model)
     tokenizer = Tokenizer.load(model.parent)
-    parts = [model, *sorted(model.parent.glob(f"{model.name}.data*"))]
+    parts = [path for path in (model, data_file(model)) if path.is_file()]
     files = {path.name: path for path in sorted(PAGE.iterdir()) if path.is_file()}
     files |= {f"vendor/{name}": path for name, path in packages.items()}
     files |= {f"model/{path.name}": path for path in parts}
     for name in TOKENIZER_FILES:
         if (model.parent / name).is_file():
             files[f"model/{name}"] = model.parent / name
+    for address, path in files.items():
+        if address.startswith("model/"):
+            check_stays_inside(path)
     summary = model.parent / "resq.json"
-    said = json.loads(summary.read_text()) if summary.is_file() else {}
+    said = read_json(summary, "export the model again", optional=True)
     manifest = {
-        "name": said.get("model") or model.resolve().parent.name,
+        "name": str(said.get("model") or "") or model.resolve().parent.name,
         "graph": model.name,
         "files": [{"name": path.name, "bytes": path.stat().st_size} for path in parts],
         "has_tokenizer_config": "model/tokenizer_config.json" in files,
@@ -72,24 +81,32 @@ def write_site(site: Site, folder: Path) -> None:
     `Cross-Origin-Embedder-Policy: require-corp`; without these headers the page uses one.
 
     Raises:
-        ResqError: The folder is there already and not empty, or cannot be written.
+        ResqError: The folder is there already and not empty, or cannot be written; nothing is
+            left of the site then.
     """
     with writing_to(folder):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ResqError(f"{folder}: is there already and not empty; name a new folder")
-        for address, path in site.files.items():
-            target = folder / address
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
-        (folder / MANIFEST).write_text(json.dumps(site.manifest, indent=2) + "\n")
+        with _whole_or_not(folder):
+            for address, path in site.files.items():
+                target = folder / address
+                target.parent.mkdir(parents=True, exist_ok=True)
+                copy_file(path, target)
+            (folder / MANIFEST).write_text(json.dumps(site.manifest, indent=2) + "\n")
 
 
-def _find_model(path: Path) -> Path:
-    if not path.is_dir():
-        check_is_file(path)
-        return path
-    found = model_files(path)
-    if len(found) == 1:
-        return found[0]
-    many = ", ".join(one.name for one in found) or "none"
-    raise ResqError(f"{path}: holds no model.onnx, and of other .onnx files {many}; name one")
+@contextmanager
+def _whole_or_not(folder: Path) -> Iterator[None]:
+    """Remove what was written into an empty or new folder, and that, if not all of it could be."""
+    there = [one for one in (folder, *folder.parents) if one.exists()]
+    try:
+        yield
+    except BaseException:  # Ctrl-C too
+        for path in folder.iterdir() if folder.exists() else ():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for one in (folder, *folder.parents):
+            if one in there:
+                break
+            with suppress(OSError):
+                one.rmdir()
+        raise

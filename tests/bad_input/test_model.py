@@ -53,7 +53,9 @@ def test_weights_that_are_cut_off(damaged: Path, out: Path, kept: int) -> None:
 def test_a_shard_that_is_missing(damaged: Path, out: Path) -> None:
     shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
     (damaged / "model.safetensors").rename(damaged / shards["a"])
-    (damaged / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    (damaged / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": shards})
+    )
     line = refusal(out, damaged)
     assert "model-00002-of-00002.safetensors named by model.safetensors.index.json is miss" in line
     assert shards["a"] not in line
@@ -105,6 +107,13 @@ def test_a_damaged_config(damaged: Path, out: Path, text: str) -> None:
     assert "unexpected" not in line
 
 
+def test_an_adapter_is_to_be_merged_first(damaged: Path, out: Path) -> None:
+    (damaged / "adapter_config.json").write_text("{}")
+    (damaged / "config.json").unlink()
+    line = refusal(out, damaged)
+    assert f"{damaged}: an adapter, not a model: merge it into its base model" in line
+
+
 def test_a_folder_that_is_no_model(tmp_path: Path, out: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "no config.json; is this a model directory?" in refusal(out, tmp_path / "empty")
@@ -115,4 +124,4 @@ def test_a_model_without_a_tokenizer(damaged: Path, out: Path) -> None:
         file.unlink()
     line = refusal(out, damaged)
     assert f"{damaged}: no tokenizer" in line
-    assert "put tokenizer.json beside the weights" in line
+    assert "put the right tokenizer.json beside the weights" in line

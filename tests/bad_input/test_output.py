@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import pytest
@@ -124,13 +124,13 @@ def test_a_disk_that_is_full_after_a_step(
 def test_a_full_disk_for_the_last_files(
     model: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def copyfile(source: Path, target: Path) -> Path:
-        if target.name == "tokenizer.json":
+    def copyfileobj(source: BinaryIO, target: BinaryIO, length: int) -> None:
+        if target.name.endswith("tokenizer.json"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return original(source, target)
+        original(source, target, length)
 
-    original = shutil.copyfile
-    monkeypatch.setattr("resq_onnx.checkpoint.source.shutil.copyfile", copyfile)
+    original = shutil.copyfileobj
+    monkeypatch.setattr("resq_onnx.files.checks.shutil.copyfileobj", copyfileobj)
     line = refusal(out, model, *FAST)
     assert f"{out}: cannot be written: No space left on device" in line
 

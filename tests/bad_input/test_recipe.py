@@ -56,10 +56,10 @@ def test_a_calibration_text_shorter_than_one_sequence(
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("absent.txt", None, "No such file"),
+        ("absent.txt", None, "no such file"),
         ("latin1.txt", "Größe".encode("latin1"), "not UTF-8 text"),
-        ("broken.jsonl", b'{"text": "a"}\n{"tex', "line 2: not JSON"),
-        ("table.csv", b"a,b", "must be a .txt or a .jsonl file"),
+        ("broken.jsonl", b'{"text": "a"}\n{"tex', "line 2: cannot be read: not JSON"),
+        ("table.csv", b"a,b\n1,2", 'no column "text"'),
     ],
 )
 def test_a_calibration_text_that_cannot_be_read(

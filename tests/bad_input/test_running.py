@@ -80,7 +80,7 @@ def test_a_chat_with_a_model_that_has_no_template(toy_model: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("absent.txt", None, "No such file"),
+        ("absent.txt", None, "no such file"),
         ("empty.txt", b"", "the text has 0 tokens"),
         ("latin1.txt", b"\xff", "not UTF-8 text"),
     ],

@@ -7,8 +7,9 @@ import pytest
 from numpy.typing import NDArray
 
 from resq_onnx.calibration import held_out
-from resq_onnx.calibration.corpus import calibration_sequences, load_text
+from resq_onnx.calibration.corpus import calibration_sequences
 from resq_onnx.calibration.held_out import held_out_sequences
+from resq_onnx.calibration.texts import load_text
 from resq_onnx.recipe import Recipe
 
 

@@ -102,13 +102,17 @@ def test_beside_a_file_of_the_usual_name_no_other_is_read(tmp_path: Path) -> Non
 
 def test_a_shard_that_the_index_names_and_that_is_missing_is_named(tmp_path: Path) -> None:
     write(tmp_path, a=torch.ones(1))
-    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a": NAME, "b": "gone.safetensors"}}))
+    (tmp_path / INDEX).write_text(
+        json.dumps({"metadata": {}, "weight_map": {"a": NAME, "b": "gone.safetensors"}})
+    )
     assert "gone.safetensors" in refusal(tmp_path)
 
 
 DAMAGED_INDICES = (
     *('{"weight_map": {"a": "model.sa', "[]", "{}", '{"weight_map": 3}'),
     '{"weight_map": {"a": 1}}',
+    '{"weight_map": {"a": "model.safetensors"}}',
+    '{"weight_map": {"a": "\\ud800"}, "metadata": {}}',
 )
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from resq_onnx.checkpoint.source import COMPANION_FILES, ModelSource, open_model
+from resq_onnx.checkpoint.folder import COMPANION_FILES
+from resq_onnx.checkpoint.source import ModelSource, open_model
 from resq_onnx.errors import ResqError
 from tests import tiny_models
 
@@ -50,9 +51,9 @@ def test_another_file_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{", "config.json is not valid JSON"),
+        ("{", "config.json: cannot be read: not JSON"),
         ("[]", "must hold a JSON object"),
-        ("\udcff", "config.json is not valid JSON"),
+        ("\udcff", "config.json: cannot be read: not UTF-8 text"),
         (None, "no config.json; is this a model directory?"),
     ],
 )

@@ -153,6 +153,55 @@ def test_the_providers_of_the_command_line_are_those_of_a_session() -> None:
     assert option.default == CPU
 
 
+@pytest.mark.parametrize("command", ["generate", "bench", "inspect", "report"])
+def test_a_command_takes_the_folder_that_export_wrote(command: str, tmp_path: Path) -> None:
+    toy.save_toy(tmp_path / "model.onnx")
+    write_tokenizer(tmp_path, 256)
+    more: dict[str, list[object]] = {
+        "generate": ["--prompt", "A", "--max-new-tokens", 2],
+        "bench": ["--prompt-tokens", 5, "--new-tokens", 3, "--repeat", 1],
+    }
+    result = run(command, tmp_path, *more.get(command, []))
+    # The toy is no model that export wrote: what reads more than its graph says so of the file.
+    assert result.exit_code == 0 or f"{tmp_path / 'model.onnx'}: " in error_line(result.stderr)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    refused = run(command, empty, *more.get(command, []))
+    assert f"{empty}: holds no .onnx file" in error_line(refused.stderr)
+
+
+@pytest.mark.parametrize("command", ["generate", "evaluate", "bench", "serve"])
+def test_more_threads_than_any_machine_uses_are_refused_at_once(command: str) -> None:
+    result = run(command, "none", "--threads", 100_000)
+    assert result.exit_code == 1
+    assert error_line(result.stderr).startswith("Error: threads is 100000; this machine takes")
+
+
+def toy_with_positions(folder: Path, positions: int) -> Path:
+    """A toy that says how many positions it has, and never that it has ended."""
+    toy.save_toy(folder / "model.onnx")
+    write_tokenizer(folder, 256)
+    (folder / "config.json").write_text(json.dumps({"max_position_embeddings": positions}))
+    return folder
+
+
+def test_a_text_ends_at_the_models_last_position_and_says_so(tmp_path: Path) -> None:
+    folder = toy_with_positions(tmp_path, 30)
+    asked = ("generate", folder, "--prompt", "A prompt", "--max-new-tokens")
+    whole = run_successfully(*asked, 1_000_000_000)
+    assert whole.stderr == "stopped: the model has 30 positions\n"
+    assert whole.stdout.startswith("A prompt")
+    part = run_successfully(*asked, 3)
+    assert part.stderr == ""
+    assert whole.stdout.startswith(part.stdout.rstrip("\n"))
+
+
+def test_a_prompt_longer_than_the_models_positions_is_refused(tmp_path: Path) -> None:
+    result = run("generate", toy_with_positions(tmp_path, 3), "--prompt", "A prompt of more tokens")
+    assert result.exit_code == 1
+    assert "tokens, and the model 3 positions; shorten the prompt" in error_line(result.stderr)
+
+
 @pytest.mark.parametrize("command", ["generate", "evaluate", "bench", "serve"])
 def test_a_command_that_gets_no_gpu_says_what_to_install(command: str, tmp_path: Path) -> None:
     model = toy.save_toy(tmp_path / "toy.onnx")
@@ -202,8 +251,8 @@ def test_the_module_is_the_command_line_too() -> None:
         (["evaluate", "out.onnx", "--text", "a.txt", "--window", "1"], "--window"),
         (["evaluate", "out.onnx", "--text", "a.txt", "--stride", "0"], "--stride"),
         (["evaluate", "out.onnx", "--text", "a.txt", "--per-layer"], "needs --reference"),
-        (["bench"], "Missing argument 'OUT.onnx'"),
-        (["report"], "Missing argument 'OUT.onnx'"),
+        (["bench"], "Missing argument 'FOLDER'"),
+        (["report"], "Missing argument 'FOLDER'"),
         (["web"], "Missing argument 'FOLDER'"),
         (["web", "folder", "--port", "70000"], "--port"),
         (["bench", "out.onnx", "--new-tokens", "0"], "--new-tokens"),
@@ -266,24 +315,50 @@ def test_verbose_shows_where_an_error_came_from() -> None:
     assert lines[-1].startswith("Error: samples is 0")
 
 
-def test_a_defect_of_the_program_is_one_line_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_defect_of_the_program_is_one_line_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(_path: object) -> None:
         raise ZeroDivisionError("two\nlines")
 
     monkeypatch.setattr("resq_onnx.graph.inspection.inspect_model", broken)
-    result = run("inspect", "out.onnx")
+    result = run("inspect", toy.save_toy(tmp_path / "toy.onnx"))
     assert result.exit_code == 1
     line = error_line(result.stderr)
     assert line == "Error: unexpected ZeroDivisionError: two lines (--verbose shows where)"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_command_ends_with_130(number: signal.Signals) -> None:
+def test_an_interrupted_command_ends_with_130(tmp_path: Path, number: signal.Signals) -> None:
     raise_it = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import resq_onnx.graph.inspection\n"
         f"resq_onnx.graph.inspection.inspect_model = lambda _: signal.raise_signal({int(number)})"
     )
-    result = run_process("inspect", "out.onnx", before=raise_it)
+    result = run_process("inspect", toy.save_toy(tmp_path / "toy.onnx"), before=raise_it)
     assert result.returncode == cli.INTERRUPTED == 130
     assert error_line(result.stderr).startswith("Interrupted")
+
+
+SIGNALLED = """
+import os, signal
+from resq_onnx.cli import main
+
+@main.command()
+def wait():
+    os.kill(os.getpid(), signal.{name})
+    signal.pause() if signal.getsignal(signal.{name}) is not signal.SIG_IGN else None
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_the_end_of_a_session_or_a_terminal_interrupts_a_command(name: str) -> None:
+    done = run_process("wait", before=SIGNALLED.format(name=name))
+    assert done.returncode == 130
+    assert error_line(done.stderr) == "Interrupted; nothing was written."
+
+
+def test_nohup_is_respected() -> None:
+    before = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
+    done = run_process("wait", before=before + SIGNALLED.format(name="SIGHUP"))
+    assert done.returncode == 0, done.stderr

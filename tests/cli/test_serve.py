@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from resq_onnx.errors import ResqError
-from resq_onnx.serving.engine import find_model
 from resq_onnx.serving.server import Address, listen
 from tests.command_line import error_line, run, run_process
 from tests.serving.served import COMPLETIONS, served
@@ -74,13 +72,3 @@ def test_without_its_packages_it_says_what_to_install(folder: Path) -> None:
     assert result.returncode == 1
     assert "serving a model needs starlette" in error_line(result.stderr)
     assert "resq-onnx[serve]" in result.stderr
-
-
-def test_a_folder_stands_for_the_one_model_in_it(tmp_path: Path) -> None:
-    (tmp_path / "a.onnx").touch()
-    assert find_model(tmp_path) == find_model(tmp_path / "a.onnx") == tmp_path / "a.onnx"
-    (tmp_path / "b.onnx").touch()
-    with pytest.raises(ResqError, match=r"several .onnx files \(a.onnx, b.onnx\)"):
-        find_model(tmp_path)
-    (tmp_path / "model.onnx").touch()
-    assert find_model(tmp_path) == tmp_path / "model.onnx"

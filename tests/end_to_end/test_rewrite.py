@@ -149,7 +149,7 @@ def test_other_files_are_refused(llama: Calibrated, graph: Path, tmp_path: Path)
     shutil.copy(f"{graph}.data", f"{alone}.data") if Path(f"{graph}.data").exists() else None
     assert "no config.json" in refusal(llama, Path(alone))
     result = run("rewrite", graph, graph, "--projections", llama.projections, *model)
-    assert "is the file to rewrite" in error_line(result.stderr)
+    assert "what this command reads" in error_line(result.stderr)
 
 
 def test_a_graph_of_another_model_is_refused(llama: Calibrated, tmp_path: Path) -> None:

@@ -24,6 +24,14 @@ CONFIG: dict[str, Any] = {
     "rms_norm_eps": 1e-6,
 }
 
+LLAMA3: dict[str, Any] = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
 
 def refusal(**changes: Any) -> str:
     with pytest.raises(ResqError) as error:
@@ -164,9 +172,61 @@ def test_another_rope_scaling_is_refused_with_those_that_are_known(rope: dict[st
     [
         {"rope_scaling": None},
         {"rope_scaling": {"type": "linear", "factor": 2.0}},
-        {"rope_parameters": {"rope_type": "llama3"}},
+        {"rope_parameters": LLAMA3},
         {"rope_parameters": {"rope_theta": 1e4}},
     ],
 )
 def test_a_known_rope_scaling_is_accepted_in_every_spelling(rope: dict[str, Any]) -> None:
     assert layout_of(CONFIG | rope, "some/model").num_layers == 3
+
+
+@pytest.mark.parametrize("name", [name for name in LLAMA3 if name != "rope_type"])
+def test_a_rope_scaling_without_one_of_its_numbers_is_refused(name: str) -> None:
+    rope = {key: value for key, value in LLAMA3.items() if key != name}
+    line = refusal(rope_parameters=rope)
+    assert f"config.json has no {name}, which the rope_type 'llama3' needs" in line
+    assert f"{name} is 'x'; it must be a number above 0" in refusal(
+        rope_parameters=rope | {name: "x"}
+    )
+
+
+@pytest.mark.parametrize("rope", ["yarn", [1], 3])
+def test_a_rope_scaling_that_is_no_object_is_refused(rope: object) -> None:
+    assert "it must be an object, or null" in refusal(rope_scaling=rope)
+
+
+@pytest.mark.parametrize("value", ["</s>", 2.0, True, [2, "</s>"], [[2]], {}])
+def test_an_end_that_is_no_number_of_a_token_is_refused(value: object) -> None:
+    line = refusal(eos_token_id=value)
+    assert f"eos_token_id is {value!r}" in line
+    assert "must be a token's number, a list of them, or null" in line
+
+
+@pytest.mark.parametrize("value", [100, 2**70, -101])
+def test_padding_beyond_the_vocabulary_is_refused(value: int) -> None:
+    line = refusal(pad_token_id=value)
+    assert f"pad_token_id is {value}, and the vocabulary has 100 tokens" in line
+
+
+@pytest.mark.parametrize("value", [None, 0, 99, -1])
+def test_padding_within_the_vocabulary_is_accepted(value: int | None) -> None:
+    assert layout_of(CONFIG | {"pad_token_id": value}, "some/model").vocab_size == 100
+
+
+def test_more_layers_than_any_model_has_are_refused_at_once() -> None:
+    assert "no model has more than 10000" in refusal(num_hidden_layers=10**9)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"architectures": "x"},
+        {"architectures": [[]]},
+        {"architectures": {"a": 1}},
+        {"hidden_act": ["silu"]},
+        {"rms_norm_eps": float("inf")},
+        {"hidden_size": float("nan")},
+    ],
+)
+def test_an_entry_of_another_kind_is_refused(changes: dict[str, Any]) -> None:
+    assert "some/model" in refusal(**changes)

@@ -26,10 +26,10 @@ def test_the_logits_stay_when_bases_are_folded(family: Case) -> None:
 
 
 def test_a_layer_is_as_many_linear_layers_as_in_any_family(family: Case) -> None:
-    """And one for each norm that ends a block; then come lm_head and what may lie before it."""
-    layers, ends = family.layout.num_layers, len(family.layout.post_norms)
+    """And one behind each norm that layers read, or one before lm_head if it shares its table."""
+    layers, turns = family.layout.num_layers, family.layout.turns_inputs
     found = ops_of(family.after(MergeProjections)).count("MatMul")
-    assert found == layers * (4 + ends) + 1 + family.shares_table
+    assert found == layers * (6 if turns else 4) + 1 + (family.shares_table and not turns)
 
 
 def windows(case: Case) -> list[int]:

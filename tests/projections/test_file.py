@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +217,7 @@ def test_a_missing_tensor_is_named(tmp_path: Path, name: str) -> None:
         metadata = stored.metadata()
         tensors = {key: stored.get_tensor(key) for key in stored.keys() if key != name}  # noqa: SIM118
     save_file(tensors, file, metadata)
-    with pytest.raises(ResqError, match=rf"part\.safetensors: incomplete: it has no {name}"):
+    with pytest.raises(ResqError, match=rf"part\.safetensors: .*: it has no '{name}'"):
         load_calibration(file)
 
 
@@ -250,3 +251,16 @@ def test_moments_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     with pytest.raises(ResqError, match="attention_out are not finite"):
         save_calibration(file, Recipe(), "c0ffee", moments, projections)
     assert not file.exists()
+
+
+def test_the_file_has_the_mode_of_a_new_one(tmp_path: Path) -> None:
+    _saved(tmp_path / "a.safetensors", Recipe())
+    (tmp_path / "new").touch()
+    modes = [(tmp_path / name).stat().st_mode for name in ("a.safetensors", "new")]
+    assert modes[0] == modes[1]
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.safetensors")
+    with pytest.raises(ResqError, match=r"a\.safetensors: is not a regular file"):
+        load_calibration(tmp_path / "a.safetensors")

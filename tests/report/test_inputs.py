@@ -81,7 +81,8 @@ def test_each_reader_refuses_the_others_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(None, "cannot be read"), ("{", "not JSON"), ("[1]", "no JSON object")]
+    ("content", "words"),
+    [(None, "cannot be read"), ("{", "not JSON"), ("[1]", "must hold")],
 )
 def test_a_file_that_is_no_json_is_refused(tmp_path: Path, content: str | None, words: str) -> None:
     path = tmp_path / "a.json"

@@ -59,6 +59,26 @@ def test_a_stop_token_ends_the_text_and_is_not_part_of_it(decoder: BufferedDecod
     assert list(generate(decoder, [3, 1, 4], 8, stop_ids={stop})) == full[: full.index(stop)]
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_not_finite_end_the_text_and_name_the_step(
+    decoder: BufferedDecoder, bad: float, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = decoder.run
+
+    def running(ids: NDArray[np.int64]) -> NDArray[Any]:
+        logits = run(ids)
+        if decoder.length == 5:
+            logits[0, 7] = bad
+        return logits
+
+    monkeypatch.setattr(decoder, "run", running)
+    tokens = generate(decoder, [3, 1, 4], 8, temperature)
+    assert len([next(tokens), next(tokens)]) == 2
+    with pytest.raises(ResqError, match="not finite for new token 3, at position 5 of the text"):
+        next(tokens)
+
+
 def test_tokens_come_one_by_one() -> None:
     calls: list[int] = []
 

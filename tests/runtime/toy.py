@@ -51,7 +51,33 @@ def save_toy(
         last_only: Whether it gives the logits of the last token alone.
         concatenates: Whether new tokens go behind all there is, so that no buffer can be used.
     """
-    nodes = [
+    cache_shape: list[str | int | None] = ["batch", KV_HEADS, "past", record]
+    inputs: Values = {
+        "input_ids": (TensorProto.INT64, ["batch", "new"]),
+        "attention_mask": (TensorProto.INT64, ["batch", "total"]),
+        "position_ids": (TensorProto.INT64, ["batch", "new"]),
+        **{f"past_key_values.{name}": (cache_type, cache_shape) for name in CACHE_NAMES},
+    }
+    outputs: Values = {
+        "logits": (TensorProto.FLOAT, ["batch", 1 if last_only else "new", VOCABULARY]),
+        **{f"present.{name}": (cache_type, None) for name in CACHE_NAMES},
+    }
+    graph = helper.make_graph(
+        _nodes(cache_type, without, last_only, concatenates),
+        "toy",
+        [helper.make_tensor_value_info(k, *v) for k, v in inputs.items() if k != without],
+        [helper.make_tensor_value_info(k, *v) for k, v in outputs.items() if k != without],
+        _initializers(),
+    )
+    opset = helper.make_opsetid("", 23)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=10), path)
+    return path
+
+
+def _nodes(
+    cache_type: int, without: str, last_only: bool, concatenates: bool
+) -> list[onnx.NodeProto]:
+    return [
         # Every cache gets the new tokens, in all heads and bytes of their records.
         _node("Cast", "input_ids", "ids", to=cache_type),
         _node("Unsqueeze", "ids axes_1_3", "ids4"),
@@ -76,6 +102,9 @@ def save_toy(
         _node("Slice", f"next_token {'minus_1' if last_only else 'zero'} end axis_1", "kept_token"),
         _node("OneHot", "kept_token vocabulary values", "logits", axis=-1),
     ]
+
+
+def _initializers() -> list[TensorProto]:
     constants = {
         "axes_1_3": [1, 3],
         "record_shape": [1, KV_HEADS, 1, RECORD],
@@ -87,32 +116,11 @@ def save_toy(
         "axis_3": [3],
         "vocabulary": [VOCABULARY],
     }
-    initializers = [
+    return [
         *(numpy_helper.from_array(np.array(v, np.int64), k) for k, v in constants.items()),
         numpy_helper.from_array(np.array(1, np.int64), "axis_1_scalar"),
         numpy_helper.from_array(np.array([0.0, PEAK], np.float32), "values"),
     ]
-    cache_shape: list[str | int | None] = ["batch", KV_HEADS, "past", record]
-    inputs: Values = {
-        "input_ids": (TensorProto.INT64, ["batch", "new"]),
-        "attention_mask": (TensorProto.INT64, ["batch", "total"]),
-        "position_ids": (TensorProto.INT64, ["batch", "new"]),
-        **{f"past_key_values.{name}": (cache_type, cache_shape) for name in CACHE_NAMES},
-    }
-    outputs: Values = {
-        "logits": (TensorProto.FLOAT, ["batch", 1 if last_only else "new", VOCABULARY]),
-        **{f"present.{name}": (cache_type, None) for name in CACHE_NAMES},
-    }
-    graph = helper.make_graph(
-        nodes,
-        "toy",
-        [helper.make_tensor_value_info(k, *v) for k, v in inputs.items() if k != without],
-        [helper.make_tensor_value_info(k, *v) for k, v in outputs.items() if k != without],
-        initializers,
-    )
-    opset = helper.make_opsetid("", 23)
-    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=10), path)
-    return path
 
 
 def _node(operator: str, inputs: str, output: str, **attributes: Any) -> onnx.NodeProto:

@@ -113,9 +113,9 @@ class Served:
 
 
 @contextmanager
-def served(model: Path, log: Path, *options: object) -> Iterator[Served]:
-    """Start `resq-onnx serve` on a free port, and stop it in the end."""
-    command = program("serve", model, "--port", 0, "--threads", 1, *options)
+def served(model: Path, log: Path, *options: object, before: str = "") -> Iterator[Served]:
+    """Start `resq-onnx serve` on a free port, after executing `before`; stop it in the end."""
+    command = program("serve", model, "--port", 0, "--threads", 1, *options, before=before)
     with (
         log.open("w") as errors,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process,

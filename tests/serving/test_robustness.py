@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import openai
 import pytest
 
-from resq_onnx.serving.app import MAX_BODY
+from resq_onnx.serving.bodies import MAX_BODY
 from tests.serving.served import CHAT, COMPLETIONS, HELLO, Served, served
 
 ENDLESS: dict[str, Any] = {"max_tokens": 8000}
@@ -172,6 +173,78 @@ def test_a_request_that_takes_too_long_is_ended(folder: Path, tmp_path: Path) ->
         with pytest.raises(openai.APIError, match=f"longer than {TOO_SHORT} seconds"):
             list(stream)
         assert [(line.status, line.reason) for line in server.lines()] == [(504, "timeout")] * 2
+
+
+LOOPS = """
+{%- for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"""
+
+
+def test_a_template_that_loops_is_an_error_of_its_request_and_holds_up_no_end(
+    folder: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(folder, tmp_path / "tiny")
+    (model / "chat_template.jinja").write_text(LOOPS)
+    faster = "from resq_onnx.runtime import chat; chat.SECONDS = 1"
+    with served(model, tmp_path / "log.txt", before=faster) as server:
+        status, found = server.post(CHAT, {"messages": HELLO})
+        assert status == 400
+        assert "the chat template takes longer than 1 seconds" in found["error"]["message"]
+        assert server.post(COMPLETIONS, {"prompt": "a", "max_tokens": 1})[0] == 200
+    with served(model, tmp_path / "log.txt") as server:
+        connection = server.connect()
+        body = json.dumps({"messages": HELLO})
+        connection.request("POST", CHAT, body, {"Content-Type": "application/json"})
+        server.wait_for(running=1)
+        began = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - began < 5
+        connection.close()
+
+
+DEAF = """
+import time
+from resq_onnx.runtime.buffered import BufferedDecoder
+BufferedDecoder.run = lambda self, *given: time.sleep(60)
+"""
+"""A model of which one run takes a minute."""
+
+
+def test_a_run_of_the_model_that_takes_long_holds_up_no_end(folder: Path, tmp_path: Path) -> None:
+    with served(folder, tmp_path / "log.txt", before=DEAF) as server:
+        connection = server.connect()
+        body = json.dumps({"messages": HELLO})
+        connection.request("POST", CHAT, body, {"Content-Type": "application/json"})
+        server.wait_for(running=1)
+        began = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - began < 5
+        assert server.log.read_text().endswith("stopped\n")
+        connection.close()
+
+
+DAMAGED = """
+import numpy as np
+from resq_onnx.runtime.buffered import BufferedDecoder
+run = BufferedDecoder.run
+BufferedDecoder.run = lambda self, *given: run(self, *given) * np.nan
+"""
+"""A model that computes what is not a number."""
+
+
+def test_a_model_that_computes_no_numbers_is_an_error_that_says_so(
+    folder: Path, tmp_path: Path
+) -> None:
+    with served(folder, tmp_path / "log.txt", before=DAMAGED) as server:
+        for wishes in ({"temperature": 0}, {"temperature": 1}, {"top_p": 0.9}):
+            status, found = server.post(COMPLETIONS, {"prompt": [5, 6, 7], **wishes})
+            assert status == 500
+            assert found["error"]["code"] == "model_error"
+            assert "not finite for new token 1, at position 3" in found["error"]["message"]
+        stream = server.client().completions.create(model="tiny", prompt=[5, 6, 7], stream=True)
+        with pytest.raises(openai.APIError, match="not finite for new token 1"):
+            list(stream)
+        assert [(line.status, line.reason) for line in server.lines()] == [(500, "model_error")] * 4
+        assert "Traceback" not in server.log.read_text()
 
 
 def test_the_log_has_a_line_for_each_request_and_no_prompt(folder: Path, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_as_many_run_as_there_are_places_then_as_many_wait() -> None:
         assert [item async for item in first] == ["begun", "ended"]
         assert [item async for item in second] == ["begun", "ended"]
         await settle(scheduler, 0, 0)
-        await scheduler.join()
+        assert await scheduler.join(60)
 
     asyncio.run(scenario())
 
@@ -67,7 +67,7 @@ def test_what_is_cancelled_frees_its_place_in_the_queue_at_once_and_a_running_on
         gates[2].opened.set()
         assert [item async for item in third] == ["begun", "ended"]
         await settle(scheduler, 0, 0)
-        await scheduler.join()
+        assert await scheduler.join(60)
 
     asyncio.run(scenario())
 
@@ -87,6 +87,25 @@ def test_an_error_reaches_whoever_waits_and_leaves_the_place_usable() -> None:
         gate = Gate()
         gate.opened.set()
         assert [item async for item in scheduler.start(gate.work)] == ["begun", "ended"]
-        await scheduler.join()
+        assert await scheduler.join(60)
 
+    asyncio.run(scenario())
+
+
+def test_work_that_hears_nothing_is_waited_for_only_so_long() -> None:
+    def deaf(_: threading.Event) -> Iterator[str]:
+        yield "begun"
+        opened.wait(60)
+
+    async def scenario() -> None:
+        scheduler = Scheduler(1, 0)
+        running = scheduler.start(deaf)
+        async for _ in running:
+            break
+        running.cancel()
+        assert not await scheduler.join(0.1)
+        opened.set()
+        assert await scheduler.join(60)
+
+    opened = threading.Event()
     asyncio.run(scenario())

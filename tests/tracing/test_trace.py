@@ -15,9 +15,9 @@ from transformers import PreTrainedModel
 
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError
-from resq_onnx.graph.names import MODULE_KEY
+from resq_onnx.graph.names import MODULE_KEY, OPSET
 from resq_onnx.graph.tensors import FoldedTensor
-from resq_onnx.tracing.trace import IR_VERSION, OPSET, computed_buffers, trace
+from resq_onnx.tracing.trace import IR_VERSION, computed_buffers, trace
 from tests import tiny_models
 
 LARGEST_CONSTANT = 64

@@ -134,6 +134,21 @@ def test_a_file_that_is_gone_is_not_found(ask: Ask, site: Site) -> None:
 def test_another_name_for_this_machine_is_refused(ask: Ask) -> None:
     assert ask("/", Host="evil.example:8000")[0] == 421
     assert ask("/", Host="localhost:8000")[0] == 200
+    assert ask("/", Host="localhost:8000", Origin="http://localhost:8000")[0] == 200
+    assert ask("/", Host="localhost:8000", Origin="http://evil.example")[0] == 403
+
+
+@pytest.mark.parametrize(
+    "host", ["[", "[::1", "a b", "localhost:", "localhost:x", "", "@localhost"]
+)
+def test_a_host_that_is_none_is_refused(ask: Ask, host: str) -> None:
+    status, _, body = ask("/", Host=host)
+    assert (status, body) == (400, b"the header Host is no host\n")
+
+
+@pytest.mark.parametrize("address", ["//[", "/%ff", "/\\"])
+def test_an_address_that_is_none_is_not_found(ask: Ask, address: str) -> None:
+    assert ask(address)[0] == 404
 
 
 def test_a_port_that_is_taken_is_refused(site: Site) -> None:

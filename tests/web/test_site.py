@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -71,13 +74,13 @@ def test_a_folder_with_one_model_of_another_name_will_do(model: Path) -> None:
     (model / "model.onnx").rename(model / "other.onnx")
     assert make_site(model, {}).manifest["graph"] == "other.onnx"
     (model / "third.onnx").write_bytes(b"")
-    with pytest.raises(ResqError, match=r"holds no model\.onnx, .* other\.onnx, third\.onnx; name"):
+    with pytest.raises(ResqError, match=r"several \.onnx files \(other\.onnx, third\.onnx\)"):
         make_site(model, {})
     assert make_site(model / "third.onnx", {}).manifest["graph"] == "third.onnx"
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ResqError, match=r"holds no model\.onnx, and of other \.onnx files none"):
+    with pytest.raises(ResqError, match=r"holds no \.onnx file"):
         make_site(tmp_path, {})
     with pytest.raises(ResqError, match=r"missing\.onnx: no such file"):
         make_site(tmp_path / "missing.onnx", {})
@@ -93,3 +96,45 @@ def test_a_site_is_written_into_a_new_folder(
         assert (folder / address).read_bytes() == path.read_bytes()
     with pytest.raises(ResqError, match="is there already and not empty"):
         write_site(site, folder)
+
+
+def test_a_link_out_of_the_models_folder_is_not_served(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+    for name in ("model.onnx.data.x", "model.onnx.data1"):
+        (model / name).symlink_to(tmp_path / "secret")
+    assert {name for name in make_site(model, {}).files if "data" in name} == {
+        "model/model.onnx.data"
+    }
+    (model / "model.onnx.data").unlink()
+    (model / "model.onnx.data").symlink_to(tmp_path / "secret")
+    with pytest.raises(ResqError, match=r"model\.onnx\.data: is a link to .*secret, outside"):
+        make_site(model, {})
+
+
+def test_a_graph_beside_another_models_data_is_not_served(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check_data(path: Path) -> None:
+        raise ResqError(f"{path}: another's")
+
+    monkeypatch.setattr("resq_onnx.web.site.check_data", check_data)
+    with pytest.raises(ResqError, match=r"model\.onnx: another's"):
+        make_site(model, {})
+
+
+@pytest.mark.parametrize("there", [(), ("new",), ("new", "new/site")])
+def test_on_a_full_disk_nothing_of_a_site_is_left(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: tuple[str, ...]
+) -> None:
+    def copyfileobj(source: BinaryIO, target: BinaryIO, length: int) -> None:
+        target.write(source.read(length))
+        if target.name.endswith(".data"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for name in there:
+        (tmp_path / name).mkdir()
+    before = set(tmp_path.rglob("*"))
+    monkeypatch.setattr("resq_onnx.files.checks.shutil.copyfileobj", copyfileobj)
+    with pytest.raises(ResqError, match=r"site: cannot be written: No space left on device"):
+        write_site(make_site(model, {}), tmp_path / "new" / "site")
+    assert set(tmp_path.rglob("*")) == before

@@ -3,7 +3,8 @@
 The weights stay in the original basis. Wherever the file quantises, the model's values are turned
 into the new basis, rounded, and turned back:
 
-1. what q/k/v and gate/up read: behind the norms' division, before their gain;
+1. what q/k/v and gate/up read: behind the norms' division, and before or behind their gain, as
+   `ModelLayout.turns_inputs` says;
 2. keys and values, behind RoPE: attention then works in the new bases of a head;
 3. what o_proj reads, head by head; 4. what down_proj reads.
 """
@@ -21,6 +22,7 @@ from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
+from resq_onnx.calibration.statistics import gain_of
 from resq_onnx.calibration.training.quantisers import Part, fake_quantise, parts_of
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
@@ -149,9 +151,10 @@ def _norm(
     def read(module: nn.Module, inputs: tuple[torch.Tensor, ...], _output: Any) -> torch.Tensor:
         basis, x = bases().hidden_of(layer), inputs[0]
         inverse_rms = torch.rsqrt(x.square().mean(-1, keepdim=True) + layout.norm_epsilon)
-        rounded = fake_quantise((x * inverse_rms) @ basis, parts) @ basis.mT
-        gain = cast(torch.Tensor, module.weight)
-        return rounded * (1.0 + gain if layout.family.offset_gains else gain)
+        divided, gain = x * inverse_rms, gain_of(module, layout)
+        before = divided * gain if layout.turns_inputs else divided
+        rounded = fake_quantise(before @ basis, parts) @ basis.mT
+        return rounded if layout.turns_inputs else rounded * gain
 
     return read
 

@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all."""
+"""Files that appear complete or not at all, and models by the names that users give."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from resq_onnx.errors import ResqError
-from resq_onnx.files import staged
+from resq_onnx.files import find_model, staged, writing_to
 
 
 def names(folder: Path) -> set[str]:
@@ -33,7 +33,7 @@ def test_nothing_appears_before_publishing_and_everything_after(tmp_path: Path) 
         staging.model.write_text("model")
         (staging.folder / "out.onnx.data").write_text("data")
         assert staging.model.name == target.name
-        assert names(tmp_path) == {staging.folder.name}
+        assert names(tmp_path) == {staging.folder.name, ".out.onnx.lock"}
         paths = staging.publish()
     assert paths == [tmp_path / "out.onnx.data", target]
     assert names(tmp_path) == {"out.onnx", "out.onnx.data"}
@@ -111,7 +111,7 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_told_with_the_target_and_the_reason(tmp_path: Path) -> None:
     target = tmp_path / "out.onnx"
-    with pytest.raises(ResqError) as error, staged(target):
+    with pytest.raises(ResqError) as error, staged(target), writing_to(target):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert str(error.value).startswith(f"{target}: cannot be written: No space left on device")
     assert "nothing was changed" in str(error.value)
@@ -124,3 +124,28 @@ def test_a_name_in_the_working_folder_will_do(
     monkeypatch.chdir(tmp_path)
     write("out.onnx", {"out.onnx": "model"})
     assert names(tmp_path) == {"out.onnx"}
+
+
+def test_a_folder_stands_for_the_one_model_in_it(tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").touch()
+    assert find_model(tmp_path) == find_model(tmp_path / "a.onnx") == tmp_path / "a.onnx"
+    (tmp_path / "b.onnx").touch()
+    with pytest.raises(ResqError, match=r"several .onnx files \(a.onnx, b.onnx\)"):
+        find_model(tmp_path)
+    (tmp_path / "model.onnx").touch()
+    assert find_model(tmp_path) == tmp_path / "model.onnx"
+
+
+def test_a_folder_without_an_exported_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ResqError, match=r"holds no \.onnx file; give the folder that resq-onnx"):
+        find_model(tmp_path)
+    with pytest.raises(ResqError, match=r"absent\.onnx: no such file"):
+        find_model(tmp_path / "absent.onnx")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json", "a.gguf"])
+def test_an_original_model_has_to_be_exported_first(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    given = tmp_path / name if name.endswith(".gguf") else tmp_path
+    with pytest.raises(ResqError, match="original model, not an exported one; export it"):
+        find_model(given)

@@ -1,0 +1,72 @@
+"""Models on the Hugging Face hub, by their names there: fetched once, and kept in its cache."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+from resq_onnx.errors import ResqError, reason
+
+NAME: Final = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+"""Owner and name of a model."""
+
+ADDRESS: Final = re.compile(rf"(?:hf:|https?:/+(?:www\.)?huggingface\.co)/+({NAME.pattern})/*")
+"""The same as an address. A path in between may have made one slash of two."""
+
+OTHER_ADDRESS: Final = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
+
+FILES: Final = (".gguf", ".onnx", ".safetensors", ".json", ".txt")
+"""Ends of what is the name of a file, and not of a model."""
+
+PATTERNS: Final = (
+    *("*.json", "*.safetensors", "tokenizer.model", "merges.txt", "*.jinja"),
+    *("README.md", "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*"),
+)
+"""What is fetched: weights, tokenizer, configuration and licence; nothing that can run."""
+
+PATIENCE: Final = 10.0
+"""Seconds to wait for the hub's first answer."""
+
+
+def hub_name(path: str | Path) -> str | None:
+    """The name on the hub that is meant by what is no path here; None if it can be none.
+
+    Raises:
+        ResqError: It is the address of something else.
+    """
+    text = str(path)
+    if Path(path).exists():
+        return None
+    if found := ADDRESS.fullmatch(text):
+        return found[1]
+    if OTHER_ADDRESS.match(text):
+        raise ResqError(
+            f"{text}: an address, and only models on the Hugging Face hub are fetched, as "
+            "OWNER/NAME or hf://OWNER/NAME; download the model, and give its path"
+        )
+    is_name = NAME.fullmatch(text) and not text.lower().endswith(FILES)
+    return text if is_name and not Path(path).parent.exists() else None
+
+
+def fetch_model(name: str) -> Path:
+    """The folder of a model, from the hub or from what was fetched of it before.
+
+    Raises:
+        ResqError: There is no such model, or the hub cannot be reached.
+    """
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise ResqError(
+            f"{name}: no such folder here, and to fetch it from the Hugging Face hub "
+            f'huggingface_hub must be installed: pip install "resq-onnx[export]"'
+        ) from None
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(PATTERNS), etag_timeout=PATIENCE))
+    except Exception as error:  # of the network, the hub or the disk: no common base
+        raise ResqError(
+            f"{name}: no such folder here, and the Hugging Face hub does not give it "
+            f"({reason(error)}); where there is a network, run `hf download {name}`, and give the "
+            f"folder that it prints"
+        ) from error

@@ -1,0 +1,103 @@
+"""What a config.json says of RoPE: its scaling, the numbers that this takes, how much it turns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from resq_onnx.errors import ResqError
+from resq_onnx.families.records import Family
+
+CORRECT: Final = "take the original model's config.json"
+"""What to do where an entry is missing."""
+
+NUMBERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "linear": ("factor",),
+    "llama3": (
+        *("factor", "low_freq_factor", "high_freq_factor"),
+        "original_max_position_embeddings",
+    ),
+}
+"""By `rope_type`, the numbers above 0 that its table is computed from."""
+
+
+def rope_of(config: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """What a config.json says of RoPE.
+
+    Raises:
+        ResqError: It is no JSON object.
+    """
+    # transformers 5 writes rope_parameters, earlier versions rope_scaling.
+    for name in ("rope_parameters", "rope_scaling"):
+        if said := config.get(name):
+            if not isinstance(said, Mapping):
+                raise ResqError(
+                    f"{where}: config.json says {name} is {said!r}; it must be an object, or null"
+                )
+            return said
+    return {}
+
+
+def check_rope(config: Mapping[str, Any], family: Family, where: str) -> None:
+    """Refuse RoPE whose table is not known, or lacks the numbers to compute it from.
+
+    Raises:
+        ResqError: It is so.
+    """
+    for part in _parts(rope_of(config, where)):
+        kind = part.get("rope_type", part.get("type", "default"))
+        if kind not in family.rope_types:
+            raise ResqError(
+                f"{where}: config.json says the rope_type is {kind!r}; RoPE scaling {kind!r} is "
+                f"not supported for {family.name}; supported: {', '.join(family.rope_types)}. "
+                f"Export a model of this family that has one of these"
+            )
+        said = {**config, **part}
+        for name in NUMBERS.get(kind, ()):
+            if said.get(name) is None:
+                raise ResqError(
+                    f"{where}: config.json has no {name}, which the rope_type {kind!r} needs; "
+                    f"{CORRECT}"
+                )
+            _check_number(said[name], name, where)
+        for name in ("rope_theta", "rope_local_base_freq"):
+            if said.get(name) is not None:
+                _check_number(said[name], name, where)
+
+
+def rotary_dim(config: Mapping[str, Any], family: Family, head_dim: int, where: str) -> int | None:
+    """Coefficients of a head that RoPE turns, or None for all.
+
+    Raises:
+        ResqError: The family turns all, or they are no even number.
+    """
+    name = "partial_rotary_factor"
+    factor = rope_of(config, where).get(name, config.get(name, 1.0))
+    if factor is None or factor == 1.0:
+        return None
+    if not family.partly_rotary:
+        raise ResqError(
+            f"{where}: config.json says {name} is {factor!r}, which is not supported for "
+            f"{family.name}; only models in which it is 1, or left out, can be exported"
+        )
+    width = int(head_dim * factor) if isinstance(factor, float) and 0 < factor < 1 else 0
+    if not 0 < width < head_dim or width % 2:
+        raise ResqError(
+            f"{where}: config.json says {name} is {factor!r}; of a head of {head_dim} it must "
+            f"give an even number of coefficients"
+        )
+    return width
+
+
+def _parts(rope: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The entries: a model with several kinds of layers has one for each."""
+    parts = [part for part in rope.values() if isinstance(part, Mapping)]
+    yield from parts or [rope]
+
+
+def _check_number(value: Any, name: str, where: str) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 < value < float("inf"):
+        raise ResqError(
+            f"{where}: config.json says {name} is {value!r}; it must be a number above 0"
+        )

@@ -1,0 +1,106 @@
+"""A process that runs cases one after the other, and says of each what happened."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from click.testing import Result
+
+from tests.command_line import run
+from tests.fuzz.cases import make_case
+from tests.fuzz.inputs import DECOY, Inputs
+
+MEMORY: Final = 3 << 30
+"""Bytes of address space that a case may take beyond what the libraries have."""
+
+
+def findings(result: Result, before: dict[Path, str], after: dict[Path, str]) -> list[str]:
+    """What is wrong with how a command ended."""
+    wrong = []
+    lines = result.stderr.splitlines()
+    errors = [line for line in lines if line.startswith("Error:")]
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        wrong.append(f"raised {type(result.exception).__name__}: {result.exception}")
+    if "Traceback" in result.output:
+        wrong.append("a traceback")
+    if result.exit_code and len(errors) != 1:
+        wrong.append(f"exit {result.exit_code} with {len(errors)} lines of error")
+    if not result.exit_code and errors:
+        wrong.append("status 0 with an error")
+    if any(line.startswith("Error: unexpected") for line in errors):
+        wrong.append(errors[0])
+    changed = [
+        path.name
+        for path, digest in before.items()
+        if after.get(path) != digest and path.name != DECOY
+    ]
+    if changed:
+        wrong.append(f"has changed: {', '.join(sorted(changed))}")
+    return wrong
+
+
+def digests(folder: Path) -> dict[Path, str]:
+    """Of each file."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def run_case(seed: int, index: int, inputs: Inputs) -> dict[str, object]:
+    """Run one case in a folder of its own, which is the working directory meanwhile."""
+    folder = Path(tempfile.mkdtemp(prefix="resq-fuzz-"))
+    try:
+        at = folder / "at"
+        case = make_case(seed, index, inputs, at)
+        os.chdir(at)
+        before = digests(at)
+        result = run(*case.command)
+        wrong = findings(result, before, digests(at))
+        last = (result.stderr.strip().splitlines() or [""])[-1]
+        said = {"index": index, "kind": case.kind, "done": case.done, "code": result.exit_code}
+        return {**said, "command": case.command, "wrong": wrong, "last": last}
+    finally:
+        os.chdir("/")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def limit_memory() -> None:
+    """Refuse what a case asks for beyond all measure, instead of giving it the machine."""
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, taken + MEMORY))
+
+
+def main() -> None:
+    """Answer each number on stdin by a line of JSON on stdout."""
+    inputs, seed = Inputs(Path(sys.argv[1])), int(sys.argv[2])
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints is no answer
+    warm_up(inputs)
+    limit_memory()
+    print("ready", file=answers, flush=True)
+    for line in sys.stdin:
+        print(json.dumps(run_case(seed, int(line), inputs)), file=answers, flush=True)
+
+
+def warm_up(inputs: Inputs) -> None:
+    """Import everything, which takes seconds and address space."""
+    import torch
+
+    torch.set_num_threads(1)
+    run("inspect", inputs.exported / "model.onnx")
+    with tempfile.TemporaryDirectory() as folder:
+        text = ("--calibration", inputs.others / "text.txt", "--samples", "1")
+        target = Path(folder) / "p.safetensors"
+        run("calibrate", inputs.model, target, *text, "--sequence-length", "8")
+        run("generate", inputs.exported / "model.onnx", "--prompt", "a", "--max-new-tokens", "1")
+
+
+if __name__ == "__main__":
+    main()
