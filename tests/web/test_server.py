@@ -154,5 +154,5 @@ def test_an_address_that_is_none_is_not_found(ask: Ask, address: str) -> None:
 def test_a_port_that_is_taken_is_refused(site: Site) -> None:
     with make_server(site, 0) as server:
         port = server.server_address[1]
-        with pytest.raises(ResqError, match=f"cannot listen at 127.0.0.1:{port}: .*--port"):
+        with pytest.raises(ResqError, match=f"cannot listen on 127.0.0.1:{port}: .*--port"):
             make_server(site, port)
