@@ -1,4 +1,4 @@
-"""What quantisation did to a model: its predictions and its residual stream, against float's."""
+"""Compare a quantised model with the float model: predictions and residual stream."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from resq_onnx.runtime.decoder import decode_logits
 from resq_onnx.runtime.taps import TappedDecoder
 
 MOST_DECIBELS: Final = 150.0
-"""More than float32 can tell apart: what stands for equal vectors, for JSON has no infinity."""
+"""Upper limit of ratios, beyond float32's precision: equal vectors get it, as JSON has no
+infinity."""
 
 
 @dataclass(frozen=True)
-class Observed:
-    """What one model makes of a text.
+class ModelOutputs:
+    """Outputs of one model on a text.
 
     Attributes:
         logits: (B, S, vocabulary).
@@ -39,7 +40,7 @@ class Observed:
 
 @dataclass(frozen=True)
 class Quality:
-    """How near a quantised model is to the float model.
+    """Comparison of a quantised model with the float model.
 
     Attributes:
         distance: Of its logits from the float model's.
@@ -78,7 +79,7 @@ class Quality:
         }
 
 
-def observe(tapped: TappedDecoder, token_ids: NDArray[np.int64], folder: Path) -> Observed:
+def observe(tapped: TappedDecoder, token_ids: NDArray[np.int64], folder: Path) -> ModelOutputs:
     """Run an exported model on a text (B, S), sequence by sequence.
 
     Args:
@@ -101,7 +102,7 @@ def observe(tapped: TappedDecoder, token_ids: NDArray[np.int64], folder: Path) -
         kept[place] = logits[0]
         streams.append(stream)
     assert kept is not None, "a text has sequences"
-    return Observed(kept, np.concatenate(streams, axis=1))
+    return ModelOutputs(kept, np.concatenate(streams, axis=1))
 
 
 def _array_on_disk(folder: Path, shape: tuple[int, ...]) -> Logits:
@@ -115,9 +116,9 @@ def _array_on_disk(folder: Path, shape: tuple[int, ...]) -> Logits:
 
 
 def compare_with_float(
-    expected: Observed, found: Observed, token_ids: NDArray[np.int64]
+    expected: ModelOutputs, found: ModelOutputs, token_ids: NDArray[np.int64]
 ) -> Quality:
-    """Compare what a float and a quantised model, in the same basis, made of a text (B, S)."""
+    """Compare a quantised with a float model, in the same basis, by outputs on a text (B, S)."""
     streams = [one.stream.reshape(len(one.stream), token_ids.size, -1) for one in (expected, found)]
     noise = LayerNoise(np.eye(streams[0].shape[-1]))
     noise.add(*streams)

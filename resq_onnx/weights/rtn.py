@@ -1,4 +1,4 @@
-"""Round to nearest: the quantiser that looks at the weight alone."""
+"""Round to nearest: the quantiser that uses only the weight, not a Hessian."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import resq_onnx
 from resq_onnx.calibration.held_out import LENGTH, TOKENS, text_shape
 from resq_onnx.evaluation.against_float import (
     MOST_DECIBELS,
-    Observed,
+    ModelOutputs,
     _array_on_disk,
     compare_with_float,
     observe,
@@ -31,19 +31,21 @@ def random(*shape: int) -> NDArray[np.float32]:
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
-def observed(path: Path, ids: NDArray[np.int64]) -> Observed:
+def observed(path: Path, ids: NDArray[np.int64]) -> ModelOutputs:
     return observe(TappedDecoder(tapped_session(path, halves=True)), ids, path.parent)
 
 
 IDS = np.random.default_rng(1).integers(0, 9, (2, 5))
-EXPECTED = Observed(logits=random(2, 5, 9), stream=random(5, 2, 5, 8))
+EXPECTED = ModelOutputs(logits=random(2, 5, 9), stream=random(5, 2, 5, 8))
 
 
 def test_noise_of_a_hundredth_of_the_energy_is_20_decibels() -> None:
     noise = np.random.default_rng(2).normal(size=EXPECTED.stream.shape)
     lengths = [np.linalg.norm(x, axis=-1, keepdims=True) for x in (EXPECTED.stream, noise)]
     found = EXPECTED.stream + 0.1 * noise / lengths[1] * lengths[0]
-    quality = compare_with_float(EXPECTED, Observed(EXPECTED.logits, found.astype(np.float32)), IDS)
+    quality = compare_with_float(
+        EXPECTED, ModelOutputs(EXPECTED.logits, found.astype(np.float32)), IDS
+    )
     assert quality.layer_sqnr_db == pytest.approx([20.0] * 3, abs=1e-3)
     assert quality.tokens == 10
 
@@ -55,7 +57,7 @@ def test_equal_streams_have_a_finite_ratio_as_json_needs_it() -> None:
 
 
 def test_the_agreement_is_that_of_the_logits() -> None:
-    other = Observed(EXPECTED.logits[:, ::-1], EXPECTED.stream)
+    other = ModelOutputs(EXPECTED.logits[:, ::-1], EXPECTED.stream)
     expected = compare(EXPECTED.logits, other.logits, IDS)
     assert compare_with_float(EXPECTED, other, IDS).distance == expected
 

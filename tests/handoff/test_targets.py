@@ -58,7 +58,7 @@ def test_a_format_that_the_target_cannot_read_is_refused_in_one_line(tmp_path: P
     result = run(*asked, "--format", "custom")
     assert result.exit_code == 1
     assert error_line(result.stderr) == (
-        "Error: target portable reads format qdq, and the recipe says custom: drop --format, "
+        "Error: target portable reads format qdq, but the recipe has custom: drop --format, "
         "or choose another --target"
     )
     with pytest.raises(ResqError, match="reads format qdq"):

@@ -82,7 +82,7 @@ def test_splits_that_differ_from_layer_to_layer_are_told(tmp_path: Path) -> None
     write_report(write_export(tmp_path, {"spectra": {"down": down}}, target_bits=4.5), target)
     words = Page(target.read_text(encoding="utf-8")).words
     assert "The 4 (2 to 8 by layer) of 16 directions in 8 bits" in words
-    assert "differs from layer to layer" in words
+    assert "differs between layers; the table lists averages" in words
 
 
 def test_light_dark_narrow_and_print_each_have_a_style(full: str) -> None:

@@ -185,5 +185,5 @@ def test_more_connections_than_there_is_room_for_are_closed(
 def test_a_port_that_is_taken_is_refused(site: Site) -> None:
     with make_server(site, 0) as server:
         port = server.server_address[1]
-        with pytest.raises(ResqError, match=f"cannot listen at 127.0.0.1:{port}: .*--port"):
+        with pytest.raises(ResqError, match=f"cannot listen on 127.0.0.1:{port}: .*--port"):
             make_server(site, port)

@@ -1,9 +1,9 @@
-// The model: loads it, and continues texts with it. In a worker, so that the page stays awake.
+// Load the model and generate text, in a worker so that the page stays responsive.
 
 import * as ort from "./vendor/ort.mjs";
 import { Tokenizer } from "./vendor/tokenizers.mjs";
 
-/** Tokens of a prompt that run together: short enough that Stop is heard. */
+/** Tokens of a prompt per call: few enough that Stop takes effect soon. */
 const SLICE = 64;
 const TOP_P = 0.95;
 /** A chat template may take; those of today's models take milliseconds. */
@@ -15,7 +15,7 @@ let manifest, tokenizer, session, decoder, stopped = false;
 const tell = (type, rest) => postMessage({ type, ...rest });
 const megabytes = (bytes) => (bytes / 1e6).toFixed(1);
 
-/** Fetch a file piece by piece; `advance` is told the bytes of each. */
+/** Fetch a file in pieces; `advance` is called with the number of bytes of each. */
 async function fetchBytes(address, advance) {
   const answer = await fetch(address);
   if (!answer.ok) throw new Error(`${address}: the server answers ${answer.status}`);
@@ -73,7 +73,7 @@ async function load() {
     executionProviders: ["wasm"],
     externalData: Object.entries(weights).map(([path, data]) => ({ path, data })),
     logSeverityLevel: 3,
-    // Weights of format web become floats now, not in every run.
+    // Dequantise the weights of format web once, not in every run.
     extra: { session: { disable_quant_qdq: "1" } },
   });
   decoder = new Decoder(session);
@@ -86,7 +86,7 @@ async function load() {
   });
 }
 
-/** A model and the tokens it has read: it reads on where a text begins like the one before. */
+/** A model and the tokens in its cache; a new text reuses the cache of a common beginning. */
 class Decoder {
   constructor(session) {
     this.session = session;
@@ -119,7 +119,7 @@ class Decoder {
     return undefined;
   }
 
-  /** Read what of a text was not read yet; gives its number of tokens and the logits after it. */
+  /** Read the new tokens of a text; returns their number and the logits after the last one. */
   async read(ids, heard) {
     let known = 0;
     while (known < this.ids.length && known < ids.length - 1 && this.ids[known] === ids[known]) known++;
@@ -153,7 +153,7 @@ class Decoder {
   }
 }
 
-/** A token: the likeliest one, or one drawn from the likeliest that have TOP_P together. */
+/** Choose a token: the most likely one, or a sample from the top TOP_P of the probability. */
 function choose(logits, temperature) {
   let best = 0;
   for (let i = 1; i < logits.length; i++) if (logits[i] > logits[best]) best = i;
@@ -173,7 +173,7 @@ function choose(logits, temperature) {
   return best;
 }
 
-/** Let messages of the page come in; whether one of them was Stop. */
+/** Process messages of the page; resolves to whether one of them was Stop. */
 function heardStop() {
   return new Promise((resolve) => {
     const { port1, port2 } = new MessageChannel();
@@ -218,7 +218,7 @@ async function generate(asked) {
     if (stops.has(token)) break;
     answer.push(token);
     const found = tokenizer.decode(answer, { skip_special_tokens: true });
-    if (!found.endsWith("\ufffd")) text = found; // else bytes of a character are missing
+    if (!found.endsWith("\ufffd")) text = found; // otherwise a character is incomplete
     const speed = answer.length / ((performance.now() - middle) / 1000);
     tell("text", { text, speed: answer.length > 1 ? `${speed.toFixed(1)} tokens/s` : "" });
     logits = await decoder.step([token]);
