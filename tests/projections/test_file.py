@@ -212,12 +212,12 @@ def test_a_truncated_file_is_refused(tmp_path: Path, kept: float) -> None:
         load_calibration(file)
 
 
-@pytest.mark.parametrize("version", [None, "0", "3"])
+@pytest.mark.parametrize("version", [None, "0", "4"])
 def test_another_format_version_is_refused(tmp_path: Path, version: str | None) -> None:
     file = tmp_path / "old.safetensors"
     metadata = {"recipe": "{}"} | ({} if version is None else {"format_version": version})
     save_file({"x": np.zeros(1)}, file, metadata)
-    with pytest.raises(ResqError, match=r"old\.safetensors: format version is .* must be 2"):
+    with pytest.raises(ResqError, match=r"old\.safetensors: format version is .* must be 3"):
         load_calibration(file)
 
 
@@ -265,3 +265,15 @@ def test_moments_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     with pytest.raises(ResqError, match="attention_out are not finite"):
         save_calibration(file, Recipe(), "c0ffee", moments, projections)
     assert not file.exists()
+
+
+def test_a_file_without_gains_in_its_moments_does_not_serve_a_basis_behind_them(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "old.safetensors"
+    _saved(file, Recipe())
+    old = dataclasses.replace(load_calibration(file), has_gains=False)
+    gemma = dataclasses.replace(LAYOUT, family=FAMILIES["Gemma3ForCausalLM"])
+    assert stored_projections(old, Recipe(), LAYOUT) is not None
+    with pytest.raises(ResqError, match=r"do not serve Gemma 3; make it anew"):
+        stored_projections(old, Recipe(), gemma)
