@@ -39,7 +39,7 @@ from resq_onnx.handoff.output import Output, check_output, staged_output
 from resq_onnx.handoff.targets import DEFAULT as DEFAULT_TARGET
 from resq_onnx.handoff.targets import target_named
 from resq_onnx.passes import NameWeights, exporting, folding, lifting, refuse_other_attention
-from resq_onnx.progress import Progress
+from resq_onnx.progress import Progress, progress_for
 from resq_onnx.projections.file import load_calibration, save_calibration
 from resq_onnx.projections.spectra import describe_spectra
 from resq_onnx.recipe import Recipe
@@ -66,7 +66,7 @@ def export(
     dump_passes: str | Path | None = None,
     report: bool = False,
     force: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Summary:
     """Quantise a model and write it as ONNX, in a folder that is finished for a runtime.
 
@@ -85,7 +85,8 @@ def export(
         report: Also write report.html beside the model.
         force: Write a model too whose predictions are so far from the float model's that no use
             is known for it.
-        progress: Receives progress updates.
+        progress: True prints a line on stderr for each step; False nothing, and logs warnings;
+            a Progress receives them. None is True in a notebook, in IPython and at a terminal.
 
     Returns:
         What was written, how large, how good.
@@ -127,7 +128,7 @@ def rewrite(
     dump_passes: str | Path | None = None,
     report: bool = False,
     force: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Summary:
     """As `export`, of a float32 graph that torch.onnx.export(..., dynamo=True) wrote.
 
@@ -250,7 +251,7 @@ def calibrate(
     model: str | Path,
     out: str | Path,
     recipe: Recipe | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Path | None:
     """Measure second moments, compute projections, and save both for `export`.
 
@@ -262,7 +263,7 @@ def calibrate(
     Raises:
         ResqError: The input cannot be used, or the output cannot be written.
     """
-    recipe, progress = recipe or Recipe(), progress or Progress()
+    recipe, progress = recipe or Recipe(), progress_for(progress)
     out = Path(out)
     refuse_overwriting([out], _inputs(model, recipe))
     staging_of_the_first = staged(out) if is_main_process() else nullcontext()

@@ -11,6 +11,7 @@ from resq_onnx.cli.console import print_line, showing_progress
 from resq_onnx.cli.options import (
     basis_options,
     calibration_options,
+    quiet_option,
 )
 from resq_onnx.recipe import Recipe
 
@@ -20,13 +21,14 @@ from resq_onnx.recipe import Recipe
 @click.argument("target", metavar="PROJECTIONS.safetensors", type=click.Path(path_type=Path))
 @basis_options
 @calibration_options
-def calibrate(model: Path, target: Path, **recipe: Any) -> None:
+@quiet_option
+def calibrate(model: Path, target: Path, quiet: bool, **recipe: Any) -> None:
     """Measure MODEL's activations once; exports then reuse the file with --projections.
 
     Runs data-parallel under torchrun.
     """
     asked = Recipe(**recipe)
-    with showing_progress() as progress:
+    with showing_progress(quiet) as progress:
         from resq_onnx import pipeline
 
         written = pipeline.calibrate(model, target, asked, progress)

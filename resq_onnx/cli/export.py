@@ -13,6 +13,7 @@ from resq_onnx.cli.options import (
     calibration_options,
     output_options,
     quantising_options,
+    quiet_option,
     recipe_for,
 )
 
@@ -29,6 +30,7 @@ from resq_onnx.cli.options import (
     help="Use this file of `resq-onnx calibrate` instead of calibrating.",
 )
 @output_options
+@quiet_option
 def export(
     model: Path,
     path: Path,
@@ -38,13 +40,14 @@ def export(
     dump_passes: Path | None,
     report: bool,
     force: bool,
+    quiet: bool,
     **recipe: Any,
 ) -> None:
     """Quantise MODEL, a Hugging Face directory or a .gguf file, and write OUT.onnx."""
     from resq_onnx.cli.printing import print_summary
 
     asked = recipe_for(target, recipe)
-    with showing_progress() as progress:
+    with showing_progress(quiet) as progress:
         from resq_onnx import pipeline
 
         summary = pipeline.export(

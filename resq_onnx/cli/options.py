@@ -37,6 +37,11 @@ def _together(*options: Decorator) -> Decorator:
     return add
 
 
+quiet_option = click.option(
+    "--quiet", is_flag=True, help="Show no progress: only the result, warnings and errors."
+)
+"""For whoever reads what a long command prints by a program, or in a log."""
+
 bos_option = click.option(
     "--bos/--no-bos",
     default=None,
