@@ -337,5 +337,5 @@ def test_behind_gains_every_layer_counts_alike_for_the_basis_of_all() -> None:
     gemma = dataclasses.replace(LAYOUT, family=FAMILIES["Gemma2ForCausalLM"])
     moments, louder = _moments(), _moments()
     louder.hidden_attention[1] *= 1000.0
-    found = [compute_projections(Recipe(), gemma, one).hidden for one in (moments, louder)]
-    np.testing.assert_allclose(*found, atol=ROUNDING)
+    quiet, loud = (compute_projections(Recipe(), gemma, one).hidden for one in (moments, louder))
+    np.testing.assert_allclose(quiet, loud, atol=ROUNDING)
