@@ -51,10 +51,10 @@ class QuantiseEmbedding(ir.passes.InPlacePass):
         table = find_weight(model, family.embedding)
         parts = self._store(model, family.embedding, table)
         self._quantise_embedding(model, table, parts)
-        if self._shares_table and not self._layout.turns_inputs:
-            halve(model, find_linear(model, head_input(self._layout)))
-        else:
+        if not self._shares_table:
             parts = self._store(model, family.head, head.weight)
+        elif not self._layout.turns_inputs:
+            halve(model, find_linear(model, head_input(self._layout)))
         if self._float_activations:
             dequantise_weight(model, head, parts)
         else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from resq_onnx.errors import ResqError
@@ -51,21 +52,33 @@ if not TYPE_CHECKING:  # a type checker would take every name to be an attribute
 
     def __getattr__(name: str) -> Any:
         if name in _LAZY:
-            return getattr(_module(_LAZY[name]), name)
+            return _imported(name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def _module(name: str) -> Any:
+def _imported(name: str) -> Any:
+    """What is called so; where its packages are absent, a function that says so when called.
+
+    Everything that is listed can then be looked at, as notebooks and `import *` do.
+    """
     try:
-        return importlib.import_module(name)
+        return getattr(importlib.import_module(_LAZY[name]), name)
     except ModuleNotFoundError as error:
         if (error.name or __name__).split(".")[0] == __name__:
             raise
+        return _refusing(name, error)
+
+
+def _refusing(name: str, absent: ModuleNotFoundError) -> Callable[..., None]:
+    def refuse(*_arguments: Any, **_named: Any) -> None:
         raise ResqError(
-            f"exporting a model needs {error.name}, which is not installed; "
-            f"run `pip install resq-onnx[export]`"
-        ) from error
+            f"exporting a model needs {absent.name}, which is not installed; "
+            f'run pip install "resq-onnx[export]"'
+        ) from absent
+
+    refuse.__name__ = refuse.__qualname__ = name
+    return refuse
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

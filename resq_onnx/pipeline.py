@@ -31,6 +31,7 @@ from resq_onnx.errors import ResqError
 from resq_onnx.evaluation.against_float import compare_with_float, observe
 from resq_onnx.evaluation.float_model import check_float
 from resq_onnx.evaluation.parity import check_decode_parity
+from resq_onnx.evaluation.quality_gate import check_quality
 from resq_onnx.files import Staging, refuse_overwriting, staged, writing_to
 from resq_onnx.graph.files import data_files, save_model
 from resq_onnx.graph.names import RECIPE_KEY
@@ -38,7 +39,7 @@ from resq_onnx.handoff.output import Output, check_output, staged_output
 from resq_onnx.handoff.targets import DEFAULT as DEFAULT_TARGET
 from resq_onnx.handoff.targets import target_named
 from resq_onnx.passes import NameWeights, exporting, folding, lifting, refuse_other_attention
-from resq_onnx.progress import Progress
+from resq_onnx.progress import Progress, progress_for
 from resq_onnx.projections.file import load_calibration, save_calibration
 from resq_onnx.projections.spectra import describe_spectra
 from resq_onnx.recipe import Recipe
@@ -64,7 +65,8 @@ def export(
     save_rotated: str | Path | None = None,
     dump_passes: str | Path | None = None,
     report: bool = False,
-    progress: Progress | None = None,
+    force: bool = False,
+    progress: Progress | bool | None = None,
 ) -> Summary:
     """Quantise a model and write it as ONNX, in a folder that is finished for a runtime.
 
@@ -81,36 +83,37 @@ def export(
         save_rotated: Also write the folded, not yet quantised float model to this file.
         dump_passes: Also write the graph after each pass, as text, into this folder.
         report: Also write report.html beside the model.
-        progress: Receives progress updates.
+        force: Write a model too whose predictions are so far from the float model's that no use
+            is known for it.
+        progress: True prints a line on stderr for each step; False nothing, and logs warnings;
+            a Progress receives them. None is True in a notebook, in IPython and at a terminal.
 
     Returns:
         What was written, how large, how good.
 
     Raises:
-        ResqError: The input cannot be used, the target cannot read such a file, parity was not
-            reached, or the output cannot be written.
+        ResqError: The input cannot be used, the target cannot read such a file, parity or a
+            usable quality was not reached, or the output cannot be written.
     """
     runtime = target_named(target)
     recipe = recipe or runtime.recipe()
     runtime.accept(recipe)
     check_output(out, save_rotated, Path(model), _inputs(model, recipe, projections))
-    with (
-        staged_output(out, runtime, save_rotated, dump_passes, report, progress) as output,
-        open_model(model) as source,
-    ):
-        # 1. Refuse early what cannot work.
+    with staged_output(out, runtime, save_rotated, dump_passes, report, force, progress) as output:
+        # 1. Refuse early what cannot work. A .gguf file is unpacked first.
         output.progress.step("Reading the model")
-        source.check(output.progress.warn)
-        check_recipe(recipe, source)
+        with open_model(model) as source:
+            source.check(output.progress.warn)
+            check_recipe(recipe, source)
 
-        # 2. Second moments, and from them the bases. PyTorch's model is gone afterwards.
-        measured = measure(source, recipe, projections, output.progress)
+            # 2. Second moments, and from them the bases. PyTorch's model is gone afterwards.
+            measured = measure(source, recipe, projections, output.progress)
 
-        # 3. The graph, without weights, with one operator per module.
-        output.progress.step("Tracing the graph")
-        graph = trace(source)
-        output.passes.run(graph, lifting(source.layout))
-        return finish(graph, measured, source, output)
+            # 3. The graph, without weights, with one operator per module.
+            output.progress.step("Tracing the graph")
+            graph = trace(source)
+            output.passes.run(graph, lifting(source.layout))
+            return finish(graph, measured, source, output)
 
 
 def rewrite(
@@ -124,7 +127,8 @@ def rewrite(
     save_rotated: str | Path | None = None,
     dump_passes: str | Path | None = None,
     report: bool = False,
-    progress: Progress | None = None,
+    force: bool = False,
+    progress: Progress | bool | None = None,
 ) -> Summary:
     """As `export`, of a float32 graph that torch.onnx.export(..., dynamo=True) wrote.
 
@@ -140,6 +144,7 @@ def rewrite(
         save_rotated: As for `export`.
         dump_passes: As for `export`.
         report: As for `export`.
+        force: As for `export`.
         progress: As for `export`.
 
     Raises:
@@ -151,7 +156,7 @@ def rewrite(
     folder = Path(model) if model is not None else path.parent
     inputs = [path, *data_files(path), *_inputs(folder, recipe, projections)]
     check_output(out, save_rotated, folder, inputs)
-    with staged_output(out, runtime, save_rotated, dump_passes, report, progress) as output:
+    with staged_output(out, runtime, save_rotated, dump_passes, report, force, progress) as output:
         output.progress.step("Reading the graph")
         check_folder(folder)
         calibration = load_calibration(projections)
@@ -199,8 +204,11 @@ def finish(graph: ir.Model, measured: Measured, source: ModelSource, output: Out
     quality, spectra = None, None
     if recipe.how.quantises:
         progress.step("Comparing with the float model")
-        found = observe(open_tapped(staging.model, recipe.dtype), measured.text)
+        tapped = open_tapped(staging.model, recipe.dtype)
+        with writing_to(staging.target):
+            found = observe(tapped, measured.text, staging.folder)
         quality = compare_with_float(floats, found, measured.text)
+        check_quality(quality, output.force, progress.warn)
         if measured.moments is not None:
             spectra = describe_spectra(measured.moments, bases, recipe.how.basis == "channels")
 
@@ -243,7 +251,7 @@ def calibrate(
     model: str | Path,
     out: str | Path,
     recipe: Recipe | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Path | None:
     """Measure second moments, compute projections, and save both for `export`.
 
@@ -255,12 +263,12 @@ def calibrate(
     Raises:
         ResqError: The input cannot be used, or the output cannot be written.
     """
-    recipe, progress = recipe or Recipe(), progress or Progress()
+    recipe, progress = recipe or Recipe(), progress_for(progress)
     out = Path(out)
     refuse_overwriting([out], _inputs(model, recipe))
     staging_of_the_first = staged(out) if is_main_process() else nullcontext()
+    progress.step("Reading the model")
     with staging_of_the_first as staging, open_model(model) as source:
-        progress.step("Reading the model")
         source.check(progress.warn)
         check_widths(recipe, source)
         reference = Reference(source)

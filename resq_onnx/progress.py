@@ -1,9 +1,16 @@
-"""Progress of a long computation: its steps, how far each is, and warnings."""
+"""Progress of a long computation: its steps, how far each is, warnings; and who is told of them."""
 
 from __future__ import annotations
 
+import logging
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
+
+SECONDS_BETWEEN_LINES: Final = 15.0
+"""Of one step, where no bar is shown: rare enough for a log, often enough to wait."""
 
 
 @dataclass(frozen=True)
@@ -19,3 +26,46 @@ class Progress:
     step: Callable[[str], None] = lambda title: None
     advance: Callable[[int, int], None] = lambda done, total: None
     warn: Callable[[str], None] = lambda line: None
+
+
+def progress_for(asked: Progress | bool | None) -> Progress:
+    """Who is told, by what a function was given as its `progress`.
+
+    Args:
+        asked: A Progress of the caller's own; True for lines on stderr; False for warnings alone,
+            which are then logged; None for whichever of the two suits this process.
+    """
+    if isinstance(asked, Progress):
+        return asked
+    if asked or (asked is None and _is_watched()):
+        return print_steps()
+    return Progress(warn=logging.getLogger(__name__.partition(".")[0]).warning)
+
+
+def print_steps(clock: Callable[[], float] = time.monotonic) -> Progress:
+    """Print a line on stderr when a step begins, now and then within one, and for a warning."""
+    title, began, printed = "", clock(), clock()
+
+    def tell(line: str) -> None:
+        nonlocal printed
+        printed = clock()
+        print(line, file=sys.stderr, flush=True)
+
+    def step(new: str) -> None:
+        nonlocal title, began
+        title, began = new, clock()
+        tell(title)
+
+    def advance(done: int, total: int) -> None:
+        if clock() - printed >= SECONDS_BETWEEN_LINES:
+            tell(f"{title} {done}/{total}, {clock() - began:.0f} s")
+
+    return Progress(step, advance, lambda line: tell(f"Warning: {line}"))
+
+
+def _is_watched() -> bool:
+    """Whether somebody sees what is printed: in a notebook, in IPython, or at a terminal."""
+    ipython = sys.modules.get("IPython")
+    if ipython is not None and ipython.get_ipython() is not None:
+        return True
+    return sys.stderr is not None and sys.stderr.isatty()

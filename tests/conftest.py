@@ -24,9 +24,9 @@ NEEDS_NPM: Final = "packages"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark by folder, file and fixture; the real model comes first, for it takes longest.
+    """Mark by folder, file and fixture; the one real export, which takes longest, comes first.
 
-    Tests of it are slow only where they say so: some are the short way's one real export.
+    Its own tests are slow only where they say so: `make test` has the others.
     """
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
@@ -37,7 +37,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
         if "browser" in item.path.stem or NEEDS_NPM in fixtures:
             item.add_marker("browser")
-    items.sort(key=lambda item: item.get_closest_marker("real_model") is None)
+    items.sort(key=lambda item: not _begins_with_the_export(item))
+
+
+def _begins_with_the_export(item: pytest.Item) -> bool:
+    marks = {mark.name for mark in item.iter_markers()}
+    return "real_model" in marks and not marks & {"slow", "browser", "cuda"}
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,12 @@ import ctypes
 import importlib.metadata
 import subprocess
 import sys
+import types
 
 import pytest
 
 import resq_onnx
+import resq_onnx.runtime
 from resq_onnx.runtime import library
 
 HEAVY = ("torch", "transformers", "onnxscript", "datasets", "accelerate")
@@ -36,7 +38,21 @@ def test_the_public_list_is_this_one() -> None:
         "register",
         "rewrite",
     ]
-    assert set(resq_onnx.__all__) <= set(dir(resq_onnx))
+
+
+@pytest.mark.parametrize("module", [resq_onnx, resq_onnx.runtime])
+def test_what_is_listed_is_public(module: types.ModuleType) -> None:
+    listed = [name for name in dir(module) if not name.startswith("__")]
+    assert listed == sorted(name for name in module.__all__ if not name.startswith("__"))
+    assert {"__all__", "__doc__", "__file__"} <= set(dir(module))
+
+
+def test_everything_public_can_be_imported_at_once_though_some_packages_are_absent() -> None:
+    without = "import sys; sys.modules['torch'] = None"
+    code = f"{without}; from resq_onnx import *; print(create_session, export, Recipe)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("<function create_session")
 
 
 def test_public_functions_are_those_of_their_modules() -> None:
@@ -71,7 +87,7 @@ def test_running_a_model_imports_no_torch(module: str) -> None:
 
 
 def test_export_without_its_packages_says_what_to_install() -> None:
-    code = "import sys; sys.modules['torch'] = None; import resq_onnx; resq_onnx.export"
+    code = "import sys; sys.modules['torch'] = None; import resq_onnx; resq_onnx.export('a', 'b')"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     last = result.stderr.splitlines()[-1]
     assert "ResqError: exporting a model needs torch, which is not installed" in last

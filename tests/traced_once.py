@@ -23,7 +23,7 @@ def tracing_equal_models_once() -> Iterator[None]:
         config = (source.folder / "config.json").read_bytes()
         if config not in traced:
             traced[config] = _export_without_weights(source)
-        return traced[config].clone(deep_copy=True)
+        return traced[config].clone()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trace, "_export_without_weights", remembered)

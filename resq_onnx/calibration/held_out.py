@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -11,18 +12,18 @@ from numpy.typing import NDArray
 from resq_onnx.calibration.corpus import TextTokenizer, behind, choose_windows, tokenise
 from resq_onnx.calibration.texts import PYTHON_DOCS, load_text
 
-SEQUENCES: Final = 2
-TOKENS: Final = 256
-"""Text on which models are compared: enough for two digits of a divergence."""
+TOKENS: Final = 512
+"""Tokens of the text on which models are compared, at least: enough for two digits of a
+divergence, and to tell a model that is of no use."""
 
-LOGIT_BYTES: Final = 128_000_000
-"""What the logits of that text may take: with large vocabularies it is shorter."""
+LENGTH: Final = 256
+"""Tokens of each of its sequences, unless the model has fewer positions."""
 
 
-def text_length(vocabulary: int, max_positions: int) -> int:
-    """Tokens of a sequence to compare models on, `SEQUENCES` of them."""
-    room = LOGIT_BYTES // (4 * vocabulary * SEQUENCES)
-    return max(min(TOKENS, max_positions, room), 2)
+def text_shape(max_positions: int) -> tuple[int, int]:
+    """Sequences of the text on which models are compared, and tokens of each."""
+    length = max(min(LENGTH, max_positions), 2)
+    return math.ceil(TOKENS / length), length
 
 
 def held_out_sequences(

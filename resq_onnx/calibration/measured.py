@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resq_onnx.calibration.corpus import calibration_sequences
-from resq_onnx.calibration.held_out import SEQUENCES, held_out_sequences, text_length
+from resq_onnx.calibration.held_out import held_out_sequences, text_shape
 from resq_onnx.calibration.reference import Reference, load_tokenizer, text_opening
 from resq_onnx.calibration.texts import FILE_SUFFIXES, PYTHON_DOCS
 from resq_onnx.checkpoint.source import ModelSource
@@ -42,7 +42,7 @@ class Measured:
         projections: The bases.
         token_ids: A short text, (PARITY_SEQUENCES, PARITY_TOKENS) unless a graph's sizes are fixed.
         logits: What PyTorch, or the file that is rewritten, makes of it.
-        text: A longer one, (SEQUENCES, tokens), none of which the calibration has seen.
+        text: A longer one, of the shape of `text_shape`, which the calibration has not seen.
         reference: Whose logits they are, for messages.
         recipe: The recipe, with the calibration that took place: that of a projections file, and
             by its name alone, for a file that is passed on says nothing of this machine.
@@ -159,9 +159,9 @@ def parity_text(
 def quality_text(
     tokenizer: Any, layout: ModelLayout, calibrated: Mapping[str, Any], opening: Sequence[int]
 ) -> NDArray[np.int64]:
-    """Token ids that a calibration by this recipe has not seen, (SEQUENCES, tokens)."""
-    length = text_length(layout.vocab_size, layout.max_positions)
-    return held_out_sequences(tokenizer, SEQUENCES, length, calibrated, opening)
+    """Token ids that a calibration by this recipe has not seen, of the shape of `text_shape`."""
+    shape = text_shape(layout.max_positions)
+    return held_out_sequences(tokenizer, *shape, calibrated, opening)
 
 
 def find_projections(

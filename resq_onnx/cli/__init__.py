@@ -18,7 +18,7 @@ import click
 from resq_onnx import __version__
 from resq_onnx.cli.bench import bench
 from resq_onnx.cli.calibrate import calibrate
-from resq_onnx.cli.console import log
+from resq_onnx.cli.console import log, print_line
 from resq_onnx.cli.evaluate import evaluate
 from resq_onnx.cli.export import export
 from resq_onnx.cli.generate import generate
@@ -95,7 +95,7 @@ def _fail(message: str, verbose: bool) -> None:
         traceback.print_exc()
     line = " ".join(part.strip() for part in message.splitlines())  # some libraries' have several
     line = line.encode(errors="backslashreplace").decode()  # a name need not be UTF-8
-    log.print(f"Error: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
+    print_line(f"Error: {line}", to=log, style="red")
     sys.exit(1)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from resq_onnx.cli.console import out, showing_progress
-from resq_onnx.cli.options import session_options
+from resq_onnx.cli.options import quiet_option, session_options
 
 
 @click.command(context_settings={"show_default": True})
@@ -24,6 +24,7 @@ from resq_onnx.cli.options import session_options
 @click.option("--new-tokens", type=click.IntRange(min=1), default=128)
 @click.option("--repeat", type=click.IntRange(min=1), default=5, help="Turns of each model.")
 @session_options
+@quiet_option
 @click.option(
     "--no-spinning",
     is_flag=True,
@@ -37,6 +38,7 @@ def bench(
     repeat: int,
     no_kernels: bool,
     no_spinning: bool,
+    quiet: bool,
     as_json: bool,
     **workload: Any,
 ) -> None:
@@ -59,7 +61,7 @@ def bench(
 
     asked = Workload(**workload, kernels=not no_kernels, spinning=not no_spinning)
     models = [find_model(one) for one in (model, *against)]
-    with showing_progress() as progress:
+    with showing_progress(quiet) as progress:
         progress.step("Measuring")
         speeds = benchmark(models, asked, repeat, progress.advance)
     print_benchmark(out, speeds, asked, describe_machine(asked.provider), as_json)

@@ -7,10 +7,11 @@ from typing import Any
 
 import click
 
-from resq_onnx.cli.console import out, showing_progress
+from resq_onnx.cli.console import print_line, showing_progress
 from resq_onnx.cli.options import (
     basis_options,
     calibration_options,
+    quiet_option,
 )
 from resq_onnx.recipe import Recipe
 
@@ -20,20 +21,18 @@ from resq_onnx.recipe import Recipe
 @click.argument("target", metavar="PROJECTIONS.safetensors", type=click.Path(path_type=Path))
 @basis_options
 @calibration_options
-def calibrate(model: Path, target: Path, **recipe: Any) -> None:
+@quiet_option
+def calibrate(model: Path, target: Path, quiet: bool, **recipe: Any) -> None:
     """Measure MODEL's activations once; exports then reuse the file with --projections.
 
     Runs data-parallel under torchrun.
     """
     asked = Recipe(**recipe)
-    with showing_progress() as progress:
+    with showing_progress(quiet) as progress:
         from resq_onnx import pipeline
 
         written = pipeline.calibrate(model, target, asked, progress)
     if written is not None:
         size = written.stat().st_size / 1e6
-        lines = (
-            f"Wrote {written} ({size:.1f} MB)",
-            f"Use it: resq-onnx export {model} OUT.onnx --projections {written}",
-        )
-        out.print(*lines, sep="\n", markup=False, highlight=False, soft_wrap=True)
+        print_line(f"Wrote {written} ({size:.1f} MB)")
+        print_line(f"Use it: resq-onnx export {model} OUT.onnx --projections {written}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from resq_onnx.cli.console import out, showing_progress
-from resq_onnx.cli.options import bos_option, session_options
+from resq_onnx.cli.options import bos_option, quiet_option, session_options
 
 
 @click.command(context_settings={"show_default": True})
@@ -46,6 +46,7 @@ from resq_onnx.cli.options import bos_option, session_options
     help="Decode with the cache instead of one pass; original models run in one pass.",
 )
 @session_options
+@quiet_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")  # fmt: skip
 def evaluate(
     models: tuple[Path, ...],
@@ -60,6 +61,7 @@ def evaluate(
     threads: int | None,
     no_kernels: bool,
     provider: str,
+    quiet: bool,
     as_json: bool,
 ) -> None:
     """Measure the perplexity of models on a text, and their distance from a reference.
@@ -83,6 +85,6 @@ def evaluate(
     document = SEPARATOR.join(load_text(str(text), "text"))
     windowing = Windowing(window, stride, max_windows)
     how = HowToRun(threads, not no_kernels, provider, token_by_token, per_layer, bos)
-    with showing_progress() as progress:
+    with showing_progress(quiet) as progress:
         found = evaluate_files(models, document, windowing, how, reference, progress)
     print_evaluations(out, found, Asked(text, reference, windowing, token_by_token), as_json)

@@ -13,6 +13,7 @@ from resq_onnx.cli.options import (
     calibration_options,
     output_options,
     quantising_options,
+    quiet_option,
     recipe_for,
 )
 
@@ -29,6 +30,7 @@ from resq_onnx.cli.options import (
     help="Use this file of `resq-onnx calibrate` instead of calibrating.",
 )
 @output_options
+@quiet_option
 def export(
     model: Path,
     path: Path,
@@ -37,13 +39,15 @@ def export(
     save_rotated: Path | None,
     dump_passes: Path | None,
     report: bool,
+    force: bool,
+    quiet: bool,
     **recipe: Any,
 ) -> None:
     """Quantise MODEL, a Hugging Face directory or a .gguf file, and write OUT.onnx."""
     from resq_onnx.cli.printing import print_summary
 
     asked = recipe_for(target, recipe)
-    with showing_progress() as progress:
+    with showing_progress(quiet) as progress:
         from resq_onnx import pipeline
 
         summary = pipeline.export(
@@ -55,6 +59,7 @@ def export(
             save_rotated=save_rotated,
             dump_passes=dump_passes,
             report=report,
+            force=force,
             progress=progress,
         )
     print_summary(out, summary)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resq_onnx.cli.console import log, out
+from resq_onnx.cli.console import log, print_line
 from resq_onnx.cli.options import session_options
 from resq_onnx.errors import ResqError
 
@@ -62,14 +62,14 @@ def generate(
     tokens = generate_tokens(decoder, ids, limit, stop_ids=tokenizer.stop_ids, **sampling)
     made: list[int] = []
     if not chat:
-        out.print(prompt, end="", markup=False, highlight=False, soft_wrap=True)
+        print_line(prompt, end="")
     try:
         for piece in tokenizer.stream(_noted(tokens, made)):
-            out.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
+            print_line(piece, end="")
     finally:
-        out.print()
+        print_line("")
     if len(made) == limit < max_new_tokens:
-        log.print(f"stopped: the model has {positions} positions", highlight=False, soft_wrap=True)
+        print_line(f"stopped: the model has {positions} positions", to=log)
 
 
 def _prompt_ids(tokenizer: Tokenizer, prompt: str, chat: bool) -> list[int]:

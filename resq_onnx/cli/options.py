@@ -37,6 +37,11 @@ def _together(*options: Decorator) -> Decorator:
     return add
 
 
+quiet_option = click.option(
+    "--quiet", is_flag=True, help="Show no progress: only the result, warnings and errors."
+)
+"""For whoever reads what a long command prints by a program, or in a log."""
+
 bos_option = click.option(
     "--bos/--no-bos",
     default=None,
@@ -150,6 +155,8 @@ output_options = _together(
                  help="Also write the graph after each pass, as text."),
     click.option("--report", is_flag=True,
                  help="Also write report.html beside the model: a page for people."),
+    click.option("--force", is_flag=True,
+                 help="Write the model even if its predictions are of no use."),
 )  # fmt: skip
 """What is written besides the model."""
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from resq_onnx.cli.console import print_line
 from resq_onnx.runtime.library import CPU_DTYPES
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def print_summary(out: Console, summary: Summary) -> None:
         "Run it": f'resq-onnx generate {summary.path} --prompt "Once upon a time"{_how(summary)}',
     }
     for name, value in rows.items():
-        print_line(out, f"{name:<15}{value}")
+        print_line(f"{name:<15}{value}", to=out)
 
 
 def _how(summary: Summary) -> str:
@@ -67,7 +68,7 @@ def print_benchmark(
         asked = {"workload": dataclasses.asdict(workload), "machine": dataclasses.asdict(machine)}
         print_json(out, {**asked, "models": models})
         return
-    print_line(out, _where(workload, machine))
+    print_line(_where(workload, machine), to=out)
     table = Table(title=_benchmark_title(workload, len(speeds[0].prefill)), title_justify="left")
     memory = "peak MB" if workload.provider == "cpu" else "peak MB of the host"
     columns = ("prefill", "÷ first", "decode", "÷ first", memory, "load s")
@@ -129,20 +130,20 @@ def print_inspection(out: Console, inspection: Inspection, as_json: bool) -> Non
         print_json(out, dataclasses.asdict(inspection))
         return
     total = (inspection.graph_bytes + inspection.data_bytes) / 1e6
-    print_line(out, f"{inspection.path}: {total:.1f} MB")
+    print_line(f"{inspection.path}: {total:.1f} MB", to=out)
     if inspection.recipe:
         recipe = ", ".join(f"{name} {value}" for name, value in inspection.recipe.items())
-        print_line(out, f"recipe: {recipe}")
+        print_line(f"recipe: {recipe}", to=out)
     if inspection.layer_weight_bits is not None:
         bits = f"{inspection.layer_weight_bits:.3f} bits on average"
-        print_line(out, f"layer weights: {bits}, scales not counted")
+        print_line(f"layer weights: {bits}, scales not counted", to=out)
     cache = f"cache: {inspection.cache_bytes_per_token} bytes per token"
     float16 = inspection.cache_bytes_per_token_float16
     if float16:
         cache += f" (float16: {float16}, {float16 / inspection.cache_bytes_per_token:.2f} times)"
-    print_line(out, cache)
+    print_line(cache, to=out)
     nodes = ", ".join(f"{count} {name}" for name, count in inspection.operators.items())
-    print_line(out, f"nodes: {nodes}")
+    print_line(f"nodes: {nodes}", to=out)
     if inspection.matrices:
         out.print(_matrix_table(inspection))
 
@@ -166,9 +167,4 @@ def _matrix_table(inspection: Inspection) -> Table:
 def print_json(out: Console, content: Any) -> None:
     """Print as JSON; what it has no form for, such as a path, as text."""
     text = json.dumps(content, indent=2, default=lambda value: str(value))
-    print_line(out, text)
-
-
-def print_line(out: Console, text: str) -> None:
-    """Print as it is: lines stay whole, for copying, and brackets in a path are no markup."""
-    out.print(text, markup=False, highlight=False, soft_wrap=True)
+    print_line(text, to=out)

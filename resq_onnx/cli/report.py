@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from resq_onnx.cli.console import out
+from resq_onnx.cli.console import print_line
 
 
 @click.command(context_settings={"show_default": True})
@@ -53,4 +53,4 @@ def report(
     model = find_model(model)
     target = target or model.parent / FILE_NAME
     write_report(model, target, evaluations, benchmarks)
-    out.print(f"Wrote {target}", markup=False, highlight=False, soft_wrap=True)
+    print_line(f"Wrote {target}")

@@ -12,6 +12,7 @@ from resq_onnx.cli.options import (
     basis_options,
     output_options,
     quantising_options,
+    quiet_option,
     recipe_for,
 )
 
@@ -35,6 +36,7 @@ from resq_onnx.cli.options import (
 @basis_options
 @quantising_options
 @output_options
+@quiet_option
 def rewrite(
     graph: Path,
     path: Path,
@@ -44,13 +46,15 @@ def rewrite(
     save_rotated: Path | None,
     dump_passes: Path | None,
     report: bool,
+    force: bool,
+    quiet: bool,
     **recipe: Any,
 ) -> None:
     """Quantise IN.onnx, which torch.onnx.export wrote in float32, and write OUT.onnx."""
     from resq_onnx.cli.printing import print_summary
 
     asked = recipe_for(target, recipe)
-    with showing_progress() as progress:
+    with showing_progress(quiet) as progress:
         from resq_onnx import pipeline
 
         summary = pipeline.rewrite(
@@ -63,6 +67,7 @@ def rewrite(
             save_rotated=save_rotated,
             dump_passes=dump_passes,
             report=report,
+            force=force,
             progress=progress,
         )
     print_summary(out, summary)

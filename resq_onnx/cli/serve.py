@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from resq_onnx.cli.console import out
+from resq_onnx.cli.console import print_line
 from resq_onnx.cli.options import session_options
 from resq_onnx.errors import ResqError
 
@@ -66,7 +66,6 @@ def serve(
         service = Service(engine, Scheduler(max_concurrent, max_waiting), timeout)
 
         def ready() -> None:
-            line = f"Serving {name} ({engine.max_length} tokens) at {url}/v1"
-            out.print(line, markup=False, highlight=False, soft_wrap=True)
+            print_line(f"Serving {name} ({engine.max_length} tokens) at {url}/v1")
 
         run(service, listening, ready)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from resq_onnx.cli.console import log, out
+from resq_onnx.cli.console import log, print_line
 
 
 @click.command(context_settings={"show_default": True})
@@ -43,13 +43,11 @@ def web(
     site = make_site(model, fetch_packages(packages))
     if target is not None:
         write_site(site, target)
-        out.print(f"Wrote {target}", markup=False, highlight=False, soft_wrap=True)
+        print_line(f"Wrote {target}")
         return
     with make_server(site, port) as server:
         address = f"http://localhost:{server.server_address[1]}/"
-        out.print(
-            f"Chat at {address} (Ctrl-C ends it)", markup=False, highlight=False, soft_wrap=True
-        )
+        print_line(f"Chat at {address} (Ctrl-C ends it)")
         if open_page:
             threading.Timer(0.2, webbrowser.open, [address]).start()
         # A shell starts what runs in its background with SIGINT ignored.
@@ -57,4 +55,4 @@ def web(
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            log.print("Stopped.")
+            print_line("Stopped.", to=log)

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
+import os
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -25,7 +30,8 @@ class ModelOutputs:
 
     Attributes:
         logits: (B, S, vocabulary).
-        stream: The residual stream before the first layer and after each, (layers + 1, B, S, D).
+        stream: The residual stream before the first layer, behind its attention, behind the layer,
+            and so on, (2 layers + 1, B, S, D).
     """
 
     logits: Logits
@@ -37,28 +43,76 @@ class Quality:
     """Comparison of a quantised model with the float model.
 
     Attributes:
-        distance: Distance of its logits from the float model's.
-        tokens: Number of tokens of the text.
-        layer_sqnr_db: Signal-to-quantisation-noise ratio of the residual stream as `LayerNoise`
-            defines it, at the embedding and after each layer: layers + 1 numbers in decibels.
+        distance: Of its logits from the float model's.
+        tokens: Tokens of the text that both have read.
+        sqnr_db: Signal over quantisation noise of the residual stream, as `LayerNoise` has it: of
+            the embedding, behind the attention of layer 0, behind layer 0, and so on; 2 layers + 1
+            numbers in decibels.
     """
 
     distance: Distance
     tokens: int
-    layer_sqnr_db: tuple[float, ...]
+    sqnr_db: tuple[float, ...]
+
+    @property
+    def layer_sqnr_db(self) -> tuple[float, ...]:
+        """The ratios of the embedding and after each layer, layers + 1."""
+        return self.sqnr_db[::2]
+
+    @property
+    def steepest(self) -> str:
+        """Where the noise grows most: the layer, the half of it, and the ratios around it."""
+        falls = [before - after for before, after in itertools.pairwise(self.sqnr_db)]
+        place = int(np.argmax(falls))
+        half = "MLP" if place % 2 else "attention"
+        before, after = self.sqnr_db[place : place + 2]
+        return f"layer {place // 2}, {half}: {before:.1f} to {after:.1f} dB"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for resq.json."""
         distance = dataclasses.asdict(self.distance)
-        return {"tokens": self.tokens, **distance, "layer_sqnr_db": list(self.layer_sqnr_db)}
+        return {
+            "tokens": self.tokens,
+            **distance,
+            "layer_sqnr_db": list(self.layer_sqnr_db),
+            "attention_sqnr_db": list(self.sqnr_db[1::2]),
+        }
 
 
-def observe(tapped: TappedDecoder, token_ids: NDArray[np.int64]) -> ModelOutputs:
-    """Run an exported model on a text (B, S)."""
-    logits, stream, _ = tapped.run(token_ids)
-    if tapped.decoder.signature.last_only:
-        logits = decode_logits(tapped.decoder, token_ids)
-    return ModelOutputs(logits, stream)
+def observe(tapped: TappedDecoder, token_ids: NDArray[np.int64], folder: Path) -> ModelOutputs:
+    """Run an exported model on a text (B, S), sequence by sequence.
+
+    Args:
+        tapped: The model, tapped behind every half layer.
+        token_ids: The text.
+        folder: Where the logits are kept, in a file without a name: with 262,144 of them to a
+            token they would be the largest array of an export.
+
+    Raises:
+        OSError: There is no room for them.
+    """
+    kept: Logits | None = None
+    streams = []
+    for place, ids in enumerate(token_ids[:, None]):
+        logits, stream, _ = tapped.run(ids)
+        if tapped.decoder.signature.last_only:
+            logits = decode_logits(tapped.decoder, ids)
+        if kept is None:
+            kept = _array_on_disk(folder, (*token_ids.shape, logits.shape[-1]))
+        kept[place] = logits[0]
+        streams.append(stream)
+    assert kept is not None, "a text has sequences"
+    return ModelOutputs(kept, np.concatenate(streams, axis=1))
+
+
+def _array_on_disk(folder: Path, shape: tuple[int, ...]) -> Logits:
+    """An array in a file without a name.
+
+    Its room is taken at once: on a full disk, a write to mapped memory would end the process.
+    """
+    with tempfile.TemporaryFile(dir=folder) as file:
+        os.posix_fallocate(file.fileno(), 0, math.prod(shape) * np.float32().itemsize)
+        return np.memmap(file, np.float32, "r+", shape=shape)
 
 
 def compare_with_float(
@@ -71,5 +125,5 @@ def compare_with_float(
     return Quality(
         distance=compare(expected.logits, found.logits, token_ids),
         tokens=token_ids.size,
-        layer_sqnr_db=tuple(min(ratio, MOST_DECIBELS) for ratio in noise.decibels),
+        sqnr_db=tuple(min(ratio, MOST_DECIBELS) for ratio in noise.decibels),
     )

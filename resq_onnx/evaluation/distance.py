@@ -64,9 +64,10 @@ class DistanceTally:
             expected_losses: The reference's -log p of the next tokens that are known, (M,).
             losses: The same for the model, (M,).
         """
-        # np.maximum keeps a NaN, max() would lose it
-        self._largest = float(np.maximum(self._largest, np.abs(expected).max()))
-        self._error = float(np.maximum(self._error, np.abs(found - expected).max()))
+        for one, other in zip(expected, found, strict=True):  # a row at a time: they are large
+            # np.maximum keeps a NaN, max() would lose it
+            self._largest = float(np.maximum(self._largest, np.abs(one).max()))
+            self._error = float(np.maximum(self._error, np.abs(other - one).max()))
         self._predictions.append(token_differences(expected, found))
         self._losses.append(losses - expected_losses)
 
@@ -88,12 +89,8 @@ class DistanceTally:
 
 def compare(expected: Logits, found: Logits, token_ids: NDArray[np.int64]) -> Distance:
     """Compare logits (B, S, vocabulary) on token ids (B, S), each text from its beginning."""
-    targets = token_ids[:, 1:].ravel()
-    losses = [token_losses(_rows(one[:, :-1]), targets) for one in (expected, found)]
     tally = DistanceTally()
-    tally.add(_rows(expected), _rows(found), *losses)
+    for ids, *pair in zip(token_ids, expected, found, strict=True):
+        losses = [token_losses(logits[:-1], ids[1:]) for logits in pair]
+        tally.add(*pair, *losses)
     return tally.distance()
-
-
-def _rows(logits: Logits) -> Logits:
-    return logits.reshape(-1, logits.shape[-1])

@@ -36,4 +36,5 @@ def check_float(
         distance = check_float_parity(
             measured.logits, found, measured.token_ids, measured.reference
         )
-        return distance, observe(tapped, measured.text)
+        with writing_to(staging.target):
+            return distance, observe(tapped, measured.text, staging.folder)

@@ -14,7 +14,7 @@ from resq_onnx.files import Staging, refuse_overwriting, staged
 from resq_onnx.files.overwriting import same_file
 from resq_onnx.graph.pass_runner import PassRunner
 from resq_onnx.handoff.target import Target
-from resq_onnx.progress import Progress
+from resq_onnx.progress import Progress, progress_for
 
 WRITTEN_BESIDE: Final = (*COMPANION_FILES, "resq.json", "README.md")
 """Names of files that are written beside a model, and that no model can have itself."""
@@ -30,6 +30,7 @@ class Output:
         runtime: What the folder is for.
         passes: Runs the passes.
         report: Whether report.html is asked for.
+        force: Whether a model is written too that the quality gate refuses.
         progress: Receives progress updates.
     """
 
@@ -38,6 +39,7 @@ class Output:
     runtime: Target
     passes: PassRunner
     report: bool
+    force: bool
     progress: Progress
 
 
@@ -84,7 +86,8 @@ def staged_output(
     save_rotated: str | Path | None,
     dump_passes: str | Path | None,
     report: bool,
-    progress: Progress | None,
+    force: bool,
+    progress: Progress | bool | None,
 ) -> Iterator[Output]:
     """Make the folders in which the output is prepared; nothing is left of them afterwards.
 
@@ -93,7 +96,7 @@ def staged_output(
     """
     passes = PassRunner(Path(dump_passes) if dump_passes else None)
     with staged(out) as staging, staged_float(save_rotated) as kept:
-        yield Output(staging, kept, runtime, passes, report, progress or Progress())
+        yield Output(staging, kept, runtime, passes, report, force, progress_for(progress))
 
 
 @contextmanager

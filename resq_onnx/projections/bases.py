@@ -182,7 +182,7 @@ def compute_projections(
 
         return {width: rotation(width) for width in sorted(widths) if width}
 
-    total = hidden_moment(used) if used else None
+    total = hidden_moment(used, evenly=layout.turns_inputs) if used else None
     value_edges = [splits.head_edges(layer) for layer in range(layout.num_layers)]
     return Projections(
         hidden=basis(layout.hidden_size, splits.hidden_edges(), total, _HIDDEN),
@@ -214,7 +214,7 @@ def _splits(recipe: Recipe, layout: ModelLayout, moments: Moments | None) -> Spl
 def energies_of(layout: ModelLayout, moments: Moments) -> Energies:
     """Energy per token of every coefficient in the eigenbases from which the bases are made."""
     tokens, head = max(moments.tokens, 1), layout.head_dim
-    hidden = ascending_eigenvectors(hidden_moment(moments))
+    hidden = ascending_eigenvectors(hidden_moment(moments, evenly=layout.turns_inputs))
     heads = np.arange(layout.num_heads)
 
     def of_values(layer: int) -> Matrix:
@@ -287,12 +287,18 @@ def _largest_last(energies: Array, count: int) -> NDArray[np.int64]:
     return np.concatenate([np.sort(low), np.sort(high)])
 
 
-def hidden_moment(moments: Moments) -> Matrix:
+def hidden_moment(moments: Moments, *, evenly: bool = False) -> Matrix:
     """Sum of the HIDDEN moments, (D, D), for the basis that all layers share.
 
-    The moment of each norm is divided by its mean square, so that all layers have equal weight
-    whatever the gains of their norms.
+    Args:
+        moments: Of all layers.
+        evenly: Whether each moment is divided by its mean square, so that all layers have equal
+            weight. That square is 1 behind a norm's division, and behind its gains another number
+            in each layer.
     """
+    if not evenly:
+        total = moments.hidden_attention.sum(axis=0, dtype=np.float64)
+        return np.asarray(total + moments.hidden_mlp.sum(axis=0, dtype=np.float64))
     width = moments.hidden_attention.shape[-1]
     total = np.zeros((width, width))
     for moment in (*moments.hidden_attention, *moments.hidden_mlp):

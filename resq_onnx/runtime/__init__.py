@@ -53,4 +53,4 @@ if not TYPE_CHECKING:  # a type checker would take every name to be an attribute
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

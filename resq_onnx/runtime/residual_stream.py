@@ -31,14 +31,17 @@ SIZES_ONLY: Final = ("Shape", "Size")
 """Operators that read how many tokens there are, and nothing about them."""
 
 
-def residual_stream(graph: onnx.GraphProto) -> list[str]:
+def residual_stream(graph: onnx.GraphProto, *, halves: bool = False) -> list[str]:
     """Names of the values that hold the residual stream: the embedding, and each layer's output.
 
     Args:
         graph: Its nodes come after those whose results they read, as ONNX asks for.
+        halves: Whether the stream behind each layer's attention is wanted too, before the layer's
+            output.
 
     Returns:
-        Layers + 1 names. The values have (B, S, D) numbers, in this shape or as (B · S, D).
+        Layers + 1 names, or with `halves` 2 · layers + 1. The values have (B, S, D) numbers, in
+        this shape or as (B · S, D).
 
     Raises:
         ResqError: There are no weights named after layers, or there is no one value between two
@@ -64,6 +67,10 @@ def residual_stream(graph: onnx.GraphProto) -> list[str]:
                 f"the graph has no one value through which everything passes behind {where}; "
                 f"give a file that resq-onnx export wrote"
             )
+    if halves:  # no path goes around the sum behind an attention, and until there all do
+        sums = [bisect.bisect_left(order, min(layers[i])) for i in range(len(layers))]
+        pairs = zip(sums, places[1:], strict=True)
+        places = [places[0], *(place for pair in pairs for place in pair)]
     return [meetings[order[place]] for place in places]
 
 

@@ -25,11 +25,16 @@ if TYPE_CHECKING:
     import onnxruntime
 
 TAP: Final = "layer_outputs."
-"""Outputs of a tapped graph: this and a number, 0 for the embedding, n for layer n - 1."""
+"""Outputs of a tapped graph: this and a number, 0 for the embedding, then in order."""
 
 
 def tapped_session(
-    path: str | Path, threads: int | None = None, *, provider: str = CPU, kernels: bool = True
+    path: str | Path,
+    threads: int | None = None,
+    *,
+    provider: str = CPU,
+    kernels: bool = True,
+    halves: bool = False,
 ) -> onnxruntime.InferenceSession:
     """Open an exported model with its residual stream as further outputs.
 
@@ -40,12 +45,13 @@ def tapped_session(
         threads: As for `create_session`.
         provider: As for `create_session`.
         kernels: As for `create_session`.
+        halves: As for `residual_stream`.
 
     Raises:
         ResqError: The file cannot be read or run, or is not a decoder that resq-onnx wrote.
     """
     model = _read_graph(path)
-    for place, name in enumerate(_stream(model, path)):
+    for place, name in enumerate(_stream(model, path, halves)):
         _give(model.graph, name, f"{TAP}{place}")
     graph = model.SerializeToString()
     return create_session(path, threads, provider=provider, kernels=kernels, graph=graph)
@@ -158,9 +164,9 @@ def _give(graph: onnx.GraphProto, value: str, output: str) -> None:
     graph.output.append(onnx.ValueInfoProto(name=output))
 
 
-def _stream(model: onnx.ModelProto, path: str | Path) -> list[str]:
+def _stream(model: onnx.ModelProto, path: str | Path, halves: bool = False) -> list[str]:
     try:
-        return residual_stream(model.graph)
+        return residual_stream(model.graph, halves=halves)
     except ResqError as error:
         raise ResqError(f"{path}: {error}") from None
 
@@ -176,5 +182,5 @@ def _nodes_behind(graph: onnx.GraphProto, name: str) -> list[onnx.NodeProto]:
 
 
 def open_tapped(path: Path, dtype: str = "float32") -> TappedDecoder:
-    """Open a written model whose activations are of this type, with its residual stream tapped."""
-    return TappedDecoder(tapped_session(path, kernels=kernels_run(dtype)))
+    """Open a written model whose activations are of this type, tapped behind every half layer."""
+    return TappedDecoder(tapped_session(path, kernels=kernels_run(dtype), halves=True))

@@ -30,6 +30,7 @@ from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
 from resq_onnx.graph.names import MODULE_KEY, OPSET, cache_names
 from resq_onnx.graph.tensors import FoldedTensor
+from resq_onnx.tracing.configuration import load_config
 
 IR_VERSION: Final = 10
 TRACED_BATCH, TRACED_TOKENS, TRACED_PAST = 2, 3, 5
@@ -96,7 +97,7 @@ def _export_without_weights(source: ModelSource) -> ir.Model:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     layout = source.layout
-    config = transformers.AutoConfig.from_pretrained(source.folder)
+    config = load_config(source)
     batch, tokens, past = TRACED_BATCH, TRACED_TOKENS, TRACED_PAST
     cache = (batch, layout.num_kv_heads, past, layout.head_dim)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
@@ -192,7 +193,7 @@ def computed_buffers(source: ModelSource) -> dict[str, NDArray[np.float32]]:
     """
     import transformers
 
-    config: Any = transformers.AutoConfig.from_pretrained(source.folder)
+    config = load_config(source)
     text = config.get_text_config()
     text.vocab_size = 8
     text.pad_token_id = None  # it may be outside so small a vocabulary

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -53,6 +54,9 @@ RANGE: Final = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 CHUNK: Final = 1 << 20
 """Largest number of bytes of a file in memory."""
 
+CONNECTIONS: Final = 128
+"""Open at once; a browser opens six."""
+
 SECONDS: Final = 60.0
 """Time after which an idle connection is closed."""
 
@@ -81,6 +85,24 @@ class _Server(ThreadingHTTPServer):
     """One thread per connection; none of them keeps the program alive."""
 
     daemon_threads = True
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self._room = threading.Semaphore(CONNECTIONS)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Start a thread, or close a connection for which there is no room."""
+        if self._room.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """The thread of a connection."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore browsers that disconnect in the middle of a file."""

@@ -48,8 +48,10 @@ OPTIONS = {
         "--save-rotated",
         "--dump-passes",
         "--report",
+        "--quiet",
     ),
-    "calibrate": CALIBRATION_OPTIONS,
+    "calibrate": (*CALIBRATION_OPTIONS, "--quiet"),
+    "rewrite": ("--projections", "--model", "--method", "--weights", "--target", "--quiet"),
     "generate": (
         "--prompt",
         "--chat",
@@ -70,6 +72,7 @@ OPTIONS = {
         "--max-windows",
         "--token-by-token",
         "--json",
+        "--quiet",
         "--threads",
         "--no-kernels",
         "--provider",
@@ -84,6 +87,7 @@ OPTIONS = {
         "--provider",
         "--no-spinning",
         "--json",
+        "--quiet",
     ),
     "inspect": ("--json",),
     "report": ("--evaluation", "--benchmark", "--out"),
@@ -293,7 +297,9 @@ def test_bench_compares_models_as_a_table_and_as_json(tmp_path: Path) -> None:
     printed = run_successfully(*asked, *sizes).stdout
     assert "5 prompt tokens, 3 new, 1 thread; tokens per second, median of 2" in printed
     assert "onnxruntime" in printed
-    found = json.loads(run_successfully(*asked, *sizes, "--no-kernels", "--json").stdout)
+    quiet = run_successfully(*asked, *sizes, "--no-kernels", "--json", "--quiet")
+    assert quiet.stderr == ""
+    found = json.loads(quiet.stdout)
     assert found["workload"]["prompt_tokens"] == 5
     assert found["workload"]["kernels"] is False
     first, second = found["models"]

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import itertools
-
 import pytest
 
 from resq_onnx.cli import console
@@ -21,15 +19,18 @@ def test_without_a_terminal_every_step_is_a_line(capsys: pytest.CaptureFixture[s
     ]
 
 
-def test_a_long_step_without_a_terminal_says_how_far_it_is(
+def test_quiet_shows_warnings_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.showing_progress(quiet=True) as progress:
+        progress.step("Calibrating")
+        progress.advance(1, 2)
+        progress.warn("a [bracket]")
+    assert capsys.readouterr().err == "Warning: a [bracket]\n"
+
+
+def test_a_line_is_printed_whole_and_its_brackets_are_no_markup(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    seconds = itertools.count(0.0, console.SECONDS_BETWEEN_LINES / 4)
-    with console._lines(lambda: next(seconds)) as progress:
-        progress.step("Calibrating")
-        for done in range(1, 13):
-            progress.advance(done, 12)
-    first, *lines = capsys.readouterr().err.splitlines()
-    assert first == "Calibrating"
-    assert 1 < len(lines) < 12
-    assert all(line.startswith("Calibrating ") and "/12, " in line for line in lines)
+    long = "a [red]path[/red] " * 20
+    console.print_line(long)
+    console.print_line("to the log", to=console.log, end="")
+    assert capsys.readouterr() == (f"{long}\n", "to the log")

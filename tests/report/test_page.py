@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -128,6 +129,17 @@ def test_a_resq_json_whose_spectra_are_damaged_is_refused(tmp_path: Path) -> Non
     with pytest.raises(ResqError, match=r"resq\.json: not what `resq-onnx export` writes"):
         write_report(model, target)
     assert not target.exists()
+
+
+@pytest.mark.parametrize("entry", [{"versions": "x"}, {"parity": ["float"]}, {"versions": [1]}])
+def test_a_resq_json_that_the_page_cannot_show_is_refused(
+    tmp_path: Path, entry: dict[str, Any]
+) -> None:
+    model = write_export(tmp_path)
+    path = tmp_path / "resq.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | entry))
+    with pytest.raises(ResqError, match=r"resq\.json: not what `resq-onnx export` writes"):
+        write_report(model, tmp_path / "report.html")
 
 
 def test_a_page_that_cannot_be_made_leaves_the_old_one(tmp_path: Path) -> None:

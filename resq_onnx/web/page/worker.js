@@ -1,12 +1,13 @@
 // Load the model and generate text, in a worker so that the page stays responsive.
 
 import * as ort from "./vendor/ort.mjs";
-import { Template } from "./vendor/jinja.mjs";
 import { Tokenizer } from "./vendor/tokenizers.mjs";
 
 /** Tokens of a prompt per call: few enough that Stop takes effect soon. */
 const SLICE = 64;
 const TOP_P = 0.95;
+/** A chat template may take; those of today's models take milliseconds. */
+const TEMPLATE_SECONDS = 5;
 const ARRAYS = { float32: Float32Array, float16: Uint16Array, uint8: Uint8Array };
 
 let manifest, tokenizer, session, decoder, stopped = false;
@@ -181,19 +182,33 @@ function heardStop() {
   });
 }
 
-function promptIds({ messages, text }) {
-  if (messages === null) return tokenizer.encode(text).ids;
-  const chat = new Template(manifest.chat_template).render({
-    messages,
-    add_generation_prompt: true,
-    ...manifest.special_tokens,
+/** Write messages as the text that the model continues. */
+function renderChat(messages) {
+  return new Promise((resolve, reject) => {
+    const renderer = new Worker("template.js", { type: "module" });
+    const end = (settle, value) => {
+      clearTimeout(timer);
+      renderer.terminate();
+      settle(value);
+    };
+    const fail = (reason) => end(reject, new Error(`The model's chat template: ${reason}`));
+    const timer = setTimeout(
+      () => fail(`it takes longer than ${TEMPLATE_SECONDS} seconds`), 1000 * TEMPLATE_SECONDS);
+    renderer.onmessage = ({ data }) => ("text" in data ? end(resolve, data.text) : fail(data.reason));
+    renderer.onerror = (event) => fail(event.message || "it does not start");
+    const values = { messages, add_generation_prompt: true, ...manifest.special_tokens };
+    renderer.postMessage({ source: manifest.chat_template, values });
   });
-  return tokenizer.encode(chat, { add_special_tokens: false }).ids;
+}
+
+async function promptIds({ messages, text }) {
+  if (messages === null) return tokenizer.encode(text).ids;
+  return tokenizer.encode(await renderChat(messages), { add_special_tokens: false }).ids;
 }
 
 async function generate(asked) {
   stopped = false;
-  const ids = promptIds(asked), stops = new Set(manifest.stop_ids), answer = [];
+  const ids = await promptIds(asked), stops = new Set(manifest.stop_ids), answer = [];
   const start = performance.now();
   let { read, logits } = await decoder.read(ids, heardStop);
   const middle = performance.now();

@@ -1,0 +1,52 @@
+"""Refuse a quantised model that is of no use, and warn of one that is unusually far from float."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from resq_onnx.errors import ResqError
+from resq_onnx.evaluation.against_float import Quality
+
+MOST_DIVERGENCE: Final = 2.0
+"""Mean divergence from the float model, nats per token, past which a model is refused.
+
+Its perplexity is then some e² = 7 times the float model's: it has lost what it knew of the text.
+Of SmolLM2-135M, `resq` is at 0.15 and the weakest rotated baseline, `spinquant`, below 1; what came
+out as gibberish was at 5 and more (docs/quality.md).
+"""
+
+USUAL_DIVERGENCE: Final = 0.7
+"""The same, past which the user is warned: more than four times that of the default recipe."""
+
+
+def check_quality(quality: Quality, force: bool, warn: Callable[[str], None]) -> None:
+    """Refuse or warn, naming the place where the noise grows most.
+
+    Args:
+        quality: Of the quantised model.
+        force: Warn of what would be refused.
+        warn: Receives one line.
+
+    Raises:
+        ResqError: The divergence is more than `MOST_DIVERGENCE`, or not a number, and `force` is
+            false.
+    """
+    distance = quality.distance
+    if distance.kl_divergence <= USUAL_DIVERGENCE:
+        return
+    found = (
+        f"quality: the predictions are {distance.kl_divergence:.2f} nats per token away from the "
+        f"float model's (top-1 {distance.top1_agreement:.1%}, perplexity "
+        f"{distance.perplexity_ratio:.3g} times, on {quality.tokens} tokens); the noise grows most "
+        f"in {quality.steepest}"
+    )
+    if distance.kl_divergence <= MOST_DIVERGENCE:
+        warn(f"{found}; --low-bits 8 or a --calibration text like your own may help")
+    elif force:
+        warn(f"{found}; it is written because of --force")
+    else:
+        raise ResqError(
+            f"{found}; nothing was written, since no model of more than {MOST_DIVERGENCE:g} nats "
+            "is known to be of use; try --low-bits 8 or --method resq, or write it with --force"
+        )
