@@ -98,7 +98,7 @@ def test_the_portable_folder_holds_standard_operators_alone(
     assert {node.domain for node in model.graph.node} == {""}
     assert not model.functions
     card = (tmp_path / "README.md").read_text()
-    assert "`model.onnx` holds standard operators alone" in card
+    assert "`model.onnx` contains only standard operators" in card
     code = card.partition("```python\n")[2].partition("```")[0]
     names: dict[str, Any] = {"__name__": "card"}
     exec(compile(code.replace("model.onnx", str(out)), "card", "exec"), names)
