@@ -16,6 +16,7 @@ from resq_onnx.errors import ResqError
 from resq_onnx.recipe import BitSplit, Recipe
 
 if TYPE_CHECKING:
+    from resq_onnx.files.recipe_file import read_recipe
     from resq_onnx.pipeline import export, rewrite
     from resq_onnx.runtime.library import library_path, register
     from resq_onnx.runtime.session import create_session
@@ -35,6 +36,7 @@ __all__ = [
     "create_session",
     "export",
     "library_path",
+    "read_recipe",
     "register",
     "rewrite",
 ]
@@ -43,6 +45,7 @@ _LAZY: Final = {
     "create_session": "resq_onnx.runtime.session",
     "export": "resq_onnx.pipeline",
     "library_path": "resq_onnx.runtime.library",
+    "read_recipe": "resq_onnx.files.recipe_file",
     "register": "resq_onnx.runtime.library",
     "rewrite": "resq_onnx.pipeline",
 }

@@ -35,6 +35,7 @@ def test_the_public_list_is_this_one() -> None:
         "create_session",
         "export",
         "library_path",
+        "read_recipe",
         "register",
         "rewrite",
     ]

@@ -13,21 +13,23 @@ from resq_onnx.cli.options import (
     calibration_options,
     quiet_option,
 )
-from resq_onnx.recipe import Recipe
+from resq_onnx.cli.recipes import calibration_for, recipe_option
+from resq_onnx.files.recipe_file import RecipeFile
 
 
 @click.command(context_settings={"show_default": True})
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("target", metavar="PROJECTIONS.safetensors", type=click.Path(path_type=Path))
+@recipe_option
 @basis_options
 @calibration_options
 @quiet_option
-def calibrate(model: Path, target: Path, quiet: bool, **recipe: Any) -> None:
+def calibrate(model: Path, target: Path, said: RecipeFile, quiet: bool, **recipe: Any) -> None:
     """Measure MODEL's activations once; exports then reuse the file with --projections.
 
     Runs data-parallel under torchrun.
     """
-    asked = Recipe(**recipe)
+    asked = calibration_for(said, recipe, target)
     with showing_progress(quiet) as progress:
         from resq_onnx import pipeline
 

@@ -14,13 +14,15 @@ from resq_onnx.cli.options import (
     output_options,
     quantising_options,
     quiet_option,
-    recipe_for,
 )
+from resq_onnx.cli.recipes import recipe_for, recipe_option
+from resq_onnx.files.recipe_file import RecipeFile
 
 
 @click.command(context_settings={"show_default": True})
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("path", metavar="OUT.onnx", type=click.Path(path_type=Path))
+@recipe_option
 @basis_options
 @calibration_options
 @quantising_options
@@ -34,6 +36,7 @@ from resq_onnx.cli.options import (
 def export(
     model: Path,
     path: Path,
+    said: RecipeFile,
     target: str,
     projections: Path | None,
     save_rotated: Path | None,
@@ -46,7 +49,7 @@ def export(
     """Quantise MODEL, a Hugging Face directory or a .gguf file, and write OUT.onnx."""
     from resq_onnx.cli.printing import print_summary
 
-    asked = recipe_for(target, recipe)
+    target, asked = recipe_for(said, recipe, target, path, calibrates=projections is None)
     with showing_progress(quiet) as progress:
         from resq_onnx import pipeline
 

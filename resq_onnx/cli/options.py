@@ -178,13 +178,3 @@ session_options = _together(
                  help="Where the model runs; cuda is a GPU, and nothing else in its place."),
 )  # fmt: skip
 """The options of everything that runs a model."""
-
-
-def recipe_for(target: str, chosen: dict[str, Any]) -> Recipe:
-    """The recipe of a command line, before the imports that take seconds.
-
-    Raises:
-        ResqError: It is invalid, or the target cannot have it.
-    """
-    given = {name: value for name, value in chosen.items() if value is not None}
-    return TARGETS[target].recipe(**given)

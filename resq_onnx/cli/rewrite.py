@@ -13,8 +13,9 @@ from resq_onnx.cli.options import (
     output_options,
     quantising_options,
     quiet_option,
-    recipe_for,
 )
+from resq_onnx.cli.recipes import recipe_for, recipe_option
+from resq_onnx.files.recipe_file import RecipeFile
 
 
 @click.command(context_settings={"show_default": True})
@@ -33,6 +34,7 @@ from resq_onnx.cli.options import (
     show_default="IN.onnx's folder",
     help="The directory with the model's config.json and tokenizer.",
 )
+@recipe_option
 @basis_options
 @quantising_options
 @output_options
@@ -42,6 +44,7 @@ def rewrite(
     path: Path,
     projections: Path,
     model: Path | None,
+    said: RecipeFile,
     target: str,
     save_rotated: Path | None,
     dump_passes: Path | None,
@@ -53,7 +56,7 @@ def rewrite(
     """Quantise IN.onnx, which torch.onnx.export wrote in float32, and write OUT.onnx."""
     from resq_onnx.cli.printing import print_summary
 
-    asked = recipe_for(target, recipe)
+    target, asked = recipe_for(said, recipe, target, path, calibrates=False)
     with showing_progress(quiet) as progress:
         from resq_onnx import pipeline
 

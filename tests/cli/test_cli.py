@@ -27,6 +27,7 @@ SECONDS_FOR_HELP = 5.0
 """Importing torch and transformers takes as long on a slow machine; --help a tenth of this."""
 
 CALIBRATION_OPTIONS = (
+    "--recipe",
     "--method",
     "--calibration",
     "--samples",
@@ -51,7 +52,15 @@ OPTIONS = {
         "--quiet",
     ),
     "calibrate": (*CALIBRATION_OPTIONS, "--quiet"),
-    "rewrite": ("--projections", "--model", "--method", "--weights", "--target", "--quiet"),
+    "rewrite": (
+        "--recipe",
+        "--projections",
+        "--model",
+        "--method",
+        "--weights",
+        "--target",
+        "--quiet",
+    ),
     "generate": (
         "--prompt",
         "--chat",

@@ -1,0 +1,103 @@
+"""The recipe of a command line: what a file says, and over it the options that were given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from resq_onnx.errors import ResqError
+from resq_onnx.files import refuse_overwriting
+from resq_onnx.files.recipe_file import RecipeFile, read_recipe_file
+from resq_onnx.handoff.targets import target_named
+from resq_onnx.recipe import Recipe
+
+
+def _read(_context: click.Context, _option: click.Parameter, path: Path | None) -> RecipeFile:
+    return RecipeFile() if path is None else read_recipe_file(path)
+
+
+recipe_option = click.option(
+    "--recipe",
+    "said",
+    type=click.Path(path_type=Path),
+    callback=_read,
+    metavar="FILE",
+    help="Take what is not given here from this file: the resq.json of an export that is to be "
+    "repeated, or a JSON object of recipe fields.",
+)
+"""A file whose recipe is the default of every option."""
+
+
+def recipe_for(
+    said: RecipeFile, chosen: dict[str, Any], target: str, out: Path, *, calibrates: bool
+) -> tuple[str, Recipe]:
+    """Target and recipe of a command that quantises, before the imports that take seconds.
+
+    Args:
+        said: What the file of `--recipe` says.
+        chosen: The options that are fields of a recipe.
+        target: The option of that name.
+        out: What the command writes.
+        calibrates: Whether the command reads the calibration text, if the recipe needs one.
+
+    Raises:
+        ResqError: The recipe is invalid, the target cannot have it, or its text is unknown.
+    """
+    if said.target is not None and not _is_given("target"):
+        target = said.target
+    with _naming(said):
+        recipe = target_named(target).recipe(**_fields(said, chosen, out))
+    if calibrates and (recipe.needs_calibration or recipe.trains):
+        _check_text(said)
+    return target, recipe
+
+
+def calibration_for(said: RecipeFile, chosen: dict[str, Any], out: Path) -> Recipe:
+    """The same for a command that calibrates, for whichever target.
+
+    Raises:
+        ResqError: As for `recipe_for`.
+    """
+    with _naming(said):
+        recipe = Recipe(**_fields(said, chosen, out))
+    _check_text(said)
+    return recipe
+
+
+def _fields(said: RecipeFile, chosen: dict[str, Any], out: Path) -> dict[str, Any]:
+    if said.path is not None:
+        refuse_overwriting([out], [said.path])
+    return {**said.fields, **{name: chosen[name] for name in chosen if _is_given(name)}}
+
+
+def _is_given(option: str) -> bool:
+    source = click.get_current_context().get_parameter_source(option)
+    return source not in (None, ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
+
+
+@contextmanager
+def _naming(said: RecipeFile) -> Iterator[None]:
+    """Say of a refusal that it may be about what the file says."""
+    try:
+        yield
+    except ResqError as error:
+        if said.path is None:
+            raise
+        raise ResqError(f"the recipe of {said.path} with the options given: {error}") from error
+
+
+def _check_text(said: RecipeFile) -> None:
+    """Refuse a text of which only the name is known: another one may be called so here."""
+    from resq_onnx.calibration.texts import FILE_SUFFIXES
+
+    text = said.fields.get("calibration", "")
+    if said.is_summary and Path(text).suffix in FILE_SUFFIXES and not _is_given("calibration"):
+        raise ResqError(
+            f"{said.path}: has only the name of its calibration text, {text}; say where that file "
+            f"is by --calibration FILE"
+        )

@@ -1,0 +1,101 @@
+"""Read a recipe from a file: the resq.json beside an exported model, or the fields alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
+
+from resq_onnx.errors import ResqError
+from resq_onnx.files.contents import read_json
+from resq_onnx.recipe import Recipe
+
+FILE_NAME: Final = "resq.json"
+
+REMEDY: Final = f"give the {FILE_NAME} that an export wrote, or a JSON object of recipe fields"
+
+WORDS: Final = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    bool: "true or false",
+    NoneType: "null",
+}
+"""What a field may be, in words."""
+
+
+@dataclass(frozen=True)
+class RecipeFile:
+    """What a file says of an export.
+
+    Attributes:
+        fields: Of a recipe, those that are there, each of its type.
+        target: The runtime that the export was for; None if the file does not say.
+        path: The file; None for one that says nothing.
+        is_summary: Whether an export wrote it. Of a calibration text in a file it then has the
+            name alone.
+    """
+
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    target: str | None = None
+    path: Path | None = None
+    is_summary: bool = False
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Read a recipe from a file; a field that is not there has its default.
+
+    Of a calibration text in a file, resq.json has the name alone. Give its path by
+    `dataclasses.replace(recipe, calibration=...)`, or export with a projections file.
+
+    Args:
+        path: The resq.json that an export wrote, its folder, or a JSON object of fields.
+
+    Raises:
+        ResqError: The file cannot be read, or holds no recipe that this version knows.
+    """
+    said = read_recipe_file(path)
+    try:
+        return Recipe(**said.fields)
+    except ResqError as error:
+        raise ResqError(f"{said.path}: {error}") from None
+
+
+def read_recipe_file(path: str | Path) -> RecipeFile:
+    """Read all that such a file says; its values are checked for their types alone.
+
+    Raises:
+        ResqError: The file cannot be read, or has a field that is none of a recipe's.
+    """
+    path = Path(path)
+    path = path / FILE_NAME if path.is_dir() else path
+    content = read_json(path, REMEDY)
+    is_summary = "recipe" in content
+    fields, target = (content["recipe"], content.get("target")) if is_summary else (content, None)
+    if not isinstance(fields, dict) or not isinstance(target, str | NoneType):
+        raise ResqError(f"{path}: its recipe or its target is damaged; {REMEDY}")
+    _check(fields, path)
+    return RecipeFile(fields, target, path, is_summary)
+
+
+def _check(fields: Mapping[str, Any], path: Path) -> None:
+    """Refuse what no recipe has: what a newer version wrote, or somebody mistyped."""
+    kinds = get_type_hints(Recipe)
+    if unknown := sorted(fields.keys() - kinds.keys()):
+        raise ResqError(
+            f"{path}: no recipe that this version knows has {', '.join(map(repr, unknown))}; use "
+            f"the version of resq-onnx that wrote the file, or correct it"
+        )
+    for name, value in fields.items():
+        allowed = get_args(kinds[name]) if isinstance(kinds[name], UnionType) else (kinds[name],)
+        if not any(_is(value, kind) for kind in allowed):
+            words = " or ".join(WORDS[kind] for kind in allowed)
+            raise ResqError(f"{path}: {name} is {value!r}; it must be {words}")
+
+
+def _is(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is Literal:  # the recipe itself says which there are
+        return True
+    return type(value) is kind or (kind is float and type(value) is int)

@@ -1,0 +1,125 @@
+"""A recipe file on the command line: the default of every option, and given options over it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resq_onnx import pipeline
+from resq_onnx.recipe import Recipe
+from tests.command_line import error_line, run
+
+FILED = Recipe(method="quarot", samples=7, high_fraction=0.25, format="qdq", logits="last", seed=5)
+
+
+class Asked(Exception):  # noqa: N818
+    """Thrown by what stands in for the pipeline."""
+
+
+@pytest.fixture
+def resq_json(tmp_path: Path) -> Path:
+    return write(tmp_path, FILED)
+
+
+def write(folder: Path, recipe: Recipe, target: str = "portable") -> Path:
+    path = folder / "resq.json"
+    path.write_text(json.dumps({"target": target, "recipe": recipe.to_json()}))
+    return path
+
+
+def asked(monkeypatch: pytest.MonkeyPatch, command: str, *options: object) -> dict[str, Any]:
+    """With which target and recipe a command calls the pipeline."""
+
+    def stand_in(*given: Any, **named: Any) -> None:
+        (recipe,) = (one for one in given if isinstance(one, Recipe))
+        raise Asked({"recipe": recipe, "target": named.get("target")})
+
+    monkeypatch.setattr(pipeline, command, stand_in)
+    needed = ("--projections", "p.safetensors") if command == "rewrite" else ()
+    result = run("--verbose", command, "model", "out.onnx", *needed, *options)
+    error = result.exc_info[1] if result.exc_info else None
+    context = error.__context__ if error else None
+    assert isinstance(context, Asked), result.stderr
+    (found,) = context.args
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.mark.parametrize("command", ["export", "rewrite"])
+def test_the_file_is_the_default_of_every_option(
+    command: str, resq_json: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = asked(monkeypatch, command, "--recipe", resq_json)
+    assert found == {"recipe": FILED, "target": "portable"}
+
+
+def test_calibration_takes_what_it_has_no_option_for_too(
+    resq_json: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = asked(monkeypatch, "calibrate", "--recipe", resq_json, "--samples", 9)
+    assert found["recipe"] == replace(FILED, samples=9)
+
+
+def test_an_option_that_is_given_wins_though_it_be_the_default(
+    resq_json: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ("--method", "resq", "--samples", 32, "--no-bos", "--target", "ort")
+    found = asked(monkeypatch, "export", "--recipe", resq_json.parent, *given)
+    assert found["recipe"] == replace(FILED, method="resq", samples=32, bos=False)
+    assert found["target"] == "ort"
+
+
+def test_a_part_of_a_recipe_leaves_the_rest_to_the_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text('{"samples": 3}')
+    found = asked(monkeypatch, "export", "--recipe", path, "--target", "portable")
+    assert found["recipe"] == Recipe(samples=3, format="qdq")
+
+
+def test_a_text_of_which_the_file_has_only_the_name_must_be_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path, replace(FILED, calibration="mine.txt"))
+    for command in ("export", "calibrate"):
+        refused = error_line(run(command, "model", "out.onnx", "--recipe", path).stderr)
+        assert "has only the name of its calibration text, mine.txt" in refused
+        assert "--calibration FILE" in refused
+    found = asked(monkeypatch, "export", "--recipe", path, "--calibration", "there/mine.txt")
+    assert found["recipe"].calibration == "there/mine.txt"
+    found = asked(monkeypatch, "export", "--recipe", path, "--projections", "p.safetensors")
+    assert found["recipe"].calibration == "mine.txt"
+    assert asked(monkeypatch, "rewrite", "--recipe", path)
+    assert asked(monkeypatch, "export", "--recipe", path, "--weights", "rtn")
+
+
+def test_what_the_file_and_the_options_together_ask_for_is_refused_with_both_named(
+    resq_json: Path,
+) -> None:
+    result = run("export", "model", "out.onnx", "--recipe", resq_json, "--target-bits", 5)
+    assert result.exit_code == 1
+    line = error_line(result.stderr)
+    assert line.startswith(f"Error: the recipe of {resq_json} with the options given: target_bits")
+    write(resq_json.parent, FILED, target="ark")
+    line = error_line(run("export", "model", "out.onnx", "--recipe", resq_json).stderr)
+    assert "target is 'ark'; it must be one of" in line
+
+
+@pytest.mark.parametrize("command", ["export", "calibrate"])
+def test_the_file_is_not_replaced(command: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text("{}")
+    result = run(command, "model", path, "--recipe", path)
+    assert "name another file" in error_line(result.stderr)
+    assert path.read_text() == "{}"
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    result = run("export", "model", "out.onnx", "--recipe", tmp_path / "absent.json")
+    assert result.exit_code == 1
+    assert f"{tmp_path / 'absent.json'}: cannot be read: no such file" in error_line(result.stderr)
