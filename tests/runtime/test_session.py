@@ -186,3 +186,12 @@ def test_a_source_tree_that_was_never_built_has_no_kernels(
     with pytest.raises(ResqError, match="package is not installed"):
         create_session(path)
     create_session(path, kernels=False)
+
+
+def test_a_run_that_fails_is_one_line() -> None:
+    with pytest.raises(ResqError) as error, running():
+        raise RuntimeError("of the shape\nand more")
+    assert str(error.value) == (
+        "the model: ONNX Runtime cannot run it: of the shape; if the file is damaged, export it "
+        "again"
+    )
