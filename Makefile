@@ -2,6 +2,7 @@
 # make test   before a commit: the checks, the kernels, the fast tests, one real export; 8 minutes
 # make test-rest       the tests that `make test` leaves out: slow ones, and pages in a browser
 # make test-all        every test there is: test, test-rest, test-sanitized, test-simt, test-aarch64
+# make fuzz   damaged inputs to every command for a minute; FUZZ_ARGS="--seconds 600 --seed 1" for more
 # make lint   the checks alone
 # make docs            the site of docs/ with an API reference, into build/site; a broken link is an error
 # make test-kernels    every instruction set of this CPU against the scalar kernels
@@ -18,6 +19,7 @@ VENV ?= .venv
 PROMPT ?= Tell me about the sea.
 # More for pytest, such as -k hadamard; and how many tests run at once, on one thread each.
 PYTEST_ARGS ?=
+FUZZ_ARGS ?= --seconds 60
 TEST_PROCESSES ?= auto
 
 BIN := $(VENV)/bin
@@ -43,10 +45,11 @@ CUOBJDUMP ?= $(or $(shell command -v cuobjdump),$(CUDA_TOOLS)/bin/python)
 CMAKE ?= $(or $(shell command -v cmake),$(BIN)/cmake)
 CMAKE_KERNELS := $(CMAKE) -S custom_ops -DRESQ_TESTS=ON -DRESQ_WARNINGS_AS_ERRORS=ON
 AARCH64 := aarch64-linux-gnu-g++
-SANITIZED_TESTS := $(foreach name,matmul hadamard attention shared_buffer refusals fuzz concurrency,\
+SANITIZED_TESTS := $(foreach name,fuzz concurrency attention matmul hadamard shared_buffer refusals,\
 	tests/custom_ops/test_$(name).py)
-SIMT_TESTS := $(foreach name,matmul hadamard attention shared_buffer refusals fuzz,\
-	tests/custom_ops/test_$(name).py) tests/simt
+# The longest first.
+SIMT_TESTS := tests/simt $(foreach name,fuzz attention matmul hadamard shared_buffer refusals,\
+	tests/custom_ops/test_$(name).py)
 # The sanitizers come before everything else. A signal stays a signal, and a leak of Python's or
 # ONNX Runtime's is none of ours.
 SANITIZERS = LD_PRELOAD="$(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file-name=libubsan.so)" \
@@ -57,6 +60,9 @@ ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TOKENIZERS_PARALLELISM=fa
 TEST_ENVIRONMENT = RESQ_TEST_MODEL=$(abspath $(MODEL)) $(ONE_THREAD)
 PYTEST = $(TEST_ENVIRONMENT) $(BIN)/python -m pytest --durations 25 --dist loadfile \
 	--numprocesses $(TEST_PROCESSES) --maxprocesses 4 --no-loadscope-reorder
+# Under a sanitizer, single tests are spread over the processes, as few files take most of the time.
+SANITIZED_PYTEST = $(SANITIZERS) $(ONE_THREAD) $(BIN)/python -m pytest -m "" --durations 25 \
+	--dist worksteal --numprocesses $(TEST_PROCESSES) --maxprocesses 4
 # Two halves, and nothing is in both. -m takes the place of the choice in pyproject.toml.
 FIRST_HALF := not slow and not browser and not cuda
 SECOND_HALF := (slow or browser) and not cuda
@@ -65,9 +71,8 @@ PACKAGING := pyproject.toml constraints.txt $(shell find custom_ops -type f)
 PYTHON_SOURCES := $(shell find resq_onnx passes -name '*.py')
 CXX_SOURCES := $(shell find custom_ops tests/benchmarks -name '*.h' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo docs installed test test-rest test-all test-kernels test-kernels-sanitized test-sanitized test-simt \
-	test-cuda \
-	test-aarch64 cuda cuda-evidence lint clean
+.PHONY: help demo docs installed test test-rest test-all fuzz build-kernels test-kernels \
+	test-kernels-sanitized test-sanitized test-simt test-cuda test-aarch64 cuda cuda-evidence lint clean
 .DELETE_ON_ERROR:
 
 help:
@@ -86,11 +91,16 @@ test: lint test-kernels $(MODEL)
 test-rest: $(VENV)/installed-test $(MODEL)
 	$(PYTEST) -m "$(SECOND_HALF)" $(PYTEST_ARGS)
 
+fuzz: $(VENV)/installed-test
+	$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
+
 test-all: test test-rest test-sanitized test-simt test-aarch64
 
-test-kernels: | $(CMAKE)
+build-kernels: | $(CMAKE)
 	$(CMAKE_KERNELS) -B build/kernels
 	$(CMAKE) --build build/kernels --parallel 2 --target compare_kernels test_contention headers_alone
+
+test-kernels: build-kernels
 	build/kernels/tests/test_contention
 	build/kernels/tests/compare_kernels
 
@@ -101,17 +111,17 @@ test-kernels-sanitized: | $(CMAKE)
 
 # A sanitizer keeps freed memory for a while: the test that watches for leaks is left out.
 test-sanitized: test-kernels-sanitized $(VENV)/installed-test
-	$(SANITIZERS) RESQ_ONNX_LIBRARY=$(abspath build/sanitized/libresq_onnx_ops.so) \
-		$(BIN)/python -m pytest -m "" $(SANITIZED_TESTS) $(PYTEST_ARGS) \
+	RESQ_ONNX_LIBRARY=$(abspath build/sanitized/libresq_onnx_ops.so) \
+		$(SANITIZED_PYTEST) $(SANITIZED_TESTS) $(PYTEST_ARGS) \
 		--deselect tests/custom_ops/test_concurrency.py::test_ten_thousand_decode_steps_leak_nothing
 
 # The very .cu files, compiled as C++: custom_ops/simt. Once more for GPUs that multiply 4-bit numbers.
 test-simt: $(VENV)/installed-test | $(CMAKE)
 	$(CMAKE_KERNELS) -B build/simt -DRESQ_SIMT=ON -DRESQ_SANITIZE=ON
 	$(CMAKE) --build build/simt --parallel 2 --target resq_onnx_ops_simt
-	$(SANITIZERS) RESQ_ONNX_LIBRARY=$(abspath $(SIMT)) $(BIN)/python -m pytest $(SIMT_TESTS) $(PYTEST_ARGS)
-	$(SANITIZERS) RESQ_ONNX_LIBRARY=$(abspath $(SIMT)) RESQ_SIMT_CAPABILITY=86 \
-		$(BIN)/python -m pytest tests/custom_ops/test_matmul.py $(PYTEST_ARGS)
+	RESQ_ONNX_LIBRARY=$(abspath $(SIMT)) $(SANITIZED_PYTEST) $(SIMT_TESTS) $(PYTEST_ARGS)
+	RESQ_ONNX_LIBRARY=$(abspath $(SIMT)) RESQ_SIMT_CAPABILITY=86 \
+		$(SANITIZED_PYTEST) tests/custom_ops/test_matmul.py $(PYTEST_ARGS)
 
 # The library has to load where there is no GPU, and to stay below 20 MB.
 cuda: $(VENV)/installed-test | $(CMAKE)
@@ -143,10 +153,10 @@ $(CUDA_TOOLS)/bin/python:
 	$@ -m pip install --disable-pip-version-check "nvidia-cuda-cuobjdump~=13.0" "nvidia-cuda-nvdisasm~=13.0"
 
 # Scalar kernels give the same bits on both CPUs: their checksums are compared.
-test-aarch64: test-kernels
+test-aarch64: build-kernels
 	$(CMAKE_KERNELS) -B build/aarch64 -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
 		-DCMAKE_CXX_COMPILER=$(AARCH64) -DCMAKE_EXE_LINKER_FLAGS=-static
-	$(CMAKE) --build build/aarch64 --parallel 2
+	$(CMAKE) --build build/aarch64 --parallel 2 --target all headers_alone
 	build/kernels/tests/compare_kernels --quick > build/kernels/quick.txt
 	qemu-aarch64 build/aarch64/tests/compare_kernels --quick > build/aarch64/quick.txt
 	@cat build/aarch64/quick.txt

@@ -1,11 +1,11 @@
-"""Graph rewrites, one a file, and the order in which they run.
+"""Graph rewrites, one per file, and the order in which they run.
 
-1. `NameWeights`, where another program has traced.
+1. `NameWeights`: only for a graph that `torch.onnx.export` wrote.
 2. `lifting`: from the tracer's nodes to one operator per module.
-3. `folding`: the bases go into the weights; the logits stay the same, and are then checked.
-4. `exporting`: to the file that is written. Logits of the last token alone, if so asked;
-   `quantising`, from float operators to those of ai.resq; `contributing`, to ONNX Runtime's own;
-   `inlining`, to operators that any runtime knows.
+3. `folding`: the bases go into the weights. The logits stay the same, which is then checked.
+4. `exporting`: to the file that is written. It keeps the logits of the last token only, if the
+   recipe says so, and runs `quantising`, from float operators to those of ai.resq;
+   `contributing`, to ONNX Runtime's own operators; and `inlining`, to standard operators.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def lifting(layout: ModelLayout) -> Passes:
 
 
 def folding(layout: ModelLayout, recipe: Recipe, projections: Projections) -> Passes:
-    """Changes of basis: the logits stay the same. None where nothing is quantised."""
+    """Changes of basis: the logits stay the same. Empty if nothing is quantised."""
     if not recipe.how.quantises:
         return []
     shares_table = recipe.shares_table(tied=layout.tied)
@@ -103,7 +103,7 @@ def folding(layout: ModelLayout, recipe: Recipe, projections: Projections) -> Pa
 def exporting(
     layout: ModelLayout, recipe: Recipe, projections: Projections, moments: Moments | None
 ) -> Passes:
-    """From the folded float graph to the one that is written, in the recipe's format."""
+    """From the folded float graph to the graph that is written, in the recipe's format."""
     return [
         *([KeepLastLogits(layout)] if recipe.logits == "last" else []),
         *(quantising(layout, recipe, projections, moments) if recipe.how.quantises else []),
@@ -116,7 +116,7 @@ def exporting(
 def quantising(
     layout: ModelLayout, recipe: Recipe, projections: Projections, moments: Moments | None
 ) -> Passes:
-    """From float operators to those of ai.resq; weights are computed as the file is written."""
+    """From float operators to those of ai.resq; weights are computed when the file is written."""
     return [
         QuantiseLinears(layout, recipe, projections, moments),
         HalveInputBasis(layout),
@@ -129,10 +129,10 @@ def quantising(
 def contributing(
     layout: ModelLayout, recipe: Recipe, projections: Projections, moments: Moments | None
 ) -> Passes:
-    """From activations and cache in float to ONNX Runtime's own operators."""
+    """From operators on float activations and a float cache to ONNX Runtime's own operators."""
     scales = None
     if recipe.cache == "int8":
-        assert moments is not None, "such a recipe needs a calibration"
+        assert moments is not None, "an INT8 cache needs the second moments of a calibration"
         scales = cache_scales(projections, moments)
     products = [ContribLinears(layout), ContribEmbedding(layout)]
     return [
@@ -144,6 +144,6 @@ def contributing(
 
 
 def inlining(recipe: Recipe) -> Passes:
-    """From the operators of ai.resq to standard ones, in forms that other runtimes read too."""
+    """From the operators of ai.resq to standard ones, in forms that other runtimes accept."""
     portable = [SpellActivations(), MultiplyByPart()]
     return [InlinePass(), *(portable if recipe.form.portable else [])]

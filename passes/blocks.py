@@ -1,8 +1,8 @@
-"""Weights in the blocks of ONNX Runtime's MatMulNBits and GatherBlockQuantized.
+"""Quantised weights in the block layout of ONNX Runtime's MatMulNBits and GatherBlockQuantized.
 
 W (N, K) as integers with a scale per row, S (N,)  →  bytes (N, blocks, block · bits / 8) and scales
-(N, blocks). An integer is stored as an unsigned one, q + 2^(bits - 1), the even column in the low
-nibble; all blocks of a row have its scale, and what fills the last block is 0.
+(N, blocks). Integers are stored unsigned, q + 2^(bits - 1), with the even column in the low nibble.
+All blocks of a row share its scale. The last block is padded with integers 0.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from resq_onnx.graph.tensors import dims
 
 BLOCK_SIZES: Final = (128, 64, 32, 16)
-"""What a block may be: a power of two of 16 or more. Above 128 nothing is faster any more."""
+"""Allowed block sizes: powers of two from 16. Sizes above 128 are not faster."""
 
 SCALE_BYTES: Final = 4
 
 BITS: Final = {ir.DataType.INT4: 4, ir.DataType.INT8: 8}
-"""By the type of a part's integers."""
+"""Number of bits by integer type of a part."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Blocks:
 
     Attributes:
         rows: N.
-        columns: K, without what fills the last block.
+        columns: K, without padding.
         bits: 4 or 8.
-        size: Columns of a block.
+        size: Columns per block.
         weight: The bytes, UINT8 (N, blocks, size · bits / 8).
         scale: FLOAT (N, blocks).
     """
@@ -48,18 +48,18 @@ class Blocks:
 
     @property
     def name(self) -> str:
-        """That of the bytes."""
+        """Name of the initializer that holds the bytes."""
         assert self.weight.name is not None
         return self.weight.name
 
     @property
     def padded(self) -> int:
-        """Columns with what fills the last block."""
+        """Number of columns including the padding of the last block."""
         return -(-self.columns // self.size) * self.size
 
 
 def block_size(columns: int, bits: int) -> int:
-    """The size of a block with which a row takes the fewest bytes; the largest of equals."""
+    """The block size that minimises the bytes of a row; the largest one on a tie."""
 
     def row_bytes(size: int) -> int:
         return -(-columns // size) * (size * bits // 8 + SCALE_BYTES)
@@ -68,7 +68,7 @@ def block_size(columns: int, bits: int) -> int:
 
 
 def in_blocks(weight: ir.Value, scale: ir.Value) -> Blocks:
-    """Store a part of a quantised matrix in blocks, under the names that it has.
+    """Store a part of a quantised matrix in blocks, under its existing names.
 
     Args:
         weight: An initializer, INT4 or INT8, (N, K).

@@ -1,7 +1,7 @@
-"""What the exporting machine left behind  →  nothing.
+"""Metadata, doc strings and unused values  →  nothing.
 
-Stack traces, scopes, paths and producer notes are stripped; unused nodes, functions, opset
-imports and initializers go; every value has a name.
+Stack traces, scopes, paths and producer notes are stripped. Unused nodes, functions, opset
+imports and initializers are removed. Every value gets a name.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from onnx_ir.passes import common
 
 
 def sweep() -> ir.passes.Sequential:
-    """Remove what nothing reads; tags stay, so that further passes find their modules."""
+    """Remove everything unused. Module tags stay, because later passes need them."""
     return ir.passes.Sequential(
         common.RemoveUnusedNodesPass(),
         common.RemoveUnusedFunctionsPass(),
@@ -35,7 +35,7 @@ class CleanUp(ir.passes.InPlacePass):
 
 
 def _values(model: ir.Model) -> Iterator[ir.Value]:
-    """Every value of the graph and of its functions; onnx_ir's pass clears only nodes."""
+    """All values of the graph and of its functions, since onnx_ir's pass clears only nodes."""
     graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
     for graph in graphs:
         yield from graph.inputs

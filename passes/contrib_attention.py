@@ -1,13 +1,13 @@
 """RotaryAttention  →  GroupQueryAttention of ONNX Runtime.
 
-1. Its kernel turns queries and keys itself, by the same tables of cos and sin.
-2. Of attention_mask it is told how many tokens each text has, and how many the longest has. So
-   padding may only come after a text. position_ids is not an input any more: a token's
-   position is its place in the cache.
-3. A cache in INT8 has one scale for each coefficient of a kv head: CACHE_RANGE times its root mean
-   square is the largest number that is stored.
-4. With a cache in FLOAT16 the whole operator computes in it, between two Casts.
-5. What its kernel may do beyond this, such as windows, was not tried: it is refused.
+1. The kernel applies RoPE itself, with the same tables of cos and sin.
+2. It does not take attention_mask but the token count of each text and of the longest one, so
+   padding may only follow a text. position_ids is no longer an input: the position of a token is
+   its place in the cache.
+3. An INT8 cache has one scale per coefficient of a kv head. The largest value it can store is
+   CACHE_RANGE times the root mean square of that coefficient.
+4. With a FLOAT16 cache the whole operator computes in FLOAT16, between two Casts.
+5. Other features of the kernel, such as windows, are untested; models that need them are refused.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def refuse_other_attention(layout: ModelLayout) -> None:
     """Refuse a model whose attention is more than RoPE on whole heads and a causal softmax.
 
     Raises:
-        ResqError: Says what it has beyond that.
+        ResqError: The model has other features; the message lists them.
     """
     layers = [layout.attention_of(layer) for layer in range(layout.num_layers)]
-    plain = layout.attention_of(layout.num_layers)  # what a family without particulars has
+    plain = layout.attention_of(layout.num_layers)  # the family's default
     beyond = {
         "norms of queries and keys": layout.norms_heads,
         "capped scores": layout.softcap is not None,
@@ -45,32 +45,32 @@ def refuse_other_attention(layout: ModelLayout) -> None:
     found = [name for name, present in beyond.items() if present]
     if found:
         raise ResqError(
-            f"formats contrib and web were not tried with {', '.join(found)}, which this "
-            f"{layout.family.name} has; use format custom or qdq"
+            f"formats contrib and web do not support {', '.join(found)}, which this "
+            f"{layout.family.name} model uses; use format custom or qdq"
         )
 
 
 MODULE = "model.lengths"
-"""Name under which the nodes that count tokens are found."""
+"""Module name of the nodes that count tokens."""
 
 CACHE_RANGE: Final = 6.0
-"""Root mean squares that an INT8 cache spans; what lies beyond is clipped. It matters little: with
-5, 8 and 12 SmolLM2 is 0.116, 0.124 and 0.130 nats away from the float model, and 0.117 with a cache
-in float."""
+"""Range of an INT8 cache in root mean squares; larger values are clipped. The choice matters
+little: with 5, 8 and 12 SmolLM2 has a KL divergence of 0.116, 0.124 and 0.130 nats from the float
+model, and 0.117 with a float cache."""
 
 LARGEST_INTEGER: Final = 127
 
 LEAST_SCALE: Final = 1e-30
-"""Of a coefficient that is always zero; a scale of zero would divide by it."""
+"""Scale of a coefficient that is always zero: the kernel divides by it."""
 
 Scales = NDArray[np.float32]
 
 
 def cache_scales(projections: Projections, moments: Moments) -> tuple[Scales, Scales]:
-    """Scales of an INT8 cache: of keys after RoPE, and of values in their basis U_B.
+    """Scales of an INT8 cache: for keys after RoPE, and for values in their basis U_B.
 
     Returns:
-        Both (layers, kv heads, d).
+        Scales of keys and of values, each (layers, kv heads, d).
     """
     tokens = max(moments.tokens, 1)
     bases = projections.value  # (layers, G, d, d)
@@ -84,7 +84,7 @@ def cache_scales(projections: Projections, moments: Moments) -> tuple[Scales, Sc
 
 
 class ContribAttention(ir.passes.InPlacePass):
-    """Let ONNX Runtime's own operator attend, with the cache in FLOAT, FLOAT16 or INT8."""
+    """Use ONNX Runtime's attention operator, with a FLOAT, FLOAT16 or INT8 cache."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class ContribAttention(ir.passes.InPlacePass):
         *,
         halves: bool = False,
     ) -> None:
-        """Take names from `layout`; `cache_scales` make the cache INT8, `halves` FLOAT16."""
+        """Take names from `layout`; `scales` make the cache INT8, `halves` makes it FLOAT16."""
         self._layout = layout
         self._scales = scales
         self._halves = halves
@@ -114,8 +114,8 @@ class ContribAttention(ir.passes.InPlacePass):
         qkv, past_key, past_value, _, _, cos, sin, *more = old.inputs
         if old.op_type != "RotaryAttention" or any(value is not None for value in more):
             raise ResqError(
-                f"{module}: format contrib has no attention with a quantised cache, with rotated "
-                "keys, or with norms of queries and keys; use format custom or qdq"
+                f"{module}: format contrib does not support attention with a quantised cache, "
+                "rotated keys, or norms of queries and keys; use format custom or qdq"
             )
         assert past_key is not None
         assert past_value is not None
@@ -152,7 +152,7 @@ class ContribAttention(ir.passes.InPlacePass):
 
 
 def _compute_in_halves(model: ir.Model, attention: ir.Node, module: str) -> None:
-    """Put a Cast before each float input of a node but the cache, and one behind its result."""
+    """Put a Cast before every float input of a node except the cache, and one after its result."""
     result = attention.outputs[0]
     back = ir.node("Cast", [result], {"to": ir.DataType.FLOAT}, name=f"{module}.float")
     result.replace_all_uses_with(back.outputs[0])
@@ -168,7 +168,7 @@ def _compute_in_halves(model: ir.Model, attention: ir.Node, module: str) -> None
 
 
 def _halved(model: ir.Model, value: ir.Value, before: ir.Node, name: str) -> ir.Node:
-    """A Cast to FLOAT16; the tables of cos and sin have one for all layers."""
+    """A Cast to FLOAT16; all layers share those of the cos and sin tables."""
     cast = ir.node("Cast", [value], {"to": ir.DataType.FLOAT16}, name=name)
     cast.outputs[0].type = ir.TensorType(ir.DataType.FLOAT16)
     model.graph.insert_before(before, tag(cast, module_of(before)))
@@ -176,9 +176,9 @@ def _halved(model: ir.Model, value: ir.Value, before: ir.Node, name: str) -> ir.
 
 
 def _token_counts(model: ir.Model) -> tuple[ir.Value, ir.Value]:
-    """Tokens of each text but one, INT32 (B,), and of the longest with padding, INT32 ().
+    """Token count of each text minus 1, INT32 (B,), and of the longest with padding, INT32 ().
 
-    The nodes come first in the graph.
+    The nodes are inserted at the start of the graph.
     """
     mask = next(value for value in model.graph.inputs if value.name == "attention_mask")
     one = new_initializer(model, f"{MODULE}.one", ir.tensor(np.array(1, np.int64)))

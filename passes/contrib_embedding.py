@@ -1,9 +1,9 @@
-"""Tables of embedding and lm_head in ONNX Runtime's own operators.
+"""Embedding and lm_head in ONNX Runtime's own operators.
 
 1. MixedPrecisionGather  →  GatherBlockQuantized for each part, and Concat of their columns.
 2. lm_head on dequantised parts  →  MatMulNBits, as in `contrib_linears.py`.
-3. Where both read one table, its bytes are stored once: a row of blocks is a row of bytes. What
-   fills the last block of a row is cut off behind a GatherBlockQuantized.
+3. If both read one table, its bytes are stored once: a row of blocks is a row of bytes. The
+   padding of the last block of a row is sliced off after GatherBlockQuantized.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from resq_onnx.passes.contrib_linears import ACCURACY_LEVEL, find_dequantised, m
 
 
 class ContribEmbedding(ir.passes.InPlacePass):
-    """Let ONNX Runtime's own operators read the tables."""
+    """Use ONNX Runtime's own operators for embedding and lm_head."""
 
     def __init__(self, layout: ModelLayout, accuracy_level: int = ACCURACY_LEVEL) -> None:
-        """Take the names from `layout`; the level is that of lm_head's nodes."""
+        """Take the names from `layout`; the accuracy level is for lm_head's MatMulNBits nodes."""
         self._family = layout.family
         self._level = accuracy_level
 
@@ -40,7 +40,7 @@ class ContribEmbedding(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=True)
 
     def _own_parts(self, model: ir.Model) -> list[tuple[ir.Value, ir.Value]]:
-        """The table's parts as they are stored; the node reads one of 4 bits as bytes."""
+        """The table's parts as stored; the embedding's node reads a 4-bit part as bytes."""
         known = model.graph.initializers
         names = [
             [f"{self._family.embedding}.{kind}_{part}" for kind in ("weight", "scale")]

@@ -1,8 +1,7 @@
 """Add · RMSNormalization  →  SkipSimplifiedLayerNormalization of ONNX Runtime.
 
-1. Its first output is the norm of the sum, its last one the sum itself, which the residual stream
-   goes on with.
-2. A norm without such an Add before it stays.
+1. The first output is the normalised sum, the last one the sum itself: the new residual stream.
+2. A norm that does not follow an Add is left unchanged.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from resq_onnx.graph.modules import module_of, producer_of, tag
 from resq_onnx.graph.names import CONTRIB_DOMAIN, CONTRIB_VERSION
 
 OUTPUTS = 4
-"""Of the new node: norm, mean and deviation (which nobody wants), sum."""
+"""Outputs of the new node: norm, mean, inverse deviation, sum. The middle two are unused."""
 
 
 class ContribNorms(ir.passes.InPlacePass):
-    """Let ONNX Runtime's own operator add and normalise."""
+    """Fuse a residual Add with the RMSNormalization that reads it."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:  # noqa: D102
         norms = [node for node in model.graph if node.op_type == "RMSNormalization"]

@@ -36,7 +36,7 @@ class FoldValueBasis(ir.passes.InPlacePass):
         def apply(w: NDArray[np.float64]) -> NDArray[np.float64]:
             return self._projections.apply_value(layer, w)
 
-        # Rows of v_proj are what columns of its transpose are: one function serves both.
+        # The rows of v_proj are the columns of its transpose, so one function serves both.
         fold(value.weight, lambda w: apply(w.T).T)
         if value.bias is not None:
             fold(value.bias, lambda b: apply(b[None])[0])

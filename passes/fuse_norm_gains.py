@@ -17,10 +17,10 @@ READERS = {"attention_norm": ("query", "key", "value"), "mlp_norm": ("gate", "up
 
 
 class FuseNormGains(ir.passes.InPlacePass):
-    """Multiply the columns of every layer behind a norm by the norm's gain."""
+    """Fold the gain of every norm into the columns of the linear layers that read it."""
 
     def __init__(self, layout: ModelLayout, *, shares_table: bool = False) -> None:
-        """Take the names from `layout`; a head that shares its table was split before."""
+        """Take the names from `layout`; with a shared table, `SplitHead` must have run."""
         family = layout.family
         head = head_input(layout) if shares_table else family.head
         self._readers = {

@@ -1,7 +1,7 @@
-"""norm · MatMul by U_A  →  norm · MatMul by U_A in FLOAT16, where `turn_inputs` has put it.
+"""norm · MatMul by U_A  →  norm · MatMul by U_A in FLOAT16, if `turn_inputs` inserted it.
 
-The matrix is stored once for all layers, behind a Cast that a runtime folds; the product is one of
-floats, for what it gives is rounded, and what it reads should not have been before.
+The matrix is stored once for all layers, with a Cast that a runtime folds. The product is computed
+in float, because its result is quantised and its input should not be.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from resq_onnx.graph.modules import INPUT_BASIS, find_weight, read_halved
 
 
 class HalveInputBasis(ir.passes.InPlacePass):
-    """Store U_A in 16 bits where it runs."""
+    """Store U_A in 16 bits if it is applied at run time."""
 
     def __init__(self, layout: ModelLayout) -> None:
-        """Learn from `layout` whether it runs."""
+        """Take from `layout` whether it is applied at run time."""
         self._runs = layout.turns_inputs
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:  # noqa: D102

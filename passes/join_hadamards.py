@@ -1,9 +1,8 @@
 """GatedHadamard  →  the standard operators of its function, in one product for both parts.
 
-1. kron(A, C) and kron(B, C) side by side are kron(blockdiag(A, B), C): where the inner factors of
-   both parts are equal, their coefficients lie in one matrix, and the outer factors in one
-   block-diagonal matrix.
-2. Where they are not, or the gate is not SiLU, the node is left to be inlined.
+1. blockdiag(kron(A, C), kron(B, C)) = kron(blockdiag(A, B), C): if both parts have the same inner
+   factor, their coefficients form one matrix and their outer factors one block-diagonal matrix.
+2. Otherwise, or if the gate is not SiLU, the node is left to be inlined.
 """
 
 from __future__ import annotations
@@ -78,6 +77,6 @@ def _values(factor: ir.Value | None) -> NDArray[Any]:
 
 
 def _shared(model: ir.Model, name: str, values: NDArray[Any]) -> ir.Value:
-    """An initializer that all layers of these sizes read."""
+    """An initializer shared by all layers of these sizes."""
     known = model.graph.initializers
     return known[name] if name in known else new_initializer(model, name, ir.tensor(values))

@@ -1,11 +1,11 @@
 """final norm · lm_head  →  the last token of each sequence · final norm · lm_head.
 
-Only the next token is predicted: one row of logits instead of one for each token of a prompt,
-which with a large vocabulary is most of a prompt's memory and a good part of its time.
+Generation needs one row of logits, not one per prompt token. With a large vocabulary, the others
+take most of the memory of a prompt and a good part of its time.
 
-1. The choice comes before the norm, so that a head that absorbs the norm still finds it there.
-2. The last token is the last one that attention_mask does not call padding: sequences of unequal
-   length may be padded on either side. Of nothing but padding it is the last of all.
+1. The token is selected before the norm, so that a head that absorbs the norm still finds it.
+2. The last token is the last one that attention_mask does not mark as padding: sequences of unequal
+   length may be padded on either side. In a sequence of padding alone it is the last position.
 3. The logits become (batch, 1, vocabulary).
 """
 
@@ -21,7 +21,7 @@ END = int(np.iinfo(np.int64).max)
 
 
 class KeepLastLogits(ir.passes.InPlacePass):
-    """Compute logits for the last token of each sequence alone."""
+    """Compute logits for the last token of each sequence only."""
 
     def __init__(self, layout: ModelLayout) -> None:
         """Take the names from `layout`."""

@@ -1,13 +1,13 @@
 """The traced attention of a layer  →  Concat(q, k, v) · RotaryAttention.
 
 Masks, views, RoPE, the cache's concatenation and the copies of kv heads are dozens of nodes that
-depend on sizes; the whole scope is replaced instead of matched.
+depend on sizes. The whole scope is therefore replaced, not matched.
 
 1. The shared tables cos and sin, (positions, d/2), are nodes over constants: a runtime folds
    them when it loads the file, and the file stays small.
-2. The inputs are the results of q_proj, k_proj, v_proj, the layer's past, and the gains of the
-   norms of queries and keys where a model has them.
-3. What o_proj reads, and the layer's present, become the outputs.
+2. The inputs are the results of q_proj, k_proj, v_proj, the layer's past, and, if a model
+   normalises queries and keys, the gains of these norms.
+3. The outputs are the input of o_proj and the layer's present.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from resq_onnx.graph.modules import find_linear, find_weight, new_initializer, t
 from resq_onnx.passes.lift_norms import stored_gain
 
 UNTURNED_DIM: Final = 2
-"""The least that RoPE can turn: a layer without RoPE turns one pair of coefficients by 0."""
+"""The smallest rotary_dim: a layer without RoPE rotates one pair of coefficients by angle 0."""
 
 
 def rotary_form(layout: ModelLayout, layer: int, *, rotates_keys: bool) -> RotaryForm:
@@ -43,7 +43,7 @@ def rotary_form(layout: ModelLayout, layer: int, *, rotates_keys: bool) -> Rotar
 
 
 def attention_attributes(node: ir.Node) -> dict[str, float]:
-    """What an attention node chose, for the node that takes its place."""
+    """The free attributes of an attention node, for the node that replaces it."""
     return {
         name: node.attributes.get_float(name)
         for name in ("scale", "norm_epsilon", "softcap")
@@ -116,7 +116,7 @@ def _rotary_tables(
     Args:
         model: The model that gets the nodes.
         layout: Its sizes and names.
-        name: The buffer of the rotary module with the frequencies; None for one of 0.
+        name: The buffer of the rotary module with the frequencies; None for a frequency of 0.
     """
     module = layout.family.rotary
     if name is None:

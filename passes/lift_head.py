@@ -1,6 +1,6 @@
 """final norm · Slice of the positions to keep · lm_head  →  final norm · lm_head.
 
-The tracer writes the slice that keeps every position; lm_head reads the norm directly.
+The tracer writes a slice that keeps every position. Here lm_head reads the norm directly.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from resq_onnx.graph.modules import only_node
 
 
 class LiftHead(ir.passes.InPlacePass):
-    """Let lm_head read what the final norm makes."""
+    """Connect lm_head to the output of the final norm."""
 
     def __init__(self, layout: ModelLayout) -> None:
         """Take the names from `layout`."""

@@ -1,9 +1,9 @@
 """RMSNorm, traced as Pow · ReduceMean · Sqrt · ... · Mul  →  RMSNormalization.
 
-1. The input is what the module's Pow squares.
-2. The output is what the module's last Mul, the one with the gain, makes; a conversion to the type
-   that it has already may follow.
-3. Where a checkpoint holds the gain less 1, the 1 is added when it is read.
+1. The input is that of the module's Pow.
+2. The output is that of the module's last Mul, by the gain; a conversion from float32 to float32
+   may follow.
+3. If a checkpoint stores the gain minus 1, the 1 is added when the gain is read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from resq_onnx.graph.modules import find_weight, module_of, nodes_of, only_consu
 from resq_onnx.graph.tensors import fold
 
 IDLE: Final = ("Cast", "CastLike", "Identity")
-"""What a conversion of float32 to float32 is traced as."""
+"""Operators that a conversion from float32 to float32 is traced as."""
 
 
 class LiftNorms(ir.passes.InPlacePass):
@@ -60,12 +60,12 @@ class LiftNorms(ir.passes.InPlacePass):
         behind = result.consumers()
         if len(behind) == 1 and module_of(behind[0]) == module and behind[0].op_type in IDLE:
             result = behind[0].outputs[0]
-        # The traced nodes stay: other modules may read their constants, and a sweep follows.
+        # The traced nodes stay, because other modules may read their constants; a sweep follows.
         result.replace_all_uses_with(norm.outputs[0])
 
 
 def stored_gain(model: ir.Model, layout: ModelLayout, module: str) -> ir.Value:
-    """The gain of a norm, whose initializer from now on holds all of it."""
+    """The gain of a norm; from here on its initializer holds the whole gain, not gain - 1."""
     gain = find_weight(model, module)
     if layout.family.offset_gains:
         fold(gain, lambda stored: 1.0 + stored)

@@ -1,9 +1,9 @@
-"""Concat of linear layers that read one input  →  one linear layer with all their rows.
+"""Concat of linear layers with a common input  →  one linear layer with all their rows.
 
 1. q_proj, k_proj, v_proj → qkv_proj; gate_proj, up_proj → gate_up_proj.
-2. A bias is joined likewise; where some of the layers have none, theirs is zero.
+2. Biases are joined too; a layer without one counts as a bias of zeros.
 
-The activation is then quantised once, and one kernel call does the work of three.
+The activation is then quantised once, and one kernel call replaces two or three.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _stack(
     values: Sequence[ir.Value | None],
     missing_rows: Sequence[int] = (),
 ) -> ir.Value:
-    """One initializer with the rows of all; a missing one counts as zeros."""
+    """One initializer with the rows of all values; a missing value counts as zeros."""
     tensors = [None if value is None else value.const_value for value in values]
     shapes = [None if tensor is None else dims(tensor) for tensor in tensors]
     rows = [

@@ -1,14 +1,14 @@
-"""Concat of activations · Concat of weights · Gemm  →  a Gemm for each part, one adding to another.
+"""Concat of activations · Concat of weights · Gemm  →  a chain of Gemms, one for each part.
 
 y = [x_low x_high] · [W_low W_high]ᵀ + b  becomes  y = x_high · W_highᵀ + (x_low · W_lowᵀ + b).
 
-A weight that a product reads alone, behind its DequantizeLinear, stays in its 4 or 8 bits where a
-runtime has kernels for that, as OpenVINO has; two that are joined first are one float32 constant.
+If a product reads a single DequantizeLinear, a runtime with kernels for it, such as OpenVINO, keeps
+the weight in 4 or 8 bits. Two weights that are joined first become one float32 constant.
 
-1. Only where both Concats join as many parts, and the weights' come from DequantizeLinear.
-2. The sums are those of before in another order.
-3. Activations must not come from DequantizeLinear (`spell_activations.py` comes first): of a
-   product of two such inputs ONNX Runtime makes one that refuses a scale for each token.
+1. Both Concats must join the same number of parts, and the weights must come from DequantizeLinear.
+2. The sums are the same, in another order.
+3. Activations must not come from DequantizeLinear, so `spell_activations.py` runs first: ONNX
+   Runtime fuses a product of two such inputs into an operator that rejects a scale per token.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class MultiplyByPart(ir.passes.InPlacePass):
 
 
 def _split(model: ir.Model, product: ir.Node) -> bool:
-    """Replace one Gemm; returns whether it multiplies parts."""
+    """Replace one Gemm; returns whether it was one of parts."""
     joins = [_join(value) for value in product.inputs[:2]]
     if None in joins:
         return False

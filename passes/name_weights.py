@@ -1,11 +1,11 @@
 """MatMul by a constant  →  Transpose · MatMul of the module's weight.
 
-torch.onnx.export's own optimiser computes what depends on weights alone, if they are small. The
-products then read constants whose names say nothing.
+The optimiser of torch.onnx.export folds nodes that depend only on small weights. The products then
+read constants with meaningless names.
 
-1. Which weight it is, the module of the MatMul tells.
-2. Where lm_head shares the embedding's table, it reads that one again.
-3. A norm's Mul by 1 + w, computed, reads Add(1, w) again.
+1. The module of the MatMul identifies the weight.
+2. If lm_head shares the embedding's table, it reads that table again.
+3. A norm's Mul by a folded 1 + w reads Add(1, w) again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROLES = ("query", "key", "value", "attention_out", "gate", "up", "down")
 
 
 class NameWeights(ir.passes.InPlacePass):
-    """Give every linear layer a weight of its module's name, (N, K)."""
+    """Give every linear layer a weight (N, K) named after its module."""
 
     def __init__(self, layout: ModelLayout) -> None:
         """Take the names of the linear layers from `layout`."""
@@ -59,7 +59,7 @@ class NameWeights(ir.passes.InPlacePass):
         factor, initializers = multiply.inputs[1], model.graph.initializers
         assert factor is not None
         if not factor.is_initializer():
-            return  # a Transpose, as every later pass expects it
+            return  # already a Transpose, as later passes expect
         assert factor.const_value is not None
         if name not in initializers:
             new_initializer(model, name, _transposed(factor.const_value))
@@ -90,10 +90,10 @@ class NameWeights(ir.passes.InPlacePass):
 
 
 def _is_vector(tensor: ir.TensorProtocol | None) -> TypeGuard[ir.TensorProtocol]:
-    """Whether these are the values of one, rather than a number."""
+    """Whether a tensor has one dimension and more than one element."""
     return tensor is not None and len(dims(tensor)) == 1 and tensor.size > 1
 
 
 def _transposed(tensor: ir.TensorProtocol) -> FoldedTensor:
-    """A matrix the other way round, read when it is asked for."""
+    """The transpose of a matrix, read only when its values are needed."""
     return FoldedTensor(lambda: read_float64(tensor).T, dims(tensor)[::-1], None)

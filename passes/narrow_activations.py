@@ -1,11 +1,11 @@
-"""Operators of ai.resq on float32 activations  →  the same on FLOAT16 or BFLOAT16 ones.
+"""Operators of ai.resq on float32 activations  →  the same on FLOAT16 or BFLOAT16 activations.
 
-T is the new type, `--dtype`; weights, other parameters and caches keep theirs.
+T is the new type, `--dtype`. Weights, other parameters and caches keep their types.
 
 1. Each operator calls the function of its form with activations in T.
-2. lm_head stays in float32, and the logits with it: on their order hangs the choice of a token.
-3. A Cast to float32 comes before another operator that reads an activation, and a Cast to T before
-   one of ai.resq that reads what another has made. The choice of the last token is made in T.
+2. lm_head and the logits stay in float32: their order decides the next token.
+3. A Cast to float32 precedes other operators that read an activation in T. A Cast to T precedes an
+   operator of ai.resq that reads a float32 value. The last token is selected in T.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from resq_onnx.graph.names import DOMAIN
 from resq_onnx.recipe import Recipe
 
 DTYPES: Final = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
-"""T by its name in a recipe."""
+"""T by name in a recipe."""
 
 COUNTING: Final = "Shape"
 CHOOSING: Final = "GatherND"
-"""Operators that compute with no number they read, so that its type is all one to them."""
+"""Operators that only count or select, and so accept any type."""
 
 
 class NarrowActivations(ir.passes.InPlacePass):
-    """Change the type of what flows between the operators of the layers."""
+    """Change the type of the activations between the operators of the layers."""
 
     def __init__(self, layout: ModelLayout, recipe: Recipe) -> None:
         """Take the names from `layout`, T from `recipe`."""
@@ -58,7 +58,7 @@ class NarrowActivations(ir.passes.InPlacePass):
         narrow: set[ir.Value],
         casts: dict[ir.Value, ir.Value],
     ) -> list[ir.Value]:
-        """Let a node call its function in T; returns those of its outputs that are in T now."""
+        """Let a node call its function in T; returns its outputs that are now in T."""
         function = model.functions[node.op_identifier()]
         typed = in_type(function, self._dtype)
         node.overload = typed.overload
@@ -83,7 +83,7 @@ def _read_as(
     dtype: ir.DataType,
     casts: dict[ir.Value, ir.Value],
 ) -> None:
-    """Put a Cast before an input of a node, or use the one that the same value has already."""
+    """Put a Cast before an input of a node, or reuse the value's existing Cast."""
     value = reader.inputs[place]
     assert value is not None
     if value not in casts:

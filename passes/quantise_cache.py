@@ -1,8 +1,8 @@
 """RotaryAttention with a float cache  →  MixedPrecisionAttention with UINT8 records.
 
-1. The graph's cache inputs and outputs change type and last dimension with it.
-2. U_C is stored as FLOAT16, behind a Cast that a runtime folds when it loads the file: its
-   rounding, 2⁻¹¹, is far below a step of the 4 bits that follow, and it is then half as large.
+1. The graph's cache inputs and outputs change their type and last dimension accordingly.
+2. U_C is stored as FLOAT16, at half the size, with a Cast that a runtime folds when it loads the
+   file. Its rounding error, 2⁻¹¹, is far below a step of the 4-bit quantiser that follows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class QuantiseCache(ir.passes.InPlacePass):
     """Store keys and values as cache records, one for each token and kv head."""
 
     def __init__(self, layout: ModelLayout, projections: Projections) -> None:
-        """Take sizes and names from `layout`, the split of a head from `projections`."""
+        """Take sizes and names from `layout` and the split of a head from `projections`."""
         self._layout = layout
         split = projections.splits.record
         self._record = RecordLayout(layout.head_dim, split.high, split.low_bits)

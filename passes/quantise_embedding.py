@@ -1,11 +1,11 @@
-"""Embedding and lm_head in 8 bits, or in 4 and 8.
+"""Embedding and lm_head in 8 bits, or in 4 and 8 bits.
 
 1. Gather of float rows  →  MixedPrecisionGather.
-2. lm_head, with the final norm if that comes right before it  →  MixedPrecisionMatMul.
-3. Where both read one table, they go on doing so. The layer between the norm and lm_head that this
-   takes becomes a MatMul by a (D, D) matrix in FLOAT16, behind a Cast that a runtime folds.
+2. lm_head, with the final norm if it directly precedes it  →  MixedPrecisionMatMul.
+3. If both read one table, they still do. The layer that this needs between the norm and lm_head
+   becomes a MatMul by a (D, D) matrix in FLOAT16, with a Cast that a runtime folds.
 
-With activations in float, lm_head reads the floats that its integers stand for.
+With float activations, lm_head reads its dequantised weight.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from resq_onnx.weights.rtn import QuantisedMatrix, round_to_nearest
 
 
 class QuantiseEmbedding(ir.passes.InPlacePass):
-    """Quantise the embedding's and lm_head's tables, which are one or two."""
+    """Quantise the table of the embedding and that of lm_head, which may be the same."""
 
     def __init__(self, layout: ModelLayout, recipe: Recipe, *, shares_table: bool = False) -> None:
-        """Take sizes and names from `layout`, bits from `recipe`."""
+        """Take sizes and names from `layout` and bits from `recipe`."""
         self._layout = layout
         self._split = table_split(recipe, layout.hidden_size)
         self._float_activations = recipe.activations == "float"
@@ -51,10 +51,10 @@ class QuantiseEmbedding(ir.passes.InPlacePass):
         table = find_weight(model, family.embedding)
         parts = self._store(model, family.embedding, table)
         self._quantise_embedding(model, table, parts)
-        if self._shares_table and not self._layout.turns_inputs:
-            halve(model, find_linear(model, head_input(self._layout)))
-        else:
+        if not self._shares_table:
             parts = self._store(model, family.head, head.weight)
+        elif not self._layout.turns_inputs:
+            halve(model, find_linear(model, head_input(self._layout)))
         if self._float_activations:
             dequantise_weight(model, head, parts)
         else:
@@ -86,7 +86,7 @@ class QuantiseEmbedding(ir.passes.InPlacePass):
 
 
 def halve(model: ir.Model, linear: Linear) -> None:
-    """Store a linear layer's weight in FLOAT16, transposed so that only a Cast reads it."""
+    """Store a linear layer's weight in FLOAT16 and already transposed: only a Cast reads it."""
     old = linear.weight
     tensor = old.const_value
     assert tensor is not None

@@ -1,11 +1,11 @@
 """RMSNorm · linear · residual Add  →  MixedPrecisionMatMul.
 
 1. The linear layer's weight becomes INT4 columns and INT8 columns, each with a scale per row.
-2. A norm without gains before it is absorbed: it only changes the scale of the quantised
+2. A norm without gains before the layer is absorbed: it only changes the scale of the quantised
    activation.
-3. An Add behind it that nothing else reads is absorbed as the residual.
+3. An Add that is the only reader of its result is absorbed as the residual.
 
-With activations in float only the weight changes: rule 1, and the linear layer reads its floats.
+With float activations only the weight changes (rule 1), and the layer reads it dequantised.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ Matrix = NDArray[Any]
 
 @dataclass(frozen=True)
 class _Site:
-    """One matrix to quantise: how its columns are ordered, split and weighed.
+    """One matrix to quantise: order, split and Hessian of its columns.
 
     Attributes:
         module: The linear layer.
         split: Low and high columns.
         hessian: The second moment of the layer's input, in the basis of the ordered columns.
-        groups: Groups of columns of the activation that are quantised apart.
+        groups: Groups of columns of the activation that are quantised separately.
         order: Puts the weight's columns in the order [low | high], new[j] = old[order[j]];
-            None if they are in it.
+            None if they are in this order already.
     """
 
     module: str
@@ -64,7 +64,7 @@ class QuantiseLinears(ir.passes.InPlacePass):
         projections: Projections,
         moments: Moments | None,
     ) -> None:
-        """Choose GPTQ with the Hessians of `moments`, or round-to-nearest, by the recipe."""
+        """Use GPTQ with the Hessians of `moments`, or round to nearest, as the recipe says."""
         self._layout = layout
         self._recipe = recipe
         self._projections = projections
@@ -137,13 +137,13 @@ def replace_linear(
     parts: Sequence[ir.Value | None],
     low_clip: float = 1.0,
 ) -> None:
-    """Put a MixedPrecisionMatMul in the place of a linear layer, its norm and its residual.
+    """Replace a linear layer, its norm and its residual Add by one MixedPrecisionMatMul.
 
     Args:
         model: The model to change.
         linear: The float layer.
         split: Low and high columns of its weight.
-        groups: Groups of columns of the activation that are quantised apart.
+        groups: Groups of columns of the activation that are quantised separately.
         parts: The quantised weight, as `store_matrix` returned it.
         low_clip: Share of its range that the integers of the activation's low part span.
     """

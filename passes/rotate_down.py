@@ -1,8 +1,8 @@
 """down_proj(x)  →  down_proj'(x · U_D), U_D = order · signs · Hadamard.
 
-1. The order and the signs of the channels are free: rows of gate_proj and up_proj move, and
-   those of up_proj change sign.
-2. The Hadamard matrices run inside GatedHadamard; factors of equal order are stored once.
+1. The order and the signs of the channels cost nothing: rows of gate_proj and up_proj are permuted,
+   and those of up_proj change sign.
+2. The Hadamard matrices are applied inside GatedHadamard; factors of equal order are stored once.
 3. down_proj's columns: W ← W · U_D.
 """
 
@@ -39,7 +39,7 @@ class RotateDown(ir.passes.InPlacePass):
             down = find_linear(model, self._layout.module(layer, "down"))
             old = producer_of(down.source, "GatedHadamard")
             if old is None:
-                raise ValueError(f"{down.module}: what it reads was not lifted")
+                raise ValueError(f"{down.module}: its input is not a GatedHadamard; lift it first")
             module = down.module.rpartition(".")[0]
             name = f"{module}.gated_hadamard"
             activation = self._layout.activation
@@ -76,8 +76,8 @@ class RotateDown(ir.passes.InPlacePass):
     def _pair(model: ir.Model, part: str, pair: KroneckerFactors | None) -> list[ir.Value | None]:
         """A part's factors as initializers.
 
-        An inner factor depends on its order alone. An outer one that is random instead of a
-        Hadamard matrix depends on the part too.
+        An inner factor depends only on its order. An outer factor that is random, not a Hadamard
+        matrix, also depends on the part.
         """
         if pair is None:
             return [None, None]

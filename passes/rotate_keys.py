@@ -1,7 +1,7 @@
 """RotaryAttention(...)  →  RotaryAttention(..., key_projection = U_C).
 
-Queries and keys are multiplied with U_C after RoPE, when the model runs: their products stay
-the same, and what enters the cache is in the basis in which it can be quantised.
+At run time, queries and keys are multiplied by U_C after RoPE. Their products stay the same, and
+keys enter the cache in the basis in which they can be quantised.
 """
 
 from __future__ import annotations

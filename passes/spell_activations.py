@@ -1,11 +1,11 @@
 """QuantizeLinear · DequantizeLinear of an activation  →  Div · Round · Add · Clip · Sub · Mul.
 
-The same integers, held as whole float32 numbers. Runtimes that read ONNX know both operators for
-weights, which are constants; a scale for each token, in blocks, of as many tokens as a call has, is
-what OpenVINO's frontend refuses, and 4-bit activations are an element type few have.
+The integers are the same, held as whole float32 numbers. Runtimes support both operators for
+weights, which are constants. For activations, OpenVINO's frontend rejects a blocked scale per token
+with a variable number of tokens, and few runtimes have tensors of 4-bit activations.
 
-1. Every step is the one by which ONNX defines the two operators, so the numbers stay the same.
-2. The zero point is whole in float32 before it is cast to an integer: its Cast goes too.
+1. The steps are those by which ONNX defines the two operators, so the numbers stay the same.
+2. The zero point is a whole float32 number before it is cast to an integer; the Cast is removed.
 3. DequantizeLinear of a weight stays.
 """
 
@@ -17,7 +17,7 @@ import onnx_ir as ir
 from resq_onnx.graph.modules import new_initializer, producer_of
 
 LEVELS = {ir.DataType.UINT4: 15.0, ir.DataType.UINT8: 255.0}
-"""By the type of the integers, the largest one."""
+"""Largest integer by type."""
 
 
 class SpellActivations(ir.passes.InPlacePass):
@@ -39,7 +39,7 @@ class SpellActivations(ir.passes.InPlacePass):
 def _spell(
     model: ir.Model, quantise: ir.Node, dequantise: ir.Node, bounds: dict[float, ir.Value]
 ) -> None:
-    """Replace one pair; `bounds` are the scalars that the graph has so far."""
+    """Replace one pair; `bounds` holds the scalars that the graph already has."""
     x, scale, zero = (_input(quantise, place) for place in range(3))
     cast = producer_of(zero, "Cast")
     if cast is None or zero is not _input(dequantise, 2):

@@ -1,11 +1,11 @@
 """final norm · lm_head on the embedding's weight  →  final norm · lm_head.input · lm_head.
 
-Gains and rotations fold into a weight that has one reader. The embedding's has two, so what
-lm_head alone needs goes into a square linear layer before it.
+Gains and rotations can be folded into a weight with one reader. The embedding's weight has two, so
+the part that only lm_head needs goes into a square linear layer before it.
 
-1. The new layer's weight is the identity, (D, D), and the logits stay as they were.
-2. The folds that follow make it W = U_Aᵀ · diag(g) · U_A, and the table E · U_A: of a residual
-   stream x · U_A, divided by its root mean square, lm_head makes x · diag(g) · Eᵀ.
+1. The new layer's weight is the identity, (D, D), and the logits stay the same.
+2. The folds that follow turn it into W = U_Aᵀ · diag(g) · U_A, and the table E into E · U_A. From
+   a residual stream x · U_A, divided by its root mean square, lm_head computes x · diag(g) · Eᵀ.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from resq_onnx.graph.tensors import FoldedTensor
 
 
 class SplitHead(ir.passes.InPlacePass):
-    """Put a linear layer that computes nothing yet between the final norm and lm_head."""
+    """Insert an identity linear layer between the final norm and lm_head."""
 
     def __init__(self, layout: ModelLayout) -> None:
-        """Take names and sizes from `layout`, that of a tied model."""
+        """Take names and sizes from `layout`; the model must be tied."""
         self._layout = layout
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:  # noqa: D102

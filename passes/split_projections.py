@@ -1,10 +1,10 @@
-"""One linear layer of a checkpoint that does the work of several  →  those several.
+"""A fused linear layer of a checkpoint  →  one linear layer per projection.
 
-1. qkv_proj → q_proj, k_proj, v_proj; gate_up_proj → gate_proj, up_proj, where a family stores them
-   so. Each gets a range of the stored rows: of bytes of the file, as long as they are float32.
-2. What read the one layer still does: the lifting passes that follow replace those nodes.
+1. qkv_proj → q_proj, k_proj, v_proj; gate_up_proj → gate_proj, up_proj, if a family fuses them.
+   Each gets a range of the stored rows, which for float32 is a range of bytes of the file.
+2. Readers of the fused layer are not changed: the lifting passes that follow replace them.
 
-The passes in between change each part in its own way; `merge_projections` joins them again.
+The passes in between change each projection differently; `merge_projections` joins them again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from resq_onnx.graph.tensors import rows_of
 
 
 class SplitProjections(ir.passes.InPlacePass):
-    """Give every role of a layer a linear layer of its own."""
+    """Give every projection of a decoder layer its own linear layer."""
 
     def __init__(self, layout: ModelLayout) -> None:
         """Take sizes and names from `layout`."""

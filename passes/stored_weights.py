@@ -1,7 +1,7 @@
-"""A quantised matrix in the graph: what is stored of it, and how it is read back as floats.
+"""Store a quantised matrix as initializers, and dequantise it in the graph.
 
 W_low (N, K_low), S_low (N,), W_high (N, K_high), S_high (N,)  →  DequantizeLinear of each part,
-Concat of their columns, and Gather where the columns were reordered to [low | high].
+Concat of their columns, and Gather if the columns were reordered to [low | high].
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STORED: Final = {
     4: (ir.DataType.INT4, np.dtype(ml_dtypes.int4)),
     8: (ir.DataType.INT8, np.dtype(np.int8)),
 }
-"""By number of bits, the type of a weight in the file and in memory."""
+"""Type of a weight in the file and in memory, by number of bits."""
 
 
 def store_matrix(
@@ -36,11 +36,11 @@ def store_matrix(
     """Register W_low, S_low, W_high, S_high as initializers; None for a part of width 0.
 
     Args:
-        model: The model that gets them.
-        module: Their names' beginning.
+        model: The model to change.
+        module: Prefix of their names.
         rows: N.
         split: K_low and K_high, and their bits.
-        quantise: Computes the matrix when the file is written, once for all four.
+        quantise: Computes the matrix when the file is written, once for all four tensors.
     """
 
     def parts() -> tuple[NDArray[Any], ...]:
@@ -68,7 +68,7 @@ def store_matrix(
 def lazy_part(
     dtype: ir.DataType, numpy_dtype: Any, shape: tuple[int, ...], shared: Shared, part: int
 ) -> ir.LazyTensor:
-    """One part of a shared computation as a tensor of this type and shape."""
+    """One result of a shared computation as a tensor of this type and shape."""
 
     def compute() -> ir.TensorProtocol:
         return ir.Tensor(shared.part(part).astype(numpy_dtype), dtype)
@@ -85,14 +85,14 @@ def dequantise_weight(
     """Let a float linear layer read its weight from quantised parts; nothing else changes.
 
     The nodes are standard ones over constants: a runtime folds them when it loads the file.
-    ONNX Runtime does with `session.disable_quant_qdq=1`; without it, it computes them in each
-    run, and may make a MatMulNBits of a weight in one part, which rounds activations to 8 bits.
+    ONNX Runtime does so with `session.disable_quant_qdq=1`. Without it, it computes them in each
+    run, and may fuse a weight in one part into a MatMulNBits, which rounds activations to 8 bits.
 
     Args:
         model: The model to change.
-        linear: The layer; its float weight leaves the graph.
+        linear: The layer; its float weight is removed from the graph.
         parts: Its quantised weight, as `store_matrix` returned it.
-        order: If the columns were reordered, new[j] = old[order[j]], (K,).
+        order: How the columns were reordered, new[j] = old[order[j]], (K,); None if not.
     """
     module, old = linear.module, linear.weight
     low, low_scale, high, high_scale = parts

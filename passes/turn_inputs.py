@@ -1,10 +1,10 @@
-"""norm · q/k/v  →  norm · MatMul by U_A · q/k/v, where gains may not be fused; so for gate and up.
+"""norm · q/k/v  →  norm · MatMul by U_A · q/k/v, if gains cannot be fused; also for gate and up.
 
-For families whose basis lies behind the gains (`ModelLayout.turns_inputs`), in the place of
-`fuse_norm_gains` and `fold_hidden_basis`:
+It replaces `fuse_norm_gains` and `fold_hidden_basis` in families whose inputs are rotated after
+the gains (`ModelLayout.turns_inputs`):
 
-1. The norms keep their gains, and the residual stream its channels.
-2. What q, k, v, gate and up read is turned when the model runs: one matrix, U_A, (D, D), for all.
+1. The norms keep their gains, and the residual stream keeps its channels.
+2. The inputs of q, k, v, gate and up are multiplied at run time by U_A, (D, D), stored once.
 3. Their weights: W ← W · U_A.
 """
 
@@ -29,7 +29,7 @@ from resq_onnx.projections.bases import Projections
 
 
 class TurnInputs(ir.passes.InPlacePass):
-    """Express what the linear layers behind each norm read in the basis U_A."""
+    """Express the inputs of the linear layers after each norm in the basis U_A."""
 
     def __init__(self, layout: ModelLayout, projections: Projections) -> None:
         """Take the names from `layout` and U_A (D, D) from `projections`."""
@@ -51,7 +51,7 @@ class TurnInputs(ir.passes.InPlacePass):
 
 
 def _turn(model: ir.Model, norm: ir.Node, matrix: ir.Value, module: str) -> None:
-    """Let whoever reads a norm read its product with a matrix instead."""
+    """Multiply the output of a norm by a matrix, for all its readers."""
     readers = list(norm.outputs[0].uses())
     multiply = ir.node("MatMul", [norm.outputs[0], matrix], name=f"{module}.matmul")
     model.graph.insert_after(norm, tag(multiply, module))

@@ -1,6 +1,6 @@
-"""One tensor read by the embedding and by lm_head  →  one for each.
+"""One tensor read by the embedding and by lm_head  →  one tensor for each.
 
-They part ways as soon as a gain or a rotation is folded into one of them.
+They differ as soon as a gain or a rotation is folded into one of them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from resq_onnx.graph.tensors import FoldedTensor, dims, read_float64
 
 
 class UntieEmbedding(ir.passes.InPlacePass):
-    """Give lm_head a weight of its own name; its values are still read from the same bytes."""
+    """Give lm_head its own weight; its values are still read from the same bytes."""
 
     def __init__(self, layout: ModelLayout) -> None:
         """Take the names from `layout`."""

@@ -99,23 +99,21 @@ def export(
     recipe = recipe or runtime.recipe()
     runtime.accept(recipe)
     check_output(out, save_rotated, Path(model), _inputs(model, recipe, projections))
-    with (
-        staged_output(out, runtime, save_rotated, dump_passes, report, force, progress) as output,
-        open_model(model) as source,
-    ):
-        # 1. Refuse early what cannot work.
+    with staged_output(out, runtime, save_rotated, dump_passes, report, force, progress) as output:
+        # 1. Refuse early what cannot work. A .gguf file is unpacked first.
         output.progress.step("Reading the model")
-        source.check(output.progress.warn)
-        check_recipe(recipe, source)
+        with open_model(model) as source:
+            source.check(output.progress.warn)
+            check_recipe(recipe, source)
 
-        # 2. Second moments, and from them the bases. PyTorch's model is gone afterwards.
-        measured = measure(source, recipe, projections, output.progress)
+            # 2. Second moments, and from them the bases. PyTorch's model is gone afterwards.
+            measured = measure(source, recipe, projections, output.progress)
 
-        # 3. The graph, without weights, with one operator per module.
-        output.progress.step("Tracing the graph")
-        graph = trace(source)
-        output.passes.run(graph, lifting(source.layout))
-        return finish(graph, measured, source, output)
+            # 3. The graph, without weights, with one operator per module.
+            output.progress.step("Tracing the graph")
+            graph = trace(source)
+            output.passes.run(graph, lifting(source.layout))
+            return finish(graph, measured, source, output)
 
 
 def rewrite(
@@ -207,7 +205,8 @@ def finish(graph: ir.Model, measured: Measured, source: ModelSource, output: Out
     if recipe.how.quantises:
         progress.step("Comparing with the float model")
         tapped = open_tapped(staging.model, recipe.dtype)
-        found = observe(tapped, measured.text, staging.folder)
+        with writing_to(staging.target):
+            found = observe(tapped, measured.text, staging.folder)
         quality = compare_with_float(floats, found, measured.text)
         check_quality(quality, output.force, progress.warn)
         if measured.moments is not None:
@@ -268,8 +267,8 @@ def calibrate(
     out = Path(out)
     refuse_overwriting([out], _inputs(model, recipe))
     staging_of_the_first = staged(out) if is_main_process() else nullcontext()
+    progress.step("Reading the model")
     with staging_of_the_first as staging, open_model(model) as source:
-        progress.step("Reading the model")
         source.check(progress.warn)
         check_widths(recipe, source)
         reference = Reference(source)

@@ -1,4 +1,4 @@
-"""What a build of the CUDA kernels says of them: ptxas' lines, and the machine code."""
+"""Parse a build of the CUDA kernels: the log of ptxas, and the machine code."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CLASSES: Final[dict[str, re.Pattern[str]]] = {
     "16-byte cp.async": re.compile(r"LDGSTS\.(?=.*\.128)"),
     "4-byte cp.async": re.compile(r"LDGSTS\.(?!.*\.(?:64|128))"),
 }
-"""Instructions that are counted, by what they do."""
+"""Classes of instructions that are counted."""
 
 SHORTER: Final = (
     ("resq::cuda::", ""),
@@ -44,7 +44,7 @@ SHORTER: Final = (
 
 @dataclass
 class Use:
-    """What ptxas gave a kernel on one architecture; bytes of a thread, static shared of a block."""
+    """Resources of a kernel on one architecture, in bytes per thread; static shared per block."""
 
     registers: int = 0
     stack: int = 0
@@ -54,17 +54,17 @@ class Use:
 
 @dataclass
 class Code:
-    """A kernel's machine code: how many of its instructions are of each class, and how many all."""
+    """A kernel's machine code: number of instructions by class, and in total."""
 
     classes: Counter[str] = field(default_factory=Counter)
     instructions: int = 0
 
 
 def parse_ptxas(lines: Iterable[str]) -> dict[Key, Use]:
-    """The log of a build with `-Xptxas -v`; of a kernel that was compiled twice, the last time.
+    """Parse the log of a build with `-Xptxas -v`; the last compilation of a kernel counts.
 
-    A kernel's lines follow each other, so the log of several compilers at once must not mix them
-    (`make --output-sync`). Functions that a kernel calls come with it, and their spills count.
+    A kernel's lines must be consecutive, so parallel compilers must not mix their output
+    (`make --output-sync`). Spills of the functions that a kernel calls are included.
     """
     uses: dict[Key, Use] = {}
     use = Use()
@@ -82,7 +82,7 @@ def parse_ptxas(lines: Iterable[str]) -> dict[Key, Use]:
 
 
 def parse_sass(lines: Iterable[str]) -> dict[Key, Code]:
-    """What `cuobjdump --dump-sass` prints of a library with several architectures."""
+    """Parse the output of `cuobjdump --dump-sass` for a library with several architectures."""
     codes: dict[Key, Code] = {}
     architecture, code = "", Code()
     for line in lines:
@@ -97,12 +97,12 @@ def parse_sass(lines: Iterable[str]) -> dict[Key, Code]:
 
 
 def classes_of(instruction: str) -> Iterator[str]:
-    """The classes of an instruction, written with its modifiers: at most one."""
+    """The classes of an instruction with its modifiers: at most one."""
     return (name for name, pattern in CLASSES.items() if pattern.match(instruction))
 
 
 def short_name(demangled: str) -> str:
-    """`multiply_few_rows<16, 1>` of a demangled signature."""
+    """Short form of a demangled signature, such as `multiply_few_rows<16, 1>`."""
     for long, short in SHORTER:
         demangled = demangled.replace(long, short)
     name = demangled.partition("(")[0]
@@ -110,7 +110,7 @@ def short_name(demangled: str) -> str:
 
 
 def short_names(mangled: Iterable[str]) -> dict[str, str]:
-    """Mangled names and what `c++filt`, which comes with the C++ compiler, makes of them, short."""
+    """Short names by mangled names, demangled by `c++filt`, which comes with the C++ compiler."""
     names = sorted(set(mangled))
     done = subprocess.run(
         ["c++filt"], input="\n".join(names), check=True, text=True, stdout=subprocess.PIPE

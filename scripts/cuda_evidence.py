@@ -1,12 +1,12 @@
-"""What can be known of the CUDA kernels without a GPU, as tables in docs/cuda.md.
+"""Analyse the CUDA kernels without a GPU, and write the tables of docs/cuda.md.
 
     python -m scripts.cuda_evidence
     python -m scripts.cuda_evidence --build build/cuda-evidence --cuobjdump PATH
     python -m scripts.cuda_evidence --only roofline     # needs no nvcc
 
-Compiles the kernels for every architecture, warnings being errors; reads registers and spills from
-ptxas' lines and instructions from the machine code; computes occupancy and floors of time. Fails,
-once the tables are written, where a kernel spills registers or lacks instructions it is made of.
+Compiles the kernels for every architecture with warnings as errors; reads registers and spills from
+ptxas' log and instructions from the machine code; computes occupancy and lower bounds of times.
+Fails, after writing the tables, if a kernel spills registers or lacks instructions that it needs.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TOOLS: Final = "build/venv-cuda-tools/lib/python*/site-packages/nvidia/*/bin"
 
 
 def build(folder: Path) -> tuple[Path, Path]:
-    """Compile the library; returns it and the log of all compilations since the folder was new."""
+    """Compile the library; returns it and the log of all compilations into this folder."""
     log, cmake = folder / "build.log", program("cmake")
     configure = ["-DRESQ_CUDA=ON", "-DRESQ_WARNINGS_AS_ERRORS=ON", "-G", "Unix Makefiles"]
     configure.append("-DCMAKE_CUDA_FLAGS=-Xptxas=-v")
@@ -53,9 +53,9 @@ def build(folder: Path) -> tuple[Path, Path]:
 
 
 def program(name: str) -> str:
-    """Where a program is: on the path, beside this Python, beside nvcc, or what pip brought.
+    """Find a program on the path, beside this Python, beside nvcc, or in pip's packages.
 
-    Exits if it is nowhere.
+    Exits if it is not found.
     """
     nvcc = shutil.which("nvcc")
     folders = [Path(sys.executable).parent, *Path().glob(TOOLS)]
@@ -69,7 +69,7 @@ def program(name: str) -> str:
 
 
 def disassembled(library: Path, cuobjdump: str) -> Iterator[str]:
-    """Lines of a library's machine code, a hundred megabytes and more."""
+    """Lines of a library's machine code, which can exceed a hundred megabytes."""
     with subprocess.Popen(
         [cuobjdump, "--dump-sass", str(library)], stdout=subprocess.PIPE, text=True
     ) as process:
@@ -88,22 +88,22 @@ def read_kernels(library: Path, log: Path, cuobjdump: str) -> list[Kernel]:
 
 
 def rewritten(text: str, section: str, lines: Iterable[str]) -> str:
-    """A document with other lines between the comments that mark a section.
+    """A document with new lines between the comments that mark a section.
 
     Raises:
-        ValueError: The section is not marked.
+        ValueError: The section is not marked exactly once.
     """
     begin, end = f"<!-- {section}: by scripts/cuda_evidence.py -->", f"<!-- /{section} -->"
     pattern = re.compile(f"(?<={re.escape(begin)}\n).*?(?={re.escape(end)})", re.DOTALL)
     content = "".join(f"{line}\n" for line in lines)
     text, count = pattern.subn(lambda _: content, text)
     if count != 1:
-        raise ValueError(f"{count} places between {begin} and {end}, instead of one")
+        raise ValueError(f"{count} sections between {begin} and {end}, expected 1")
     return text
 
 
 def roofline_sections() -> dict[str, list[str]]:
-    """Names of the sections that sizes alone make, and their lines."""
+    """Names and lines of the sections that depend only on sizes."""
     sections = {}
     for model in cuda_roofline.MODELS:
         sections[f"calls {model.name}"] = list(cuda_roofline.summary_table(model))
@@ -112,12 +112,12 @@ def roofline_sections() -> dict[str, list[str]]:
 
 
 def main() -> None:
-    """Print the tables, write them, and fail where something is not as it must be."""
+    """Print the tables, write them, and fail on violations."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--build", type=Path, default=Path("build/cuda-evidence"))
-    parser.add_argument("--cuobjdump", help="CUDA's program of this name, if not on the path")
+    parser.add_argument("--cuobjdump", help="path of CUDA's cuobjdump, if it is not on PATH")
     parser.add_argument("--only", choices=("machine", "roofline"))
     options = parser.parse_args()
     wrong: list[str] = []
@@ -136,7 +136,7 @@ def main() -> None:
         text = rewritten(text, name, lines)
     DOCUMENT.write_text(text)
     if wrong:
-        sys.exit("\n".join(["", "Not as it must be:", *wrong]))
+        sys.exit("\n".join(["", "Violations:", *wrong]))
 
 
 if __name__ == "__main__":

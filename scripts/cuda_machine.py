@@ -1,4 +1,4 @@
-"""Tables of what a compiler made of the CUDA kernels, and what must hold of it."""
+"""Tables of the compiled CUDA kernels (registers, occupancy, instructions), and checks on them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Kernel:
 
     @property
     def launch(self) -> Launch:
-        """How it is launched."""
+        """Launch configuration."""
         return launch_of(self.name)
 
     @property
     def shared(self) -> int:
-        """Bytes of shared memory of a block."""
+        """Bytes of shared memory per block."""
         return self.use.static_shared + self.launch.dynamic_shared
 
     @property
@@ -40,12 +40,12 @@ class Kernel:
 
     @property
     def is_left_out(self) -> bool:
-        """Whether its body is empty, as it is never launched on this architecture."""
+        """Whether its body is empty, because it is never launched on this architecture."""
         return takes_nibbles(self.name) and self.architecture not in WITH_INT4
 
 
 def takes_nibbles(name: str) -> bool:
-    """Whether a kernel is made for 4-bit tensor cores."""
+    """Whether a kernel uses 4-bit tensor cores."""
     return name.startswith("multiply_many_rows<") and name.endswith("true>")
 
 
@@ -55,19 +55,19 @@ def kernels_of(
     """The kernels of a library, by name and architecture.
 
     Args:
-        uses: From ptxas' lines.
-        codes: From the library's machine code, which says what kernels there are.
-        names: Short names of the mangled ones.
+        uses: Resources by kernel, from ptxas' log.
+        codes: Machine code by kernel, from the library; its keys are all kernels.
+        names: Short names by mangled names.
 
     Raises:
-        ValueError: The log lacks a kernel, or an architecture is not known here.
+        ValueError: The log lacks a kernel, or an architecture is unknown.
     """
     missing = sorted(names[mangled] for _, mangled in codes.keys() - uses.keys())
     if missing:
-        raise ValueError(f"the build's log says nothing of {', '.join(missing)}: build it anew")
+        raise ValueError(f"the build log lacks {', '.join(missing)}: delete the build and repeat")
     unknown = {architecture for architecture, _ in codes} - LIMITS.keys()
     if unknown:
-        raise ValueError(f"scripts/cuda_occupancy.py has no limits of {', '.join(sorted(unknown))}")
+        raise ValueError(f"scripts/cuda_occupancy.py lacks limits of {', '.join(sorted(unknown))}")
     kernels = [
         Kernel(names[mangled], architecture, uses[architecture, mangled], code)
         for (architecture, mangled), code in codes.items()
@@ -77,7 +77,7 @@ def kernels_of(
 
 
 def expected_classes(kernel: Kernel) -> Iterator[str]:
-    """Instructions without which a kernel would not be what it is meant to be."""
+    """Classes of instructions that a kernel must contain."""
     name, _, rest = kernel.name.partition("<")
     arguments = rest.removesuffix(">").split(", ")
     if kernel.is_left_out:
@@ -98,20 +98,20 @@ def expected_classes(kernel: Kernel) -> Iterator[str]:
 
 
 def complaints(kernels: list[Kernel]) -> Iterator[str]:
-    """What must not be: spills, blocks that do not fit, instructions that are missing."""
+    """Violations: spills, blocks that do not fit, and missing instructions."""
     for kernel in kernels:
         where = f"{kernel.name} on {kernel.architecture}"
         if kernel.use.spilled:
             yield f"{where} spills {kernel.use.spilled} bytes (stores and loads)"
         if kernel.blocks == 0:
-            yield f"{where}: a multiprocessor does not hold one block"
+            yield f"{where}: not one block fits on a multiprocessor"
         for name in expected_classes(kernel):
             if not kernel.code.classes[name]:
                 yield f"{where} has no {name}"
 
 
 def resource_table(kernels: list[Kernel]) -> Iterator[str]:
-    """Registers of a thread, blocks and warps of an SM, and spills."""
+    """Table of registers per thread, blocks and warps per SM, and spills."""
     yield "| kernel | threads | shared, bytes | " + " | ".join(LIMITS) + " |"
     yield "|---" * (3 + len(LIMITS)) + "|"
     for name, row in _rows(kernels):
@@ -130,7 +130,7 @@ def _resources(kernel: Kernel) -> str:
 
 
 def instruction_table(kernels: list[Kernel]) -> Iterator[str]:
-    """Instructions of each class, of kernels that have any."""
+    """Table of instructions by class, for kernels that have any."""
     yield f"| kernel | {' | '.join(CLASSES)} |"
     yield "|---" * (1 + len(CLASSES)) + "|"
     for name, row in _rows(kernels):
@@ -140,7 +140,7 @@ def instruction_table(kernels: list[Kernel]) -> Iterator[str]:
 
 
 def _counts(row: list[Kernel], name: str) -> str:
-    """One number where all architectures agree; otherwise each with the architectures it is of."""
+    """One number if all architectures agree; otherwise each number with its architectures."""
     by_count: dict[int, list[str]] = {}
     for kernel in row:
         if not kernel.is_left_out:

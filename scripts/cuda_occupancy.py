@@ -1,14 +1,14 @@
-"""How many blocks of a kernel a multiprocessor holds at once.
+"""Occupancy of the CUDA kernels: blocks that a multiprocessor holds at once.
 
-The rules are those of CUDA's occupancy calculator (`cuda_occupancy.h` of the toolkit), the limits
-those of the table "Technical Specifications per Compute Capability" in NVIDIA's CUDA Programming
-Guide:
+The rules are those of CUDA's occupancy calculator (`cuda_occupancy.h` of the toolkit). The limits
+are those of the table "Technical Specifications per Compute Capability" in NVIDIA's CUDA
+Programming Guide:
 
     registers of a warp = 32 · registers of a thread, rounded up to 256
     warps by registers  = 4 · floor(16384 / registers of a warp)      a quarter of the SM at a time
     shared of a block   = static + dynamic + 1024, rounded up to 128
-    blocks              = the least of: the limit of blocks, and warps by registers, warps by the
-                          limit, and shared memory, each divided by what a block takes
+    blocks              = the minimum of: the limit of blocks, and warps by registers, the limit of
+                          warps, and shared memory, each divided by the use of a block
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ KIB: Final = 1024
 
 @dataclass(frozen=True)
 class Limits:
-    """What a multiprocessor of some compute capability holds."""
+    """Limits of a multiprocessor of one compute capability."""
 
     warps: int
     blocks: int
     shared: int
-    """Bytes; a block may have all of it but the 1024 that are reserved for it."""
+    """Bytes of shared memory; a block may use all but 1024, which are reserved."""
 
 
 LIMITS: Final = {
@@ -47,20 +47,20 @@ LIMITS: Final = {
 
 @dataclass(frozen=True)
 class Launch:
-    """How a kernel is launched: threads of a block, and bytes of its dynamic shared memory."""
+    """Launch of a kernel: threads per block, and bytes of dynamic shared memory."""
 
     threads: int
     dynamic_shared: int
 
 
 def blocks_of(limits: Limits, registers: int, threads: int, shared: int) -> int:
-    """Blocks that a multiprocessor holds; 0 where not even one fits.
+    """Blocks that a multiprocessor holds; 0 if not even one fits.
 
     Args:
-        limits: Of the multiprocessor.
-        registers: Of a thread.
-        threads: Of a block.
-        shared: Bytes of a block's shared memory, static and dynamic.
+        limits: Limits of the multiprocessor.
+        registers: Registers per thread.
+        threads: Threads per block.
+        shared: Bytes of shared memory per block, static and dynamic.
     """
     warps = -(-threads // WARP)
     of_warp = _round_up(registers * WARP, 256)
@@ -83,10 +83,10 @@ WIDEST_PART: Final = 12288  # of 14336 columns, which GatedHadamard rotates in t
 
 
 def launch_of(kernel: str) -> Launch:
-    """The launch of a kernel, by its short name; what the .cu files compute, in the same words.
+    """The launch of a kernel by its short name, as computed in the .cu files.
 
     Raises:
-        KeyError: This kernel is not known here.
+        KeyError: The kernel is unknown.
     """
     name, _, rest = kernel.partition("<")
     arguments = [argument.strip() for argument in rest.removesuffix(">").split(",")]
@@ -106,7 +106,7 @@ def launch_of(kernel: str) -> Launch:
 
 
 def _chunk_bytes(head_dim: int) -> int:
-    """Shared memory for the records of a chunk, as chunk_bytes of records.cuh says."""
+    """Shared memory for the records of a chunk: chunk_bytes of records.cuh."""
     return (CHUNK * RecordLayout(head_dim, head_dim // 8).size + 15 + 15) // 16 * 16
 
 
@@ -124,4 +124,4 @@ FIXED: Final = {
     "quantise_row": Launch(256, 3 * 8 * 4),
     "quantise_segments": Launch(256, 0),
 }
-"""By name without template arguments."""
+"""Launches by name, for kernels whose launch does not depend on template arguments."""

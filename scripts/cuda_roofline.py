@@ -1,11 +1,11 @@
-"""The least time that the CUDA kernels can take, by the peak figures of three GPUs: no measurement.
+"""Roofline of the CUDA kernels: lower bounds of their times by the peak figures of three GPUs.
 
     python -m scripts.cuda_evidence --only roofline
 
-A kernel takes at least as long as the slowest of: its bytes through the GPU's memory, its products
-through the tensor cores, its float32 arithmetic, and the words its threads load from shared memory
-or the L1 cache (one word a lane, 32 lanes, every clock of an SM). A grid of fewer blocks than the
-GPU has SMs has their part of the last three.
+Nothing is measured. A kernel takes at least as long as the slowest of: its bytes through the GPU's
+memory, its products through the tensor cores, its float32 arithmetic, and the words that its
+threads load from shared memory or the L1 cache (one word per lane, 32 lanes, every clock of an SM).
+A grid with fewer blocks than the GPU has SMs gets only their share of the last three.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class Gpu:
     """Peak figures: bytes and operations per second, without sparsity.
 
     Attributes:
-        name: As in the tables.
-        bandwidth: Of its memory.
-        tensor: Operations by type; `int4` where there are such tensor cores.
-        sms: Streaming multiprocessors.
-        cores: Float32 units of an SM, two operations each a clock.
-        clock: At boost.
+        name: Name in the tables.
+        bandwidth: Bandwidth of its memory.
+        tensor: Operations of the tensor cores by type; `int4` only if they support it.
+        sms: Number of streaming multiprocessors.
+        cores: Float32 units per SM, with two operations per clock each.
+        clock: Boost clock.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Gpu:
 GPUS: Final = (
     # NVIDIA A100 datasheet, 80GB SXM, and A100 whitepaper.
     Gpu("A100", 2039e9, {"int4": 1248e12, "int8": 624e12, "half": 312e12}, 108, 64, 1.41e9),
-    # NVIDIA H100 datasheet, SXM5, and H100 whitepaper; sparsity's factor of 2 taken off.
+    # NVIDIA H100 datasheet, SXM5, and H100 whitepaper; without the factor of 2 for sparsity.
     Gpu("H100", 3350e9, {"int8": 1979e12, "half": 989.4e12}, 132, 128, 1.98e9),
     # NVIDIA Ada whitepaper, appendix A; float16 with sums in float32.
     Gpu("4090", 1008e9, {"int4": 1321.2e12, "int8": 660.6e12, "half": 165.2e12}, 128, 128, 2.52e9),
@@ -72,14 +72,14 @@ CALLS: Final = (
 
 @dataclass(frozen=True)
 class Floor:
-    """Seconds, and what takes them: `memory`, `tensor`, `float` or `loads`."""
+    """Lower bound in seconds, and its cause: `memory`, `tensor`, `float` or `loads`."""
 
     seconds: float
     limit: str
 
 
 def floor(work: Work, gpu: Gpu) -> Floor:
-    """The least time of some work on a GPU."""
+    """The lower bound of the time of some work on a GPU."""
     share = min(1.0, work.blocks / gpu.sms)
     tensor = sum(work.operations.get(unit, 0.0) / peak for unit, peak in gpu.tensor.items())
     times = {
@@ -98,13 +98,13 @@ class Step:
 
     ours: float
     products: float
-    """Of ours, the matrix products with their quantisation."""
+    """The part of `ours` in matrix products and their quantisation."""
     half: float
     nbits: float
 
 
 def whole(model: Model, call: Call, gpu: Gpu) -> Step:
-    """A call of the whole model; of a prompt, lm_head for its last row alone."""
+    """A call of the whole model; for a prompt, lm_head runs only on the last row."""
     rows = call.sequences
     items = [(model.layers, item) for item in layer(model, call, gpu.has_int4)]
     items.append((1, multiply(lm_head(model), rows, gpu.has_int4)))
@@ -119,7 +119,7 @@ def whole(model: Model, call: Call, gpu: Gpu) -> Step:
 
 
 def call_name(call: Call) -> str:
-    """A call as the tables write it."""
+    """Name of a call in the tables."""
     if call.tokens > 1:
         return f"prompt of {call.rows}"
     return f"{call.rows} × 1 after {call.context - 1}"

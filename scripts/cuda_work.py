@@ -1,6 +1,6 @@
-"""What the CUDA kernels move and compute in one decoder layer, counted from sizes and source.
+"""Count the bytes and operations of the CUDA kernels in one decoder layer, from sizes and source.
 
-Bytes are counted once each, as if caches lost nothing. Work is counted as a kernel issues it: with
+Each byte is counted once, as if caches were perfect. Work is counted as issued by a kernel: with
 the columns that pad a segment to an instruction, and the rows that fill a tile.
 """
 
@@ -30,7 +30,7 @@ TOKENS_OF_BLOCK: Final = 8  # kMostTokens of attention_prepare.cu
 
 @dataclass(frozen=True)
 class Model:
-    """Sizes of a model; 1/8 of every width is kept in 8 bits, before down_proj maybe more."""
+    """Sizes of a model; 1/8 of every width is kept in 8 bits, possibly more before down_proj."""
 
     name: str
     layers: int
@@ -41,7 +41,7 @@ class Model:
     intermediate: int
     vocabulary: int
     down_high: float | None = None
-    """As a recipe has it."""
+    """`down_high` of the recipe."""
 
     @property
     def record(self) -> int:
@@ -56,11 +56,11 @@ class Model:
 
 @dataclass(frozen=True)
 class Call:
-    """Rows that run together: of one prompt, or one of each of several sequences."""
+    """Rows that run together: those of one prompt, or one row for each of several sequences."""
 
     rows: int
     context: int
-    """Tokens of a sequence, the new ones counted."""
+    """Tokens of a sequence, including the new ones."""
     sequences: int
 
     @property
@@ -81,14 +81,14 @@ def step(rows: int, context: int) -> Call:
 
 @dataclass(frozen=True)
 class Work:
-    """What a kernel, or several that do one thing, must do.
+    """Work of a kernel, or of several kernels for one step.
 
     Attributes:
-        moved: Bytes from or to the GPU's memory.
-        operations: By unit (`int4`, `int8`, `half` of the tensor cores; `float` outside of them), a
-            multiplication and an addition being two.
+        moved: Bytes read from and written to the GPU's memory.
+        operations: Operations by unit (`int4`, `int8`, `half` of the tensor cores; `float` outside
+            of them); a multiplication and an addition count as two.
         loads: Words of 4 bytes that threads read from shared memory or the L1 cache.
-        blocks: Of the kernel's grid; an SM that has none does nothing.
+        blocks: Blocks of the kernel's grid; an SM without a block is idle.
     """
 
     moved: float
@@ -99,7 +99,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Item:
-    """A row of the tables: ours, the same in float16, and with weights for MatMulNBits."""
+    """A row of the tables: our kernels, the same in float16, and with weights for MatMulNBits."""
 
     name: str
     ours: Work
@@ -133,7 +133,7 @@ class Matrix:
         return self.outputs * (self.groups * (low / 2 + high) + FLOAT * parts)
 
     def padded(self, packs: bool) -> tuple[int, int]:
-        """Columns of all low and all high segments, each filled up to whole instructions."""
+        """Columns of all low and all high segments, each padded to whole instructions."""
         low, high = self.widths
         unit = 2 * STEP if packs else STEP
         return self.groups * _round_up(low, unit), self.groups * _round_up(high, STEP)
@@ -157,12 +157,12 @@ def matrices(model: Model) -> tuple[Matrix, ...]:
 
 
 def lm_head(model: Model) -> Matrix:
-    """The last matrix, 8 bits alone."""
+    """The last matrix, all in 8 bits."""
     return Matrix("lm_head", model.vocabulary, model.hidden, high=1.0)
 
 
 def multiply(matrix: Matrix, rows: int, has_int4: bool) -> Item:
-    """The matrix product, activations being quantised before."""
+    """The matrix product; its activations are already quantised."""
     streams = rows <= STREAMED_ROWS
     packs = has_int4 and not streams and matrix.widths[0] > 0
     low, high = matrix.padded(packs)
@@ -191,7 +191,7 @@ def multiply(matrix: Matrix, rows: int, has_int4: bool) -> Item:
 
 
 def quantise(model: Model, rows: int, has_int4: bool) -> Item:
-    """Activations of the four matrices to integers; in float16, the two norms that ours contain."""
+    """Quantisation for the four matrices; in float16, the two norms that our kernels include."""
     packs = has_int4 and rows > STREAMED_ROWS
     moved = sum(m.columns * HALF + m.row_bytes(packs) for m in matrices(model))
     norms = Work(rows * 2 * model.hidden * 2 * HALF)
@@ -199,7 +199,7 @@ def quantise(model: Model, rows: int, has_int4: bool) -> Item:
 
 
 def prepare(model: Model, call: Call) -> Item:
-    """RoPE, projection of queries and keys, new records; in float16, RoPE and the cache."""
+    """RoPE, projection of queries and keys, and new records; in float16, RoPE and the cache."""
     d, rows, of_kv = model.head_dim, call.rows, model.heads // model.kv_heads
     read = (model.heads + 2 * model.kv_heads) * d
     moved = rows * (read * HALF + model.heads * d * FLOAT + 2 * model.kv_heads * model.record)
@@ -243,10 +243,10 @@ def _attend_few(model: Model, call: Call) -> Item:
         + rows * model.heads * d * FLOAT
         + partials
         + around,
-        # Keys and values: a product for each of four queries, and one that decodes.
+        # Keys and values: one product per query, of four, and one for decoding.
         {"float": 2 * 2.0 * (4 + 1) * pairs},
-        # Keys: four queries' words, and bytes. Values, for two columns: four weights, scale and
-        # shift, and two bytes.
+        # Keys: the words of four queries, and bytes. Values, for two columns: four weights, scale
+        # and shift, and two bytes.
         (4 + key_bytes + (4 + 2 + 2) / 2) * pairs,
         call.sequences * model.kv_heads * pieces * splits,
     )
@@ -274,7 +274,7 @@ def _attend_many(model: Model, call: Call) -> Item:
 
 
 def gate(model: Model, rows: int) -> Item:
-    """act(gate) · up, and the Hadamard rotation; in float16, the gate alone."""
+    """act(gate) · up, and the Hadamard rotation; in float16, only the gate."""
     parts = [_Rotation(width) for width in (model.down.low, model.down.high) if width]
     most = max(part.fours for part in parts)
     blocks = rows * max(1, min(GATE_BLOCKS // rows, most))  # that share a token, where it has few
@@ -288,13 +288,13 @@ def gate(model: Model, rows: int) -> Item:
 
 @dataclass(frozen=True)
 class _Rotation:
-    """How a token's columns of one part are rotated; inner orders are those of fast transforms."""
+    """The rotation of one part of a token's columns; the inner factor is a fast transform."""
 
     width: int
 
     @property
     def order(self) -> int:
-        """Of the outer factor."""
+        """Order of the outer factor."""
         return outer_order(self.width)
 
     @property
@@ -304,22 +304,21 @@ class _Rotation:
 
     @property
     def fours(self) -> int:
-        """Of outputs of the outer factor: what blocks can share."""
+        """Groups of four outputs of the outer factor, which blocks can share."""
         return _ceil(self.order, AT_ONCE)
 
     @property
     def inner(self) -> tuple[float, float]:
-        """Operations and loads of the gate and the inner factor, of each block that shares a token.
+        """Operations and loads of gate and inner factor, for each block that shares a token.
 
-        Five steps of the transform happen between registers, then four for each time that columns
-        are loaded.
+        Five steps of the transform use registers only, then four steps follow per load of columns.
         """
         steps = math.log2(self.columns)
         return self.width * (steps + 2), self.width * (2 + math.ceil((steps - 5) / 4))
 
     @property
     def outer(self) -> tuple[float, float]:
-        """Operations and loads of the outer factor, of all blocks that share a token."""
+        """Operations and loads of the outer factor, for all blocks that share a token."""
         issued = self.fours * AT_ONCE * self.width
         if self.order % 4 == 0 and self.columns % 4 == 0:
             return 2.0 * issued, issued * 8 / 16  # four columns and four factors
@@ -327,7 +326,7 @@ class _Rotation:
 
 
 def layer(model: Model, call: Call, has_int4: bool) -> Iterator[Item]:
-    """Everything that one decoder layer launches."""
+    """All kernels that one decoder layer launches."""
     yield quantise(model, call.rows, has_int4)
     for matrix in matrices(model):
         yield multiply(matrix, call.rows, has_int4)

@@ -1,4 +1,4 @@
-"""How the input of down_proj is divided in real models: a table of docs/quality.md.
+"""Print the splits of the input of down_proj in real models, for a table of docs/quality.md.
 
     python -m scripts.down_splits
 
@@ -24,7 +24,7 @@ MODELS: Final = {
     "Qwen2.5-1.5B": 8960,
     "Qwen2.5-7B": 18944,
 }
-"""Intermediate sizes, by the models that have them."""
+"""Intermediate sizes by models."""
 
 
 def table() -> Iterator[str]:

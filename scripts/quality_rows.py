@@ -1,6 +1,6 @@
-"""The rows of docs/quality.md's first two tables: each is one export, by its options.
+"""Rows of the first two tables of docs/quality.md: exports and their options.
 
-README.md shows five rows of the first.
+README.md shows five rows of the first table.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ class Row:
     """One line of a table.
 
     Attributes:
-        label: What is printed.
-        file: Name of the row's folder; rows of two tables that share it are exported once.
-        options: Options of `resq-onnx export`, besides those of its calibration.
-        samples: Calibration sequences of 512 tokens; None is the script's `--samples`.
-        text: Calibration text; None is the script's `--calibration`.
+        label: Text in the table.
+        file: Name of the row's folder; rows of two tables with the same folder are exported once.
+        options: Options of `resq-onnx export`, except those of the calibration.
+        samples: Calibration sequences of 512 tokens; None for the script's `--samples`.
+        text: Calibration text; None for the Brown corpus.
     """
 
     label: str

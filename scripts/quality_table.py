@@ -1,13 +1,12 @@
-"""Perplexity and size of one model, exported in many ways: a table of docs/quality.md.
+"""Measure perplexity and size of many exports of one model, for a table of docs/quality.md.
 
     python scripts/fetch_brown.py build/brown
     python -m scripts.quality_table build/models/SmolLM2-135M-Instruct.Q4_1.gguf
     python -m scripts.quality_table build/models/SmolLM2-135M-Instruct.Q4_1.gguf --table study
     python -m scripts.quality_table build/models/SmolLM2-135M-Instruct.Q4_1.gguf --only low8
 
-Calibrates once a text and size, exports every row through the command line, and evaluates all files
-on text that was not calibrated on. Files that exist are not made again, so an interrupted run goes
-on.
+Calibrates once per text and size, exports every row through the command line, and evaluates all
+files on held-out text. Existing files are reused, so an interrupted run can be resumed.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ RESQ: Final = [sys.executable, "-m", "resq_onnx"]
 
 @dataclass(frozen=True)
 class Bench:
-    """What all rows have in common: the model, its texts, and where files are kept."""
+    """Common settings of all rows: the model, its texts, and the folder of files."""
 
     model: Path
     work: Path
@@ -38,7 +37,7 @@ class Bench:
     windows: int
 
     def export(self, row: Row) -> Path:
-        """The row's file, written if it is not there."""
+        """The row's file, exported if it is missing."""
         target = self.work / row.file / "model.onnx"
         if row.file == "rotated":
             self.export(DEFAULT)
@@ -51,7 +50,7 @@ class Bench:
         return target
 
     def perplexity(self, row: Row) -> float:
-        """Perplexity of the row's file; kept in a file for the next run."""
+        """Perplexity of the row's file, cached in a file for the next run."""
         model = self.export(row)
         kept = model.with_name(f"perplexity-{self.windows}.json")
         if not kept.exists():
@@ -78,13 +77,13 @@ class Bench:
 
 
 def run(arguments: list[str]) -> str:
-    """Run a resq-onnx command; returns what it printed."""
+    """Run a resq-onnx command; returns its output."""
     done = subprocess.run([*RESQ, *arguments], check=True, stdout=subprocess.PIPE, text=True)
     return done.stdout
 
 
 def print_table(bench: Bench, rows: tuple[Row, ...]) -> None:
-    """Print one line a row as Markdown, as soon as it is known."""
+    """Print one line per row as Markdown, as soon as it is known."""
     baseline = bench.perplexity(FLOAT)
     print("| export | perplexity | ÷ float | MB |\n|---|---|---|---|")
     for row in rows:
@@ -103,13 +102,13 @@ def version(package: str) -> str:
 
 
 def main() -> None:
-    """Make the files, and print the table as Markdown."""
+    """Export and evaluate, and print the table as Markdown."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", type=Path)
     parser.add_argument("--table", choices=TABLES, default="exports")
-    parser.add_argument("--only", help="names of the rows to print, with commas between them")
+    parser.add_argument("--only", help="comma-separated names of the rows to print")
     parser.add_argument("--brown", type=Path, default=Path("build/brown"))
     parser.add_argument("--work", type=Path, default=Path("build/quality"))
     parser.add_argument("--samples", type=int, default=32)

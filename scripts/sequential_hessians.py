@@ -1,4 +1,4 @@
-"""Second moments of one layer after the other, as the layers before it are quantised."""
+"""Sequential Hessians: second moments of each layer with all layers before it quantised."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _CaughtError(Exception):
 
 
 class LayerByLayer:
-    """The calibration text on its way through a model, layer by layer as these are quantised."""
+    """Runs the calibration text through a model layer by layer, while layers are quantised."""
 
     def __init__(self, model: Any, layout: ModelLayout, text: Array, wanted: bool) -> None:
         self._model, self._layout = model, layout
@@ -44,14 +44,14 @@ class LayerByLayer:
         handle.remove()
 
     def moments(self, layer: int) -> Moments:
-        """Second moments of what one layer reads now, the others' left at zero."""
+        """Second moments of the current inputs in one layer; those of other layers are zero."""
         moments = Moments.zeros(self._layout)
         with _recording(self._model, self._layout, layer, moments):
             self._run(layer)
         return moments
 
     def advance(self, layer: int) -> None:
-        """Take the states through a layer."""
+        """Run the states through a layer."""
         self._states = self._run(layer)
 
     def _run(self, layer: int) -> list[torch.Tensor]:
@@ -71,7 +71,7 @@ class LayerByLayer:
 def _recording(
     model: nn.Module, layout: ModelLayout, layer: int, moments: Moments
 ) -> Iterator[None]:
-    """Sum up what the four linear layers of a layer read, rounded as it is."""
+    """Sum the second moments of the (quantised) inputs of a layer's four linear layers."""
 
     def add(total: Array) -> Callable[..., None]:
         def record(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:

@@ -1,12 +1,12 @@
-"""What the choices that are no options of `export` are worth: docs/quality.md's third table.
+"""Measure design choices that are not options of `export`, for a table of docs/quality.md.
 
     python scripts/fetch_brown.py build/brown
     resq-onnx calibrate MODEL build/p.safetensors --calibration build/brown/calibration.txt
     python -m scripts.simulated_study MODEL build/p.safetensors
     python -m scripts.simulated_study MODEL build/p.safetensors --only sequential
 
-The model runs in PyTorch: weights are rounded by the same GPTQ, activations and cache by what
-training simulates them with. Embedding and lm_head stay in float.
+The model runs in PyTorch: weights are rounded by the same GPTQ, activations and cache by the
+simulation that training uses. Embedding and lm_head stay in float.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from scripts.simulated_weights import Columns, columns_of, fold_gains, quantise_
 Array = NDArray[Any]
 
 WINDOW: Final = 512
-"""Tokens of a window, as `resq-onnx evaluate` takes them."""
+"""Tokens per window, as in `resq-onnx evaluate`."""
 
 DEFAULT: Final = Recipe()
 
@@ -58,7 +58,7 @@ class Study:
         self._rounded: tuple[Any, dict[str, torch.Tensor]] | None = None
 
     def perplexity(self, variant: Variant | None, text: Array, calibration: Array) -> float:
-        """Of the float model, or of a variant of the quantised one, on windows (n, tokens)."""
+        """Perplexity of the float model, or of a quantised variant, on windows (n, tokens)."""
         self._model.load_state_dict(self._weights)
         if variant is None:
             return _perplexity(self._model, text)
@@ -82,7 +82,7 @@ class Study:
         columns: Columns,
         calibration: Array,
     ) -> None:
-        """Round all weights in place, or take those of the variant before if they are the same."""
+        """Round all weights in place, or reuse those of the previous variant if they are equal."""
         key = variant.what_weights_depend_on()
         if self._rounded is not None and self._rounded[0] == key:
             self._model.load_state_dict(self._rounded[1])
@@ -118,13 +118,13 @@ def _perplexity(model: Any, text: Array) -> float:
 
 
 def main() -> None:
-    """Print one line a variant as Markdown, as soon as it is known."""
+    """Print one line per variant as Markdown, as soon as it is known."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", type=Path)
     parser.add_argument("projections", type=Path)
-    parser.add_argument("--only", help="names of variants, with commas between them")
+    parser.add_argument("--only", help="comma-separated names of variants")
     parser.add_argument("--brown", type=Path, default=Path("build/brown"))
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--windows", type=int, default=20)

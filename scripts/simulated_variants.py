@@ -1,4 +1,4 @@
-"""What the simulated study compares: each variant is the default but for one choice."""
+"""Variants of the simulated study: each differs from the default in one choice."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ DEFAULT: Final = Recipe()
 
 @dataclass(frozen=True)
 class Variant:
-    """One line of the table: what differs from the default.
+    """One line of the table: the differences from the default.
 
     Attributes:
-        label: What is printed.
-        recipe: Its fractions, bits, clip and seed.
-        parts: Changes how activations are rounded.
+        label: Text in the table.
+        recipe: Only its fractions, bits, clip and seed are used.
+        parts: Changes the rounding of activations.
         projections: Changes the bases.
-        hidden_by_layer: Whether each layer has a U_A of its own.
-        sequential: Whether a layer's Hessians come from the quantised layers before it.
-        searches: Whether weights' scales are searched, or are those of the largest weight.
-        two_bits: Share of the residual stream, that of least variance, in 2 bits.
-        per_token: Whether what o_proj reads is rounded per token instead of per head.
+        hidden_by_layer: Whether each layer has its own U_A.
+        sequential: Whether a layer's Hessians are measured after quantising the previous layers.
+        searches: Whether scales of weights are searched, or given by the largest weight.
+        two_bits: Share of the residual stream in 2 bits, the one with the least variance.
+        per_token: Whether the input of o_proj is rounded per token instead of per head.
     """
 
     label: str
@@ -49,7 +49,7 @@ class Variant:
     per_token: bool = False
 
     def what_weights_depend_on(self) -> tuple[Any, ...]:
-        """Equal for variants whose rounded weights are the same."""
+        """A key that is equal for variants with the same rounded weights."""
         recipe = dataclasses.replace(
             self.recipe, activation_clip=1.0, activations="quantised", cache="quantised"
         )
@@ -58,7 +58,7 @@ class Variant:
 
 
 def down_in_8_bits(parts: Parts) -> Parts:
-    """down_proj's input in 8 bits throughout."""
+    """All of down_proj's input in 8 bits."""
     down = tuple(tuple(Part(part.width, 8) for part in some) for some in parts.down)
     return dataclasses.replace(parts, down=down)
 
@@ -104,7 +104,7 @@ VARIANTS: Final = {
 def parts_of_variant(
     variant: Variant, bases: Projections, columns: Columns, layout: ModelLayout
 ) -> Parts:
-    """How a variant rounds what each site reads."""
+    """The quantised parts of each site in a variant."""
     clip = variant.recipe.activation_clip
     parts = parts_by_recipe(variant.recipe, bases)
     if variant.two_bits:
@@ -122,7 +122,7 @@ def parts_of_variant(
 def rounded_per_token(
     model: nn.Module, layout: ModelLayout, variant: Variant, bases: Projections
 ) -> Iterator[None]:
-    """Round what o_proj reads over all heads together, if the variant says so."""
+    """Round the input of o_proj per token, over all heads, if the variant requires it."""
 
     def hook(layer: int) -> Callable[..., tuple[torch.Tensor]]:
         split, heads = bases.splits.attention_out[layer], layout.num_heads

@@ -1,4 +1,4 @@
-"""Weights of a model in PyTorch, rounded as the exported file's and turned back where they were."""
+"""Quantise the weights of a model in PyTorch as in the exported file, in the original basis."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Widths = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class Columns:
-    """How the columns of each kind of weight are divided, alike in all layers."""
+    """Parts of the columns of each kind of weight, the same in all layers."""
 
     hidden: Widths
     attention_out: Widths
@@ -34,7 +34,7 @@ class Columns:
 
 
 def columns_of(bases: Projections, layout: ModelLayout, two_bits: float) -> Columns:
-    """The parts by the first layer's splits, with some columns of the stream in 2 bits."""
+    """The parts from the first layer's splits, with some columns of the stream in 2 bits."""
     splits, heads = bases.splits, layout.num_heads
     hidden, head = splits.attention[0], splits.attention_out[0]
     least = round(two_bits * hidden.width)
@@ -57,7 +57,7 @@ def _present(widths: Widths) -> Widths:
 
 
 def fold_gains(model: nn.Module, layout: ModelLayout) -> None:
-    """Put the gains of the layers' norms into what reads them, in place."""
+    """Fold the gains of the layers' norms into the linear layers that read them, in place."""
     with torch.no_grad():
         for layer in range(layout.num_layers):
             for norm, readers in (
@@ -82,12 +82,12 @@ def quantise_layer(
     """Round the weights of one layer, in place.
 
     Args:
-        model: Its gains are folded.
+        model: A model with folded gains.
         layout: Its sizes and module names.
-        layer: Which one.
-        bases: With the layer's own U_A as `hidden`.
-        moments: Those of this layer are its Hessians.
-        columns: Bits of each column.
+        layer: Number of the layer.
+        bases: Bases with the layer's U_A as `hidden`.
+        moments: Second moments, whose entries for this layer are its Hessians.
+        columns: Parts of the columns.
         searches: Whether scales are searched.
     """
     stream, heads = bases.hidden, _value_turn(bases, layout, layer)
@@ -128,7 +128,7 @@ def quantise_layer(
 
 
 def _rounded(weight: Array, hessian: Array, widths: Widths, searches: bool) -> Array:
-    """What GPTQ's integers of a weight (N, K) stand for, part by part in order."""
+    """A weight (N, K), quantised by GPTQ and dequantised, part by part in order."""
     parts = gptq_in_parts(weight, hessian, widths, clip_search if searches else _widest)
     values = [integers * scale.astype(np.float64)[:, None] for integers, scale in parts]
     return np.concatenate(values, axis=1)

@@ -1,11 +1,11 @@
-"""Train a small Qwen2 model on a text: a real model of a second family to try exports on.
+"""Train a small Qwen2 model on a text: a trained model of a second family for testing exports.
 
     python scripts/fetch_brown.py build/brown
     python scripts/train_small.py build/brown/calibration.txt build/models/brown-qwen2
 
-OUT is a Hugging Face directory, with a tokenizer trained on the same text. One window in 32 is not
-trained on: the perplexity printed at the end is that of these. The same seed on the same machine
-with the same versions gives the same weights. It takes about ten minutes of one core.
+OUT is a Hugging Face directory with a tokenizer trained on the same text. One window in 32 is held
+out; the perplexity printed at the end is measured on these. The same seed, machine and versions
+give the same weights. Training takes about ten minutes on one core.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config,
 from resq_onnx.checkpoint.quiet import quiet_libraries
 
 END: Final = "<|endoftext|>"
-"""The one special token: what padding would be, and where a text ends."""
+"""The only special token: padding and end of text."""
 
 POSITIONS: Final = 1024
 HELD_OUT_EVERY: Final = 32
@@ -47,15 +47,15 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Training:
-    """How it is trained.
+    """Hyperparameters of the training.
 
     Attributes:
-        steps: Updates of the weights.
-        batch: Windows in a step.
-        window: Tokens that are predicted in a window.
-        rate: Learning rate at its highest, after the first twentieth of the steps.
-        seed: Of the first weights and of the order of the windows.
-        threads: Of PyTorch. Float sums depend on it a little: another number, other weights.
+        steps: Number of updates of the weights.
+        batch: Windows per step.
+        window: Predicted tokens per window.
+        rate: Highest learning rate, reached after a twentieth of the steps.
+        seed: Seed of the initial weights and of the order of the windows.
+        threads: Threads of PyTorch. The rounding of float sums depends on it, and so do weights.
     """
 
     steps: int = 600
@@ -66,7 +66,7 @@ class Training:
     threads: int = 1
 
     def rate_at(self, step: int) -> float:
-        """A linear rise, then half a cosine down to a twentieth of the highest."""
+        """Learning rate: a linear rise, then half a cosine down to a twentieth of the highest."""
         rise = max(1, self.steps // 20)
         if step < rise:
             return self.rate * (step + 1) / rise
@@ -75,10 +75,10 @@ class Training:
 
 
 def train_tokenizer(text: str, vocabulary: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of at most this many tokens; it can write any text.
+    """A byte-level BPE tokenizer of at most this many tokens; it can encode any text.
 
     Raises:
-        SystemExit: There is no room for the 256 bytes and the special token.
+        SystemExit: The vocabulary is too small for the 256 bytes and the special token.
     """
     if vocabulary < 257:
         raise SystemExit(f"a vocabulary of {vocabulary} cannot hold 256 bytes and {END}")
@@ -98,7 +98,7 @@ def train_tokenizer(text: str, vocabulary: int) -> PreTrainedTokenizerFast:
 
 
 def make_model(sizes: Sizes, seed: int) -> Qwen2ForCausalLM:
-    """The model before training, in float32: bias in q, k and v, one table for both ends."""
+    """The untrained model in float32: bias in q, k and v, tied embeddings."""
     config = Qwen2Config(
         vocab_size=sizes.vocabulary,
         hidden_size=sizes.hidden,
@@ -118,7 +118,7 @@ def make_model(sizes: Sizes, seed: int) -> Qwen2ForCausalLM:
 
 
 def cut(ids: list[int], window: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Windows to train on and held-out ones, (windows, window + 1): neighbours share a token.
+    """Windows for training and held-out ones, (windows, window + 1); neighbours share a token.
 
     Raises:
         SystemExit: The text has too few tokens for one window of each kind.
@@ -134,7 +134,7 @@ def cut(ids: list[int], window: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def loss_of(model: Qwen2ForCausalLM, windows: torch.Tensor) -> torch.Tensor:
-    """Mean negative log-likelihood of all tokens of (B, window + 1) but the first of each."""
+    """Mean negative log-likelihood of all but the first tokens of windows (B, window + 1)."""
     logits = model(input_ids=windows[:, :-1]).logits
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
 
@@ -145,7 +145,7 @@ def train(
     how: Training,
     progress: Callable[[int, float], None],
 ) -> None:
-    """Train the model in place; `progress` is told of each step and its loss."""
+    """Train the model in place; `progress` is called with each step and its loss."""
     wide = [weight for weight in model.parameters() if weight.ndim > 1]
     narrow = [weight for weight in model.parameters() if weight.ndim == 1]
     groups: list[dict[str, Any]] = [
@@ -167,7 +167,7 @@ def train(
 
 
 def batches(windows: torch.Tensor, how: Training) -> Iterator[torch.Tensor]:
-    """Batches without an end; every window is read once before any is read again."""
+    """Endless batches; every window is used once before any is used again."""
     generator = torch.Generator().manual_seed(how.seed)
     while True:
         for chosen in torch.randperm(len(windows), generator=generator).split(how.batch):
@@ -175,7 +175,7 @@ def batches(windows: torch.Tensor, how: Training) -> Iterator[torch.Tensor]:
 
 
 def perplexity(model: Qwen2ForCausalLM, windows: torch.Tensor, batch: int) -> float:
-    """Of all tokens of the windows but the first of each."""
+    """Perplexity of all but the first tokens of the windows."""
     with torch.inference_mode():
         losses = [loss_of(model, some) * len(some) for some in windows.split(batch)]
     return math.exp(float(sum(losses)) / len(windows))
@@ -187,10 +187,10 @@ def train_small(
     """Train, and write the directory `out`, which appears whole or not at all.
 
     Raises:
-        SystemExit: `out` is there already, or the text is too short.
+        SystemExit: `out` already exists, or the text is too short.
     """
     if out.exists():
-        raise SystemExit(f"{out} is there already; remove it or name another folder")
+        raise SystemExit(f"{out} already exists; remove it or name another folder")
     torch.set_num_threads(how.threads)
     tokenizer = train_tokenizer(text, sizes.vocabulary)
     ids = tokenizer.backend_tokenizer.encode(text).ids

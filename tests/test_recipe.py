@@ -100,12 +100,12 @@ def test_an_odd_width_is_undivided_without_a_high_part_and_refused_with_one(widt
         split_of(Recipe(), width, "the width")
 
 
-def test_a_refusal_says_what_where_and_which_fractions_would_do() -> None:
+def test_a_refusal_names_the_width_and_the_possible_fractions() -> None:
     with pytest.raises(ResqError) as error:
         split_of(Recipe(), 36, "the head size")
     assert str(error.value) == (
-        "--high-fraction 0.125 of the head size 36 is 4.5 coefficients, and both parts must be "
-        "whole even numbers; these fractions would do: 1/2 (0.5), 1/3 (0.333333), 1/6 (0.166667), "
+        "--high-fraction 0.125 of the head size 36 is 4.5 coefficients, but both parts must be "
+        "whole even numbers; possible fractions: 1/2 (0.5), 1/3 (0.333333), 1/6 (0.166667), "
         "1/9 (0.111111), 1/18 (0.0555556), 0"
     )
     with pytest.raises(ResqError, match=r"--down-high 0\.125 of the intermediate size 36"):

@@ -15,7 +15,7 @@ from pydoc_data.topics import topics
 from typing import Any, Final
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -42,6 +42,8 @@ from transformers import (
 )
 
 from resq_onnx.checkpoint.quiet import quiet_libraries
+from resq_onnx.families import layout_of
+from tests.lifelike import make_lifelike
 
 SIZES: Final[dict[str, Any]] = {
     "vocab_size": 256,
@@ -167,6 +169,7 @@ def write_model(
     tied: bool,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
+    lifelike: bool = False,
     **config_overrides: Any,
 ) -> PreTrainedModel:
     """Write config.json, model.safetensors and a tokenizer; returns the model in float32.
@@ -177,14 +180,18 @@ def write_model(
         tied: Whether lm_head shares the embedding's weight.
         seed: Of the weights.
         dtype: Of the file; the returned model has the same, rounded values.
+        lifelike: Whether channels have the sizes that trained models give them, and texts begin
+            with BOS, which makes some of them larger still (`tests.lifelike`).
         config_overrides: Replace what `SIZES` and the kind say.
     """
-    model = build_model(kind, tied=tied, seed=seed, dtype=dtype, **config_overrides)
+    model = build_model(
+        kind, tied=tied, seed=seed, dtype=dtype, lifelike=lifelike, **config_overrides
+    )
     # A copy: `to` would also round the frequencies of RoPE, which no file holds.
     with quiet_libraries():
         stored: Any = copy.deepcopy(model)
         stored.to(dtype).save_pretrained(folder)
-    write_tokenizer(folder, model.config.get_text_config().vocab_size)
+    write_tokenizer(folder, model.config.get_text_config().vocab_size, adds_bos=lifelike)
     return model
 
 
@@ -194,22 +201,36 @@ def build_model(
     tied: bool,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
+    lifelike: bool = False,
     **config_overrides: Any,
 ) -> PreTrainedModel:
     """The model that `write_model` writes: equal arguments give equal weights."""
     make_config, make_model, special = KINDS[kind]
     config = make_config(**(SIZES | special | {"tie_word_embeddings": tied} | config_overrides))
     model: PreTrainedModel = make_model(config).eval()
-    _randomise(model, seed, dtype)
+    _randomise(model, seed)
+    if lifelike:
+        make_lifelike(model, layout_of(config.to_dict() | architecture_of(make_model), kind), seed)
+    _round(model, dtype)
     return model
 
 
-def write_tokenizer(folder: Path, vocab_size: int) -> None:
+def architecture_of(make_model: type[Any]) -> dict[str, Any]:
+    """What a config.json says that its configuration in memory does not."""
+    return {"architectures": [make_model.__name__]}
+
+
+def write_tokenizer(folder: Path, vocab_size: int, *, adds_bos: bool = False) -> None:
     """Write a byte-level BPE tokenizer of exactly this many tokens, with a chat template."""
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(_trained_tokenizer(vocab_size)),
         **dict(zip(("unk_token", "bos_token", "eos_token"), SPECIAL_TOKENS, strict=True)),
     )
+    if adds_bos:
+        bos = SPECIAL_TOKENS[1]
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", special_tokens=[(bos, 1)]
+        )
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.save_pretrained(folder)
 
@@ -220,7 +241,14 @@ def change_config(folder: Path, **entries: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | entries))
 
 
-def _randomise(model: PreTrainedModel, seed: int, dtype: torch.dtype) -> None:
+def _round(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Leave the model in float32 with the values that a file of this type holds."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.to(dtype))
+
+
+def _randomise(model: PreTrainedModel, seed: int) -> None:
     """Weights that keep activations near 1; gains around 1, biases around 0, all of them random."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -232,7 +260,6 @@ def _randomise(model: PreTrainedModel, seed: int, dtype: torch.dtype) -> None:
                 parameter.copy_(0.5 * noise)
             else:
                 parameter.copy_(noise / parameter.shape[1] ** 0.5)
-            parameter.copy_(parameter.to(dtype))
 
 
 @cache

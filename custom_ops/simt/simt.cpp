@@ -12,11 +12,17 @@ namespace {
 
 constexpr std::size_t kAlignment = 128;  // of shared memory
 
-std::vector<std::size_t> shuffled(std::size_t count, std::mt19937& random) {
-    std::vector<std::size_t> order(count);
-    std::iota(order.begin(), order.end(), std::size_t{0});
-    std::shuffle(order.begin(), order.end(), random);
-    return order;
+std::uint32_t seed() {
+    const char* text = std::getenv("RESQ_SIMT_SEED");
+    return text == nullptr ? 1u : static_cast<std::uint32_t>(std::strtoul(text, nullptr, 10));
+}
+
+// 0, 1, ... into `order`, unless it is as long as that already.
+void resize(std::vector<std::size_t>& order, std::size_t count) {
+    if (order.size() != count) {
+        order.resize(count);
+        std::iota(order.begin(), order.end(), std::size_t{0});
+    }
 }
 
 }  // namespace
@@ -26,15 +32,15 @@ void Block::stop(const char* message) const {
     std::abort();
 }
 
-unsigned Block::seed() {
-    const char* text = std::getenv("RESQ_SIMT_SEED");
-    return text == nullptr ? 1u : static_cast<unsigned>(std::strtoul(text, nullptr, 10));
-}
+__thread Block* own_block = nullptr;
 
-Block& block() {
+Block& make_own_block() {
     thread_local Block one;
+    own_block = &one;
     return one;
 }
+
+Block::Block() : shuffle_(seed()) { resize(lanes_, kWarpSize); }
 
 void Block::run(Dim3 grid_size, Dim3 block_size, std::size_t shared_bytes,
                 const std::function<void()>& kernel) {
@@ -73,8 +79,10 @@ void Block::run_block(const std::function<void()>& kernel) {
         thread.groups.clear();
         thread.fibre.begin([&kernel] { kernel(); });
     }
+    resize(warps_, count / kWarpSize);
     for (;;) {
-        for (const std::size_t warp : shuffled(count / kWarpSize, random_)) {
+        shuffle_(warps_);
+        for (const std::size_t warp : warps_) {
             run_warp(warp * kWarpSize);
         }
         const auto ended = [](const auto& thread) { return thread->state == State::kEnded; };
@@ -90,7 +98,8 @@ void Block::run_block(const std::function<void()>& kernel) {
 void Block::run_warp(std::size_t first) {
     for (bool any = true; any;) {
         any = false;
-        for (const std::size_t lane : shuffled(kWarpSize, random_)) {
+        shuffle_(lanes_);
+        for (const std::size_t lane : lanes_) {
             Thread& thread = *threads_[first + lane];
             if (thread.state != State::kReady) {
                 continue;

@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <random>
+#include <utility>
 #include <vector>
 
 #include "fibre.hpp"
@@ -44,9 +44,33 @@ struct Thread {
     std::vector<std::vector<PendingCopy>> groups;  // oldest first
 };
 
+// Random orders, by xorshift: far cheaper than <random>, where a sanitizer looks at every step.
+class Shuffler {
+  public:
+    explicit Shuffler(std::uint32_t seed) : state_(seed != 0 ? seed : 1) {}
+
+    void operator()(std::vector<std::size_t>& order) {
+        for (std::size_t left = order.size(); left > 1; --left) {
+            std::swap(order[left - 1], order[std::uint64_t{next()} * left >> 32]);
+        }
+    }
+
+  private:
+    std::uint32_t next() {
+        state_ ^= state_ << 13;
+        state_ ^= state_ >> 17;
+        state_ ^= state_ << 5;
+        return state_;
+    }
+
+    std::uint32_t state_;
+};
+
 // Runs one block at a time; its threads are reused for the next.
 class Block {
   public:
+    Block();
+
     Dim3 index, threads, grid;  // blockIdx, blockDim, gridDim
 
     void run(Dim3 grid_size, Dim3 block_size, std::size_t shared_bytes,
@@ -71,12 +95,13 @@ class Block {
     std::vector<std::unique_ptr<Thread>> threads_;
     Thread* current_ = nullptr;
     std::byte* shared_ = nullptr;
-    std::mt19937 random_{seed()};
-
-    static unsigned seed();
+    std::vector<std::size_t> warps_, lanes_;  // in the order of the last round
+    Shuffler shuffle_;
 };
 
-// The block that this CPU thread runs.
-Block& block();
+// The block of this CPU thread, made when it is first asked for.
+extern __thread Block* own_block __attribute__((tls_model("initial-exec")));
+Block& make_own_block();
+inline Block& block() { return own_block != nullptr ? *own_block : make_own_block(); }
 
 }  // namespace simt

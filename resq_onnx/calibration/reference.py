@@ -23,6 +23,7 @@ from resq_onnx.projections import Projections
 from resq_onnx.projections.moments import Moments
 from resq_onnx.recipe import Recipe
 from resq_onnx.runtime.opening import opening_of
+from resq_onnx.tracing.configuration import load_config
 
 Progress = Callable[[int, int], None]
 
@@ -118,8 +119,7 @@ class Reference:
                     source.folder,
                     dtype=torch.float32,
                     use_safetensors=True,
-                    # The configuration may name one that is not installed.
-                    attn_implementation=family.traced_attention,
+                    config=load_config(source),
                     **LOADING,
                 )
                 .eval()

@@ -87,6 +87,20 @@ class ModelSource:
             external.release()
         return digest.hexdigest()
 
+    def check_shapes(self) -> None:
+        """Refuse a config.json that asks for other weights than there are, of which none is read.
+
+        Raises:
+            ResqError: A weight is missing, or has another shape than config.json asks for.
+        """
+        for name, shape in _expected_shapes(self.layout):
+            stored = self.weights[name]
+            if stored.shape != shape:
+                raise ResqError(
+                    f"{stored.file}: tensor {name} has shape {stored.shape}; config.json asks "
+                    f"for {shape}"
+                )
+
     def check(self, warn: Callable[[str], None] = warnings.warn) -> None:
         """Refuse early what cannot be exported.
 
@@ -97,13 +111,7 @@ class ModelSource:
             ResqError: Unsupported architecture, damaged files, a weight that is missing or has
                 another shape than config.json asks for, or weights that are not finite.
         """
-        for name, shape in _expected_shapes(self.layout):
-            stored = self.weights[name]
-            if stored.shape != shape:
-                raise ResqError(
-                    f"{stored.file}: tensor {name} has shape {stored.shape}; config.json asks "
-                    f"for {shape}"
-                )
+        self.check_shapes()
         self.weights.check_finite()
         for name in COMPANION_FILES:
             if name.endswith(".json") and name != "tokenizer.json":  # its own library reads that

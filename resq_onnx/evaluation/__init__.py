@@ -1,4 +1,4 @@
-"""Evaluation: how well models predict a text, and how far they are from each other."""
+"""Evaluate models: perplexity, distance from a reference, layer noise, and speed."""
 
 from resq_onnx.evaluation.comparison import Evaluation, evaluate_models
 from resq_onnx.evaluation.distance import Distance

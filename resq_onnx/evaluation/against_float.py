@@ -1,9 +1,11 @@
-"""What quantisation did to a model: its predictions and its residual stream, against float's."""
+"""Compare a quantised model with the float model: predictions and residual stream."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +20,13 @@ from resq_onnx.runtime.decoder import decode_logits
 from resq_onnx.runtime.taps import TappedDecoder
 
 MOST_DECIBELS: Final = 150.0
-"""More than float32 can tell apart: what stands for equal vectors, for JSON has no infinity."""
+"""Upper limit of ratios, beyond float32's precision: equal vectors get it, as JSON has no
+infinity."""
 
 
 @dataclass(frozen=True)
-class Observed:
-    """What one model makes of a text.
+class ModelOutputs:
+    """Outputs of one model on a text.
 
     Attributes:
         logits: (B, S, vocabulary).
@@ -37,7 +40,7 @@ class Observed:
 
 @dataclass(frozen=True)
 class Quality:
-    """How near a quantised model is to the float model.
+    """Comparison of a quantised model with the float model.
 
     Attributes:
         distance: Of its logits from the float model's.
@@ -76,7 +79,7 @@ class Quality:
         }
 
 
-def observe(tapped: TappedDecoder, token_ids: NDArray[np.int64], folder: Path) -> Observed:
+def observe(tapped: TappedDecoder, token_ids: NDArray[np.int64], folder: Path) -> ModelOutputs:
     """Run an exported model on a text (B, S), sequence by sequence.
 
     Args:
@@ -84,6 +87,9 @@ def observe(tapped: TappedDecoder, token_ids: NDArray[np.int64], folder: Path) -
         token_ids: The text.
         folder: Where the logits are kept, in a file without a name: with 262,144 of them to a
             token they would be the largest array of an export.
+
+    Raises:
+        OSError: There is no room for them.
     """
     kept: Logits | None = None
     streams = []
@@ -92,19 +98,27 @@ def observe(tapped: TappedDecoder, token_ids: NDArray[np.int64], folder: Path) -
         if tapped.decoder.signature.last_only:
             logits = decode_logits(tapped.decoder, ids)
         if kept is None:
-            with tempfile.TemporaryFile(dir=folder) as file:
-                shape = (*token_ids.shape, logits.shape[-1])
-                kept = np.memmap(file, np.float32, "w+", shape=shape)
+            kept = _array_on_disk(folder, (*token_ids.shape, logits.shape[-1]))
         kept[place] = logits[0]
         streams.append(stream)
     assert kept is not None, "a text has sequences"
-    return Observed(kept, np.concatenate(streams, axis=1))
+    return ModelOutputs(kept, np.concatenate(streams, axis=1))
+
+
+def _array_on_disk(folder: Path, shape: tuple[int, ...]) -> Logits:
+    """An array in a file without a name.
+
+    Its room is taken at once: on a full disk, a write to mapped memory would end the process.
+    """
+    with tempfile.TemporaryFile(dir=folder) as file:
+        os.posix_fallocate(file.fileno(), 0, math.prod(shape) * np.float32().itemsize)
+        return np.memmap(file, np.float32, "r+", shape=shape)
 
 
 def compare_with_float(
-    expected: Observed, found: Observed, token_ids: NDArray[np.int64]
+    expected: ModelOutputs, found: ModelOutputs, token_ids: NDArray[np.int64]
 ) -> Quality:
-    """Compare what a float and a quantised model, in the same basis, made of a text (B, S)."""
+    """Compare a quantised with a float model, in the same basis, by outputs on a text (B, S)."""
     streams = [one.stream.reshape(len(one.stream), token_ids.size, -1) for one in (expected, found)]
     noise = LayerNoise(np.eye(streams[0].shape[-1]))
     noise.add(*streams)

@@ -1,7 +1,8 @@
-"""Speed, memory and load time of models, side by side.
+"""Benchmark models side by side: speed, memory and load time.
 
-Speed is measured in this process with all models open, in turns (A B A B ...), so that a minute in
-which the machine is slow is every model's; memory and load time in a process of each model's own.
+Speed is measured in this process with all models open, in turns (A B A B ...), so that a slow
+minute of the machine affects all models. Memory and load time are measured in one process per
+model.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ from resq_onnx.runtime.buffered import BufferedDecoder
 from resq_onnx.runtime.providers import CPU
 
 PAUSE: Final = 0.05
-"""Seconds between the turns: threads of the session before may spin for a while."""
+"""Seconds between turns: threads of the previous session may still be spinning."""
 
 WARM_UP_TOKENS: Final = 8
-"""New tokens of the run that is not counted."""
+"""New tokens of the warm-up run."""
 
 
 @dataclass(frozen=True)
 class ModelSpeed:
-    """What was measured of one model.
+    """Measurements of one model.
 
     Attributes:
         path: The .onnx file.
         prefill: Tokens per second of the prompt, one number for each turn.
-        decode: Tokens per second of the continuation, likewise.
+        decode: Tokens per second of the continuation, one number for each turn.
         footprint: Load time and peak memory.
     """
 
@@ -47,12 +48,12 @@ class ModelSpeed:
 
     @property
     def median_prefill(self) -> float:
-        """Tokens per second."""
+        """Median tokens per second of the prompt."""
         return statistics.median(self.prefill)
 
     @property
     def median_decode(self) -> float:
-        """Tokens per second."""
+        """Median tokens per second of the continuation."""
         return statistics.median(self.decode)
 
 
@@ -66,12 +67,13 @@ def benchmark(
 
     Args:
         paths: The .onnx files.
-        workload: What each of them does in each turn.
-        repeat: Turns that count; one before them does not.
-        progress: Called with the number of turns and processes done and of all.
+        workload: The work of each model in each turn.
+        repeat: Number of measured turns; a warm-up turn precedes them.
+        progress: Called with the number of finished steps and their total; a step is a turn or a
+            process.
 
     Raises:
-        ResqError: A file is no decoder, or cannot be run on this workload.
+        ResqError: A file is not a decoder, or cannot run this workload.
     """
     if repeat < 1:
         raise ResqError(f"repeat is {repeat}; it must be at least 1")
@@ -85,7 +87,7 @@ def benchmark(
             progress(done, steps)
 
     decoders = [open_decoder(path, workload) for path in paths]
-    # The same prompt for all: ids that each vocabulary has.
+    # The same prompt for all models: ids below the smallest vocabulary.
     vocabulary = min(decoder.signature.vocabulary or 1 for decoder in decoders)
     random = np.random.default_rng(0)
     prompt = random.integers(0, vocabulary, (1, workload.prompt_tokens))
@@ -97,7 +99,7 @@ def benchmark(
             time.sleep(PAUSE)
             found.append(run_once(decoder, prompt, workload.new_tokens))
             advance()
-    decoders.clear()  # their memory is wanted elsewhere
+    decoders.clear()  # free their memory for the processes
     speeds = []
     for path, found in zip(paths, timings, strict=True):
         footprint = measure_footprint(path, workload)
@@ -107,7 +109,7 @@ def benchmark(
 
 
 def _warm_up(decoder: BufferedDecoder, prompt: NDArray[np.int64], workload: Workload) -> None:
-    """The first slice, and the last one if it is shorter: a GPU prepares for either's length."""
+    """Run the first slice, and the last one if it is shorter: a GPU prepares for each length."""
     some, new = decoder.prefill_slice, min(WARM_UP_TOKENS, workload.new_tokens)
     run_once(decoder, prompt[:, :some], new)
     rest = workload.prompt_tokens % some

@@ -1,7 +1,7 @@
-"""Models side by side on one text: perplexity, and distance from a reference's predictions.
+"""Compare models on one text: perplexity, and distance from a reference's predictions.
 
-For each window the reference runs once, then each model; what is kept of a window are numbers per
-token and per layer. At most two models' logits of one window are there at a time.
+For each window the reference runs once, then each model. Only numbers per token and per layer are
+kept of a window. At most two models' logits of one window are in memory at a time.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from resq_onnx.evaluation.windows import Window, Windowing
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured of one model.
+    """Results of one model.
 
     Attributes:
-        perplexity: On all windows.
-        distance: From the reference's predictions, over all predicted tokens; None without one.
-        layer_sqnr_db: Signal-to-quantisation-noise ratio in dB of the residual stream, of the
-            embedding and of each layer's output; None if it was not asked for. Infinite where
-            there is no noise.
+        perplexity: Perplexity over all windows.
+        distance: Distance from the reference's predictions over all predicted tokens; None without
+            a reference.
+        layer_sqnr_db: Signal-to-quantisation-noise ratio of the residual stream in dB, at the
+            embedding and after each layer; infinite without noise. None if it was not requested.
     """
 
     perplexity: PerplexityResult
@@ -50,16 +50,16 @@ def evaluate_models(
     """Measure models on the windows of a text.
 
     Args:
-        models: The reference may be among them; it runs once all the same.
+        models: The models; the reference may be among them and still runs only once per window.
         token_ids: The text, tokenised without special tokens.
         windowing: How the text is cut into windows.
-        reference: What to measure the distance from.
+        reference: The model from which distances are measured.
         per_layer: Also measure the noise of each layer's output. The models and the reference
             must then be `LayeredModel`s.
-        progress: Called with the number of runs of a window done and of all.
+        progress: Called with the number of finished runs of a window and their total.
 
     Raises:
-        ResqError: The text or the windowing allows no windows, or the models have not the
+        ResqError: The text and the windowing give no windows, or a model does not have the
             vocabulary or the sizes of the reference.
     """
     windows = (windowing or Windowing()).cut(token_ids)
@@ -76,7 +76,7 @@ def evaluate_models(
             progress(done, len(running) * len(windows))
         return outputs
 
-    def measure(window: Window) -> None:  # whose outputs are gone when the next one's come
+    def measure(window: Window) -> None:  # a function, so that outputs are freed between windows
         expected = None if reference is None else run(reference, window)
         for tally in tallies:
             known = expected if tally.model is reference else None
@@ -89,7 +89,7 @@ def evaluate_models(
 
 @dataclass(frozen=True)
 class _Outputs:
-    """What a model gave for the N tokens that a window predicts."""
+    """Outputs of a model for the N tokens that a window predicts."""
 
     losses: NDArray[np.float64]  # (N,)
     logits: NDArray[np.float32]  # (N, vocabulary)
@@ -108,7 +108,7 @@ def _run(model: LanguageModel, window: Window, per_layer: bool) -> _Outputs:
 
 
 class _Tally:
-    """What adds up over windows for one model."""
+    """Sums over windows for one model."""
 
     def __init__(self, model: LanguageModel, reference: LanguageModel | None) -> None:
         self.model = model

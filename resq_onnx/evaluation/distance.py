@@ -1,4 +1,4 @@
-"""How far two sets of logits of the same tokens are apart: one record, one formula."""
+"""Distance between the logits of two models on the same tokens."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ Logits = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Distance:
-    """How far a model's predictions are from a reference's.
+    """Distance of a model's predictions from those of a reference.
 
     Attributes:
         relative_error: Largest difference of logits over the reference's largest absolute logit.
         kl_divergence: Mean Kullback-Leibler divergence KL(reference || model), nats per token.
-        top1_agreement: Share of positions at which both find the same token likeliest.
+        top1_agreement: Share of positions at which both models find the same token most likely.
         perplexity_ratio: Perplexity over the reference's, on the same tokens.
-        standard_error: Of that ratio, to first order, from the sample standard deviation of the
-            differences of losses over tokens, taken to be independent; None of fewer than two.
+        standard_error: Standard error of that ratio, to first order, from the sample standard
+            deviation of the differences of token losses, assumed independent; None for fewer
+            than two tokens.
     """
 
     relative_error: float
@@ -39,13 +40,13 @@ class Distance:
 
     @property
     def log_error(self) -> float:
-        """Standard error of the logarithm of the perplexity ratio, nats; 0 where there is none."""
+        """Standard error of the log of the perplexity ratio, in nats; 0 if it is unknown."""
         return (self.standard_error or 0.0) / self.perplexity_ratio
 
 
 @dataclass
 class DistanceTally:
-    """Adds up a `Distance` over several texts, of which it keeps a few numbers per token."""
+    """Accumulates a `Distance` over several texts; keeps a few numbers per token."""
 
     _largest: float = 0.0
     _error: float = 0.0
@@ -55,23 +56,23 @@ class DistanceTally:
     def add(
         self, expected: Logits, found: Logits, expected_losses: Doubles, losses: Doubles
     ) -> None:
-        """Take one text.
+        """Add one text.
 
         Args:
             expected: Logits of the reference, (N, vocabulary).
             found: Logits of the model, (N, vocabulary).
-            expected_losses: -log p of the tokens that follow, as far as there are any, (M,).
-            losses: The same of the model, (M,).
+            expected_losses: The reference's -log p of the next tokens that are known, (M,).
+            losses: The same for the model, (M,).
         """
         for one, other in zip(expected, found, strict=True):  # a row at a time: they are large
-            # np.maximum, for max() would lose a NaN
+            # np.maximum keeps a NaN, max() would lose it
             self._largest = float(np.maximum(self._largest, np.abs(one).max()))
             self._error = float(np.maximum(self._error, np.abs(other - one).max()))
         self._predictions.append(token_differences(expected, found))
         self._losses.append(losses - expected_losses)
 
     def distance(self) -> Distance:
-        """The distance over all texts, of which there is at least one."""
+        """The distance over all texts; at least one must have been added."""
         losses = np.concatenate(self._losses)
         ratio = exponential(float(losses.mean())) if losses.size else 1.0
         error = None
@@ -87,7 +88,7 @@ class DistanceTally:
 
 
 def compare(expected: Logits, found: Logits, token_ids: NDArray[np.int64]) -> Distance:
-    """Compare logits (B, S, vocabulary) of token ids (B, S), each text from its beginning."""
+    """Compare logits (B, S, vocabulary) on token ids (B, S), each text from its beginning."""
     tally = DistanceTally()
     for ids, *pair in zip(token_ids, expected, found, strict=True):
         losses = [token_losses(logits[:-1], ids[1:]) for logits in pair]

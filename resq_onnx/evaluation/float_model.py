@@ -1,4 +1,4 @@
-"""Write the float model, and compare its logits with those of the model it was made from."""
+"""Write the float model, and compare its logits with those of the original model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from resq_onnx.calibration.measured import Measured
-from resq_onnx.evaluation.against_float import Observed, observe
+from resq_onnx.evaluation.against_float import ModelOutputs, observe
 from resq_onnx.evaluation.distance import Distance
 from resq_onnx.evaluation.parity import check_float_parity
 from resq_onnx.files import Staging, writing_to
@@ -18,12 +18,12 @@ from resq_onnx.runtime.taps import open_tapped
 
 def check_float(
     graph: ir.Model, measured: Measured, staging: Staging, kept: Staging | None
-) -> tuple[Distance, Observed]:
-    """Write the float model, to where it is kept or for the moment, and compare its logits.
+) -> tuple[Distance, ModelOutputs]:
+    """Write the float model, to a temporary file unless it is `kept`, and compare its logits.
 
     Returns:
-        How near they are to the reference's, and what the float model makes of the text on which
-        it is to be compared with the quantised one.
+        The distance of its logits from the reference's, and its outputs on the text on which it
+        is later compared with the quantised model.
     """
     with tempfile.TemporaryDirectory(dir=staging.folder) as scratch:
         target, path = staging.target, Path(scratch) / "float.onnx"
@@ -36,4 +36,5 @@ def check_float(
         distance = check_float_parity(
             measured.logits, found, measured.token_ids, measured.reference
         )
-        return distance, observe(tapped, measured.text, staging.folder)
+        with writing_to(staging.target):
+            return distance, observe(tapped, measured.text, staging.folder)

@@ -1,7 +1,7 @@
-"""How much of a layer's output is quantisation noise, in whatever bases two models have.
+"""Signal-to-noise ratio of each layer's output, for two models in different bases.
 
 The residual streams of a model and of its export differ by noise and by an orthogonal matrix U,
-x_model = x_reference U + noise. U is found where there is least noise, at the embedding: the
+x_model = x_reference U + noise. U is computed at the embedding, where the noise is lowest: the
 orthogonal Procrustes problem, min over U of |X_reference U - X_model|, is solved by U = V Wᵀ with
 V S Wᵀ the singular value decomposition of X_referenceᵀ X_model (Schönemann, Psychometrika 1966).
 """
@@ -19,11 +19,11 @@ from resq_onnx.evaluation.models import LayeredModel
 Doubles = NDArray[np.float64]
 
 ALIGNMENT_IDS: Final = 16384
-"""Token ids by which two bases are aligned. With 28 for each of SmolLM2's 576 dimensions, an 8-bit
-embedding leaves an error in U of some -50 dB; the noise of 4 bits is at -10 to -20."""
+"""Number of token ids by which two bases are aligned. With 28 per dimension of SmolLM2 (576), an
+8-bit embedding leaves an error in U of about -50 dB; the noise of 4 bits is at -10 to -20 dB."""
 
 IDS_PER_DIMENSION: Final = 8
-"""As many are used at least, so that noise averages out in wide models too."""
+"""Smallest number of token ids per dimension, so that noise also averages out in wide models."""
 
 IDS_AT_A_TIME: Final = 1024
 
@@ -31,31 +31,30 @@ IDS_AT_A_TIME: Final = 1024
 class LayerNoise:
     """Signal-to-quantisation-noise ratios of the residual stream, over windows of text.
 
-    The ratio of a layer is that of the signal |x_reference|² of a token to the noise
-    |x_reference U - x_model|², where the noise is taken relative to its own token's signal and then
-    averaged over tokens. RMS norm divides each token by its length, so this is what the next layer
-    sees; in a ratio of two sums, the first token of a text, a hundred times as long as others in
-    many models, would be all that counts.
+    The noise |x_reference U - x_model|² of each token is divided by the token's signal
+    |x_reference|², and averaged over tokens. RMS norm divides each token by its length, so this is
+    the noise that the next layer sees. A ratio of two sums would be dominated by the first token
+    of a text, which in many models is a hundred times as long as others.
     """
 
     def __init__(self, basis: Doubles) -> None:
-        """Take U (D, D), from the reference's basis to the model's."""
+        """Take U (D, D), which maps the reference's basis to the model's."""
         self._basis = basis
         self._noise: Any = 0.0
         self._tokens = 0
 
     def add(self, expected: NDArray[np.float32], found: NDArray[np.float32]) -> None:
-        """Take in the streams (layers + 1, tokens, D) of the reference and of the model.
+        """Add the streams (layers + 1, tokens, D) of the reference and of the model.
 
         Raises:
-            ResqError: They have different numbers of layers.
+            ResqError: The models have different numbers of layers.
         """
         if len(expected) != len(found):
             raise ResqError(
                 f"the model has {len(found) - 1} layers and the reference {len(expected) - 1}; "
                 f"give the model it was made from as --reference"
             )
-        # Layer by layer: float64 of all would be large.
+        # Layer by layer, because all layers in float64 would be large.
         self._noise += np.array(
             [_relative_noise(*pair, self._basis) for pair in zip(expected, found, strict=True)]
         )
@@ -70,12 +69,12 @@ class LayerNoise:
 
 
 def align(reference: LayeredModel, model: LayeredModel, vocabulary: int) -> Doubles:
-    """The orthogonal matrix (D, D) from the reference's residual basis to the model's.
+    """The orthogonal matrix U (D, D) from the reference's residual basis to the model's.
 
     Args:
-        reference: Its residual stream x is found again in the model's as about x U.
-        model: The other one.
-        vocabulary: Token ids both have; those used are spread over all of them.
+        reference: The model with residual stream x.
+        model: The model with residual stream x U, plus noise.
+        vocabulary: Number of token ids that both models have; those used are spread over all.
 
     Raises:
         ResqError: Their hidden sizes differ.
@@ -97,7 +96,7 @@ def align(reference: LayeredModel, model: LayeredModel, vocabulary: int) -> Doub
 
 
 def procrustes(product: Doubles) -> Doubles:
-    """The orthogonal U that makes |A U - B| least, from Aᵀ B (D, D)."""
+    """The orthogonal U that minimises |A U - B|, from Aᵀ B (D, D)."""
     left, _, right = np.linalg.svd(product)
     return np.asarray(left @ right)
 
@@ -105,7 +104,7 @@ def procrustes(product: Doubles) -> Doubles:
 def _relative_noise(
     expected: NDArray[np.float32], found: NDArray[np.float32], basis: Doubles
 ) -> float:
-    """The sum over tokens of noise over signal; expected and found are (tokens, D)."""
+    """The sum of noise / signal over tokens; expected and found are (tokens, D)."""
     wide = expected.astype(np.float64)
     noise = ((wide @ basis - found) ** 2).sum(axis=1)
     signal = np.maximum((wide**2).sum(axis=1), np.finfo(np.float64).tiny)  # a token may be zero

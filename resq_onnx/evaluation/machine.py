@@ -1,4 +1,4 @@
-"""What a figure of speed must say of where it was measured."""
+"""Describe the machine of a measurement: CPU, GPU, kernels and package versions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ INSTRUCTION_SETS: Final = {
     "asimddp": "NEON dotprod",
     "i8mm": "NEON i8mm",
 }
-"""By the kernel's name for it, what matters to integer arithmetic."""
+"""Instruction sets that matter for integer arithmetic, by their names in /proc/cpuinfo."""
 
 PACKAGES: Final = ("resq-onnx", "onnxruntime", "numpy")
 
@@ -38,9 +38,9 @@ class Gpu:
     """A graphics card, as nvidia-smi describes it.
 
     Attributes:
-        name: As its maker calls it.
-        driver: Version of its driver.
-        memory: With unit.
+        name: The maker's name.
+        driver: Version of the driver.
+        memory: Size with unit.
     """
 
     name: str
@@ -53,15 +53,15 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and with what something was measured.
+    """Hardware and software of a measurement.
 
     Attributes:
-        cpu: As the system calls it.
-        cores: That this process may use.
-        instruction_sets: Of `INSTRUCTION_SETS`, those the CPU has.
-        kernels: The instruction set of the compiled operators; None if they do not say.
-        versions: Of `PACKAGES` or `GPU_PACKAGES`, and of Python; for a GPU, of CUDA as well.
-        gpu: If the measurement was on one; None, too, if nvidia-smi does not tell.
+        cpu: The system's name for the CPU.
+        cores: Number of cores that this process may use.
+        instruction_sets: Those of `INSTRUCTION_SETS` that the CPU has.
+        kernels: The instruction set of the compiled operators; None if unknown.
+        versions: Versions of `PACKAGES` or `GPU_PACKAGES`, of Python and, on a GPU, of CUDA.
+        gpu: The GPU of the measurement; None on a CPU, or if nvidia-smi fails.
     """
 
     cpu: str
@@ -73,10 +73,10 @@ class Machine:
 
 
 def describe_machine(provider: str = CPU) -> Machine:
-    """Look at this machine; what it does not tell is left out.
+    """Describe this machine; unknown properties are omitted.
 
     Args:
-        provider: Where models run: a GPU is described if it is theirs.
+        provider: Execution provider of the models; a GPU is described only if they run on it.
     """
     on_gpu = provider != CPU
     entries = _cpu_entries()
@@ -111,7 +111,7 @@ def find_gpus(*which: str) -> tuple[Gpu, ...]:
 
 
 def _cuda_version() -> dict[str, str]:
-    """The version that ONNX Runtime was built for."""
+    """The CUDA version for which ONNX Runtime was built."""
     import onnxruntime
 
     version = getattr(onnxruntime, "cuda_version", None)
@@ -119,7 +119,7 @@ def _cuda_version() -> dict[str, str]:
 
 
 def _cpu_entries() -> dict[str, str]:
-    """The entries of the first processor in /proc/cpuinfo; none where there is no such file."""
+    """The entries of the first processor in /proc/cpuinfo; empty if there is no such file."""
     try:
         first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
     except OSError:

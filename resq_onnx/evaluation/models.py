@@ -1,7 +1,6 @@
-"""What is evaluated: anything that gives logits of token ids.
+"""Language models for evaluation: an interface, and exported files in ONNX Runtime.
 
-An exported file does it here, in ONNX Runtime; the original model in
-`resq_onnx.calibration.reference`.
+The original model in PyTorch, `resq_onnx.calibration.reference`, has the same interface.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from resq_onnx.errors import ResqError
 from resq_onnx.runtime.decoder import Decoder, decode_logits
 
-if TYPE_CHECKING:  # it needs onnx, which nobody else does who measures a model
+if TYPE_CHECKING:  # imports onnx, which evaluation does not need otherwise
     from resq_onnx.runtime.taps import Embedder, TappedDecoder
 
 Floats = NDArray[np.float32]
@@ -22,14 +21,14 @@ TokenIds = NDArray[np.int64]
 
 
 class LanguageModel(Protocol):
-    """Something that gives logits of token ids."""
+    """A model that computes logits of token ids."""
 
     def logits(self, token_ids: TokenIds) -> Floats:
         """Logits of token ids (B, S), each text from its beginning: (B, S, vocabulary)."""
 
 
 class LayeredModel(LanguageModel, Protocol):
-    """A language model whose residual stream can be seen."""
+    """A language model that also returns its residual stream."""
 
     def logits_and_layers(self, token_ids: TokenIds) -> tuple[Floats, Floats]:
         """Logits, and the residual stream (layers + 1, B, S, D): embedding, then each layer."""
@@ -42,11 +41,11 @@ class ExportedModel:
     """An exported file as a language model, in one pass or token by token."""
 
     def __init__(self, decoder: Decoder, token_by_token: bool = False) -> None:
-        """Take the decoder, and whether to run one token a call with the cache.
+        """Take the decoder, and whether to run one token per call with the cache.
 
         Raises:
-            ResqError: It computes the last position's logits alone, and is not to run token by
-                token.
+            ResqError: The model computes logits only for the last position, and is to run in one
+                pass.
         """
         _check_logits(decoder, token_by_token)
         self._decoder = decoder
@@ -60,12 +59,12 @@ class ExportedModel:
 
 
 class TappedModel:
-    """As `ExportedModel`, with its residual stream."""
+    """An exported file as a language model with its residual stream."""
 
     def __init__(
         self, decoder: TappedDecoder, embedder: Embedder, token_by_token: bool = False
     ) -> None:
-        """Take the same file twice, as `ExportedModel` takes it once; the error is the same."""
+        """Take the decoder and the embedder of one file; otherwise as for `ExportedModel`."""
         _check_logits(decoder.decoder, token_by_token)
         self._decoder = decoder
         self._embedder = embedder
@@ -92,9 +91,9 @@ class TappedModel:
 def _check_logits(decoder: Decoder, token_by_token: bool) -> None:
     if decoder.signature.last_only and not token_by_token:
         raise ResqError(
-            "the model computes logits for the last token of a call only (it was exported with "
-            "--logits last), and one pass needs those of all; evaluate it with --token-by-token, "
-            "or export it with --logits all"
+            "the model computes logits only for the last token of a call (it was exported with "
+            "--logits last), but one pass needs those of all tokens; evaluate it with "
+            "--token-by-token, or export it with --logits all"
         )
 
 

@@ -1,4 +1,4 @@
-"""Whether two ways to compute the same logits agree."""
+"""Parity checks: float graph against PyTorch, and cached decode against prefill."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from resq_onnx.runtime.decoder import Decoder, decode_logits, prefill_logits
 FLOAT_TOLERANCE: Final = 1e-3
 """Largest difference of logits over the largest logit, float model against PyTorch.
 
-Float32 sums of a few thousand products in another order, through tens of layers, differ by some
+Float32 sums of a few thousand products in another order, through tens of layers, differ by about
 1e-5; a wrong fold differs by more than 1e-1.
 """
 
 DECODE_TOLERANCE: Final = 0.01
-"""Largest relative difference of perplexity, cached decode against prefill, quantised model."""
+"""Largest relative difference of perplexity of the quantised model, cached decode to prefill."""
 
 STANDARD_ERRORS: Final = 3.0
-"""Standard errors that a difference of perplexity may have beyond `DECODE_TOLERANCE`.
+"""Standard errors by which a difference of perplexity may exceed `DECODE_TOLERANCE`.
 
 Rounding is discontinuous: the last bit of a float sum, whose order depends on the number of rows,
-can move an integer by one. Decode and prefill are then two draws of the same rounding noise,
-equally good but up to some 0.1 nats apart at a token, and on a short text that shows.
+can change an integer by one. Decode and prefill are then two draws of the same rounding noise,
+equally good but up to about 0.1 nats apart per token, which is visible on a short text.
 """
 
 DIVERGENCE_FLOOR: Final = 0.05
-"""Mean divergence, nats, of decode from prefill that is always allowed: some rounding noise."""
+"""Mean divergence of decode from prefill that is always allowed, in nats: rounding noise."""
 
 
 def check_float_parity(
     expected: Logits, found: Logits, token_ids: NDArray[np.int64], reference: str = "PyTorch"
 ) -> Distance:
-    """Refuse a float graph whose logits are not those of the model it was made from.
+    """Refuse a float graph whose logits differ from those of the original model.
 
     Args:
-        expected: Logits of that model.
+        expected: Logits of the original model.
         found: Logits of the graph.
         token_ids: A text, (B, S).
-        reference: Who computed the expected ones, for the message.
+        reference: Source of the expected logits, for the message.
 
     Raises:
-        ResqError: They differ by more than `FLOAT_TOLERANCE`.
+        ResqError: The logits differ by more than `FLOAT_TOLERANCE`.
     """
     distance = compare(expected, found, token_ids)
     if not distance.relative_error <= FLOAT_TOLERANCE:
@@ -65,11 +65,11 @@ def check_decode_parity(
     Args:
         decoder: The quantised model.
         token_ids: A text, (B, S).
-        float_logits: The float model's logits of it, if known.
+        float_logits: The float model's logits on the text, if known.
 
     Raises:
-        ResqError: Their perplexities differ by more than `DECODE_TOLERANCE` and
-            `STANDARD_ERRORS`, or are not finite; or decode is further away from prefill than
+        ResqError: The perplexities differ by more than `DECODE_TOLERANCE` and
+            `STANDARD_ERRORS`, or are not finite; or decode is further from prefill than
             prefill is from the float model.
     """
     prefill = prefill_logits(decoder, token_ids)

@@ -1,6 +1,6 @@
-"""Perplexity, and how far predictions are from those of another model, token by token.
+"""Perplexity, and differences between the predictions of two models, token by token.
 
-All sums are in float64, over some rows at a time: logits are the largest arrays there are.
+All sums are in float64 over a few rows at a time, since logits are the largest arrays.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ ROWS_AT_A_TIME: Final = 32
 
 @dataclass(frozen=True)
 class PerplexityResult:
-    """How well a model predicts a text.
+    """Perplexity of a model on a text.
 
     Attributes:
         perplexity: exp(nll).
         nll: Mean negative log-likelihood of a token, in nats.
-        tokens: Number of tokens that were predicted.
-        windows: Number of windows the text was cut into.
+        tokens: Number of predicted tokens.
+        windows: Number of windows into which the text was cut.
     """
 
     perplexity: float
@@ -44,12 +44,12 @@ class PerplexityResult:
 
 @dataclass(frozen=True)
 class Differences:
-    """How far predictions are from a reference's, at each of some tokens (N,).
+    """Differences between a model's predictions and a reference's, for each token, (N,).
 
     Attributes:
         divergence: Kullback-Leibler divergence of the prediction from the reference's,
             sum of p (log p - log q) with p the reference's probabilities, in nats.
-        same_choice: Whether both find the same token likeliest; the first of equals.
+        same_choice: Whether both find the same token most likely; the first one on a tie.
     """
 
     divergence: Doubles
@@ -87,7 +87,7 @@ def token_differences(expected: NDArray[np.float32], found: NDArray[np.float32])
 
 
 def exponential(number: float) -> float:
-    """e to this power; infinity where a float ends."""
+    """e to this power; infinity on overflow."""
     try:
         return math.exp(number)
     except OverflowError:

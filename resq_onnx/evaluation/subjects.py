@@ -118,6 +118,7 @@ def _original(path: Path, how: HowToRun) -> Iterator[Subject]:
         ) from error
     with open_model(path) as source:
         files = [path] if path.is_file() else source.folder.glob("*.safetensors")
+        source.check_shapes()  # else PyTorch makes all the layers that config.json asks for
         reference = Reference(source, how.threads)
         opening, size = reference.opening(how.bos), sum(file.stat().st_size for file in files)
         yield Subject(path, reference, reference.encode, opening, size)

@@ -1,4 +1,4 @@
-"""What a benchmark asks of a model: one prompt and its greedy continuation, with a clock."""
+"""Workload of a benchmark: one prompt and its greedy continuation, timed."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Workload:
     """A prompt and its continuation.
 
     Attributes:
-        prompt_tokens: Tokens read first.
-        new_tokens: Tokens generated after them.
-        threads: Threads of a session; None leaves it to ONNX Runtime.
+        prompt_tokens: Tokens of the prompt.
+        new_tokens: Tokens generated after it.
+        threads: Threads of a session; None for ONNX Runtime's default.
         kernels: Whether the compiled operators run, instead of the functions in the file.
-        spinning: Whether waiting threads stay awake.
+        spinning: Whether waiting threads spin.
         provider: As for `create_session`.
     """
 
@@ -57,7 +57,7 @@ class Timing:
 
     Attributes:
         prefill: From the prompt to the logits after it.
-        decode: All steps; a step is one token through the model, and the choice of the next.
+        decode: All steps; a step runs one token through the model and selects the next one.
     """
 
     prefill: float
@@ -65,16 +65,16 @@ class Timing:
 
 
 def open_decoder(path: Path, workload: Workload) -> BufferedDecoder:
-    """Open a model with room for a workload.
+    """Open a model with a cache large enough for a workload.
 
     Raises:
-        ResqError: It cannot be opened, or is no decoder.
+        ResqError: It cannot be opened, or is not a decoder.
     """
     return decoder_on(open_session(path, workload), path, workload)
 
 
 def open_session(path: Path, workload: Workload) -> onnxruntime.InferenceSession:
-    """Open a model as the workload says, without a decoder.
+    """Open a session with the workload's settings, without a decoder.
 
     Raises:
         ResqError: It cannot be opened.
@@ -89,13 +89,13 @@ def open_session(path: Path, workload: Workload) -> onnxruntime.InferenceSession
 
 
 def decoder_on(session: Any, path: Path, workload: Workload) -> BufferedDecoder:
-    """The same for a session that is open already."""
+    """A decoder on an open session, with a cache large enough for the workload."""
     width = _head_size(path.with_name("genai_config.json"))
     return BufferedDecoder(session, workload.total_tokens, cache_width=width)
 
 
 def _head_size(config: Path) -> int | None:
-    """What onnxruntime-genai's model builder writes here, and not into the graph."""
+    """Head size that onnxruntime-genai's model builder writes here but not into the graph."""
     try:
         size = json.loads(config.read_text())["model"]["decoder"]["head_size"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -69,6 +69,8 @@ def replacing(target: Path) -> Iterator[Path]:
     Raises:
         OSError: It cannot be put there.
     """
+    if target.is_dir():  # "/" has no name, and the others would fail at the very end
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
     try:
         temporary.touch()

@@ -1,7 +1,7 @@
-"""The ai.resq operators as ONNX functions of standard operators: their definition.
+"""Definitions of the ai.resq operators, as ONNX functions of standard operators.
 
-A form is a record that says which inputs, sizes and steps a node has; `add_call` makes a node
-of a form and gives the model the function behind it.
+A form is a record of the inputs, sizes and steps of a node; `add_call` makes a node of a form
+and adds its function to the model.
 """
 
 from resq_onnx.functions._form import Form, Parameter, add_call

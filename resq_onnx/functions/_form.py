@@ -1,8 +1,8 @@
-"""What an operator and its forms are, and how a form becomes an ONNX function.
+"""Forms of an operator, and the ONNX function of each form.
 
-A function can neither ask whether an optional input is there nor branch on an attribute. So
-each distinct form of a node has a body of its own: one name, several ONNX overloads. A form is
-a record; its body is Python that branches on the record's fields while ONNX nodes are recorded.
+An ONNX function can neither test for an optional input nor branch on an attribute. So each
+distinct form of a node has its own body: one name, several ONNX overloads. A form is a record;
+its body is Python that branches on the record's fields while ONNX nodes are recorded.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ AttributeValue = int | float | str
 
 @dataclass(frozen=True)
 class Parameter:
-    """An input or output of an operator: its place is fixed, its presence is the form's choice."""
+    """An input or output of an operator: its place is fixed, its presence depends on the form."""
 
     name: str
     dtype: ir.DataType
@@ -30,18 +30,18 @@ class Parameter:
 
 
 class Form(abc.ABC):
-    """One form of an operator: which inputs it has, its sizes, its body."""
+    """One form of an operator: its inputs, sizes and body."""
 
     op_type: ClassVar[str]
 
     @property
     @abc.abstractmethod
     def overload(self) -> str:
-        """Names the form among those of its operator; equal forms have equal names."""
+        """Name of the form among those of its operator; equal forms have equal names."""
 
     @abc.abstractmethod
     def inputs(self) -> tuple[Parameter, ...]:
-        """Every input of the operator in its place, also those this form leaves out."""
+        """All inputs of the operator in order, including those that this form omits."""
 
     @abc.abstractmethod
     def outputs(self) -> tuple[Parameter, ...]:
@@ -49,10 +49,10 @@ class Form(abc.ABC):
 
     @abc.abstractmethod
     def attributes(self) -> dict[str, AttributeValue]:
-        """The attributes the form settles; every node of this form carries them."""
+        """The attributes that the form fixes; every node of this form carries them."""
 
     def free_attributes(self) -> dict[str, float | None]:
-        """Float attributes a node chooses, with their default (None: it must choose)."""
+        """Float attributes set by each node, with their defaults; None if there is no default."""
         return {}
 
     @abc.abstractmethod
@@ -61,7 +61,7 @@ class Form(abc.ABC):
 
         Args:
             op: Records one node for each operator called on it.
-            *inputs: One value for each of `inputs()`; those not present must not be used.
+            *inputs: One value for each of `inputs()`; absent ones must not be used.
         """
 
     def function(self) -> ir.Function:
@@ -76,13 +76,13 @@ class Form(abc.ABC):
         )
         function.overload = self.overload
         for node in function:
-            node.metadata_props.clear()  # The builder's module scopes: empty here.
+            node.metadata_props.clear()  # The builder's module scopes, which are empty here.
         for output, declared in zip(function.outputs, self.outputs(), strict=True):
             output.name, output.type = declared.name, ir.TensorType(declared.dtype)
         return function
 
     def _declared_attributes(self) -> list[ir.Attr]:
-        """What the form settles as defaults, then what its nodes choose."""
+        """The attributes of the form, with defaults, then those that its nodes set."""
         settled = [_attribute(name, value) for name, value in self.attributes().items()]
         chosen = [
             ir.Attr(name, ir.AttributeType.FLOAT, default)
@@ -99,23 +99,22 @@ def add_call(
     name: str,
     output_names: Sequence[str],
 ) -> ir.Node:
-    """Create a node of a form, and give the model what the node needs to run.
+    """Create a node of a form, and add the function and opset import that it needs to the model.
 
-    The form's function is added to `model.functions` unless it is there, and the domain to the
-    opset imports. The caller puts the node into a graph. The types of the outputs are set,
-    their shapes are not.
+    The form's function is added to `model.functions` unless it is there already. The caller
+    inserts the node into a graph. The types of the outputs are set, their shapes are not.
 
     Args:
         model: The model the node will belong to.
-        form: Which form of which operator.
-        inputs: Values in the operator's order, None where the form has none; absent ones at
-            the end may be left away.
+        form: The form of the operator.
+        inputs: Values in the operator's order, None for absent ones; absent ones at the end
+            may be omitted.
         attributes: Values of `form.free_attributes()`; those without a default are required.
         name: Name of the node.
         output_names: One name for each output.
 
     Raises:
-        ValueError: The inputs, attributes or outputs are not those of the form.
+        ValueError: The inputs, attributes or outputs do not match the form.
     """
     _check_call(form, inputs, attributes, name, output_names)
     chosen = {key: attributes.get(key, default) for key, default in form.free_attributes().items()}
@@ -150,7 +149,7 @@ def _check_call(
     where = f"{form.op_type} node {name!r} of form {form.overload}"
     expected = form.inputs()
     if len(inputs) > len(expected):
-        raise ValueError(f"{where}: {len(inputs)} inputs, at most {len(expected)} are known")
+        raise ValueError(f"{where}: {len(inputs)} inputs, expected at most {len(expected)}")
     given = [value is not None for value in inputs] + [False] * (len(expected) - len(inputs))
     for is_given, parameter in zip(given, expected, strict=True):
         if is_given != parameter.present:
@@ -161,10 +160,10 @@ def _check_call(
     missing = {key for key, default in free.items() if default is None} - set(attributes)
     if unknown or missing:
         raise ValueError(
-            f"{where}: attributes unknown: {sorted(unknown)}, missing: {sorted(missing)}"
+            f"{where}: unknown attributes: {sorted(unknown)}, missing: {sorted(missing)}"
         )
     if len(output_names) != len(form.outputs()):
-        raise ValueError(f"{where}: {len(output_names)} outputs, {len(form.outputs())} expected")
+        raise ValueError(f"{where}: {len(output_names)} outputs, expected {len(form.outputs())}")
 
 
 def _attribute(name: str, value: AttributeValue) -> ir.Attr:
@@ -177,6 +176,6 @@ def attribute_value(op: OpBuilder, name: str) -> Any:
     """A float attribute of the calling node as a scalar tensor."""
     reference = ir.Attr("value_float", ir.AttributeType.FLOAT, None, ref_attr_name=name)
     value = op.Constant(value_float=reference)
-    # Nothing infers a type from a reference, and the builder promotes literals by type.
+    # No type is inferred from a reference, and the builder promotes literals by type.
     value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([])
     return value

@@ -1,4 +1,4 @@
-"""The scale and zero point of an asymmetric quantiser, for activations and for the cache."""
+"""Scale and zero point of an asymmetric quantiser, for activations and for the cache."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import onnx_ir as ir
 from onnxscript import OpBuilder
 
 SMALLEST_SCALE: Final = 2.0**-126
-"""Smallest normal float32: stands in for the scale 0 of a row of zeros, which stays zeros."""
+"""Smallest normal float32: replaces the scale 0 of a row of zeros, which stays zeros."""
 
 
 def levels(bits: int) -> float:
-    """The largest integer of an unsigned width."""
+    """The largest unsigned integer of this width."""
     return float(2**bits - 1)
 
 
 def range_of_rows(op: OpBuilder, rows: ir.Value) -> tuple[Any, Any]:
-    """Smallest and largest value of each row, widened to hold 0.
+    """Smallest and largest value of each row, widened to include 0.
 
     Args:
         op: Records the nodes.
         rows: (..., width), width at least 1.
 
     Returns:
-        Two values (..., 1), at most 0 and at least 0.
+        Two values (..., 1): the first at most 0, the second at least 0.
     """
     least = op.Min(op.ReduceMin(rows, [-1], keepdims=1), 0.0)
     greatest = op.Max(op.ReduceMax(rows, [-1], keepdims=1), 0.0)

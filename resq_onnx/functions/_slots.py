@@ -1,8 +1,8 @@
-"""Slots of a key/value cache: where new tokens go, and which a query may see.
+"""Slots of a key/value cache: where new tokens are written, and which slots a query may see.
 
-Of `total` = attention_mask.shape[1] tokens the last S are new, and token j lies in slot j. The
-cache grows by concatenation, where past has total - S slots; or it is a fixed buffer of at least
-`total` slots, where the new ones are overwritten and all others kept.
+Of `total` = attention_mask.shape[1] tokens the last S are new, and token j is in slot j. If past
+has total - S slots, the cache grows by concatenation. If past is a buffer of at least `total`
+slots, the slots of the new tokens are overwritten and all others kept.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ END: Final = int(np.iinfo(np.int64).max)
 
 @dataclass(frozen=True)
 class Slots:
-    """How many slots there are, each INT64 of shape (1,).
+    """Numbers of slots, each INT64 of shape (1,).
 
     Attributes:
         new: New tokens, S.
@@ -40,7 +40,7 @@ def slots_of(op: OpBuilder, qkv: ir.Value, mask: ir.Value) -> Slots:
 
 
 def write(op: OpBuilder, past: ir.Value, new: ir.Value, slots: Slots) -> Any:
-    """Past (B, G, P, width) with the new slots put in: (B, G, max(P, total), width)."""
+    """Past (B, G, P, width) with the new slots written: (B, G, max(P, total), width)."""
     before = op.Slice(past, [0], slots.past, [2])
     after = op.Slice(past, slots.total, [END], [2])
     return op.Concat(before, new, after, axis=2)
@@ -57,13 +57,13 @@ def new_slots(op: OpBuilder, slots: Slots) -> Any:
 
 
 def visible(op: OpBuilder, mask: ir.Value, slots: Slots, window: int) -> Any:
-    """Which slot each query may see, BOOL (B, 1, S, total).
+    """Mask of the slots that each query may see, BOOL (B, 1, S, total).
 
     Args:
         op: Records the nodes.
         mask: attention_mask INT64 (B, total); 0 hides a slot.
-        slots: Of this call.
-        window: Slots a query sees, counting its own; -1 for all.
+        slots: Numbers of slots in this call.
+        window: Number of slots a query sees, including its own; -1 for all.
     """
     slot = op.Range(0, op.Squeeze(slots.total, [0]), 1)  # (total,)
     own = op.Unsqueeze(new_slots(op, slots), [1])  # (S, 1)

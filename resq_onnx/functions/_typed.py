@@ -1,8 +1,8 @@
-"""The operators with activations of another type than float32, which their bodies compute in.
+"""Variants of the operators with FLOAT16 or BFLOAT16 activations, computing in float32.
 
-T is FLOAT16 or BFLOAT16. A typed function casts its activations to float32 before anything else,
-and its result to T behind all else: it rounds once, where a kernel stores. Everything between is
-the function in float32, node by node.
+T is the type of the activations. A typed function first casts its activations to float32, and
+last casts its result to T: it rounds once, where a kernel stores. In between it is the float32
+function, node by node.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import Final
 import onnx_ir as ir
 
 ACTIVATIONS: Final = frozenset({"X", "residual", "QKV", "gate_up", "Y"})
-"""Inputs and outputs of type T, in every operator that has one of this name. All others are
-parameters and caches: their type does not depend on T."""
+"""Names of the inputs and outputs of type T, in every operator. All others are parameters and
+caches, whose type does not depend on T."""
 
 
 def in_type(function: ir.Function, dtype: ir.DataType) -> ir.Function:
-    """A function of this domain with activations of another type.
+    """A variant of a function of this domain with activations of another type.
 
     Args:
-        function: In float32; it stays as it is.
+        function: The float32 function; it is not changed.
         dtype: T.
 
     Returns:
-        A function of the same name, whose overload says the type too.
+        A function of the same name, whose overload ends with the type.
     """
     typed = function.clone()
     typed.overload = f"{function.overload}_{dtype.name.lower()}"
@@ -32,7 +32,7 @@ def in_type(function: ir.Function, dtype: ir.DataType) -> ir.Function:
     for value in activations:
         value.type = ir.TensorType(dtype)
         readers = list(value.uses())
-        if not readers:  # an optional input that this form leaves out
+        if not readers:  # an optional input that this form omits
             continue
         widened = _cast(value, ir.DataType.FLOAT, f"{value.name}_float")
         for node, place in readers:

@@ -1,6 +1,6 @@
-"""The cache record: the bytes that hold the key, or the value, of one token and one kv head.
+"""The cache record: the bytes of the key, or the value, of one token and one kv head.
 
-In order, each section only where its part has coefficients:
+Its sections in order; a section is present only if its part has coefficients:
 
 | bytes              | what                                                                   |
 |--------------------|------------------------------------------------------------------------|
@@ -29,7 +29,7 @@ MANTISSA: Final = 128.0
 """A bfloat16 has 7 bits of mantissa: bits = 128 * exponent field + 128 * fraction."""
 
 POWERS: Final = np.array([0.0, *(2.0**e for e in range(-126, 128))], np.float32)
-"""By exponent field 0..254, the value of a bfloat16 with fraction 0; subnormals never occur."""
+"""Value of a bfloat16 with fraction 0 by exponent field 0..254; subnormals never occur."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class RecordLayout:
 
     Attributes:
         head_dim: Coefficients of a head, d.
-        high_rank: Coefficients of the high part, h, always 8 bits; they come last in a head.
-        low_bits: Width of the other d - h coefficients, 4 or 8.
+        high_rank: Coefficients of the high part, h, always in 8 bits; they come last in a head.
+        low_bits: Bits of the other d - h coefficients, 4 or 8.
     """
 
     head_dim: int
@@ -62,7 +62,7 @@ class RecordLayout:
 
     def __post_init__(self) -> None:
         if not 0 <= self.high_rank <= self.head_dim or self.low_bits not in (4, 8):
-            raise ValueError(f"no cache record has this layout: {self}")
+            raise ValueError(f"invalid layout of a cache record: {self}")
         if self.low_bits == 4 and self.low_rank % 2:
             raise ValueError(f"{self.low_rank} 4-bit values do not fill whole bytes: {self}")
 
@@ -85,7 +85,7 @@ class RecordLayout:
             yield f"{part.name}_zero", 1
 
     def offset(self, section: str) -> int:
-        """Where a section begins.
+        """Offset of a section in bytes.
 
         Raises:
             KeyError: The record has no such section.
@@ -119,7 +119,7 @@ def encode(op: OpBuilder, x: ir.Value, layout: RecordLayout) -> Any:
 
 
 def decode(op: OpBuilder, records: ir.Value, layout: RecordLayout) -> Any:
-    """What records (batch, heads, tokens, R) hold, as float32 (batch, heads, tokens, d)."""
+    """Dequantise records (batch, heads, tokens, R) to float32 (batch, heads, tokens, d)."""
     sizes = [size for _, size in layout.sections()]
     names = [name for name, _ in layout.sections()]
     found = op.Split(op.Cast(records, to=ir.DataType.FLOAT), sizes, axis=-1, _outputs=len(sizes))
@@ -145,14 +145,14 @@ def _parts_of(op: OpBuilder, x: ir.Value, layout: RecordLayout) -> list[tuple[Pa
 def _to_bfloat16(op: OpBuilder, scale: ir.Value) -> tuple[Any, Any, Any]:
     """Round normal positive (..., 1) up to bfloat16: the rounded value, low byte, high byte.
 
-    Opset 23 cannot look at the bits of a float, so they are computed; every step is exact.
+    Opset 23 has no access to the bits of a float, so they are computed; every step is exact.
     """
     powers = op.Constant(value=ir.tensor(POWERS))
     reached = op.Cast(op.GreaterOrEqual(scale, powers), to=ir.DataType.FLOAT)  # (..., 255)
     exponent = op.Sub(op.ReduceSum(reached, [-1], keepdims=1), 1.0)  # POWERS[0] counts too.
     power = op.Gather(powers, op.Cast(exponent, to=ir.DataType.INT64))
     fraction = op.Ceil(op.Mul(op.Sub(op.Div(scale, power), 1.0), MANTISSA))  # 0..128
-    # A fraction of 128 carries into the exponent, as it should.
+    # A fraction of 128 carries into the exponent, as intended.
     bits = op.Add(op.Mul(exponent, MANTISSA), fraction)
     rounded = op.Mul(power, op.Add(op.Div(fraction, MANTISSA), 1.0))
     high_byte = op.Floor(op.Div(bits, 256.0))

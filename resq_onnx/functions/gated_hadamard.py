@@ -14,8 +14,8 @@ from resq_onnx.recipe import BitSplit
 
 CUBIC: Final = 0.044715
 SLOPE: Final = 1.5957691216057308  # 2 sqrt(2/pi)
-"""GELU by a tanh (Hendrycks and Gimpel, arXiv 1606.08415): x (1 + tanh(t / 2)) / 2, which is
-x sigmoid(t), where t = SLOPE (x + CUBIC x³)."""
+"""GELU approximated by tanh (Hendrycks and Gimpel, arXiv 1606.08415): x (1 + tanh(t / 2)) / 2
+= x sigmoid(t) with t = SLOPE (x + CUBIC x³)."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class HadamardForm(Form):
 
     Inputs: gate_up (..., 2I), columns [gate | up] · low_outer (m, m) · low_inner (n, n) ·
     high_outer · high_inner. The matrix of a part is kron(outer, inner), of order m·n. A part of
-    width 0 has no factors; without rotation there are none at all.
+    width 0 has no factors, and neither part has any without rotation.
     Output: Y (..., I).
 
     Attributes:
         split: Widths of both parts of I.
-        rotates: Whether the parts are multiplied with their matrix.
+        rotates: Whether the parts are multiplied by their matrices.
         activation: act, `silu` or `gelu_tanh`.
     """
 
@@ -41,7 +41,7 @@ class HadamardForm(Form):
 
     def __post_init__(self) -> None:
         if self.activation not in ACTIVATIONS:
-            raise ValueError(f"{self.op_type}: no activation {self.activation!r}: {self}")
+            raise ValueError(f"{self.op_type}: unknown activation {self.activation!r}: {self}")
 
     @property
     def overload(self) -> str:  # noqa: D102
@@ -96,11 +96,11 @@ def _gelu_factor(op: OpBuilder, gate: ir.Value) -> Any:
 
 
 ACTIVATIONS: Final = {"silu": _silu_factor, "gelu_tanh": _gelu_factor}
-"""By name, what a gate is multiplied with to be activated."""
+"""Factor that activates a gate, activation(gate) / gate, by name."""
 
 
 def _rotated(op: OpBuilder, x: ir.Value, outer: ir.Value, inner: ir.Value) -> Any:
-    """Multiply x (..., m·n) with kron(outer, inner): outerᵀ · X · inner on X (rows, m, n)."""
+    """Multiply x (..., m·n) by kron(outer, inner): outerᵀ · X · inner on X (rows, m, n)."""
     sizes = op.Concat([-1], op.Shape(outer, end=1), op.Shape(inner, end=1), axis=0)
     squares = op.Reshape(x, sizes)  # (rows, m, n)
     outer_transposed = op.Transpose(outer, perm=[1, 0])

@@ -1,6 +1,6 @@
 """MixedPrecisionAttention: RoPE, U_C, cache write and read, causal grouped-query attention.
 
-RotaryAttention with a cache of packed records: see `cache_record`.
+This is RotaryAttention with a cache of packed records; see `cache_record`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from resq_onnx.functions.rotary_attention import RotaryForm
 class AttentionForm(RotaryForm):
     """A form of MixedPrecisionAttention.
 
-    Inputs, outputs and attributes are those of RotaryAttention, but the caches are UINT8
-    (B, G, P, R) and (B, G, max(P, total), R), one record for each token and kv head.
+    Inputs, outputs and attributes are those of RotaryAttention, except that the caches are UINT8
+    (B, G, P, R) and (B, G, max(P, total), R), with one record for each token and kv head.
 
     Attributes:
-        layout: The record, of heads of `head_dim`.
+        layout: Layout of the record; its `head_dim` must be that of the form.
     """
 
     op_type: ClassVar[str] = "MixedPrecisionAttention"
@@ -35,7 +35,7 @@ class AttentionForm(RotaryForm):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.layout.head_dim != self.head_dim:
-            raise ValueError(f"{self.op_type}: the record is not one of this head size: {self}")
+            raise ValueError(f"{self.op_type}: the record has another head size: {self}")
 
     @property
     def overload(self) -> str:  # noqa: D102

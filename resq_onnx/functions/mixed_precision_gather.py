@@ -1,7 +1,7 @@
-"""MixedPrecisionGather: rows of a quantised table as floats, as an embedding reads them.
+"""MixedPrecisionGather: dequantised rows of a table, for an embedding.
 
-It reads the parts of a table as MixedPrecisionMatMul does, so that both may read the same bytes. A
-4-bit part comes as the bytes it is stored in: no runtime gathers rows of INT4.
+It reads the parts of a table as MixedPrecisionMatMul does, so that both can read the same bytes. A
+4-bit part is passed as the bytes in which it is stored, since no runtime gathers rows of INT4.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from resq_onnx.recipe import BitSplit
 class GatherForm(Form):
     """A form of MixedPrecisionGather.
 
-    Inputs: indices INT64 (...), below N · W_low (N, K_low), INT8, or for 4 bits the UINT8
-    (N, K_low / 2) that hold two's complement numbers, the even column in the low nibble ·
+    Inputs: indices INT64 (...), below N · W_low INT8 (N, K_low), or for 4 bits UINT8
+    (N, K_low / 2) of two's complement numbers, the even column in the low nibble ·
     S_low (N,) · W_high INT8 (N, K_high) · S_high (N,). A part of width 0 has neither W nor S.
     Output: Y (..., K).
 
@@ -64,7 +64,7 @@ class GatherForm(Form):
         return {"low_bits": self.split.low_bits, "high_bits": self.split.high_bits}
 
     def body(self, op: OpBuilder, *inputs: ir.Value) -> Sequence[ir.Value]:
-        """Gather the rows and their scales, and dequantise these rows alone."""
+        """Gather the rows and their scales, and dequantise only these rows."""
         indices, low, low_scale, high, high_scale = inputs
         split = self.split
         flat = op.Reshape(indices, [-1])  # (n,)
@@ -90,5 +90,5 @@ def _signed_nibbles(op: OpBuilder, packed: ir.Value, width: int) -> Any:
     odd = op.Floor(op.Div(pairs, 16.0))
     even = op.Sub(pairs, op.Mul(odd, 16.0))
     both = op.Concat(op.Unsqueeze(even, [2]), op.Unsqueeze(odd, [2]), axis=2)  # 0 to 15
-    negative = op.Floor(op.Div(both, 8.0))  # the sign's bit
+    negative = op.Floor(op.Div(both, 8.0))  # the sign bit
     return op.Reshape(op.Sub(both, op.Mul(negative, 16.0)), [-1, width])

@@ -1,7 +1,7 @@
 """MixedPrecisionMatMul: y = (RMS-normalise?) x · Wᵀ + bias + residual.
 
 X is quantised per token, its low part to `low_bits` and its high part to `high_bits`, and
-multiplied with weights that are already integers.
+multiplied by weights that are already integers.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ class MatMulForm(Form):
 
     Inputs: X (..., K) · W_low (N, K_low) · S_low (N,) · W_high (N, K_high) · S_high (N,) ·
     bias (N,)? · residual (..., N)?. A part of width 0 has neither W nor S.
-    Output: Y (..., N). Attribute a node chooses: `norm_epsilon`, if `norm`.
+    Output: Y (..., N). Attribute set by each node: `norm_epsilon`, if `norm`.
 
     Attributes:
-        split: Widths of both parts of K, all groups together.
-        groups: Groups that are quantised apart; columns of X are [low | high] in each group,
-            columns of W_low and W_high are those of all groups in order.
+        split: Widths of both parts of K, summed over all groups.
+        groups: Number of groups that are quantised separately. Columns of X are [low | high] in
+            each group; columns of W_low and W_high are those of all groups in order.
         norm: Whether X is divided by its root mean square.
         bias: Whether there is a bias.
         residual: Whether there is a residual.
         low_clip: Share of an activation's range, above 0, that the integers of the low part
-            span; what lies outside gets the nearest of them.
+            span; values outside are clipped to it.
     """
 
     op_type: ClassVar[str] = "MixedPrecisionMatMul"
@@ -100,10 +100,10 @@ class MatMulForm(Form):
         return {"norm_epsilon": None} if self.norm else {}
 
     def body(self, op: OpBuilder, *inputs: ir.Value) -> Sequence[ir.Value]:
-        """Quantise and dequantise both parts of both sides, then one product.
+        """Quantise and dequantise both parts of both operands, then multiply once.
 
-        With a product for each part, ONNX Runtime would fuse the 8-bit one into an integer
-        product that rejects a scale for each token, and the session would fail when run.
+        With one product per part, ONNX Runtime would fuse the 8-bit one into an integer product
+        that rejects a scale per token, and the session would fail when run.
         """
         x, low_weight, low_scale, high_weight, high_scale, bias, residual = inputs
         split, groups = self.split, self.groups
@@ -154,18 +154,17 @@ def _inverse_rms(op: OpBuilder, rows: ir.Value) -> Any:
 def _quantised(
     op: OpBuilder, rows: Any, width: int, bits: int, clip: float, inverse_rms: Any | None
 ) -> Any:
-    """What the integers of (rows, width) stand for, times the inverse RMS if there is one.
+    """Quantise and dequantise (rows, width), and multiply by the inverse RMS if there is one.
 
-    The integers are those of the rows as they are: a norm changes the scale they are read with,
-    not the integers.
+    A norm does not change the integers, only the scale with which they are dequantised.
     """
     least, greatest = range_of_rows(op, rows)
     if clip < 1.0:
         least, greatest = op.Mul(least, clip), op.Mul(greatest, clip)
     scale = scale_of_range(op, least, greatest, bits)  # (rows, 1)
     zero = op.Cast(zero_point(op, least, scale), to=UNSIGNED[bits])
-    # One block as wide as the part: a scale for each row, without reshaping 4-bit tensors,
-    # which ONNX Runtime cannot.
+    # One block as wide as the part gives one scale per row without reshaping 4-bit tensors,
+    # which ONNX Runtime does not support.
     integers = op.QuantizeLinear(rows, scale, zero, axis=1, block_size=width)
     read_scale = scale if inverse_rms is None else op.Mul(scale, inverse_rms)
     return op.DequantizeLinear(integers, read_scale, zero, axis=1, block_size=width)

@@ -1,6 +1,6 @@
 """RotaryAttention: RoPE, a key/value cache in float32, causal grouped-query attention.
 
-MixedPrecisionAttention's float twin: the same steps, and a cache that stores what it is given.
+The float twin of MixedPrecisionAttention: the same steps, with an unquantised cache.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from resq_onnx.functions._form import AttributeValue, Form, Parameter, attribute
 from resq_onnx.functions._slots import Slots, in_use, new_slots, slots_of, visible, write
 
 LOWEST: Final = float(np.finfo(np.float32).min)
-"""Score of a slot that must not be seen: finite, so a query that sees none gives no NaN."""
+"""Score of a hidden slot: finite, so that a query that sees no slot does not yield NaN."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,18 +30,18 @@ class RotaryForm(Form):
     Outputs: Y (B, S, H·d) · present_key, present_value (B, G, max(P, total), d).
     Query i sees slot j if attention_mask[b, j] is not 0 and j <= total - S + i and, with a
     window, j > total - S + i - window. A query that sees no slot gives finite numbers.
-    Attributes a node chooses: `scale` (1/sqrt(d)); `norm_epsilon`, if `qk_norm`; `softcap`, if
-    `caps_scores`.
+    Attributes set by each node: `scale` (1/sqrt(d)); `norm_epsilon`, if `qk_norm`; `softcap`,
+    if `caps_scores`.
 
     Attributes:
         num_heads: Query heads, H.
         kv_num_heads: Key/value heads, G; divides H.
         head_dim: Size of a head, d.
-        rotary_dim: Leading coefficients of a head that RoPE turns, in halves as Llama does.
-        rotates_keys: Whether queries and keys are multiplied with key_projection after RoPE.
+        rotary_dim: Leading coefficients of a head that RoPE rotates, in halves as in Llama.
+        rotates_keys: Whether queries and keys are multiplied by key_projection after RoPE.
         qk_norm: Whether queries and keys are RMS-normalised before RoPE.
-        window: Slots a query sees, counting its own; -1 for all.
-        position_ids: Whether they are given; otherwise query i is at position total - S + i.
+        window: Number of slots a query sees, including its own; -1 for all.
+        position_ids: Whether the input is given; otherwise query i is at position total - S + i.
         caps_scores: Whether a score s becomes softcap · tanh(s / softcap).
     """
 
@@ -59,9 +59,11 @@ class RotaryForm(Form):
 
     def __post_init__(self) -> None:
         if self.num_heads % self.kv_num_heads:
-            raise ValueError(f"{self.op_type}: key/value heads do not divide the heads: {self}")
+            raise ValueError(f"{self.op_type}: kv_num_heads does not divide num_heads: {self}")
         if self.rotary_dim % 2 or not 0 < self.rotary_dim <= self.head_dim:
-            raise ValueError(f"{self.op_type}: rotary_dim must be even, up to head_dim: {self}")
+            raise ValueError(
+                f"{self.op_type}: rotary_dim must be even and at most head_dim: {self}"
+            )
         if self.window == 0 or self.window < -1:
             raise ValueError(f"{self.op_type}: window must be positive, or -1 for none: {self}")
 
@@ -119,12 +121,12 @@ class RotaryForm(Form):
         return {"scale": self.head_dim**-0.5, **norm, **cap}
 
     def to_cache(self, op: OpBuilder, x: ir.Value) -> Any:
-        """What the cache stores of (B, G, S, d)."""
+        """Encode keys or values (B, G, S, d) for the cache."""
         del op
         return x
 
     def from_cache(self, op: OpBuilder, stored: ir.Value) -> Any:
-        """What is read back of what `to_cache` made, (B, G, T, d)."""
+        """Decode cache entries that `to_cache` encoded: (B, G, T, d)."""
         del op
         return stored
 
@@ -136,13 +138,13 @@ class RotaryForm(Form):
             query, key = (_normed(op, x, gain) for x, gain in zip((query, key), gains, strict=True))
         positions = position_ids if self.position_ids else _counted(op, qkv, slots)
         query, key = (self._turned(op, x, cos, sin, positions) for x in (query, key))
-        # The queries of one kv head one below the other: its keys and values serve all of them.
+        # Stack the queries of each kv head, since they share its keys and values.
         query = op.Reshape(query, [0, self.kv_num_heads, -1, self.head_dim])  # (B, G, H/G*S, d)
         if self.rotates_keys:
             query, key = op.MatMul(query, projection), op.MatMul(key, projection)
         present_key = write(op, past_key, self.to_cache(op, key), slots)
         present_value = write(op, past_value, self.to_cache(op, value), slots)
-        # The new tokens too are read as they were stored, as every later token will see them.
+        # New tokens are also read back as stored, because later tokens will see them like this.
         keys = self.from_cache(op, in_use(op, present_key, slots))  # (B, G, total, d)
         values = self.from_cache(op, in_use(op, present_value, slots))
         seen = visible(op, mask, slots, self.window)
@@ -187,5 +189,5 @@ def _normed(op: OpBuilder, heads: ir.Value, gain: ir.Value) -> Any:
 
 
 def _counted(op: OpBuilder, qkv: ir.Value, slots: Slots) -> Any:
-    """Positions (B, S) where none are given: the slots of the new tokens."""
+    """Default positions (B, S): the slots of the new tokens."""
     return op.Expand(new_slots(op, slots), op.Shape(qkv, end=2))

@@ -1,1 +1,1 @@
-"""ONNX graphs as data: names, tensors, nodes of a module, files. Imports nothing by itself."""
+"""ONNX graphs as data: names, tensors, nodes of a module, files. This file imports nothing."""

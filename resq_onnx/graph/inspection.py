@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any, Final
 import onnx_ir as ir
 
 from resq_onnx.errors import blaming
-from resq_onnx.files.contents import read_json
+from resq_onnx.files.contents import parse_json, read_json
 from resq_onnx.graph.files import read_graph
 from resq_onnx.graph.names import CONTRIB_DOMAIN, RECIPE_KEY
 
@@ -124,8 +123,15 @@ def _inspect(path: Path, model: ir.Model) -> Inspection:
         layer_weight_bits=_mean_bits(groups),
         cache_bytes_per_token=_cache_bytes(graph),
         cache_bytes_per_token_float16=_float16_cache_bytes(graph, path.parent),
-        recipe=json.loads(model.metadata_props.get(RECIPE_KEY, "null")),
+        recipe=_recipe(model, path),
     )
+
+
+def _recipe(model: ir.Model, path: Path) -> dict[str, Any] | None:
+    said = model.metadata_props.get(RECIPE_KEY)
+    if said is None:
+        return None
+    return parse_json(said, f"{path}: its metadata {RECIPE_KEY}", "export the model again")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""From a module's name to its nodes: how the passes find their way in a traced graph."""
+"""Find and create the nodes of a module in a traced graph, by the module's name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from resq_onnx.graph.names import MODULE_KEY
 from resq_onnx.graph.tensors import dims, read_float64
 
 INPUT_BASIS: Final = "input_basis"
-"""Stands for a module that no model has: what the changes of basis behind all norms share."""
+"""Pseudo-module that owns the weight shared by the changes of basis behind all norms."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Linear:
 
     Attributes:
         module: Full name of the Hugging Face module.
-        nodes: In order; the first is the Transpose of the weight.
+        nodes: All nodes in order; the first is the Transpose of the weight.
         source: x, (..., K).
         weight: W, (N, K).
         bias: b, (N,), or None.
@@ -50,17 +50,17 @@ class Linear:
 
 
 def module_of(node: ir.Node) -> str:
-    """Full name of the module a node belongs to; empty outside all modules."""
+    """Full name of the module of a node; empty outside all modules."""
     return node.metadata_props.get(MODULE_KEY, "")
 
 
 def nodes_of(model: ir.Model, module: str) -> list[ir.Node]:
-    """The nodes of one module, not those of its submodules, in graph order."""
+    """The nodes of one module without its submodules, in graph order."""
     return [node for node in model.graph if module_of(node) == module]
 
 
 def only_node(model: ir.Model, module: str, op_type: str) -> ir.Node:
-    """The one node of a module, not of its submodules, that has this type.
+    """The only node of this type in a module, not counting submodules.
 
     Raises:
         ValueError: The module has none, or several.
@@ -72,10 +72,10 @@ def only_node(model: ir.Model, module: str, op_type: str) -> ir.Node:
 
 
 def only_consumer(value: ir.Value, module: str) -> ir.Node:
-    """The one node that reads a value.
+    """The only node that reads a value.
 
     Raises:
-        ValueError: None does, or several; names the module for whose sake it was asked.
+        ValueError: No node reads it, or several; the message names `module`.
     """
     consumers = value.consumers()
     if len(consumers) != 1:
@@ -87,7 +87,7 @@ def find_weight(model: ir.Model, module: str, parameter: str = "weight") -> ir.V
     """The initializer of a module's parameter.
 
     Raises:
-        ValueError: The graph has none.
+        ValueError: The graph has no such initializer.
     """
     name = f"{module}.{parameter}"
     if name not in model.graph.initializers:
@@ -101,7 +101,7 @@ def find_linear(model: ir.Model, module: str, owner: str | None = None) -> Linea
     Args:
         model: The model.
         module: Full name of the layer.
-        owner: The module whose weight it reads, if it has none of its own.
+        owner: The module whose weight it reads, if it does not have its own.
 
     Raises:
         ValueError: The graph has no such layer, or it is not written as expected.
@@ -129,7 +129,7 @@ def find_linear(model: ir.Model, module: str, owner: str | None = None) -> Linea
 
 
 def find_head(model: ir.Model, layout: ModelLayout, *, shared: bool) -> Linear:
-    """lm_head, which has a weight of its own, or reads that of the embedding if `shared`.
+    """lm_head, which reads its own weight, or that of the embedding if `shared`.
 
     Raises:
         ValueError: As for `find_linear`.
@@ -144,17 +144,17 @@ def head_input(layout: ModelLayout) -> str:
 
 
 def turned_input(layout: ModelLayout, layer: int, norm: str) -> str:
-    """Name of the change of basis behind a norm, for families whose basis lies there."""
+    """Name of the change of basis that follows a norm, in families that need one there."""
     return f"{layout.module(layer, norm)}.basis"
 
 
 def read_halved(model: ir.Model, value: ir.Value, name: str) -> None:
-    """Store an initializer in FLOAT16, behind a Cast that a runtime folds when it loads the file.
+    """Store an initializer in FLOAT16, with a Cast that a runtime folds when it loads the file.
 
     Args:
         model: The model to change.
-        value: The initializer; all its readers read the Cast then.
-        name: Of the Cast.
+        value: The initializer; all its readers are changed to read the Cast.
+        name: Name of the Cast.
     """
     assert value.const_value is not None
     tensor, half = value.const_value, ir.DataType.FLOAT16
@@ -174,7 +174,7 @@ def read_halved(model: ir.Model, value: ir.Value, name: str) -> None:
 def make_linear(
     module: str, source: ir.Value, weight: ir.Value, bias: ir.Value | None
 ) -> tuple[list[ir.Node], ir.Value]:
-    """Write y = x · Wᵀ (+ b) as the tracer would; returns the nodes in order, and y."""
+    """Create the nodes of y = x · Wᵀ (+ b) as the tracer does; returns them in order, and y."""
     transpose = ir.node("Transpose", [weight], {"perm": [1, 0]}, name=f"{module}.transpose")
     nodes = [transpose, ir.node("MatMul", [source, transpose.outputs[0]], name=f"{module}.matmul")]
     if bias is not None:
@@ -185,7 +185,7 @@ def make_linear(
 
 
 def tag(node: ir.Node, module: str) -> ir.Node:
-    """Mark a node as belonging to a module, and name its first output after it."""
+    """Tag a node with its module, and name its unnamed outputs after the node."""
     node.metadata_props[MODULE_KEY] = module
     for index, value in enumerate(node.outputs):
         if value.name is None:
@@ -195,7 +195,7 @@ def tag(node: ir.Node, module: str) -> ir.Node:
 
 
 def producer_of(value: ir.Value, op_type: str) -> ir.Node | None:
-    """The node that makes a value, if it has this type."""
+    """The node that computes a value, if it has this type; otherwise None."""
     node = value.producer()
     return node if node is not None and node.op_type == op_type else None
 
@@ -204,7 +204,7 @@ def new_initializer(model: ir.Model, name: str, tensor: ir.TensorProtocol) -> ir
     """Register a tensor as an initializer of the graph.
 
     Raises:
-        ValueError: The graph has an initializer of this name.
+        ValueError: The graph already has an initializer of this name.
     """
     if name in model.graph.initializers:
         raise ValueError(f"the graph already has an initializer {name}")
@@ -220,7 +220,7 @@ def new_initializer(model: ir.Model, name: str, tensor: ir.TensorProtocol) -> ir
 
 
 def remove(model: ir.Model, nodes: Sequence[ir.Node]) -> None:
-    """Take nodes out whose results nobody reads, and then weights nobody reads."""
+    """Remove nodes with unused results, and then the initializers that only they read."""
     read = [value for node in nodes for value in node.inputs if value is not None]
     model.graph.remove(list(nodes), safe=True)
     for value in read:

@@ -1,4 +1,4 @@
-"""Names that the parts of this project agree on in an ONNX graph."""
+"""Names shared by all modules that read or write ONNX graphs."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ OPSET: Final = 23
 """Opset of the standard operators, in graphs and in the bodies of functions."""
 
 CONTRIB_DOMAIN: Final = "com.microsoft"
-"""Domain of the operators that ONNX Runtime has beyond the standard."""
+"""Domain of ONNX Runtime's own operators."""
 
 CONTRIB_VERSION: Final = 1
-"""Its version."""
+"""Version of that domain."""
 
 MODULE_KEY: Final = "ai.resq.module"
-"""Node metadata: full name of the Hugging Face module the node belongs to."""
+"""Node metadata: full name of the Hugging Face module of the node."""
 
 RECIPE_KEY: Final = "ai.resq.recipe"
-"""Model metadata: the recipe the file was made by, as JSON."""
+"""Model metadata: the recipe of the export, as JSON."""
 
 DATA_KEY: Final = "ai.resq.data"
 """Model metadata: name and SHA-256 of the file with the weights, as JSON."""

@@ -1,4 +1,4 @@
-"""Runs graph passes in order, and shows what each of them did."""
+"""Run graph passes in order, and optionally write the graph after each."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from resq_onnx.files import writing_to
 
 
 class PassRunner:
-    """Runs passes one by one, and writes the graph after each if asked to."""
+    """Runs passes one by one, and writes the graph after each if there is a folder for it."""
 
     def __init__(self, folder: Path | None) -> None:
-        """Take the folder for the graphs, or None.
+        """Take the folder for the graphs, or None to write none.
 
         Raises:
-            ResqError: The folder cannot be made.
+            ResqError: The folder cannot be created.
         """
         self._folder = folder
         self._count = 0
@@ -25,7 +25,7 @@ class PassRunner:
                 folder.mkdir(parents=True, exist_ok=True)
 
     def run(self, graph: ir.Model, passes: list[ir.passes.PassBase]) -> None:
-        """Change `graph` by one pass after the other.
+        """Apply the passes to `graph`, one after the other.
 
         Raises:
             ResqError: A graph cannot be written into the folder.

@@ -1,4 +1,4 @@
-"""Finding an attention node, and putting one node where others were."""
+"""Find an attention node, and replace nodes by a new one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KEY_PROJECTION: Final = 7
 
 
 def find_attention(model: ir.Model, module: str) -> ir.Node:
-    """The one attention node of a lifted module.
+    """The only attention node of a lifted module.
 
     Raises:
         ValueError: The module was not lifted.
@@ -33,9 +33,9 @@ def find_attention(model: ir.Model, module: str) -> ir.Node:
 
 
 def put_in_place_of(model: ir.Model, old: Sequence[ir.Node], new: ir.Node) -> None:
-    """Insert `new` and remove `old`; the last old node's outputs become the new node's.
+    """Replace `old` by `new`, whose outputs take the place of those of the last old node.
 
-    Names of the outputs stay: they may be those of the graph's outputs.
+    The outputs keep their names, which may be those of graph outputs.
     """
     last = old[-1]
     model.graph.insert_before(last, new)

@@ -1,4 +1,4 @@
-"""Weights as recipes: a tensor that is computed when the file is written, and not kept."""
+"""Lazy weights: tensors that are computed when the file is written, and not kept in memory."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 class FoldedTensor(ir.LazyTensor):
     """A float32 tensor given by a function; folds compose in float64 and round once.
 
-    Holding a recipe instead of values keeps the memory of an export at one tensor,
-    however large the model.
+    Storing a function instead of values limits the memory of an export to one tensor, however
+    large the model is.
     """
 
     def __init__(
         self, compute: Callable[[], NDArray[Any]], shape: Sequence[int], name: str | None
     ) -> None:
-        """Describe a tensor of `shape` that `compute()` returns, in any float type."""
+        """Describe a tensor of `shape`, computed by `compute()` in any float type."""
         super().__init__(self._rounded, ir.DataType.FLOAT, ir.Shape(shape), name=name)
         self.compute = compute
 
@@ -29,9 +29,9 @@ class FoldedTensor(ir.LazyTensor):
 
 
 class SameBytes(ir.LazyTensor):
-    """The bytes of another tensor as UINT8 of another shape, to be stored once for both.
+    """The bytes of another tensor as UINT8 with another shape, stored once for both.
 
-    `save_model` points both to one place, if the graph has both.
+    `save_model` points both tensors to the same bytes if the graph has both.
     """
 
     def __init__(self, packed: ir.TensorProtocol, shape: Sequence[int]) -> None:
@@ -47,7 +47,7 @@ class SameBytes(ir.LazyTensor):
 class PackedBytes(SameBytes):
     """The bytes of a 4-bit tensor (..., n) as UINT8 (..., n / 2).
 
-    The even element is in the low nibble, as ONNX packs.
+    The even element is in the low nibble, as in ONNX.
     """
 
     def __init__(self, packed: ir.TensorProtocol) -> None:
@@ -57,24 +57,24 @@ class PackedBytes(SameBytes):
 
 
 def dims(tensor: ir.TensorProtocol) -> tuple[int, ...]:
-    """The sizes of a tensor, which are always known."""
+    """The sizes of a tensor; all of them are known."""
     return tuple(dim for dim in tensor.shape if isinstance(dim, int))
 
 
 def read_float64(tensor: ir.TensorProtocol | None) -> NDArray[np.float64]:
     """The values of a weight; a FoldedTensor's are not rounded to float32 on the way."""
-    assert tensor is not None, "a weight without values"
+    assert tensor is not None, "the weight has no values"
     if isinstance(tensor, FoldedTensor):
         return np.asarray(tensor.compute(), dtype=np.float64)
     values = np.array(tensor.numpy(), dtype=np.float64)
     if isinstance(tensor, ir.ExternalTensor):
-        tensor.release()  # the copy is ours; the file need not stay mapped
+        tensor.release()  # values are copied, so the file need not stay mapped
     return values
 
 
 def rows_of(tensor: ir.TensorProtocol | None, begin: int, end: int) -> ir.TensorProtocol:
-    """Some rows of a weight, read from where it is."""
-    assert tensor is not None, "a weight without values"
+    """A range of rows of a weight; rows of a file are not loaded."""
+    assert tensor is not None, "the weight has no values"
     rows, *rest = dims(tensor)
     shape = (end - begin, *rest)
     if isinstance(tensor, ir.ExternalTensor):
@@ -96,7 +96,7 @@ def fold(
     value: ir.Value,
     function: Callable[[NDArray[np.float64]], NDArray[np.float64]],
 ) -> None:
-    """Replace a weight W by function(W), computed later; the shape stays."""
+    """Replace a weight W by function(W), computed later; the shape stays the same."""
     before = value.const_value
     assert before is not None, f"{value.name} has no values"
     value.const_value = FoldedTensor(
@@ -105,9 +105,9 @@ def fold(
 
 
 class Shared:
-    """One computation behind several tensors: done once, dropped when each part was taken.
+    """One computation shared by several tensors: done once, dropped when all parts are taken.
 
-    A quantised matrix is four tensors of the file, written one after the other.
+    A quantised matrix is four tensors in the file, written one after the other.
     """
 
     def __init__(self, compute: Callable[[], tuple[NDArray[Any], ...]]) -> None:
@@ -116,7 +116,7 @@ class Shared:
         self._parts: dict[int, NDArray[Any]] = {}
 
     def part(self, index: int) -> NDArray[Any]:
-        """Part `index`; computes everything if this part is not at hand."""
+        """Return part `index`; computes all parts if this one is not available."""
         if index not in self._parts:
             self._parts = dict(enumerate(self._compute()))
         return self._parts.pop(index)

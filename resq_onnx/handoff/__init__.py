@@ -1,4 +1,4 @@
-"""Finished folders: an exported model with all that a runtime wants beside it, and a card.
+"""Write folders for runtimes: an exported model, the files that a runtime needs, and a card.
 
-`targets.py` is the table of runtimes. A new one is a file with its record, and a line there.
+`targets.py` is the table of runtimes. A new one is a file with its record, and a line in the table.
 """

@@ -13,6 +13,7 @@ to a model whose activations are rounded to 16 steps, and `compiled` makes them:
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -201,12 +202,21 @@ class StatefulDecoder:
 
 
 def _openvino() -> Any:
+    """OpenVINO, without its telemetry if it is not imported yet: it tells of every import."""
+    telemetry = "openvino_telemetry"
+    modules: dict[str, Any] = sys.modules
+    hidden = telemetry not in modules
+    if hidden:
+        modules[telemetry] = None  # as if it was not installed: OpenVINO then takes an empty one
     try:
         import openvino
     except ImportError:
         raise ResqError(
             f'to run a model in OpenVINO it must be installed: pip install "{PACKAGE}"'
         ) from None
+    finally:
+        if hidden:
+            del modules[telemetry]
     return openvino
 
 

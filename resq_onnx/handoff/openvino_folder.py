@@ -1,4 +1,4 @@
-"""The folder that is written for OpenVINO; `openvino.py` runs it."""
+"""The target OpenVINO: its formats and usage text; `openvino.py` runs the folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ OPENVINO: Final = Target(
     about="OpenVINO",
     formats=("qdq",),
     usage="""\
-With resq-onnx, which makes the settings that rounding needs and keeps the cache inside OpenVINO:
+With resq-onnx, which sets the options that rounding needs and keeps the cache inside OpenVINO:
 
 ```console
 $ pip install resq-onnx openvino
@@ -34,7 +34,7 @@ for piece in tokenizer.stream(tokens):
     print(piece, end="", flush=True)
 ```
 
-Without it, in any language, `{{ model }}` is read and compiled as other models are:
+Without resq-onnx, in any language, read and compile `{{ model }}` like any other model:
 
 ```python
 import openvino as ov
@@ -43,9 +43,9 @@ settings = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE"
 model = ov.Core().compile_model("{{ model }}", "CPU", settings)
 ```
 
-It takes `input_ids`, `attention_mask` over old and new tokens, `position_ids` and the caches, at
-first of 0 tokens, and gives `logits` and the caches for the next call. OpenVINO keeps the weights
-in their 4 and 8 bits.
+The inputs are `input_ids`, `attention_mask` over old and new tokens, `position_ids` and the caches,
+which are empty in the first call. The outputs are `logits` and the caches for the next call.
+OpenVINO keeps the weights in 4 and 8 bits.
 """,
     defaults={"logits": "last"},
 )

@@ -1,4 +1,4 @@
-"""What a target is: a runtime that exported models are handed to, as a record."""
+"""The record of a target: a runtime for which exported models are written."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from resq_onnx.recipe import Recipe
 
 
 def _nothing(model: Path, recipe: Recipe) -> None:
-    """For a runtime that takes the folder as every export writes it."""
+    """Add no files, for a runtime that needs none."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A runtime, and what its folder holds beyond model, data, tokenizer and configuration.
+    """A runtime, and the files of its folder besides model, data, tokenizer and configuration.
 
     Attributes:
-        name: For `--target`.
+        name: Value of `--target`.
         about: Where the model runs, in words that follow "for".
-        formats: The formats it can read; the first is its default.
-        usage: How to run the model: Markdown under the card's heading, a Jinja template of
-            `model` (the file's name), `chat` (whether there is a chat template), `recipe`, and
-            `platform` (the machine's).
-        defaults: Fields of a recipe, other than the format, that this runtime changes.
-        files: What the files are that `write` adds, by name: for the card.
-        check: Refuses with a ResqError, before anything is done, what `write` would need and
-            lack, or what the runtime cannot run.
-        write: Adds files to the folder of a written model; told the .onnx file and its recipe.
+        formats: The formats that the runtime can read; the first is the default.
+        usage: How to run the model: Markdown for the card, as a Jinja template of `model` (the
+            file's name), `chat` (whether there is a chat template), `recipe`, and `platform`
+            (of this machine).
+        defaults: Fields of a recipe, other than the format, whose defaults differ.
+        files: Descriptions of the files that `write` adds, by name, for the card.
+        check: Called before any work; raises a ResqError if `write` would lack something, or if
+            the runtime cannot run the recipe.
+        write: Adds files to the folder of a written model; gets the .onnx file and its recipe.
     """
 
     name: str
@@ -43,24 +43,24 @@ class Target:
     write: Callable[[Path, Recipe], None] = _nothing
 
     def recipe(self, **chosen: Any) -> Recipe:
-        """The recipe for this target: its defaults, and over them what a user has chosen.
+        """The recipe for this target: its defaults, overridden by the user's choices.
 
         Raises:
-            ResqError: The recipe is invalid, or this target cannot have it.
+            ResqError: The recipe is invalid, or this target does not support it.
         """
         recipe = Recipe(**{"format": self.formats[0], **self.defaults, **chosen})
         self.accept(recipe)
         return recipe
 
     def accept(self, recipe: Recipe) -> None:
-        """Refuse a recipe whose file this target could not run.
+        """Refuse a recipe that this target does not support.
 
         Raises:
-            ResqError: It could not.
+            ResqError: The format or another field is not supported.
         """
         if recipe.format not in self.formats:
             raise ResqError(
-                f"target {self.name} reads format {' or '.join(self.formats)}, and the recipe says "
+                f"target {self.name} reads format {' or '.join(self.formats)}, but the recipe has "
                 f"{recipe.format}: drop --format, or choose another --target"
             )
         self.check(recipe)

@@ -1,4 +1,4 @@
-"""The table of targets: every runtime that `export --target` writes a folder for."""
+"""Table of targets: the runtimes for which `export --target` writes a folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ORT: Final = Target(
     formats=tuple(FORMATS),
     usage="""\
 {% set how = " --no-kernels" if recipe.dtype == "bfloat16" else "" %}
-With resq-onnx installed, for one prompt or for a program of your own:
+With resq-onnx installed, on the command line or in Python:
 
 ```console
 $ resq-onnx generate {{ model }} --prompt "Once upon a time"{{ how }}
@@ -29,7 +29,7 @@ $ resq-onnx generate {{ model }} --chat --prompt "Tell me about the sea."{{ how 
 ```
 {% if how %}
 
-Kernels for CPUs do not know bfloat16: there the functions in the file run. On a GPU, run it with
+The CPU kernels do not support bfloat16, so on a CPU the functions in the file run. On a GPU, use
 `--provider cuda` instead of `--no-kernels`, or `provider="cuda"` instead of `kernels=False`.
 {% endif %}
 
@@ -51,18 +51,18 @@ for piece in tokenizer.stream(tokens):
 ```
 {% if recipe.format == "custom" %}
 
-The file carries its operators of the domain `ai.resq` as ONNX functions, so that a plain
-`onnxruntime.InferenceSession` of 1.31 or newer opens it too, without the speed of the kernels.
+The file contains its operators of the domain `ai.resq` as ONNX functions, so a plain
+`onnxruntime.InferenceSession` of 1.31 or newer can open it too, without the speed of the kernels.
 {% endif %}
 """,
 )
 
 PORTABLE: Final = Target(
     name="portable",
-    about="any runtime that knows the operators of ONNX opset 23",
+    about="any runtime that supports ONNX opset 23",
     formats=("qdq",),
     usage="""\
-`{{ model }}` holds standard operators alone. Weights are INT4 and INT8 behind DequantizeLinear;
+`{{ model }}` contains only standard operators. Weights are INT4 and INT8 with DequantizeLinear;
 activations and cache are quantised by plain arithmetic.
 
 ```python
@@ -77,26 +77,26 @@ feeds = {
     "position_ids": np.arange(ids.shape[1])[None],
 }
 for past in session.get_inputs():
-    if past.name.startswith("past_key_values"):  # nothing yet; later, what `present` gave
+    if past.name.startswith("past_key_values"):  # empty at first; later the values of `present`
         heads, width = past.shape[1], past.shape[3]
         kind = np.uint8 if past.type == "tensor(uint8)" else np.float32
         feeds[past.name] = np.zeros((1, heads, 0, width), kind)
 logits, *present = session.run(None, feeds)
 ```
 
-`resq-onnx generate {{ model }} --prompt "Once upon a time"` runs it too.
+`resq-onnx generate {{ model }} --prompt "Once upon a time"` also runs it.
 """,
 )
 
 TARGETS: Final = {target.name: target for target in (ORT, GENAI, OPENVINO, WEB, PORTABLE)}
-"""By name; the first is the default."""
+"""Targets by name; the first is the default."""
 
 
 def target_named(name: str) -> Target:
     """Find a target.
 
     Raises:
-        ResqError: There is none of this name.
+        ResqError: There is no target of this name.
     """
     if name not in TARGETS:
         raise ResqError(f"target is {name!r}; it must be one of {', '.join(TARGETS)}")

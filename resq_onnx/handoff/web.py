@@ -1,4 +1,4 @@
-"""A browser, by onnxruntime-web: a folder that `resq-onnx web` serves."""
+"""The target web: a folder for onnxruntime-web, which `resq-onnx web` serves."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from resq_onnx.handoff.target import Target
 
 WEB: Final = Target(
     name="web",
-    about="a browser, which runs it by onnxruntime-web",
+    about="a browser with onnxruntime-web",
     formats=("web", "contrib", "qdq"),
     usage="""\
 ```console
 $ resq-onnx web .
 ```
 
-in this folder serves a chat page on this machine. With `--write SITE` all that it needs is written
+in this folder serves a chat page on this machine. `--write SITE` writes the page and all its files
 into a folder, for a server that sends `Cross-Origin-Opener-Policy: same-origin` and
 `Cross-Origin-Embedder-Policy: require-corp`; without these headers the browser uses one thread.
 {% if recipe.format == "web" %}
 
-The weights are stored in {{ recipe.low_bits }} and {{ recipe.high_bits }} bits, and become floats
-when the browser opens the file.
+The weights are stored in {{ recipe.low_bits }} and {{ recipe.high_bits }} bits, and converted to
+floats when the browser opens the file.
 {% endif %}
 """,
     defaults={"logits": "last"},

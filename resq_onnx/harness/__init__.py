@@ -2,6 +2,7 @@
 
     python -m resq_onnx.harness --model resq-onnx --model_args path=OUT.onnx --tasks ...
 
-`model.py` is what the harness sees, `scoring.py` and `answering.py` what it asks for: how likely a
-text is, and how one goes on. Only `model.py` and `registry.py` know the harness's package, lm_eval.
+`model.py` implements the harness's interface. `scoring.py` computes log-likelihoods of texts, and
+`answering.py` generates continuations. Only `model.py` and `registry.py` import lm_eval, the
+harness's package.
 """

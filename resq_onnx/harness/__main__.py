@@ -7,7 +7,7 @@ from resq_onnx.harness.registry import register
 
 
 def main() -> None:
-    """Hand the command line over to lm_eval; an error the user can put right is one line."""
+    """Run lm_eval's command line; print an error that the user can fix as one line."""
     try:
         register()
         from lm_eval.__main__ import cli_evaluate

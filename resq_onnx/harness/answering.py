@@ -1,4 +1,4 @@
-"""How a model goes on with a text, until a string says that it has said enough."""
+"""Generate continuations of prompts, up to a stop string."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from resq_onnx.errors import ResqError
 from resq_onnx.runtime import BufferedDecoder, Tokenizer, generate
 
 SAMPLING_ONLY: Final = frozenset({"top_k", "top_p", "min_p", "typical_p"})
-"""Options that change nothing where the likeliest token is always taken."""
+"""Options without effect when the most likely token is always taken."""
 
 NEUTRAL: Final[Mapping[str, Any]] = {"num_beams": 1, "repetition_penalty": 1.0, "use_cache": True}
-"""Options whose value here asks for nothing that we would not do anyway."""
+"""Values with which these options have no effect."""
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """How an answer is to be given.
+    """Options for generating an answer.
 
     Attributes:
-        until: Strings that end it and are no part of it.
-        max_tokens: Ends it too.
-        temperature: 0 takes the likeliest token, as `generate` has it.
-        top_p: As `generate` has it.
+        until: Strings that end the answer and are not part of it.
+        max_tokens: Largest number of tokens of the answer.
+        temperature: As in `generate`; 0 takes the most likely token.
+        top_p: As in `generate`.
     """
 
     until: tuple[str, ...]
@@ -36,10 +36,10 @@ class Wishes:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Wishes:
-        """Read a task's options, after lm_eval brought them into one form.
+        """Read a task's options, as normalised by lm_eval.
 
         Raises:
-            ResqError: One of them asks for what `generate` cannot do.
+            ResqError: `generate` does not support one of them.
         """
         rest = dict(options)
         until, max_tokens = rest.pop("until"), rest.pop("max_gen_toks")
@@ -54,9 +54,9 @@ class Wishes:
         ]
         if strange:
             raise ResqError(
-                f"generation option {', '.join(sorted(strange))} is not supported; set it aside "
+                f"generation option {', '.join(sorted(strange))} is not supported; override it "
                 f"with --gen_kwargs, or choose another task: until, max_gen_toks, do_sample, "
-                f"temperature and top_p are"
+                f"temperature and top_p are supported"
             )
         stops = tuple(stop for stop in until if stop)
         if not sampling:
@@ -70,27 +70,27 @@ class Answerer:
     def __init__(
         self, session: onnxruntime.InferenceSession, tokenizer: Tokenizer, max_length: int
     ) -> None:
-        """Take the model, and the number of tokens that prompt and answer may have together."""
+        """Take the model, and the largest number of tokens of prompt and answer together."""
         self._session = session
         self._tokenizer = tokenizer
         self._max_length = max_length
 
     def answer(self, prompt: Sequence[int], wishes: Wishes, seed: int) -> str:
-        """The text that follows a prompt; of a long one only the end is read.
+        """Continue a prompt; if it is too long, only its end is read.
 
         Args:
             prompt: At least one token.
-            wishes: How to answer.
-            seed: Of the draws, where tokens are drawn.
+            wishes: Options for the answer.
+            seed: Seed for sampling.
 
         Raises:
-            ResqError: The answer alone may be as long as the model's positions.
+            ResqError: The answer alone may need all of the model's positions.
         """
         room = self._max_length - wishes.max_tokens
         if room < 1:
             raise ResqError(
-                f"an answer may have {wishes.max_tokens} tokens and the model reads "
-                f"{self._max_length} with the prompt; give a smaller max_gen_toks"
+                f"an answer may have {wishes.max_tokens} tokens, but the model reads at most "
+                f"{self._max_length} with the prompt; set a smaller max_gen_toks"
             )
         prompt = prompt[-room:]
         decoder = BufferedDecoder(self._session, len(prompt) + wishes.max_tokens)
@@ -112,6 +112,6 @@ class Answerer:
         return text
 
     def _stop_ids(self, until: Sequence[str]) -> frozenset[int]:
-        """The model's own, and strings that are one token: a special one is never decoded."""
+        """The model's stop ids, and ids of stop strings that are one (perhaps special) token."""
         found = (self._tokenizer.backend.token_to_id(stop) for stop in until)
         return self._tokenizer.stop_ids | {token for token in found if token is not None}

@@ -1,4 +1,4 @@
-"""Makes the model known to lm_eval by name."""
+"""Register the model with lm_eval."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ CLASS: Final = "resq_onnx.harness.model:ResqOnnx"
 
 
 def register() -> None:
-    """Let lm_eval find the model under `NAME`, unless its entry point has told lm_eval already.
+    """Register the model under `NAME`, unless its entry point already did.
 
     Raises:
         ResqError: lm_eval is not installed.
     """
     try:
-        import lm_eval.models  # noqa: F401, it fills the registry only while that is empty
+        import lm_eval.models  # noqa: F401, it fills the registry only if that is empty
         from lm_eval.api.registry import model_registry
     except ModuleNotFoundError as error:
         raise ResqError(

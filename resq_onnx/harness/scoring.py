@@ -1,9 +1,9 @@
-"""How likely a model finds the continuation of a text.
+"""Log-likelihoods of continuations, with a shared cache for common beginnings.
 
-Many questions of a benchmark begin alike: the same examples, and one question with each of its
-answers. So texts are read in the order of their tokens, and each goes on from the cache of what it
-shares with the one before it. With our kernels, whose results for a token do not depend on the
-tokens read beside it, the numbers are those of one pass over each text to the last bit.
+Many texts of a benchmark share a beginning: the same examples, and one question with each of its
+answers. So texts are read in the order of their tokens, and each one reuses the cache of the
+beginning that it shares with the previous one. Our kernels compute each token independently of the
+other tokens in a call, so the results are bit-identical to one pass over each text.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from resq_onnx.runtime import PREFILL_SLICE, Decoder, DecoderState
 
 @dataclass(frozen=True)
 class Score:
-    """What a model thinks of a continuation.
+    """Score of a continuation.
 
     Attributes:
-        log_likelihood: The sum over its tokens, in nats.
-        greedy: Whether each of its tokens is the likeliest one (the first of equals).
+        log_likelihood: Sum over its tokens, in nats.
+        greedy: Whether each of its tokens is the most likely one (the first one on a tie).
     """
 
     log_likelihood: float
@@ -34,11 +34,11 @@ class Score:
 
 @dataclass(frozen=True)
 class Question:
-    """A text whose last tokens are to be judged.
+    """A text whose last tokens are scored.
 
     Attributes:
-        read: What the model reads; the token after the last of these is only judged.
-        targets: The continuation; the last logits of `read` are for these, one each.
+        read: Tokens that the model reads: the text without its last token.
+        targets: The continuation, which the last logits of `read` predict, one each.
     """
 
     read: tuple[int, ...]
@@ -46,25 +46,25 @@ class Question:
 
     @classmethod
     def of(cls, context: Sequence[int], continuation: Sequence[int], max_length: int) -> Question:
-        """The question, with as much of the end of the context as the model can read.
+        """Create a question with the longest end of the context that the model can read.
 
         Raises:
             ResqError: The context is empty, or the continuation alone is too long.
         """
         if len(continuation) > max_length:
             raise ResqError(
-                f"a continuation has {len(continuation)} tokens, and the model reads at most "
-                f"{max_length}; leave this task out, or give a larger max_length if the model "
+                f"a continuation has {len(continuation)} tokens, but the model reads at most "
+                f"{max_length}; omit this task, or set a larger max_length if the model "
                 f"has the positions"
             )
         if not context:
-            raise ResqError("a continuation cannot be judged without a token before it")
+            raise ResqError("a continuation cannot be scored without a token before it")
         tokens = (*context, *continuation)
         return cls(tokens[-(max_length + 1) : -1], tuple(continuation))
 
 
 class Scorer:
-    """Judges continuations; it keeps the cache of the text it read last."""
+    """Scores continuations; keeps the cache of the last text."""
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
@@ -72,12 +72,12 @@ class Scorer:
         self._state: DecoderState | None = None
 
     def scores(self, questions: Sequence[Question]) -> Iterator[tuple[int, Score]]:
-        """Judge all questions, in an order that shares the most; each comes with its index."""
+        """Score all questions, in an order that shares the most; yields index and score."""
         for index in sorted(range(len(questions)), key=lambda index: questions[index].read):
             yield index, self.score(questions[index])
 
     def score(self, question: Question) -> Score:
-        """Judge one continuation."""
+        """Score one continuation."""
         if not question.targets:
             return Score(0.0, True)
         logits = self._logits(question.read, len(question.targets))
@@ -92,7 +92,7 @@ class Scorer:
         first = len(read) - rows
         shared = min(_common(self._read, read), first)
         state = None if self._state is None else _first(self._state, shared)
-        self._read, self._state = (), None  # whatever fails now, no cache of another text is left
+        self._read, self._state = (), None  # after an error, no cache of another text is left
         for start in range(shared, first, PREFILL_SLICE):
             _, state = self._run(read[start : min(start + PREFILL_SLICE, first)], state)
         step = 1 if self._decoder.signature.last_only else PREFILL_SLICE
@@ -111,12 +111,12 @@ class Scorer:
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two texts begin with alike."""
+    """Length of the common beginning of two texts."""
     length = min(len(one), len(other))
     return next((place for place in range(length) if one[place] != other[place]), length)
 
 
 def _first(state: DecoderState, tokens: int) -> DecoderState:
-    """The state after only this many tokens."""
+    """The state cut to its first tokens."""
     caches = tuple(np.ascontiguousarray(cache[:, :, :tokens]) for cache in state.caches)
     return DecoderState(caches, state.attention_mask[:, :tokens])

@@ -1,4 +1,4 @@
-"""Linear algebra without a model: from second moments to orthogonal changes of basis."""
+"""Orthogonal changes of basis from second moments: linear algebra that needs no model."""
 
 from resq_onnx.projections.bases import Projections, compute_projections
 

@@ -1,11 +1,11 @@
-"""Bits from data: ranks of the high parts, by site and layer, for a mean number of bits a weight.
+"""Allocate bits by data: ranks of the high parts by site and layer, for average bits per weight.
 
-What is least is the sum over all sites of
+The allocation minimises the sum over all sites of
 
     weights of the site · error bound with its rank / error bound with the recipe's fractions
 
-under the budget. The division makes sites comparable: how large an activation is, and how much of
-its energy lies in a few directions that never change, says little of how much its error matters.
+under the budget. The division makes sites comparable: the size of an activation, and the share of
+its energy in a few constant directions, say little about how much its error matters.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from resq_onnx.projections.splits import LINEAR_SITES, Splits, uniform_splits, w
 from resq_onnx.recipe import BitSplit, Recipe
 
 STEPS: Final = 32
-"""Ranks are multiples of a 32nd of a width, up to half of it."""
+"""Ranks are multiples of 1/32 of a width, up to half of it."""
 
 LARGEST_OUTER_ORDER: Final = 128
-"""Of the rotations before down_proj: multiplications a coefficient, each time the model runs."""
+"""Limit for the rotations before down_proj: multiplications per coefficient at run time."""
 
 RANKS_OF_STREAM: Final = 2
-"""Different ranks that the residual stream may have. Its basis is one for all layers, so each rank
-cuts the low part of the layers with lower ranks into blocks that are rotated apart, and the block
-with the most energy then sets the range of all."""
+"""Number of different ranks that the residual stream may have. Its basis is the same for all
+layers, so each rank cuts the low part of the layers with lower ranks into blocks that are rotated
+separately, and the block with the most energy determines the range of all."""
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Energies:
-    """E x_i² per token of every coefficient, in the bases before they are rotated; low part first.
+    """E x_i² per token of every coefficient, in the bases before rotation; low part first.
 
     Attributes:
-        attention: (layers, D), of the residual stream as q/k/v read it.
-        mlp: (layers, D), as gate and up read it.
+        attention: (layers, D), of the residual stream as read by q/k/v.
+        mlp: (layers, D), of the residual stream as read by gate and up.
         attention_out: (layers, heads, d), of the input of o_proj.
         down: (layers, I), of the input of down_proj, ascending.
     """
@@ -59,12 +59,12 @@ class Energies:
 
 @dataclass(frozen=True)
 class Candidates:
-    """What one matrix of one layer may choose from.
+    """Candidate splits of one matrix of one layer.
 
     Attributes:
         weights: Number of its weights.
-        splits: By ascending rank; the first costs least.
-        bounds: What each contributes to the sum that is to be small.
+        splits: By ascending rank; the first takes the fewest bits.
+        bounds: Contribution of each split to the sum that is minimised.
     """
 
     weights: int
@@ -77,7 +77,7 @@ class Candidates:
 
 
 def choose_splits(recipe: Recipe, layout: ModelLayout, energies: Energies) -> Splits:
-    """The splits of least error bound whose mean bits are at most `recipe.target_bits`.
+    """The splits with the smallest error bound for at most `recipe.target_bits` on average.
 
     The cache's records keep the recipe's fraction, and a head's rank before o_proj is at most
     that of its values in the cache.
@@ -109,7 +109,7 @@ def choose_splits(recipe: Recipe, layout: ModelLayout, energies: Energies) -> Sp
             if best is None or total < best[0]:
                 best = total, [one.splits[choice] for one, choice in pairs]
     if best is None:
-        raise ResqError(f"target_bits {recipe.target_bits:g}: no ranks need so few bits; raise it")
+        raise ResqError(f"target_bits {recipe.target_bits:g} is too small for any rank; raise it")
     layers = layout.num_layers
     attention, mlp, attention_out, down = (
         tuple(best[1][start : start + layers]) for start in range(0, 4 * layers, layers)
@@ -118,15 +118,15 @@ def choose_splits(recipe: Recipe, layout: ModelLayout, energies: Energies) -> Sp
 
 
 def allocate(candidates: Sequence[Candidates], budget: float) -> list[int] | None:
-    """Choose one split for each matrix so that the sum of bounds is small and bits fit.
+    """Choose one split per matrix, greedily, for a small sum of bounds within the budget.
 
-    Each starts with its first split. Then the step to a larger rank that lowers the sum most per
-    bit is taken, and so on until no further step fits. A choice that lies above the lower convex
-    hull of a matrix's bounds over bits is never taken, so steps lower the sum less and less: as
-    long as all fit, no other choice with as many bits has a smaller sum.
+    Each matrix starts with its first split. The step to a larger rank that lowers the sum most per
+    bit is taken first, and so on until no step fits. Only choices on the lower convex hull of a
+    matrix's bounds over bits are considered, so the gain per bit decreases from step to step. As
+    long as all steps fit, no other choice with the same number of bits has a smaller sum.
 
     Returns:
-        By matrix, the place of its split; None if the first ones need more than the budget.
+        Index of each matrix's split; None if the first splits exceed the budget.
     """
     spent = sum(one.bits(0) for one in candidates)
     if spent > budget:
@@ -150,7 +150,7 @@ def allocate(candidates: Sequence[Candidates], budget: float) -> list[int] | Non
 
 
 def _steps_down_the_hull(one: Candidates) -> list[tuple[float, int]]:
-    """From the first split on, what each step lowers the bound per bit, and where it leads."""
+    """Steps along the hull from the first split: decrease of the bound per bit, and new index."""
     steps: list[tuple[float, int]] = []
     here = 0
     while True:
@@ -168,7 +168,7 @@ def _steps_down_the_hull(one: Candidates) -> list[tuple[float, int]]:
 def _candidates(
     site: str, layout: ModelLayout, energies: Energies, uniform: Splits, ranks: Sequence[int]
 ) -> list[Candidates]:
-    """What each layer's matrix at a site may choose from."""
+    """The candidates of each layer's matrix at a site."""
     weights = weight_counts(layout)[site]
     found = []
     for layer in range(layout.num_layers):
@@ -185,7 +185,7 @@ def _candidates(
 
 
 def _bound(groups: Array, split: BitSplit, edges: Iterable[BitSplit]) -> float:
-    """The error bound of groups of coefficients, (groups, width), each rotated between edges."""
+    """The error bound of groups of coefficients (groups, width), each rotated between edges."""
     cuts = sorted({0, split.width, *(other.low for other in edges)})
     total = 0.0
     for energies in groups:
@@ -206,7 +206,7 @@ def _stream_ranks(width: int) -> Iterable[tuple[int, ...]]:
 
 
 def _ranks(width: int, largest: int) -> list[int]:
-    """Multiples of a step that is even, so that nibbles fill whole bytes; 0 of an odd width."""
+    """Multiples of an even step, so that nibbles fill whole bytes; only 0 for an odd width."""
     if width % 2:
         return [0]
     step = 2 * max(1, round(width / STEPS / 2))
@@ -214,7 +214,7 @@ def _ranks(width: int, largest: int) -> list[int]:
 
 
 def _down_ranks(usual: BitSplit) -> list[int]:
-    """Multiples of a power of two for which both parts rotate fast, and the usual rank."""
+    """Multiples of a power of two with a fast rotation of both parts, and the usual rank."""
     if usual.width % 2:
         return [0]
     step = 2 ** max(1, int(math.log2(usual.width / STEPS)) - 1)

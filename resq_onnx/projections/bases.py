@@ -1,7 +1,7 @@
-"""Second moments in, orthogonal changes of basis out: U_A, U_B, U_C and U_D.
+"""Compute the orthogonal changes of basis U_A, U_B, U_C and U_D from second moments.
 
-Everywhere the columns of a matrix are the new basis vectors (x_new = x @ U), those of the
-low part first and those of the high part last.
+The columns of each matrix are the new basis vectors (x_new = x @ U), those of the low part first
+and those of the high part last.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _HIDDEN, _VALUE, _KEY, _DOWN_SIGNS, _DOWN_LOW, _DOWN_HIGH = range(6)
 
 @dataclass(frozen=True)
 class DownTransform:
-    """What U_D of one layer does before the rotation that all layers share.
+    """The part of one layer's U_D that precedes the rotation shared by all layers.
 
     Attributes:
         order: (I,) new[j] = old[order[j]]; the high part last.
@@ -59,10 +59,10 @@ class Projections:
         key: (layers, kv heads, d, d), U_C, for queries and keys after RoPE.
         down: One per layer; U_D = the columns picked by `order`, times `signs`, times
             blockdiag(down_low, down_high) of the layer's widths.
-        down_low: By width, rotations of a low part before down_proj.
-        down_high: By width, rotations of a high part.
+        down_low: Rotations of the low part before down_proj, by width.
+        down_high: Rotations of the high part before down_proj, by width.
         splits: Low and high parts of every width.
-        rotates_keys: False if every U_C is the identity, so that nothing has to run.
+        rotates_keys: False if every U_C is the identity, so that nothing has to be computed.
         rotates_down: False if U_D only permutes channels, which the weights absorb.
     """
 
@@ -78,7 +78,7 @@ class Projections:
 
     @property
     def hidden_split(self) -> BitSplit:
-        """The parts of the residual stream, as the first layer's q/k/v read it."""
+        """The parts of the residual stream as read by the first layer's q/k/v."""
         return self.splits.attention[0]
 
     @property
@@ -112,7 +112,7 @@ class Projections:
         return np.concatenate(parts, axis=-1)
 
     def down_matrix(self, layer: int) -> Matrix:
-        """U_D of a layer as one dense matrix, (I, I): slow, for tests and inspection."""
+        """U_D of a layer as a dense matrix, (I, I): slow, for tests and inspection."""
         return self.apply_down(layer, np.eye(self.down_split.width))
 
     def attention_out_columns(self, layer: int, weight: Array) -> Array:
@@ -137,10 +137,9 @@ class Projections:
 
 
 def high_last_order(num_heads: int, head_split: BitSplit) -> NDArray[np.int64]:
-    """Column order that gathers the heads' low parts, then their high parts, (H*d,).
+    """Column order of all heads' low parts, then all their high parts, (H*d,).
 
-    new[j] = old[order[j]]; inside each part heads keep their order and so do the columns
-    of one head.
+    new[j] = old[order[j]]. Within each part, the heads and the columns of a head keep their order.
     """
     columns = np.arange(num_heads * head_split.width).reshape(num_heads, head_split.width)
     low, high = columns[:, : head_split.low], columns[:, head_split.low :]
@@ -150,16 +149,16 @@ def high_last_order(num_heads: int, head_split: BitSplit) -> NDArray[np.int64]:
 def compute_projections(
     recipe: Recipe, layout: ModelLayout, moments: Moments | None
 ) -> Projections:
-    """Find the bases a recipe asks for; the same arguments give the same bases.
+    """Compute the bases of a recipe; the same arguments give the same bases.
 
     Args:
-        recipe: Its method, fractions, bits and seed matter here.
+        recipe: Only its method, fractions, bits and seed are used.
         layout: Sizes of the model.
-        moments: Needed by methods that find their bases in them (`Method.needs_moments`).
+        moments: Required by methods that derive their bases from them (`Method.needs_moments`).
 
     Raises:
-        ResqError: The widths do not split evenly; or moments are needed and are missing,
-            of another model's shape, or not finite.
+        ResqError: The widths do not split evenly; or required moments are missing, have another
+            model's shape, or are not finite.
     """
     used = _usable(recipe, layout, moments) if recipe.how.needs_moments else None
     splits, rotates = _splits(recipe, layout, used), recipe.how.rotates
@@ -183,7 +182,7 @@ def compute_projections(
 
         return {width: rotation(width) for width in sorted(widths) if width}
 
-    total = hidden_moment(used) if used else None
+    total = hidden_moment(used, evenly=layout.turns_inputs) if used else None
     value_edges = [splits.head_edges(layer) for layer in range(layout.num_layers)]
     return Projections(
         hidden=basis(layout.hidden_size, splits.hidden_edges(), total, _HIDDEN),
@@ -198,24 +197,24 @@ def compute_projections(
         down_low=factors({split.low for split in splits.down}, _DOWN_LOW),
         down_high=factors({split.high for split in splits.down}, _DOWN_HIGH),
         splits=splits,
-        # U_C is for the cache's sake alone: one in float needs no rotation.
+        # U_C only serves the quantised cache; a float cache needs no rotation.
         rotates_keys=recipe.cache == "quantised" and (rotates or recipe.how.needs_moments),
         rotates_down=rotates,
     )
 
 
 def _splits(recipe: Recipe, layout: ModelLayout, moments: Moments | None) -> Splits:
-    """How every width is divided: by the recipe's fractions, or by energies under its budget."""
+    """Divide every width by the recipe's fractions, or by energies under its budget."""
     if recipe.target_bits is None:
         return uniform_splits(recipe, layout)
-    assert moments is not None, "a target needs the method resq, and that needs moments"
+    assert moments is not None, "target_bits needs the method resq, which needs moments"
     return choose_splits(recipe, layout, energies_of(layout, moments))
 
 
 def energies_of(layout: ModelLayout, moments: Moments) -> Energies:
-    """Energy per token of every coefficient in the eigenbases, whose columns are the bases'."""
+    """Energy per token of every coefficient in the eigenbases from which the bases are made."""
     tokens, head = max(moments.tokens, 1), layout.head_dim
-    hidden = ascending_eigenvectors(hidden_moment(moments))
+    hidden = ascending_eigenvectors(hidden_moment(moments, evenly=layout.turns_inputs))
     heads = np.arange(layout.num_heads)
 
     def of_values(layer: int) -> Matrix:
@@ -241,7 +240,7 @@ def _energies(moment: Array, basis: Matrix) -> Matrix:
 def ascending_eigenvectors(moment: Array) -> Matrix:
     """Eigenvectors of a symmetric matrix as columns, smallest eigenvalue first.
 
-    Each is given the sign that makes its largest element positive, which LAPACK leaves open.
+    LAPACK leaves the signs open; here the largest element of each vector is positive.
     """
     _, vectors = np.linalg.eigh(np.asarray(moment, dtype=np.float64))
     largest = np.abs(vectors).argmax(axis=0)
@@ -256,7 +255,7 @@ def _basis(
     moment: Array | None,
     rng: np.random.Generator,
 ) -> Matrix:
-    """One orthogonal matrix (width, width), by the recipe's method; parts meet at `edges`."""
+    """One orthogonal matrix (width, width) by the recipe's method, with parts cut at `edges`."""
     if method.basis == "hadamard":
         return randomised_hadamard(width, rng)
     if moment is None:
@@ -288,11 +287,18 @@ def _largest_last(energies: Array, count: int) -> NDArray[np.int64]:
     return np.concatenate([np.sort(low), np.sort(high)])
 
 
-def hidden_moment(moments: Moments) -> Matrix:
-    """The HIDDEN site as a whole, (D, D): there is one basis for all layers.
+def hidden_moment(moments: Moments, *, evenly: bool = False) -> Matrix:
+    """Sum of the HIDDEN moments, (D, D), for the basis that all layers share.
 
-    Each layer counts alike, whatever the gains of its norms, as if its mean square were 1.
+    Args:
+        moments: Of all layers.
+        evenly: Whether each moment is divided by its mean square, so that all layers have equal
+            weight. That square is 1 behind a norm's division, and behind its gains another number
+            in each layer.
     """
+    if not evenly:
+        total = moments.hidden_attention.sum(axis=0, dtype=np.float64)
+        return np.asarray(total + moments.hidden_mlp.sum(axis=0, dtype=np.float64))
     width = moments.hidden_attention.shape[-1]
     total = np.zeros((width, width))
     for moment in (*moments.hidden_attention, *moments.hidden_mlp):
@@ -303,7 +309,7 @@ def hidden_moment(moments: Moments) -> Matrix:
 
 
 def _stream(recipe: Recipe, *key: int) -> np.random.Generator:
-    """A random stream of its own per site, layer and head: no result depends on order."""
+    """A separate random stream per site, layer and head, so that results do not depend on order."""
     # SeedSequence takes no negative entropy; the recipe does not forbid a negative seed.
     entropy = recipe.seed % 2**64
     return np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=key))
@@ -318,30 +324,30 @@ def _usable(recipe: Recipe, layout: ModelLayout, moments: Moments | None) -> Mom
 
 
 def check_finite(moments: Moments) -> None:
-    """Refuse moments in which the model's inf or NaN has arrived.
+    """Refuse moments that contain inf or NaN.
 
     Raises:
-        ResqError: Names the first site and layer.
+        ResqError: A moment is not finite; the message names the first site and layer.
     """
     for site in SITES:
         for layer, moment in enumerate(getattr(moments, site)):
             if not np.isfinite(moment).all():
                 raise ResqError(
                     f"layer {layer}: the second moments at {site} are not finite; the model "
-                    "met inf or NaN on the calibration text: check its weights"
+                    "computed inf or NaN on the calibration text: check its weights"
                 )
 
 
 def check_shapes(layout: ModelLayout, moments: Moments) -> None:
-    """Refuse moments that another model's calibration gave.
+    """Refuse moments from the calibration of another model.
 
     Raises:
-        ResqError: A site has another shape than the layout implies.
+        ResqError: The shape at a site differs from that of the layout.
     """
     for site, expected in moment_shapes(layout).items():
         found = getattr(moments, site).shape
         if found != expected:
             raise ResqError(
-                f"the second moments at {site} have shape {found} and the model needs "
+                f"the second moments at {site} have shape {found}, but the model needs "
                 f"{expected}: they belong to another model; calibrate this one"
             )

@@ -1,4 +1,4 @@
-"""Hadamard matrices and random rotations, generated rather than tabulated."""
+"""Hadamard matrices and random rotations, generated instead of tabulated."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ Array = NDArray[Any]
 LARGEST_DENSE_ORDER: Final = 256
 """Largest Hadamard matrix kept as a dense factor.
 
-The outer factor costs its order in multiplications per coefficient, each time the model
-runs. Past this, a smaller orthogonal block is the better bargain than exact flatness.
+At run time, the outer factor takes as many multiplications per coefficient as its order. Above
+this limit, a smaller random orthogonal block is preferred to an exactly flat one.
 """
 
 LARGEST_INNER_ORDER: Final = 1024
 """Largest Sylvester factor: 4 MB as float32 inside the file.
 
-What is left of a larger power of two goes to the outer factor; the product is the same.
+The rest of a larger power of two goes to the outer factor; the product is the same.
 """
 
 
 @dataclass(frozen=True)
 class KroneckerFactors:
-    """The orthogonal matrix kron(outer, inner), never formed to be applied.
+    """The orthogonal matrix kron(outer, inner), applied without being formed.
 
     Attributes:
         outer: (m, m), orthonormal.
@@ -80,10 +80,9 @@ def has_hadamard(order: int) -> bool:
 def kronecker_factors(width: int, rng: np.random.Generator) -> KroneckerFactors:
     """Factor a Hadamard-like rotation of any width into outer (m, m) and inner (2^p, 2^p).
 
-    The smallest m is taken for which width = m * 2^p, 2^p is at most `LARGEST_INNER_ORDER`
-    and a Hadamard matrix of order m is known. Where there is none up to
-    `LARGEST_DENSE_ORDER`, m is the odd part of the width and outer a random orthogonal
-    matrix, the only use made of `rng`.
+    m is the smallest order for which width = m * 2^p, 2^p is at most `LARGEST_INNER_ORDER`
+    and a Hadamard matrix is known. If there is none up to `LARGEST_DENSE_ORDER`, m is the odd
+    part of the width and outer a random orthogonal matrix, the only use of `rng`.
     """
     order = _hadamard_outer_order(width)
     if order is not None:
@@ -96,7 +95,7 @@ def kronecker_factors(width: int, rng: np.random.Generator) -> KroneckerFactors:
 
 
 def outer_order(width: int) -> int:
-    """Order of the outer factor of `kronecker_factors`: what a coefficient costs to rotate."""
+    """Order of the outer factor of `kronecker_factors`: its multiplications per coefficient."""
     return _hadamard_outer_order(width) or _powers_of_two_inside(width)[0]
 
 
@@ -110,7 +109,7 @@ def _hadamard_outer_order(width: int) -> int | None:
 
 
 def identity_factors(width: int) -> KroneckerFactors:
-    """The identity in the same form: outer of the odd part, inner of the power of two."""
+    """The identity as Kronecker factors: outer of the odd part, inner of the power of two."""
     outer_order, inner_order = _powers_of_two_inside(width)
     return KroneckerFactors(np.eye(outer_order), np.eye(inner_order))
 
@@ -118,8 +117,8 @@ def identity_factors(width: int) -> KroneckerFactors:
 def random_orthogonal(order: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """A uniformly distributed orthogonal matrix, (order, order).
 
-    Q of a Gaussian matrix's QR, with the signs of R's diagonal moved into Q: without that
-    the distribution depends on LAPACK's convention (Mezzadri, arXiv math-ph/0609050).
+    Q of the QR decomposition of a Gaussian matrix, with the signs of R's diagonal moved into Q.
+    Without that, the distribution depends on LAPACK's convention (Mezzadri, math-ph/0609050).
     """
     q, r = np.linalg.qr(rng.standard_normal((order, order)))
     return np.asarray(q * np.where(np.diagonal(r) < 0, -1.0, 1.0))
@@ -141,7 +140,7 @@ Builder = Callable[[], NDArray[np.float64]]
 
 @cache
 def _construction(order: int) -> Builder | None:
-    """How to build the order, or None; decided without building anything."""
+    """A builder of this order, or None; decided without building the matrix."""
     if order == 1:
         return lambda: np.ones((1, 1))
     if order == 2:
@@ -165,7 +164,7 @@ def _product(left: int, right: int) -> NDArray[np.float64]:
 
 
 def _powers_of_two_inside(width: int) -> tuple[int, int]:
-    """Width as (outer, inner), inner the largest power of two that may be inside."""
+    """Width as (outer, inner), inner being the largest allowed power of two that divides it."""
     inner = min(width & -width, LARGEST_INNER_ORDER)
     return width // inner, inner
 
@@ -199,8 +198,8 @@ def _paley_two(q: int) -> NDArray[np.float64]:
 def _jacobsthal(q: int) -> NDArray[np.float64]:
     """Entry (a, b) is +1 if a - b is a non-zero square in the field of q elements, -1 if not.
 
-    Elements of a field of p^2 elements are a + b * sqrt(n), n not a square modulo p; such
-    an element is a square there exactly when its norm a^2 - n b^2 is one modulo p.
+    Elements of a field of p^2 elements are a + b * sqrt(n), n not a square modulo p. Such an
+    element is a square if and only if its norm a^2 - n b^2 is a square modulo p.
     """
     prime = q if _is_prime(q) else round(q**0.5)
     character = np.full(prime, -1.0)

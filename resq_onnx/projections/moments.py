@@ -1,4 +1,4 @@
-"""What one calibration pass measures: second moments of the activations at five sites."""
+"""Second moments of the activations, as summed in a calibration pass."""
 
 from __future__ import annotations
 
@@ -16,20 +16,19 @@ SITES: Final = ("hidden_attention", "hidden_mlp", "value", "key", "attention_out
 
 @dataclass
 class Moments:
-    """Sums over tokens of x xᵀ; sums of batches, processes and machines add up.
+    """Sums of x xᵀ over tokens; those of batches, processes and machines can be added.
 
-    float64 while they are summed; `compact` gives a float32 copy, and every consumer takes
-    either.
+    They are float64 while they are summed. `compact` makes a float32 copy; consumers accept both.
 
     Attributes:
-        hidden_attention: (layers, D, D), input of q/k/v after the norm's division; without its
-            gain, unless `ModelLayout.turns_inputs`.
-        hidden_mlp: (layers, D, D), input of gate/up, likewise.
+        hidden_attention: (layers, D, D), input of q/k/v after the norm's division; without the
+            norm's gain, unless `ModelLayout.turns_inputs`.
+        hidden_mlp: (layers, D, D), input of gate/up, in the same way.
         value: (layers, kv heads, d, d), output of v_proj.
         key: (layers, kv heads, d, d), keys after RoPE.
         attention_out: (layers, H*d, H*d), input of o_proj.
         down: (layers, I, I), input of down_proj.
-        tokens: How many tokens were summed.
+        tokens: Number of tokens in the sums.
     """
 
     hidden_attention: NDArray[Any]
@@ -42,25 +41,25 @@ class Moments:
 
     @classmethod
     def zeros(cls, layout: ModelLayout) -> Moments:
-        """Nothing measured yet, for a model of this layout."""
+        """Empty sums for a model of this layout."""
         shapes = moment_shapes(layout)
         return cls(**{site: np.zeros(shapes[site]) for site in SITES}, tokens=0)
 
     def merge(self, other: Moments) -> None:
-        """Add another process's or batch's sums to these."""
+        """Add the sums of another batch or process to these."""
         for site in SITES:
             mine: NDArray[Any] = getattr(self, site)
             mine += getattr(other, site)
         self.tokens += other.tokens
 
     def compact(self) -> Moments:
-        """A float32 copy: the mean over tokens matters, not its last digits."""
+        """A float32 copy: its precision is sufficient for a mean over tokens."""
         arrays = {site: getattr(self, site).astype(np.float32) for site in SITES}
         return Moments(**arrays, tokens=self.tokens)
 
 
 def moment_shapes(layout: ModelLayout) -> dict[str, tuple[int, ...]]:
-    """The shape each array of `Moments` has for a model of this layout."""
+    """The shape of each array of `Moments` for a model of this layout."""
     layers, hidden, head = layout.num_layers, layout.hidden_size, layout.head_dim
     heads = layout.num_heads * head
     return {

@@ -1,7 +1,8 @@
-"""How a calibration's energy is spread over a site's components, thinned for a page to draw.
+"""Energy spectra of a calibration by site, thinned for the plots of a page.
 
-A component is a direction of a principal component analysis, or, where a method or a site picks
-channels, a channel. Its energy is its second moment. Those with the most form the high part.
+A component is a direction of a principal component analysis, or a channel if the method or the
+site selects channels. Its energy is its second moment. Those with the most energy form the high
+part.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from resq_onnx.recipe import BitSplit
 Curves = NDArray[np.float64]  # (curves, width), each descending
 
 POINTS: Final = 96
-"""Components kept of a curve, at most: as many as a picture of 500 pixels can show."""
+"""Largest number of points kept of a curve: as many as a plot of 500 pixels can show."""
 
 DIGITS: Final = 5
 
@@ -27,24 +28,24 @@ DIGITS: Final = 5
 def describe_spectra(
     moments: Moments, projections: Projections, picks_channels: bool
 ) -> dict[str, dict[str, Any]]:
-    """What resq.json says of the spectra.
+    """The entry `spectra` of resq.json.
 
     Args:
-        moments: Of the calibration.
-        projections: Made from them; their splits are what is drawn in.
+        moments: Second moments of the calibration.
+        projections: Bases from these moments; their splits are included.
         picks_channels: Whether the method orders channels instead of directions at every site;
             before down_proj all methods do.
 
     Returns:
-        By site, `hidden` (one curve for the model), `value` and `key` (one for each layer and kv
-        head) and `down` (one for each layer), a record of
-        `components` ("directions" or "channels"), `curves`, `width`,
-        `high` (components of the high part; where it differs from layer to layer, their median,
-        with `high_least` and `high_most`), `low_bits`, `high_bits`,
-        `ranks` (1 has the most energy; some of them), `median` and, of several curves,
-        `minimum` and `maximum`: energy at those ranks, as a multiple of the curve's mean, and
-        `high_share`: of the energy, what the high part holds: minimum, median and maximum over
-        the curves; null without a high part.
+        A record for each site: `hidden` (one curve for the model), `value` and `key` (one for
+        each layer and kv head) and `down` (one for each layer). Its entries are
+        `components` ("directions" or "channels"), `curves` (their number), `width`,
+        `high` (components of the high part; if it differs between layers, their median, with
+        `high_least` and `high_most`), `low_bits`, `high_bits`,
+        `ranks` (a selection; 1 has the most energy), `median` and, for several curves, `minimum`
+        and `maximum` (energy at those ranks as a multiple of the curve's mean), and
+        `high_share` (share of the energy in the high part: minimum, median and maximum over the
+        curves; null without a high part).
 
     Raises:
         ResqError: The moments are not finite.
@@ -52,7 +53,7 @@ def describe_spectra(
     check_finite(moments)
     energies = _channels if picks_channels else _directions
     splits = projections.splits
-    record = splits.record  # of the cache, alike in all layers
+    record = splits.record  # of the cache, the same in all layers
     keys = record if projections.rotates_keys else BitSplit(record.width, 0, record.low_bits)
     sites: dict[str, tuple[NDArray[Any], Sequence[BitSplit]]] = {
         "hidden": (energies(hidden_moment(moments)), (*splits.attention, *splits.mlp)),
@@ -69,9 +70,9 @@ def describe_spectra(
 
 
 def thinned_ranks(width: int, high: int) -> NDArray[np.int64]:
-    """Which components are kept, from 1 to `width`: dense where curves are steep, at the start.
+    """Ranks that are kept, from 1 to `width`: dense at the start, where curves are steep.
 
-    The two on both sides of the split are always among them.
+    The two ranks next to the split are always among them.
     """
     if width <= POINTS:
         return np.arange(1, width + 1)
@@ -82,7 +83,7 @@ def thinned_ranks(width: int, high: int) -> NDArray[np.int64]:
 
 
 def _directions(moments: NDArray[Any]) -> NDArray[np.float64]:
-    # Of a symmetric matrix, the triangle that a projections file keeps.
+    # The triangle of a symmetric matrix that a projections file stores.
     return np.linalg.eigvalsh(np.asarray(moments, np.float64), UPLO="U")
 
 
@@ -91,14 +92,14 @@ def _channels(moments: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _relative(energies: NDArray[np.float64]) -> Curves:
-    """Descending, with a mean of 1; rounding may have left the smallest below 0."""
+    """Curves in descending order with mean 1; values that rounding left below 0 become 0."""
     curves = np.sort(energies.reshape(-1, energies.shape[-1]), axis=1)[:, ::-1].clip(min=0.0)
     means = curves.mean(axis=1, keepdims=True)
     return np.asarray(curves / np.where(means > 0, means, 1.0))
 
 
 def _describe(curves: Curves, splits: Sequence[BitSplit]) -> dict[str, Any]:
-    """Of several curves and several splits, each curve has its own; one serves all of the other."""
+    """Describe curves with one split each, or with a split that all share."""
     highs = [split.high for split in splits]
     high = int(np.median(highs))
     ranks = thinned_ranks(splits[0].width, high)

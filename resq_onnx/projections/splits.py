@@ -1,4 +1,4 @@
-"""How every width of a model is divided into a low and a high part: a record of all layers."""
+"""Splits of a model's widths into a low and a high part, by site and layer."""
 
 from __future__ import annotations
 
@@ -12,35 +12,36 @@ from resq_onnx.projections.hadamard import outer_order
 from resq_onnx.recipe import BitSplit, Recipe
 
 LINEAR_SITES: Final = ("attention", "mlp", "attention_out", "down")
-"""Names of the fields of `Splits` that have an entry for each layer: what linear layers read."""
+"""Fields of `Splits` with an entry per layer: the inputs of linear layers."""
 
 COSTLY: Final = 100
-"""Multiplications a coefficient, on average, past which the rotation before down_proj is made
-cheaper by a larger high part: on a GPU a prompt's rotation by an order of 196 takes two thirds as
-long as the layer's matrix products (docs/cuda.md)."""
+"""Multiplications per coefficient, on average, above which a larger high part makes the rotation
+before down_proj cheaper: on a GPU, rotating a prompt by an order of 196 takes two thirds as long as
+the layer's matrix products (docs/cuda.md)."""
 
 NEARLY: Final = 1.1
-"""How many times the fewest multiplications are as good as these: then the smaller high part."""
+"""Among high parts that cost at most this multiple of the fewest multiplications, the smallest one
+is taken."""
 
 
 ROUNDING: Final = 0.05
-"""Coefficients by which a fraction of a width may miss a whole number: a user who reads that 1/3
-would do types 0.333333, and six digits of 100,000 coefficients are right to a twentieth."""
+"""Coefficients by which a fraction of a width may differ from a whole number: 1/3 may be given as
+0.333333, and six digits of 100,000 coefficients are exact to a twentieth."""
 
 DOWN_SHARE: Final = 0.125
-"""Smallest share of the input of down_proj that forms its high part, unless a user names one."""
+"""Smallest high part as a share of the input of down_proj, unless the recipe sets the share."""
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The parts of every width.
+    """The low and high part of every width.
 
     Attributes:
-        attention: By layer, of the residual stream as q/k/v read it.
-        mlp: By layer, of the residual stream as gate and up read it.
-        attention_out: By layer, inside each head, as o_proj reads it.
+        attention: By layer, of the residual stream as read by q/k/v.
+        mlp: By layer, of the residual stream as read by gate and up.
+        attention_out: By layer, within each head of the input of o_proj.
         down: By layer, of the input of down_proj.
-        record: Inside a key or value in the cache, alike in all layers.
+        record: Within a key or value in the cache, the same in all layers.
     """
 
     attention: tuple[BitSplit, ...]
@@ -50,19 +51,19 @@ class Splits:
     record: BitSplit
 
     def hidden_edges(self) -> list[int]:
-        """Where the parts of the residual stream meet, in any layer; ascending."""
+        """Boundaries between parts of the residual stream, over all layers; ascending."""
         return _edges((*self.attention, *self.mlp))
 
     def head_edges(self, layer: int) -> list[int]:
-        """Where the parts of a value meet, in the cache or before o_proj; ascending."""
+        """Boundaries between parts of a value, in the cache and before o_proj; ascending."""
         return _edges((self.record, self.attention_out[layer]))
 
     def record_edges(self) -> list[int]:
-        """Where the parts of a key meet; none if it has one part."""
+        """Boundaries between parts of a key; empty if it has one part."""
         return _edges((self.record,))
 
     def mean_bits(self, layout: ModelLayout) -> float:
-        """Bits of a weight of the layers on average, scales not counted."""
+        """Average bits per weight of the layers, not counting scales."""
         counts = weight_counts(layout)
         bits = 0.0
         for site in LINEAR_SITES:
@@ -71,7 +72,7 @@ class Splits:
         return bits / (layout.num_layers * sum(counts.values()))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, from which `splits_from_json` makes an equal record."""
+        """The record as plain values, for `splits_from_json`."""
         return dataclasses.asdict(self)
 
 
@@ -85,9 +86,9 @@ def split_of(recipe: Recipe, width: int, site: str) -> BitSplit:
     """Divide a width of the residual stream or of a head.
 
     Args:
-        recipe: Its method, fractions and bits matter here.
+        recipe: Only its method, fractions and bits are used.
         width: Number of coefficients.
-        site: What the width is, for the message of a refusal.
+        site: Name of the width, for error messages.
 
     Raises:
         ResqError: `high_fraction` of `width` is not a whole even number.
@@ -96,19 +97,19 @@ def split_of(recipe: Recipe, width: int, site: str) -> BitSplit:
 
 
 def least_down_split(recipe: Recipe, width: int) -> BitSplit:
-    """Divide the input width of down_proj, as `split_of` does, by `down_high` or `DOWN_SHARE`.
+    """Divide the input width of down_proj like `split_of`, by `down_high` or `DOWN_SHARE`.
 
-    What the model has is `down_split`, whose high part may be larger.
+    The model uses `down_split`, whose high part may be larger.
     """
     share = DOWN_SHARE if recipe.down_high is None else recipe.down_high
     return _divide(recipe, width, share, "down-high", "the intermediate size")
 
 
 def table_split(recipe: Recipe, width: int) -> BitSplit:
-    """How the columns of embedding and lm_head are divided, for a hidden size of `width`.
+    """Divide the columns of embedding and lm_head, for a hidden size of `width`.
 
     Raises:
-        ResqError: The low part in 4 bits would not fill whole bytes, or as for `split_of`.
+        ResqError: A low part in 4 bits would not fill whole bytes, or as for `split_of`.
     """
     if recipe.head_bits == 8:
         return BitSplit(0, width, high_bits=recipe.high_bits)
@@ -116,13 +117,13 @@ def table_split(recipe: Recipe, width: int) -> BitSplit:
     split = dataclasses.replace(hidden, low_bits=recipe.head_bits)
     if split.low % 2:
         raise ResqError(
-            f"--head-bits 4 needs an even hidden size, and this model's is {width}; use 8"
+            f"--head-bits 4 needs an even hidden size, but this model's is {width}; use 8"
         )
     return split
 
 
 def uniform_splits(recipe: Recipe, layout: ModelLayout) -> Splits:
-    """The splits by the recipe's fractions, alike in all layers.
+    """The splits by the recipe's fractions, the same in all layers.
 
     Raises:
         ResqError: A fraction of a width is not a whole even number.
@@ -134,13 +135,14 @@ def uniform_splits(recipe: Recipe, layout: ModelLayout) -> Splits:
 
 
 def down_split(recipe: Recipe, width: int) -> BitSplit:
-    """How the input of down_proj, `width` coefficients, is divided.
+    """Divide the input of down_proj, `width` coefficients.
 
-    1. A share that the recipe names is taken exactly.
-    2. Else the high part is an eighth, if that is cheap to rotate (`COSTLY`).
-    3. Else it is the smallest from an eighth to a sixth that is about as cheap to rotate as any.
+    1. A share given by the recipe is used exactly.
+    2. Otherwise the high part is an eighth, if that is cheap to rotate (`COSTLY`).
+    3. Otherwise it is the smallest one from an eighth to a sixth whose rotation is about as cheap
+       as the cheapest (`NEARLY`).
 
-    That is so whatever the method, so that methods compare at equal bits.
+    This does not depend on the method, so that methods are compared at equal bits.
 
     Raises:
         ResqError: The share of `width` is not a whole even number.
@@ -158,17 +160,17 @@ def down_split(recipe: Recipe, width: int) -> BitSplit:
 
 
 def down_rotation_cost(split: BitSplit) -> int:
-    """Multiplications of a token in the outer factors of the rotation before down_proj."""
+    """Multiplications per token in the outer factors of the rotation before down_proj."""
     return sum(part * outer_order(part) for part in (split.low, split.high) if part)
 
 
 def alike_in_all_layers(layers: int, hidden: BitSplit, head: BitSplit, down: BitSplit) -> Splits:
-    """The record of a model whose layers divide the stream, a head and down_proj's input alike."""
+    """The splits of a model whose layers all have the same parts."""
     return Splits((hidden,) * layers, (hidden,) * layers, (head,) * layers, (down,) * layers, head)
 
 
 def weight_counts(layout: ModelLayout) -> dict[str, int]:
-    """By site, how many weights of one layer are multiplied with what is read there."""
+    """Number of weights of one layer by the site that they read."""
     hidden, heads = layout.hidden_size, layout.num_heads * layout.head_dim
     keys_and_values = 2 * layout.num_kv_heads * layout.head_dim
     return {
@@ -189,9 +191,8 @@ def _divide(recipe: Recipe, width: int, fraction: float, option: str, site: str)
     high = width * fraction
     if not _is_even(high) or width % 2:
         raise ResqError(
-            f"--{option} {fraction:g} of {site} {width} is {high:g} coefficients, and both "
-            f"parts must be whole even numbers; these fractions would do: "
-            f"{_fractions_that_divide(width)}"
+            f"--{option} {fraction:g} of {site} {width} is {high:g} coefficients, but both parts "
+            f"must be whole even numbers; possible fractions: {_fractions_that_divide(width)}"
         )
     return BitSplit(width - round(high), round(high), recipe.low_bits, recipe.high_bits)
 

@@ -1,4 +1,4 @@
-"""A report: one HTML page that shows what an export did to a model, and how good it came out."""
+"""The HTML report of an export: recipe, sizes, spectra and quality on one page."""
 
 from resq_onnx.report.page import FILE_NAME, write_report
 

@@ -1,4 +1,4 @@
-"""README.md beside an exported model: what it is, how to run it, and what was measured of it."""
+"""Write the model card: README.md with description, usage and measurements of an export."""
 
 from __future__ import annotations
 
@@ -24,50 +24,50 @@ CARD_NAME: Final = "README.md"
 TEMPLATE: Final = "card.md.jinja"
 
 MARK: Final = "Written by resq-onnx: the next export into this folder replaces this file."
-"""A comment in every card. A README.md without it is somebody's work, and stays."""
+"""A comment in every card. A README.md without it is not ours and is kept."""
 
 HUB_NAME: Final = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
-"""A model's name on the Hugging Face hub, and no path."""
+"""A model's name on the Hugging Face hub, as opposed to a path."""
 
 FILES: Final = {
     "*.onnx": "the graph",
     "*.onnx.data": "the weights",
     "config.json": "the base model's configuration",
-    "generation_config.json": "how the base model's authors sample from it",
+    "generation_config.json": "the base model's default sampling options",
     "tokenizer*": "the tokenizer",
     "special_tokens_map.json": "the tokenizer",
     "added_tokens.json": "the tokenizer",
     "vocab.json": "the tokenizer",
     "merges.txt": "the tokenizer",
-    "chat_template.jinja": "how messages become a prompt",
+    "chat_template.jinja": "the template that turns messages into a prompt",
     "LICEN[CS]E*": "the base model's licence",
-    "NOTICE*": "what the base model's licence wants to be passed on",
-    "USE_POLICY*": "what the base model may be used for",
-    "resq.json": "recipe, versions, sizes and all that was measured",
+    "NOTICE*": "notices that the base model's licence requires to be passed on",
+    "USE_POLICY*": "the base model's use policy",
+    "resq.json": "recipe, versions, sizes and measurements",
     "report.html": "a page with spectra, errors and sizes",
 }
-"""By pattern of a name, what the file holds."""
+"""Descriptions of files by name pattern."""
 
 
 def write_card(staging: Staging, target: Target, warn: Callable[[str], None]) -> None:
-    """Write the card into the staging folder, which is complete but for it.
+    """Write the card into the staging folder, in which all other files are complete.
 
-    Where somebody else's README.md lies already, the card is `MODEL.README.md`.
+    If the target folder has a README.md that is not a card, the card is `MODEL.README.md`.
     """
     name, other = CARD_NAME, staging.target.with_name(CARD_NAME)
     if other.is_file() and MARK not in other.read_text(encoding="utf-8", errors="replace"):
         name = f"{staging.target.stem}.{CARD_NAME}"
-        warn(f"{other} is not a card of resq-onnx and stays; the card is {name}")
+        warn(f"{other} was not written by resq-onnx and is kept; the card is {name}")
     text = render_card(staging.model, target)
     (staging.folder / name).write_text(text, encoding="utf-8")
 
 
 def render_card(model: Path, target: Target) -> str:
-    """The card as text; every figure in it is one of resq.json, or read from the files.
+    """The card as text; all its figures come from resq.json or the model's files.
 
     Args:
-        model: The .onnx file of a folder that has all its files, resq.json among them.
-        target: The runtime the folder is for.
+        model: The .onnx file in a complete folder, with resq.json.
+        target: The runtime for which the folder is written.
     """
     summary = json.loads((model.parent / SUMMARY_NAME).read_text())
     inspection = inspect_model(model)
@@ -112,7 +112,7 @@ def _front_matter(summary: dict[str, Any]) -> str:
 
 
 def _files(folder: Path, target: Target) -> list[tuple[str, int, str]]:
-    """Name, bytes and meaning of each file."""
+    """Name, bytes and description of each file."""
     patterns = {**target.files, **FILES}
     return [
         (

@@ -1,4 +1,4 @@
-"""The pictures of a report, as SVG in the colours of the page."""
+"""Charts of a report as SVG: energy spectra and error per layer."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ from typing import Any, Final
 from resq_onnx.report.svg import Axis, Markup, element, line_path, picture, power_label
 
 WIDTH, HEIGHT = 480, 300
-"""Of a spectrum: two stand side by side on a page, one fills a phone."""
+"""Size of a spectrum: two fit side by side on a page, one on a phone."""
 
 LEFT, RIGHT, TOP, BOTTOM = 54, 12, 30, 46
-"""Room around the plot for labels."""
+"""Margins around the plot for labels."""
 
 LOWEST: Final = 1e-6
-"""Energies below are drawn here: they are rounding of the calibration, or nothing at all."""
+"""Smaller energies are drawn at this value: they are rounding errors of the calibration."""
 
 
 def spectrum(site: str, record: Mapping[str, Any]) -> Markup:
-    """Energy over rank, with the high part shaded; a band where there are several curves.
+    """Plot energy over rank, with the high part shaded and a band for several curves.
 
     Args:
-        site: What the picture is of, for those who cannot see it.
-        record: As `resq_onnx.projections.spectra.describe_spectra` makes it. Where the split
-            differs from layer to layer, all of its places are shaded, and the line is at their
-            median.
+        site: Name of the site, for the text alternative.
+        record: An entry of `resq_onnx.projections.spectra.describe_spectra`. If the split
+            differs between layers, the range of its places is shaded, with a line at the median.
     """
     width, high, ranks = record["width"], record["high"], record["ranks"]
     lowest, highest = (
@@ -60,12 +59,12 @@ def spectrum(site: str, record: Mapping[str, Any]) -> Markup:
 
 
 def layer_ratios(series: Sequence[Sequence[float]], width: int, css: str) -> Markup:
-    """Signal over noise along the residual stream: a curve for each model, a dot for each layer.
+    """Plot signal over noise along the residual stream: a curve per model, a dot per layer.
 
     Args:
-        series: By model, decibels of the embedding and after each layer.
-        width: Of the picture; the page shows a wide one or a narrow one.
-        css: Says which.
+        series: For each model, decibels at the embedding and after each layer.
+        width: Width of the picture; the page shows a wide one or a narrow one.
+        css: Class of the picture, for the choice between them.
     """
     every = [value for decibels in series for value in decibels]
     longest = max(map(len, series))
@@ -146,7 +145,7 @@ def _titles(x: Axis, y: Axis, below: str, beside: str) -> list[Markup]:
 
 
 def _layers_with_a_tick(layers: int, width: int) -> list[float]:
-    """Multiples of a round number, so that their labels do not touch."""
+    """Multiples of a round number, at such a distance that labels do not touch."""
     room = max((width - LEFT - RIGHT) // 34, 1)
     step = next((step for step in (1, 2, 5, 10, 20, 50, 100) if layers / step <= room), layers)
     return list(range(0, layers, step))

@@ -1,4 +1,4 @@
-"""The figures of a report: numbers as people read them, and what each of them is about."""
+"""Key figures of a report: formatted numbers with titles, units and notes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from resq_onnx.graph.inspection import Inspection, TensorGroup
 from resq_onnx.recipe import METHODS
 
 LARGEST_GROUPS: Final = 6
-"""Kinds of float tensors that are listed one by one, in a file without quantised matrices."""
+"""Number of kinds of float tensors that are listed separately in a file without quantised
+matrices."""
 
 
 @dataclass(frozen=True)
 class Headline:
-    """One large number: what it is, the number, its unit, and a line below."""
+    """One large number with its title, its unit and a line below."""
 
     title: str
     value: str
@@ -25,15 +26,15 @@ class Headline:
 
 @dataclass(frozen=True)
 class StoredKind:
-    """One kind of tensor: how many, how stored, and where its bytes are.
+    """One kind of tensor: count, storage, and bytes by number of bits.
 
     Attributes:
-        name: Of the module, or of the tensors.
-        count: How many there are in the model.
-        columns: How its columns are stored, in words.
-        bytes: All.
-        low_bytes: In coefficients of less than 8 bits.
-        high_bytes: In coefficients of 8 bits.
+        name: Name of the module, or of the tensors.
+        count: Number of tensors in the model.
+        columns: Storage of the columns, in words.
+        bytes: Total bytes.
+        low_bytes: Bytes of coefficients in less than 8 bits.
+        high_bytes: Bytes of coefficients in 8 bits.
     """
 
     name: str
@@ -45,17 +46,17 @@ class StoredKind:
 
     @property
     def float_bytes(self) -> int:
-        """In everything else: scales, and what is not quantised."""
+        """All other bytes: scales, and tensors that are not quantised."""
         return self.bytes - self.low_bytes - self.high_bytes
 
 
 def headlines(inspection: Inspection, summary: Mapping[str, Any]) -> list[Headline]:
-    """The figures a page begins with; those that are not known are left out."""
+    """The figures at the top of a page; unknown ones are omitted."""
     size = inspection.graph_bytes + inspection.data_bytes
     source = summary.get("bytes", {}).get("source_float32")
     found = [Headline("Size", *_size(size), _compared(source, size, "float32", megabytes))]
     if inspection.layer_weight_bits is not None:
-        note = "mean of the coefficients in the layers, scales not counted"
+        note = "average over the coefficients of the layers, without scales"
         found.append(Headline("Weights", f"{inspection.layer_weight_bits:.2f}", "bits", note))
     cache, float16 = inspection.cache_bytes_per_token, inspection.cache_bytes_per_token_float16
     if cache:
@@ -71,11 +72,11 @@ def headlines(inspection: Inspection, summary: Mapping[str, Any]) -> list[Headli
 
 
 def method_in_words(recipe: Mapping[str, Any] | None) -> str:
-    """What was done to the activations; empty if the file does not say."""
+    """The method and its bits in words; empty if the file has no recipe."""
     if not recipe:
         return ""
     name = str(recipe.get("method"))
-    method = METHODS.get(name)  # a file of a newer version may have another
+    method = METHODS.get(name)  # a file of a newer version may have an unknown method
     words = [method.words if method else name]
     if method is None or method.quantises:
         low, high = recipe.get("low_bits"), recipe.get("high_bits")
@@ -89,7 +90,7 @@ def method_in_words(recipe: Mapping[str, Any] | None) -> str:
 
 
 def stored_kinds(inspection: Inspection) -> list[StoredKind]:
-    """Quantised matrices, the largest kind first; last, everything else."""
+    """Kinds of quantised matrices, largest first, then everything else."""
     if not inspection.matrices:
         return _float_kinds(inspection.groups)
     kinds = []
@@ -109,17 +110,17 @@ def stored_kinds(inspection: Inspection) -> list[StoredKind]:
 
 
 def megabytes(count: float) -> str:
-    """Bytes as MB, or as GB from a thousand of them."""
+    """Bytes in MB, or in GB from 1000 MB."""
     return " ".join(_size(count))
 
 
 def number(value: float | None, form: str) -> str:
-    """A number in a form such as {:.3f}; a dash where it was not measured."""
+    """A number in a format such as {:.3f}; a dash if it was not measured."""
     return "–" if value is None else form.format(value)
 
 
 def share_in_words(share: Mapping[str, float] | None) -> str:
-    """A share of energy in per cent, with its range where curves differ."""
+    """A share of energy in per cent, with its range if curves differ."""
     if share is None:
         return ""
     low, middle, high = (f"{share[name]:.0%}" for name in ("minimum", "median", "maximum"))

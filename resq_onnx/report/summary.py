@@ -1,4 +1,4 @@
-"""resq.json: what was done to a model, with what, how large and how good it came out."""
+"""resq.json: recipe, versions, parity, sizes and quality of an export."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from resq_onnx.recipe import Recipe
 
 FILE_NAME: Final = "resq.json"
 FORMAT_VERSION: Final = 2
-"""2: `standard_error` is that of the perplexity ratio; in 1 it was that of its logarithm."""
+"""2: `standard_error` is that of the perplexity ratio; in 1 it was that of the ratio's log."""
 PACKAGES: Final = ("resq-onnx", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "numpy")
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What an export made.
+    """Result of an export.
 
     Attributes:
         path: The .onnx file.
         model_bytes: Size of the .onnx file and its data together.
         source_bytes: Size of the original weights, at four bytes each.
-        parity: By comparison (`float`, `decode`), how near the logits were.
-        quality: How near the quantised model is to the float model; None if nothing is quantised.
-        dtype: Type of its activations.
+        parity: Distances of logits by comparison, `float` and `decode`.
+        quality: Comparison of the quantised with the float model; None if nothing is quantised.
+        dtype: Type of the activations.
     """
 
     path: Path
@@ -52,7 +52,7 @@ def write_summary(
     quality: Quality | None = None,
     spectra: Mapping[str, Any] | None = None,
 ) -> Summary:
-    """Write resq.json into the staging folder, and return its gist."""
+    """Write resq.json into the staging folder, and return a summary of it."""
     graph, data = staging.model, staging.folder / f"{staging.target.name}.data"
     sizes = {"graph": graph.stat().st_size, "data": data.stat().st_size if data.exists() else 0}
     source_bytes = source.float32_bytes

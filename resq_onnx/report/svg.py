@@ -1,4 +1,4 @@
-"""Markup for pictures: elements, axes that map numbers to pixels, and their ticks."""
+"""SVG markup for charts: elements, axes that map numbers to pixels, and ticks."""
 
 from __future__ import annotations
 
@@ -11,33 +11,34 @@ from typing import Final
 SUPERSCRIPTS: Final = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 MAX_DECADES: Final = 6
-"""Decades of a logarithmic axis that all get a tick; of more, every second or third."""
+"""Largest number of decades of a logarithmic axis that all get a tick; above it, every second or
+third does."""
 
 FEW_DECADES: Final = 2
-"""Powers of ten on a logarithmic axis up to which twice and five times each get a tick as well."""
+"""Below this number of decades, a logarithmic axis also gets ticks at 2 and 5 times each power."""
 
 STEPS: Final = (1, 2, 2.5, 5, 10)
-"""Distances of ticks that people count in, times a power of ten."""
+"""Round distances between ticks, times a power of ten."""
 
 
 class Markup(str):
-    """Finished markup, which neither `element` nor Jinja escapes any more."""
+    """Finished markup, which neither `element` nor Jinja escapes again."""
 
     __slots__ = ()
 
     def __html__(self) -> str:
-        """What Jinja asks for."""
+        """The markup, for Jinja."""
         return self
 
 
 def element(name: str, *children: str, css: str = "", **attributes: str | float | None) -> Markup:
-    """One element; text is escaped, and so are attributes.
+    """One element; text and attributes are escaped.
 
     Args:
-        name: Of the element.
-        children: Text, or elements.
-        css: Its class.
-        attributes: Others: `stroke_width` is written stroke-width; None is left out.
+        name: Name of the element.
+        children: Text or elements.
+        css: CSS class.
+        attributes: Other attributes: `stroke_width` is written stroke-width; None is omitted.
     """
     given = {"class": css or None, **attributes}
     written = "".join(
@@ -50,7 +51,7 @@ def element(name: str, *children: str, css: str = "", **attributes: str | float 
 
 
 def picture(width: float, height: float, label: str, parts: Iterable[str], css: str = "") -> Markup:
-    """An <svg> that scales with the page; `label` is read out where it cannot be seen."""
+    """An <svg> that scales with the page; `label` is its text for screen readers."""
     box = f"0 0 {_plain(width)} {_plain(height)}"
     return element("svg", *parts, css=css, viewBox=box, role="img", aria_label=label)
 
@@ -71,7 +72,7 @@ class Axis:
     logarithmic: bool = False
 
     def __call__(self, value: float) -> float:
-        """The pixel of a number; one out of range lands on the edge."""
+        """The pixel of a number; numbers out of range are clipped to the edges."""
         low, high, value = self.low, self.high, min(max(value, self.low), self.high)
         if self.logarithmic:
             low, high, value = math.log10(low), math.log10(high), math.log10(value)
@@ -79,7 +80,7 @@ class Axis:
         return self.start + share * (self.end - self.start)
 
     def ticks(self, about: int = 5) -> list[float]:
-        """Round numbers inside the axis: about so many equal steps, or powers of ten."""
+        """Round numbers on the axis: about this many equal steps, or powers of ten."""
         if self.logarithmic:
             first = math.ceil(math.log10(self.low) - 1e-9)
             last = math.floor(math.log10(self.high) + 1e-9)
@@ -94,14 +95,14 @@ class Axis:
 
 
 def round_step(span: float, about: int) -> float:
-    """A step that people count in and that divides a span into about so many parts."""
+    """A round step that divides a span into about this many parts."""
     rough = span / about
     magnitude: float = 10.0 ** math.floor(math.log10(rough))
     return magnitude * next(step for step in STEPS if step * magnitude >= rough * (1 - 1e-9))
 
 
 def power_label(value: float) -> str:
-    """A tick of a logarithmic axis as people write it: 0.1, 1, 10, 10⁻³; and 0.02."""
+    """Label of a tick of a logarithmic axis: 0.1, 1, 10, 10⁻³; and 0.02."""
     power = round(math.log10(value))
     if -1 <= power <= 2 or not math.isclose(value, 10.0**power):
         return f"{value:g}"

@@ -74,12 +74,13 @@ def render_chat(
         **special_tokens,
     }
     # As JSON the template sees plain values only, none with methods of their own.
-    request = json.dumps({"template": template, "values": values})
+    request = json.dumps({"template": template, "values": values}, ensure_ascii=False)
+    line = request.encode(errors="surrogatepass") + b"\n"
     cancelled = cancelled or threading.Event()
     renderer = _take()
     try:
         renderer.wait_until_ready(cancelled)
-        found: dict[str, str] = json.loads(renderer.ask(request, cancelled))
+        found: dict[str, str] = json.loads(renderer.ask(line, cancelled))
     except ResqError as error:
         renderer.end()
         raise ResqError(f"{where}: the chat template {error}") from None
@@ -125,7 +126,7 @@ class _Renderer:
             self._read_line(START_SECONDS, cancelled)
             self._ready = True
 
-    def ask(self, request: str, cancelled: threading.Event) -> bytes:
+    def ask(self, line: bytes, cancelled: threading.Event) -> bytearray:
         """Send a line, and wait for one.
 
         Raises:
@@ -134,7 +135,7 @@ class _Renderer:
         assert self._process.stdin is not None
         self.asked = True
         try:
-            self._process.stdin.write(request.encode() + b"\n")
+            self._process.stdin.write(line)
             self._process.stdin.flush()
         except BrokenPipeError:
             raise self._lost() from None
@@ -152,7 +153,7 @@ class _Renderer:
         with suppress(BrokenPipeError):  # of a request that was never read
             self._process.communicate()
 
-    def _read_line(self, seconds: float, cancelled: threading.Event) -> bytes:
+    def _read_line(self, seconds: float, cancelled: threading.Event) -> bytearray:
         assert self._process.stdout is not None
         output, received = self._process.stdout.fileno(), bytearray()
         until = time.monotonic() + seconds
@@ -168,7 +169,7 @@ class _Renderer:
                     if not piece:
                         raise self._lost()
                     received += piece
-        return bytes(received)
+        return received
 
     def _lost(self) -> ResqError:
         return ResqError(f"has lost its process, which ended with {self._process.wait()}")

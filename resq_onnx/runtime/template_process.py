@@ -37,12 +37,14 @@ def main() -> None:
     """Answer lines until there are none."""
     _limit_itself()
     print("ready", flush=True)
-    for line in sys.stdin:
+    for line in sys.stdin.buffer:
         request = json.loads(line)
         signal.alarm(LAST_SECONDS)
         answer = render(request["template"], request["values"])
         signal.alarm(0)
-        print(json.dumps(answer), flush=True)
+        said = json.dumps(answer, ensure_ascii=False).encode(errors="surrogatepass")
+        sys.stdout.buffer.write(said + b"\n")
+        sys.stdout.buffer.flush()
 
 
 def render(template: str, values: Mapping[str, Any]) -> dict[str, str]:

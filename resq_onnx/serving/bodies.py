@@ -47,7 +47,7 @@ class Bodies:
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 while await self._read_more(request, body):
-                    _check_length(len(body))
+                    pass
         except TimeoutError:
             raise too_slow(BODY_SECONDS) from None
         finally:
@@ -62,6 +62,7 @@ class Bodies:
         piece = message.get("body", b"")
         body += piece
         self._held += len(piece)
+        _check_length(len(body))
         if self._held > MAX_BODIES:
             raise no_room()
         return bool(message.get("more_body", False))

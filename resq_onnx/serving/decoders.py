@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from resq_onnx.errors import ResqError
+from resq_onnx.files.contents import parse_json
 from resq_onnx.graph.names import RECIPE_KEY
 from resq_onnx.runtime.buffered import BufferedDecoder
 
@@ -110,7 +110,7 @@ def steps_do_not_matter(session: onnxruntime.InferenceSession) -> bool:
     So it is in a file in which all arithmetic is that of our operators, if their kernels run.
     """
     found = session.get_modelmeta().custom_metadata_map.get(RECIPE_KEY)
-    recipe = json.loads(found) if found else {}
+    recipe = parse_json(found, f"metadata {RECIPE_KEY}", "export the model again") if found else {}
     return (
         recipe.get("format") == "custom"
         and recipe.get("method") != "none"

@@ -108,6 +108,7 @@ class Engine:
         self.max_length = _check_length(path.parent, max_length)
         if self._tokenizer.chat_template is not None:
             start_early()
+        self._most_bytes = self.max_length * self._tokenizer.longest_token
         session = create_session(path, threads, provider=provider, kernels=kernels)
         # On a GPU it is not known whether a prompt's cache is that of single steps, bit for bit.
         reuse = kernels and provider == CPU and steps_do_not_matter(session)
@@ -164,6 +165,8 @@ class Engine:
         try:
             text = prompt.text
             if text is None:
+                if sum(len(one["content"]) for one in prompt.messages) > self._most_bytes:
+                    raise TooLongError
                 text = tokenizer.apply_chat_template(prompt.messages, cancelled=cancelled)
             return encode_at_most(
                 tokenizer.backend,

@@ -1,1 +1,1 @@
-"""Where float graphs come from: traced in PyTorch, or read from a file of torch.onnx.export."""
+"""Sources of the float graph: a trace in PyTorch, or a file written by torch.onnx.export."""

@@ -1,13 +1,13 @@
-"""A Hugging Face model directory as an ONNX graph that holds no weights.
+"""Trace a Hugging Face model directory into an ONNX graph without weights.
 
     config.json  ── torch.export under fake tensors ──►  onnx_ir.Model
 
-The graph keeps the exporter's nodes, one by one (`optimize=False`), and three things are true
-of it that the passes rely on:
+The graph keeps the exporter's nodes, one by one (`optimize=False`), and the passes rely on three
+properties of it:
 
-1. every node is tagged with the module it came from (`MODULE_KEY`);
-2. an initializer has the name of the Hugging Face parameter, and points into the
-   safetensors file where its bytes are;
+1. every node is tagged with its module (`MODULE_KEY`);
+2. an initializer has the name of the Hugging Face parameter, and points to its bytes in the
+   safetensors file;
 3. inputs and outputs have the names of the graph contract: `input_ids`, `attention_mask`,
    `position_ids`, `past_key_values.{i}.key|value` → `logits`, `present.{i}.key|value`.
 """
@@ -30,13 +30,14 @@ from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
 from resq_onnx.graph.names import MODULE_KEY, OPSET, cache_names
 from resq_onnx.graph.tensors import FoldedTensor
+from resq_onnx.tracing.configuration import load_config
 
 IR_VERSION: Final = 10
 TRACED_BATCH, TRACED_TOKENS, TRACED_PAST = 2, 3, 5
-"""Sizes at tracing: none is 0 or 1, which broadcast, and no two add up to another.
+"""Sizes for tracing: none is 0 or 1, which broadcast, and no two are equal.
 
-They are fixed, not symbolic: symbolic sizes make tracing four times slower, and every node whose
-meaning depends on them (masks, views, the cache) is replaced by the lifting passes.
+They are fixed, since symbolic sizes make tracing four times slower. The lifting passes replace all
+nodes that depend on them (masks, views, the cache).
 """
 
 _WRAPPED: Final = "traced"
@@ -44,7 +45,7 @@ _SCOPES_KEY: Final = "pkg.torch.onnx.name_scopes"
 
 
 class _WithCacheAsTensors(nn.Module):
-    """The causal LM with its cache as plain tensors, which the exporter can name."""
+    """The causal LM with its cache as plain tensors, so that the exporter can name them."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -76,7 +77,7 @@ def trace(source: ModelSource) -> ir.Model:
     """Trace the model of `source`; its weights are neither loaded nor copied.
 
     Raises:
-        ResqError: A parameter of the graph is not in the safetensors files, or has
+        ResqError: A parameter of the graph is missing in the safetensors files, or has
             another shape there.
     """
     with quiet_libraries():
@@ -96,7 +97,7 @@ def _export_without_weights(source: ModelSource) -> ir.Model:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     layout = source.layout
-    config = transformers.AutoConfig.from_pretrained(source.folder)
+    config = load_config(source)
     batch, tokens, past = TRACED_BATCH, TRACED_TOKENS, TRACED_PAST
     cache = (batch, layout.num_kv_heads, past, layout.head_dim)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
@@ -122,7 +123,7 @@ def _export_without_weights(source: ModelSource) -> ir.Model:
 
 
 def tag_nodes_with_modules(model: ir.Model, prefix: str) -> None:
-    """Tag every node with its module: what the exporter says, without the name of a wrapper."""
+    """Tag every node with its module: the exporter's scope without the name of a wrapper."""
     for node in model.graph:
         scopes = ast.literal_eval(node.metadata_props.get(_SCOPES_KEY, "['', '']"))
         module = scopes[-2] if len(scopes) > 1 else ""
@@ -131,7 +132,7 @@ def tag_nodes_with_modules(model: ir.Model, prefix: str) -> None:
 
 
 def contract_shapes(layout: ModelLayout) -> dict[str, tuple[int | str, ...]]:
-    """Shapes of a decoder graph's inputs and outputs, by name, in their order."""
+    """Shapes of a decoder graph's inputs and outputs, by name, in order."""
     past, present = cache_names(layout.num_layers)
     cache = (layout.num_kv_heads, layout.head_dim)
     tokens = ("batch", "sequence")
@@ -158,7 +159,7 @@ def _name_inputs_and_outputs(model: ir.Model, layout: ModelLayout) -> None:
 def _name_initializers(model: ir.Model, layout: ModelLayout) -> None:
     for value in list(model.graph.initializers.values()):
         assert value.name is not None
-        if not value.uses():  # the other parts of a larger model
+        if not value.uses():  # a weight of another part of a larger model
             model.graph.initializers.pop(value.name)
             continue
         name = value.name.removeprefix(f"{_WRAPPED}.")
@@ -175,7 +176,7 @@ def _point_to_weights(model: ir.Model, source: ModelSource, computed: Set[str]) 
         expected = value.shape.numpy() if value.shape is not None else ()
         if stored.shape != expected:
             raise ResqError(
-                f"{stored.file}: tensor {name} has shape {stored.shape}; config.json asks for "
+                f"{stored.file}: tensor {name} has shape {stored.shape}; config.json requires "
                 f"{expected}"
             )
         if stored.dtype == ir.DataType.FLOAT:
@@ -185,17 +186,17 @@ def _point_to_weights(model: ir.Model, source: ModelSource, computed: Set[str]) 
 
 
 def computed_buffers(source: ModelSource) -> dict[str, NDArray[np.float32]]:
-    """The buffers of a model that no checkpoint holds, such as RoPE's frequencies, by name.
+    """Buffers that are not stored in a checkpoint, such as RoPE's frequencies, by name.
 
-    transformers itself computes them, for a model of these sizes where they matter, and in float32
-    whatever the files hold: in bfloat16 Gemma's factor of the embedding, 25.298, would be 25.25.
+    transformers computes them, for a small model with the sizes that matter here, and in float32
+    whatever the type of the files: in bfloat16, Gemma's embedding scale would be 25.25, not 25.298.
     """
     import transformers
 
-    config: Any = transformers.AutoConfig.from_pretrained(source.folder)
+    config = load_config(source)
     text = config.get_text_config()
     text.vocab_size = 8
-    text.pad_token_id = None  # which may lie beyond so small a vocabulary
+    text.pad_token_id = None  # it may be outside so small a vocabulary
     text.intermediate_size = 8
     for part in (text, getattr(config, "vision_config", text)):
         part.num_hidden_layers = 1

@@ -1,8 +1,8 @@
-"""A file of torch.onnx.export's, as `tracing.trace` would have given the model.
+"""Read a file written by torch.onnx.export into the form that `tracing.trace` returns.
 
-Parameters are still called as in the checkpoint, behind the name of whatever module the model was
-wrapped in, and nodes still say where they come from. How the file takes its tokens, its mask and
-its cache, and whether it has one, does not matter: the lifting passes replace whatever reads them.
+Parameters have their names in the checkpoint, with the name of a wrapping module as a prefix, and
+nodes name their modules. The inputs for tokens, mask and cache, and whether there is a cache, do
+not matter, because the lifting passes replace all nodes that read them.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class TracedFile(ModelSource):
     """A model whose weights are in an ONNX file.
 
     Attributes:
-        folder: The model directory the file was made from; it may lack the weights.
+        folder: Directory of the model that was exported; it may lack the weights.
         path: The file.
-        calibrated: Digest of the model that the projections were made for.
+        calibrated: Digest of the model for which the projections were computed.
     """
 
     path: Path
@@ -45,7 +45,7 @@ class TracedFile(ModelSource):
 
     @cached_property
     def digest(self) -> str:
-        """That of the model in the folder if it is there, else of the one that was calibrated."""
+        """Digest of the model in the folder if it has weights, else of the calibrated model."""
         names = ("model.safetensors", "model.safetensors.index.json")
         has_weights = any((self.folder / name).is_file() for name in names)
         return super().digest if has_weights else self.calibrated
@@ -58,19 +58,20 @@ class TracedFile(ModelSource):
 
 
 def read_traced(source: TracedFile) -> ir.Model:
-    """Read the file of `source`: tags, names, inputs and outputs are then those of a trace.
+    """Read the file of `source`; its tags, names, inputs and outputs become those of a trace.
 
     Raises:
-        ResqError: It is not such a file, not of this model, or not in float32.
+        ResqError: The file was not written by torch.onnx.export, is of another model, or is not
+            in float32.
     """
     path, layout = source.path, source.layout
     model = read_graph(path)
     if any(node.domain == DOMAIN for node in model.graph):
-        raise ResqError(f"{path}: quantised by resq-onnx already; give the file it was made from")
+        raise ResqError(f"{path}: already quantised by resq-onnx; pass the original file")
     prefix = _unwrap(model, layout, path)
     tag_nodes_with_modules(model, prefix)
     if not any(node.metadata_props[MODULE_KEY] for node in model.graph):
-        raise ResqError(f"{path}: its nodes do not say which module they are of; {ASKED}")
+        raise ResqError(f"{path}: its nodes do not name their modules; {ASKED}")
     table = model.graph.initializers[f"{layout.family.embedding}.weight"].const_value
     assert table is not None
     expected = (layout.vocab_size, layout.hidden_size)
@@ -78,8 +79,8 @@ def read_traced(source: TracedFile) -> ir.Model:
         raise ResqError(f"{path}: weights are {table.dtype.name}; {ASKED}")
     if dims(table) != expected:
         raise ResqError(
-            f"{path}: the embedding has shape {dims(table)}; config.json in {source.folder} asks "
-            f"for {expected}: name the directory of this very model with --model"
+            f"{path}: the embedding has shape {dims(table)}; config.json in {source.folder} "
+            f"requires {expected}: pass the directory of this very model with --model"
         )
     _set_contract(model, layout, path)
     _add_frequencies(model, source)
@@ -89,10 +90,10 @@ def read_traced(source: TracedFile) -> ir.Model:
 
 
 def check_lifted(model: ir.Model, path: Path) -> None:
-    """Refuse a graph in which something still depends on inputs as the file had them.
+    """Refuse a graph in which a node still depends on an original input of the file.
 
     Raises:
-        ResqError: Something does.
+        ResqError: Such a node remains after lifting.
     """
     given = {*model.graph.inputs, *model.graph.initializers.values()}
     for node in model.graph:
@@ -104,7 +105,7 @@ def check_lifted(model: ir.Model, path: Path) -> None:
 
 
 def _unwrap(model: ir.Model, layout: ModelLayout, path: Path) -> str:
-    """Rename the parameters as the checkpoint calls them; returns what stood before the names."""
+    """Rename the parameters to their names in the checkpoint; returns the removed prefix."""
     family, initializers = layout.family, model.graph.initializers
     table = f"{family.embedding}.weight"
     names = [table, f"{family.head}.weight"] if layout.tied else [table]
@@ -112,13 +113,13 @@ def _unwrap(model: ir.Model, layout: ModelLayout, path: Path) -> str:
         (name, end) for end in names for name in initializers if f".{name}".endswith(f".{end}")
     ]
     if not found:
-        raise ResqError(f"{path}: no parameter is called {table}; {ASKED}")
+        raise ResqError(f"{path}: no parameter is named {table}; {ASKED}")
     name, end = found[0]
     prefix = name.removesuffix(end)
     for value in list(initializers.values()):
         assert value.name is not None
         value.name = value.name.removeprefix(prefix)
-    if end != table:  # exporters store what is tied under the name of either
+    if end != table:  # exporters store tied weights under either name
         initializers[end].name = table
     return prefix
 
@@ -126,8 +127,8 @@ def _unwrap(model: ir.Model, layout: ModelLayout, path: Path) -> str:
 def _set_contract(model: ir.Model, layout: ModelLayout, path: Path) -> None:
     """Give the graph the inputs and outputs of the contract.
 
-    Its own inputs, but for the token ids, stay behind as values that nobody gives: only what the
-    lifting passes replace reads them. The present is the past until then.
+    Its own inputs, except the token ids, remain as values without a producer: only nodes that the
+    lifting passes replace read them. Until then the present is a copy of the past.
     """
     graph, shapes = model.graph, contract_shapes(layout)
     table = graph.initializers[f"{layout.family.embedding}.weight"]
@@ -158,7 +159,7 @@ def _set_contract(model: ir.Model, layout: ModelLayout, path: Path) -> None:
 
 
 def _add_frequencies(model: ir.Model, source: TracedFile) -> None:
-    """RoPE's frequencies, which an exporter may have folded into cosines and sines."""
+    """Add RoPE's frequencies, which an exporter may have folded into cosines and sines."""
     rotary = source.layout.family.rotary
     for name, values in computed_buffers(source).items():
         if name.startswith(f"{rotary}.") and name not in model.graph.initializers:

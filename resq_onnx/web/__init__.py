@@ -1,7 +1,7 @@
 """A chat page that runs an exported model in the browser, and a small server for it.
 
-`packages.py` brings what the page needs from npm, `site.py` says which file has which address,
-`server.py` serves them; `page/` is the page itself.
+`packages.py` fetches the npm packages of the page, `site.py` maps addresses to files, `server.py`
+serves them; `page/` is the page itself.
 """
 
 from resq_onnx.web.packages import fetch_packages

@@ -1,6 +1,6 @@
-"""The page's three npm packages: fetched once, by npm, and checked against known hashes.
+"""Fetch the page's three npm packages, once, and check them against known hashes.
 
-They are not part of this package: 14 MB of WebAssembly that only one command needs.
+They are not part of this package, since only one command needs their 14 MB of WebAssembly.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from resq_onnx.errors import ResqError
 from resq_onnx.files import writing_to
 
 SECONDS: Final = 600.0
-"""After which npm is given up: its largest archive has 33 MB."""
+"""Time limit for npm: the largest archive has 33 MB."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Package:
 
     Attributes:
         name: Its name in the registry.
-        version: The version that the page was tried with.
-        sha512: Of its archive, in base64, as the registry states it.
-        files: Files of the archive that the page needs, by the name under which it asks for them.
+        version: The version with which the page was tested.
+        sha512: SHA-512 of its archive, in base64, as in the registry.
+        files: Files of the archive that the page needs, by the name under which it requests them.
     """
 
     name: str
@@ -42,12 +42,12 @@ class Package:
 
     @property
     def archive(self) -> str:
-        """Name of the file that `npm pack` writes."""
+        """Name of the file written by `npm pack`."""
         return f"{self.name.removeprefix('@').replace('/', '-')}-{self.version}.tgz"
 
     @property
     def specifier(self) -> str:
-        """What `npm pack` is asked for."""
+        """Argument of `npm pack`."""
         return f"{self.name}@{self.version}"
 
 
@@ -78,17 +78,17 @@ PACKAGES: Final = (
 
 
 def fetch_packages(archives: Path | None = None, cache: Path | None = None) -> dict[str, Path]:
-    """Find the files that the page needs; what is not there yet is fetched and kept.
+    """Find the files that the page needs; missing ones are fetched and cached.
 
     Args:
-        archives: A folder with what `npm pack` wrote, for a machine without npm or network.
-        cache: Where files are kept; the user's cache folder if None.
+        archives: A folder with archives written by `npm pack`, for machines without npm or network.
+        cache: Folder of cached files; the user's cache folder if None.
 
     Returns:
-        By the name under which the page asks for it, each file.
+        The files by the name under which the page requests them.
 
     Raises:
-        ResqError: npm is missing or fails, or an archive is not the one that is expected.
+        ResqError: npm is missing or fails, or an archive is not the expected one.
     """
     cache = cache or cache_folder()
     found: dict[str, Path] = {}
@@ -103,13 +103,13 @@ def fetch_packages(archives: Path | None = None, cache: Path | None = None) -> d
 
 
 def cache_folder() -> Path:
-    """Where the files are kept: in the user's cache, by the XDG base directory specification."""
+    """Folder of the files in the user's cache, by the XDG base directory specification."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "resq-onnx" / "web"
 
 
 def _fetch(package: Package, folder: Path, archives: Path | None) -> None:
-    """Make a package's folder in the cache, complete or not at all."""
+    """Create a package's folder in the cache, complete or not at all."""
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         if archives is None:
             archive = _packed_by_npm(package, Path(scratch))
@@ -131,7 +131,7 @@ def _fetch(package: Package, folder: Path, archives: Path | None) -> None:
         try:
             unpacked.rename(folder)
         except OSError:
-            if not folder.is_dir():  # else another process was faster
+            if not folder.is_dir():  # otherwise another process was faster
                 raise
 
 
@@ -140,10 +140,10 @@ def _packed_by_npm(package: Package, folder: Path) -> Path:
     if npm is None:
         every = " ".join(one.specifier for one in PACKAGES)
         raise ResqError(
-            "the page needs onnxruntime-web and two small packages from the npm registry, and npm "
-            "is not installed: install Node.js, which brings npm (Debian: apt install npm); or, "
-            f"where npm is, run `npm pack {every}` and give the folder of these three files by "
-            "--packages FOLDER"
+            "the page needs onnxruntime-web and two small packages from the npm registry, but npm "
+            "is not installed: install Node.js, which includes npm (Debian: apt install npm); or "
+            f"run `npm pack {every}` on a machine with npm, and pass the folder of these three "
+            "files with --packages FOLDER"
         )
     command = [npm, "pack", package.specifier, "--silent", "--pack-destination", str(folder)]
     try:
@@ -157,17 +157,17 @@ def _packed_by_npm(package: Package, folder: Path) -> Path:
     archive = folder / package.archive
     if done.returncode or not archive.is_file():
         said = [line for line in done.stderr.splitlines() if line.strip()]
-        reason = said[0] if said else f"it ended with {done.returncode}"
+        reason = said[0] if said else f"exit status {done.returncode}"
         raise ResqError(f"npm pack {package.specifier} failed: {reason}; is there a network?")
     return archive
 
 
 def _check(archive: Path, package: Package) -> None:
-    """Refuse an archive that is not, byte for byte, the one this file names."""
+    """Refuse an archive whose hash differs from the known one."""
     with archive.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha512").digest()
     if base64.b64encode(digest).decode() != package.sha512:
         raise ResqError(
-            f"{archive.name}: its SHA-512 is not the known one of {package.specifier}; it was "
-            "damaged or replaced on the way, and is not used: fetch it again"
+            f"{archive.name}: its SHA-512 is not that of {package.specifier}; the archive is "
+            "damaged or was replaced, and is not used: fetch it again"
         )

@@ -1,7 +1,7 @@
-"""A small server for a site, on this machine alone unless it is told otherwise.
+"""A small HTTP server for the chat page, by default on this machine only.
 
-It knows a list of addresses and serves nothing else. Two headers isolate the page from others, as
-browsers ask for before they let WebAssembly use threads.
+It serves a fixed list of addresses and nothing else. Two headers isolate the page from others,
+which browsers require before WebAssembly may use threads.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -30,7 +31,8 @@ TYPES: Final = {
     ".svg": "image/svg+xml",
     ".wasm": "application/wasm",
 }
-"""By suffix; all else is bytes. A browser compiles WebAssembly only of this type as it comes."""
+"""Content types by suffix; other files are bytes. Browsers compile WebAssembly while it loads only
+if it has this type."""
 
 HEADERS: Final = {
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -45,44 +47,65 @@ HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
-"""With every answer. `no-cache`: a browser keeps a file, but asks whether it is still the same."""
+"""Headers of every response. With `no-cache`, a browser keeps a file but revalidates it."""
 
 RANGE: Final = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 
 CHUNK: Final = 1 << 20
-"""Bytes of a file that are in memory at once."""
+"""Largest number of bytes of a file in memory."""
+
+CONNECTIONS: Final = 128
+"""Open at once; a browser opens six."""
 
 SECONDS: Final = 60.0
-"""A connection on which nothing happens for as long is closed."""
+"""Time after which an idle connection is closed."""
 
 
 def make_server(site: Site, port: int, host: str = LOOPBACK) -> ThreadingHTTPServer:
     """Listen for requests; `serve_forever` then answers them.
 
     Args:
-        site: What is served.
-        port: 0 for any that is free.
-        host: The address of this machine to listen at.
+        site: The site to serve.
+        port: Port number; 0 for any free port.
+        host: The address of this machine to listen on.
 
     Raises:
-        ResqError: Another program listens there.
+        ResqError: The server cannot listen there, for example because another program does.
     """
     handler = type("Handler", (_Handler,), {"site": site, "host": host})
     try:
         return _Server((host, port), handler)
     except OSError as error:
         raise ResqError(
-            f"cannot listen at {host}:{port}: {error.strerror or error}; choose another --port"
+            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port"
         ) from None
 
 
 class _Server(ThreadingHTTPServer):
-    """A thread for each connection; none of them keeps the program from ending."""
+    """One thread per connection; none of them keeps the program alive."""
 
     daemon_threads = True
 
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self._room = threading.Semaphore(CONNECTIONS)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Start a thread, or close a connection for which there is no room."""
+        if self._room.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """The thread of a connection."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
+
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that goes away in the middle of a file is nothing to report."""
+        """Ignore browsers that disconnect in the middle of a file."""
         if not isinstance(sys.exception(), (ConnectionError, TimeoutError)):
             super().handle_error(request, client_address)
 
@@ -104,7 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(with_body=False)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing: a page asks for a dozen files."""
+        """Log nothing, since the page requests a dozen files."""
 
     def _answer(self, *, with_body: bool) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
@@ -119,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif address in self.site.files:
             self._send_file(self.site.files[address], with_body=with_body)
         else:
-            body = b"There is nothing at this address.\n"
+            body = b"Not found.\n"
             self._send(HTTPStatus.NOT_FOUND, "text/plain", body, with_body=with_body)
 
     def _send(self, status: HTTPStatus, kind: str, body: bytes, *, with_body: bool) -> None:
@@ -134,7 +157,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             stream = path.open("rb")
         except OSError:
-            body = b"This file is not there any more.\n"
+            body = b"This file no longer exists.\n"
             self._send(HTTPStatus.NOT_FOUND, "text/plain", body, with_body=with_body)
             return
         with stream:
@@ -172,12 +195,12 @@ class _Handler(BaseHTTPRequestHandler):
             count -= len(chunk)
 
     def _range(self, size: int) -> tuple[int, int] | None:
-        """The bytes that are asked for, all of them if no range is; None if there are none such."""
+        """Start and end of the requested range, by default all bytes; None if it is empty."""
         match = RANGE.fullmatch(self.headers.get("Range", ""))
         if match is None or match.groups() == ("", ""):
             return 0, size
         first, last = match.groups()
-        if not first:  # the last so many
+        if not first:  # the last bytes, by number
             start, end = max(size - int(last), 0), size
         else:
             start, end = int(first), min(int(last) + 1 if last else size, size)

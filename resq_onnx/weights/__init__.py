@@ -1,4 +1,4 @@
-"""Weights to integers: rounding to nearest, and GPTQ."""
+"""Weight quantisers: round to nearest, and GPTQ."""
 
 from resq_onnx.weights.gptq import gptq
 from resq_onnx.weights.quantised import QuantisedMatrix

@@ -1,10 +1,10 @@
-"""GPTQ: round column by column, and let later columns make up for earlier errors.
+"""GPTQ: round column by column, and let later columns compensate for earlier errors.
 
-Frantar et al., arXiv 2210.17323, in the form Chee et al. prove equal to it (LDLQ, arXiv
+Frantar et al., arXiv 2210.17323, in the form that Chee et al. prove equal to it (LDLQ, arXiv
 2307.13304, theorem 6). With H = (I + A) D (I + A)ᵀ, A strictly upper triangular, an error
 matrix E = W - Ŵ costs tr(E H Eᵀ) = Σ_j D_j |E_j + Σ_{i<j} E_i A_ij|². Rounding
-w_j + Σ_{i<j} E_i A_ij in order of j makes each term as small as it can be. GPTQ reaches
-the same integers through the Cholesky factor of H⁻¹; this way needs no inverse.
+w_j + Σ_{i<j} E_i A_ij in order of j minimises each term. GPTQ reaches the same integers
+through the Cholesky factor of H⁻¹; this form needs no inverse.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from resq_onnx.weights.scales import clip_search
 ScaleFinder = Callable[[NDArray[Any], int, NDArray[Any]], NDArray[np.float32]]
 
 BLOCK: Final = 128
-"""Columns whose feedback is computed one by one; that of earlier blocks is one product."""
+"""Columns whose feedback is computed one by one; feedback of earlier blocks is one product."""
 
 DAMPING: Final = (0.01, 0.1, 1.0)
-"""Added to the Hessian's diagonal, relative to its mean; the next is tried where the
+"""Added to the Hessian's diagonal, relative to its mean; the next is tried if the
 factorisation fails."""
 
 
 def gptq(weight: NDArray[Any], hessian: NDArray[Any], split: BitSplit) -> QuantisedMatrix:
     """Quantise a weight so that its outputs change least on the calibration text.
 
-    The low columns are rounded first and the high ones, in more bits, after them; inside
-    each part the columns of largest activation come first.
+    The low columns are rounded first, then the high ones, in more bits. Within each part the
+    columns of largest activation come first.
 
     Args:
         weight: (N, K), its low columns first.
@@ -43,7 +43,7 @@ def gptq(weight: NDArray[Any], hessian: NDArray[Any], split: BitSplit) -> Quanti
 
     Raises:
         ResqError: The weight is not (N, split.width) or not finite; the Hessian has another
-            size, is not finite, or is not positive semidefinite by far.
+            size, is not finite, or is far from positive semidefinite.
     """
     check_weight(weight, split)
     _check_hessian(hessian, split)
@@ -58,16 +58,16 @@ def gptq_in_parts(
     parts: Sequence[tuple[int, int]],
     find_scales: ScaleFinder = clip_search,
 ) -> list[tuple[NDArray[np.int8], NDArray[np.float32]]]:
-    """Round a weight (N, K) whose columns have several widths, part after part.
+    """Round a weight (N, K) whose columns have several bit widths, part after part.
 
     Args:
-        weight: Its columns are those of the parts, in order.
+        weight: The columns of the parts, in order.
         hessian: (K, K).
-        parts: (columns, bits) of each; there may be no columns.
-        find_scales: Gives the scale of each row from a part's columns, bits and importance.
+        parts: (columns, bits) of each part; a part may have no columns.
+        find_scales: Returns the scale of each row from a part's columns, bits and importance.
 
     Returns:
-        Of each part the integers (N, columns) and the scales (N,).
+        For each part the integers (N, columns) and the scales (N,).
     """
     ends = np.cumsum([columns for columns, _ in parts])
     places = _processing_order(np.diagonal(hessian), ends)
@@ -95,11 +95,11 @@ def feedback_factors(hessian: NDArray[Any]) -> tuple[NDArray[np.float32], NDArra
     """A with a unit diagonal and D of the damped H = (I + A) D (I + A)ᵀ, (K, K) and (K,).
 
     Raises:
-        ResqError: The Hessian is too far from positive semidefinite to be one.
+        ResqError: The Hessian is too far from positive semidefinite.
     """
     matrix = np.array(hessian, dtype=np.float64)
     mean = float(np.diagonal(matrix).mean())
-    if mean <= 0:  # the layer never had an input: every rounding is as good as the nearest
+    if mean <= 0:  # all inputs of the layer were zero: no rounding is better than the nearest
         return np.eye(len(matrix), dtype=np.float32), np.ones(len(matrix))
     added = 0.0
     for damping in DAMPING:
@@ -139,7 +139,7 @@ def _round_with_feedback(
 
 
 def _processing_order(energies: NDArray[Any], ends: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Inside each part by descending energy: what is rounded early is corrected most."""
+    """Columns of each part by descending energy: those rounded early are corrected most."""
     starts = [0, *ends[:-1]]
     return np.concatenate(
         [
@@ -156,6 +156,6 @@ def _check_hessian(hessian: NDArray[Any], split: BitSplit) -> None:
         )
     if not np.isfinite(hessian).all():
         raise ResqError(
-            "a Hessian is not finite: the model met inf or NaN on the calibration text; check "
-            "its weights"
+            "a Hessian is not finite: the model computed inf or NaN on the calibration text; "
+            "check its weights"
         )

@@ -1,4 +1,4 @@
-"""A weight matrix as integers: what both quantisers produce and the exporter stores."""
+"""Quantised weight matrices: the result of both quantisers, which the exporter stores."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class QuantisedMatrix:
     high_scale: NDArray[np.float32]
 
     def dequantise(self) -> NDArray[np.float32]:
-        """The matrix the integers stand for, (N, K)."""
+        """The dequantised matrix, (N, K)."""
         low = self.low * self.low_scale[:, None]
         return np.concatenate([low, self.high * self.high_scale[:, None]], axis=1)
 

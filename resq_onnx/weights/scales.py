@@ -1,4 +1,4 @@
-"""The scale of each output channel, found by a clip search."""
+"""Clip search for the scale of each output channel."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ SHRINK_FACTORS: Final = {
     4: np.linspace(1.0, 0.4, 16),
     8: np.linspace(1.0, 0.85, 4),
 }
-"""Share of the largest magnitude that is not clipped, as tried for each width.
+"""Shares of the largest magnitude to clip at that are tried, by number of bits.
 
-With 255 levels clipping hardly ever pays, so few factors are tried.
+With 255 levels clipping hardly ever pays off, so few factors are tried.
 """
 
 ELEMENTS_PER_CHUNK: Final = 1 << 15
@@ -26,7 +26,7 @@ ELEMENTS_PER_CHUNK: Final = 1 << 15
 def clip_search(
     weight: NDArray[Any], bits: int, importance: NDArray[Any] | None = None
 ) -> NDArray[np.float32]:
-    """The scale per row that loses least when the row is rounded to nearest.
+    """The scale per row that minimises the error when the row is rounded to nearest.
 
     Minimises sum_j importance_j (w_j - s q_j)² over a grid of scales, then once more over s
     for the integers found, which has a closed form: s = Σ c w q / Σ c q².
@@ -34,7 +34,7 @@ def clip_search(
     Args:
         weight: (N, K); K may be 0.
         bits: 2, 4 or 8.
-        importance: (K,), not negative; None weighs all columns alike.
+        importance: (K,), not negative; None weights all columns equally.
 
     Returns:
         (N,), positive; 1 for a row of zeros.
@@ -69,7 +69,7 @@ def _search_rows(
         np.rint(q, out=q)
         np.clip(q, smallest, largest, out=q)
         weighed = q * importance
-        # For fixed q, Σ c (w - s q)² is least at s = a/b and then Σ c w² - a²/b.
+        # For fixed q, Σ c (w - s q)² has its minimum Σ c w² - a²/b at s = a/b.
         a = np.einsum("ij,ij->i", weighed, unit)
         b = np.einsum("ij,ij->i", weighed, q)
         fitted = np.divide(a, b, out=np.full_like(a, factor), where=b > 0)

@@ -70,7 +70,7 @@ def test_a_tensor_that_is_missing(damaged: Path, out: Path) -> None:
 def test_a_tensor_of_another_shape(damaged: Path, out: Path) -> None:
     change_config(damaged, intermediate_size=128)
     line = refusal(out, damaged)
-    assert "model.layers.0.mlp.gate_proj.weight has shape (192, 64); config.json asks for" in line
+    assert "model.layers.0.mlp.gate_proj.weight has shape (192, 64); config.json requires" in line
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf], ids=["nan", "inf"])

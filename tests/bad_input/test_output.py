@@ -101,7 +101,7 @@ def test_projections_that_cannot_be_written(model: Path, tmp_path: Path) -> None
 # A step of the export that fails
 
 
-@pytest.mark.parametrize("step", ["trace", "quantising"])
+@pytest.mark.parametrize("step", ["trace", "exporting"])
 def test_a_disk_that_is_full_after_a_step(
     model: Path, out: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -13,9 +14,11 @@ from transformers import PreTrainedModel
 
 from resq_onnx.calibration import statistics
 from resq_onnx.calibration.statistics import collect_moments
+from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError
 from resq_onnx.projections.moments import SITES, Moments
 from tests.calibration import tiny
+from tests.tiny_models import write_model
 
 FLOAT32_TOLERANCE: Final = 2e-5
 """A float32 model of two layers against the same in float64, relative to the largest entry:
@@ -178,3 +181,18 @@ def test_an_activation_that_is_no_number_is_named(module: str, where: str, value
     model.get_submodule(module).register_forward_pre_hook(spoil)
     with pytest.raises(ResqError, match=where):
         collect_moments(model, tiny.layout(model), tiny.sequences(1, 4))
+
+
+def test_where_the_basis_lies_behind_the_gains_they_are_in_the_hidden_moments(
+    tmp_path: Path,
+) -> None:
+    model = write_model(tmp_path, "gemma3", tied=True)
+    tokens, layout = tiny.sequences(3, 7), ModelSource(tmp_path, "gemma").layout
+    found = collect_moments(model, layout, tokens).hidden_mlp[1]
+    read: list[torch.Tensor] = []
+    norm = model.get_submodule(layout.module(1, "mlp_norm"))
+    norm.register_forward_hook(lambda _module, _inputs, output: read.append(output))
+    with torch.no_grad():
+        model(input_ids=torch.from_numpy(tokens))
+    rows = read[0].flatten(0, 1).double().numpy()
+    assert np.abs(found - rows.T @ rows).max() < FLOAT32_TOLERANCE * np.abs(found).max()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.tiny_exports import TinyExports
+if TYPE_CHECKING:
+    from tests.tiny_exports import TinyExports
 
 
 @pytest.fixture(scope="session")

@@ -144,7 +144,7 @@ def test_other_files_are_refused(llama: Calibrated, graph: Path, tmp_path: Path)
     assert "no such file" in refusal(llama, tmp_path / "missing.onnx", *model)
     (tmp_path / "text.onnx").write_text("no model")
     assert "not an ONNX model" in refusal(llama, tmp_path / "text.onnx", *model)
-    assert "quantised by resq-onnx already" in refusal(llama, llama.exported, *model)
+    assert "already quantised by resq-onnx" in refusal(llama, llama.exported, *model)
     alone = shutil.copy(graph, tmp_path / "alone.onnx")
     shutil.copy(f"{graph}.data", f"{alone}.data") if Path(f"{graph}.data").exists() else None
     assert "no config.json" in refusal(llama, Path(alone))
@@ -174,8 +174,8 @@ def test_a_graph_in_float16_is_refused(llama: Calibrated, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ("scopes", "do not say which module they are of"),
-        ("parameters", "no parameter is called model.embed_tokens.weight"),
+        ("scopes", "do not name their modules"),
+        ("parameters", "no parameter is named model.embed_tokens.weight"),
         ("inputs", "input extra"),
         ("gain", "not as expected"),
     ],

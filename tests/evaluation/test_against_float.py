@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,13 @@ from numpy.typing import NDArray
 
 import resq_onnx
 from resq_onnx.calibration.held_out import LENGTH, TOKENS, text_shape
-from resq_onnx.evaluation.against_float import MOST_DECIBELS, Observed, compare_with_float, observe
+from resq_onnx.evaluation.against_float import (
+    MOST_DECIBELS,
+    ModelOutputs,
+    _array_on_disk,
+    compare_with_float,
+    observe,
+)
 from resq_onnx.evaluation.distance import compare
 from resq_onnx.recipe import Recipe
 from resq_onnx.runtime import Decoder, create_session
@@ -24,19 +31,21 @@ def random(*shape: int) -> NDArray[np.float32]:
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
-def observed(path: Path, ids: NDArray[np.int64]) -> Observed:
+def observed(path: Path, ids: NDArray[np.int64]) -> ModelOutputs:
     return observe(TappedDecoder(tapped_session(path, halves=True)), ids, path.parent)
 
 
 IDS = np.random.default_rng(1).integers(0, 9, (2, 5))
-EXPECTED = Observed(logits=random(2, 5, 9), stream=random(5, 2, 5, 8))
+EXPECTED = ModelOutputs(logits=random(2, 5, 9), stream=random(5, 2, 5, 8))
 
 
 def test_noise_of_a_hundredth_of_the_energy_is_20_decibels() -> None:
     noise = np.random.default_rng(2).normal(size=EXPECTED.stream.shape)
     lengths = [np.linalg.norm(x, axis=-1, keepdims=True) for x in (EXPECTED.stream, noise)]
     found = EXPECTED.stream + 0.1 * noise / lengths[1] * lengths[0]
-    quality = compare_with_float(EXPECTED, Observed(EXPECTED.logits, found.astype(np.float32)), IDS)
+    quality = compare_with_float(
+        EXPECTED, ModelOutputs(EXPECTED.logits, found.astype(np.float32)), IDS
+    )
     assert quality.layer_sqnr_db == pytest.approx([20.0] * 3, abs=1e-3)
     assert quality.tokens == 10
 
@@ -48,7 +57,7 @@ def test_equal_streams_have_a_finite_ratio_as_json_needs_it() -> None:
 
 
 def test_the_agreement_is_that_of_the_logits() -> None:
-    other = Observed(EXPECTED.logits[:, ::-1], EXPECTED.stream)
+    other = ModelOutputs(EXPECTED.logits[:, ::-1], EXPECTED.stream)
     expected = compare(EXPECTED.logits, other.logits, IDS)
     assert compare_with_float(EXPECTED, other, IDS).distance == expected
 
@@ -97,3 +106,19 @@ def test_what_an_export_measures_is_what_its_files_show(tmp_path: Path) -> None:
     )
     scale = np.abs(found.logits).max()
     np.testing.assert_allclose(observed(last.path, ids).logits, found.logits, atol=NEAR * scale)
+
+
+def test_logits_that_find_no_room_are_an_error_and_not_the_end_of_the_process(
+    tmp_path: Path,
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            _array_on_disk(tmp_path, (2, 5_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    kept = _array_on_disk(tmp_path, (2, 5))
+    assert kept.shape == (2, 5)
+    kept[:] = 1
+    assert list(tmp_path.iterdir()) == []

@@ -202,6 +202,16 @@ def test_an_original_model_that_is_not_there_is_named(models: Models, tmp_path: 
     assert f"{tmp_path}: " in line
 
 
+def test_layers_that_the_weights_do_not_have_are_refused_before_any_is_made(
+    models: Models, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(models.folder, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 9999}))
+    line = error_of(folder, "--text", models.text, *CUT)
+    assert f"have no tensor model.layers.{LAYERS}." in line
+
+
 def test_without_torch_an_original_model_is_refused_and_a_file_is_not(models: Models) -> None:
     asked = ("--text", models.text, *CUT)
     refused = run_process("evaluate", models.folder, *asked, before=BLOCK_TORCH)

@@ -14,6 +14,8 @@ from tests.files.publishers import NAMES
 
 TOP = Path(__file__).parents[2]
 
+pytestmark = pytest.mark.slow
+
 PAIRS = 60
 """Of publishers: without a lock, 2 % of them left a mixture."""
 

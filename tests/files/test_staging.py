@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from resq_onnx.errors import ResqError
-from resq_onnx.files import find_model, staged, writing_to
+from resq_onnx.files import find_model, replacing, staged, writing_to
 
 
 def names(folder: Path) -> set[str]:
@@ -149,3 +149,9 @@ def test_an_original_model_has_to_be_exported_first(tmp_path: Path, name: str) -
     given = tmp_path / name if name.endswith(".gguf") else tmp_path
     with pytest.raises(ResqError, match="original model, not an exported one; export it"):
         find_model(given)
+
+
+@pytest.mark.parametrize("target", ["/", "."])
+def test_one_file_cannot_take_the_place_of_a_folder(target: str) -> None:
+    with pytest.raises(IsADirectoryError), replacing(Path(target)):
+        pass

@@ -158,9 +158,9 @@ def test_a_node_carries_what_its_form_settles_and_what_it_chooses() -> None:
         (PLAIN, 4, {}, ["y"], "S_high is missing"),
         (PLAIN, 6, {}, ["y"], "bias is given"),
         (PLAIN, 8, {}, ["y"], "at most 7"),
-        (PLAIN, 5, {"norm_epsilon": 1e-5}, ["y"], r"unknown: \['norm_epsilon'\]"),
+        (PLAIN, 5, {"norm_epsilon": 1e-5}, ["y"], r"unknown attributes: \['norm_epsilon'\]"),
         (NORMED, 5, {}, ["y"], r"missing: \['norm_epsilon'\]"),
-        (PLAIN, 5, {}, ["y", "z"], "2 outputs, 1 expected"),
+        (PLAIN, 5, {}, ["y", "z"], "2 outputs, expected 1"),
     ],
 )
 def test_a_call_that_does_not_fit_its_form_is_refused(

@@ -105,7 +105,7 @@ def test_gelu_is_that_of_pytorch() -> None:
 
 
 def test_another_activation_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="no activation 'relu'"):
+    with pytest.raises(ValueError, match="unknown activation 'relu'"):
         HadamardForm(BitSplit(3, 0), activation="relu")
 
 

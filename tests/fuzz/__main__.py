@@ -59,7 +59,8 @@ def fuzz(inputs: Inputs, seed: int, first: int, count: int | None, seconds: floa
         for wrong in case["wrong"]:
             found += 1
             print(f"FOUND {case['kind']}: {case['done']}\n  {wrong}")
-            print(f"  python -m tests.fuzz --seed {seed} --first {case['index']} --count 1")
+            again = f"python -m tests.fuzz --seed {seed} --first {case['index']} --count 1"
+            print(f"  {again}", flush=True)
         if os.environ.get("RESQ_FUZZ_ALL"):
             print(f"{case['index']} {case['kind']}: {case['done']}: {case.get('last', '')}")
     total = refused.total() + accepted.total()

@@ -22,6 +22,8 @@ STRANGE: Final[tuple[Any, ...]] = (
 
 EXTREMES: Final = (0, 1, 2, 127, 255, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63, 2**64 - 1)
 
+STRANGE_RECIPE: Final = json.dumps({"method": 5, "low_bits": None, "high_fraction": "x"})
+
 Dice = random.Random
 
 
@@ -203,7 +205,9 @@ def _damage_onnx(path: Path, dice: Dice) -> str:
             if dims:
                 dice.choice(list(dims)).dim_value = dice.choice([-1, 0, 1, 2**40])
         case "metadata" if model.metadata_props:
-            dice.choice(list(model.metadata_props)).value = dice.choice(["", "{", "[1]", "null"])
+            dice.choice(list(model.metadata_props)).value = dice.choice(
+                ["", "{", "[1]", "null", "{}", STRANGE_RECIPE]
+            )
         case _:
             node.op_type = dice.choice(["", "MatMul", "Nothing", node.op_type.lower()])
             node.domain = dice.choice(["", "ai.resq", "x", "com.microsoft"])

@@ -9,14 +9,19 @@ import resource
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Final
 
 from click.testing import Result
 
+from resq_onnx.cli import main as main_command
 from tests.command_line import run
 from tests.fuzz.cases import make_case
 from tests.fuzz.inputs import DECOY, Inputs
+
+FAULT_VARIABLE: Final = "RESQ_FUZZ_FAULT"
+"""The environment variable that names a fault to plant."""
 
 MEMORY: Final = 3 << 30
 """Bytes of address space that a case may take beyond what the libraries have."""
@@ -71,6 +76,25 @@ def run_case(seed: int, index: int, inputs: Inputs) -> dict[str, object]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def plant(fault: str) -> None:
+    """Spoil the command inspect, so that the fuzzer has something to find."""
+    if not fault:
+        return
+
+    def inspect(model: Path, **_options: object) -> None:
+        match fault:
+            case "raise":
+                raise IndexError("planted")
+            case "hang":
+                time.sleep(1000)
+            case "crash":
+                os.abort()
+            case "change":
+                model.write_text("planted")
+
+    main_command.commands["inspect"].callback = inspect
+
+
 def limit_memory() -> None:
     """Refuse what a case asks for beyond all measure, instead of giving it the machine."""
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -83,6 +107,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints is no answer
     warm_up(inputs)
+    plant(os.environ.get(FAULT_VARIABLE, ""))
     limit_memory()
     print("ready", file=answers, flush=True)
     for line in sys.stdin:

@@ -183,3 +183,13 @@ def test_a_model_whose_data_is_cut_off_is_refused(tmp_path: Path) -> None:
     data.write_bytes(data.read_bytes()[:-1])
     with pytest.raises(ResqError, match=f"the file has {data.stat().st_size} bytes"):
         inspect_model(path)
+
+
+@pytest.mark.parametrize("said", ["", "{", "[1]", "null"])
+def test_a_recipe_that_is_no_object_is_refused(tmp_path: Path, said: str) -> None:
+    path = save(tmp_path / "a.onnx", {"low": ("INT4", 14)})
+    model = onnx.load(path, load_external_data=False)
+    model.metadata_props[0].value = said
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ResqError, match=f"its metadata {RECIPE_KEY}: .*; export the model again"):
+        inspect_model(path)

@@ -58,7 +58,7 @@ def test_a_format_that_the_target_cannot_read_is_refused_in_one_line(tmp_path: P
     result = run(*asked, "--format", "custom")
     assert result.exit_code == 1
     assert error_line(result.stderr) == (
-        "Error: target portable reads format qdq, and the recipe says custom: drop --format, "
+        "Error: target portable reads format qdq, but the recipe has custom: drop --format, "
         "or choose another --target"
     )
     with pytest.raises(ResqError, match="reads format qdq"):
@@ -98,7 +98,7 @@ def test_the_portable_folder_holds_standard_operators_alone(
     assert {node.domain for node in model.graph.node} == {""}
     assert not model.functions
     card = (tmp_path / "README.md").read_text()
-    assert "`model.onnx` holds standard operators alone" in card
+    assert "`model.onnx` contains only standard operators" in card
     code = card.partition("```python\n")[2].partition("```")[0]
     names: dict[str, Any] = {"__name__": "card"}
     exec(compile(code.replace("model.onnx", str(out)), "card", "exec"), names)

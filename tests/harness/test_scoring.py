@@ -90,7 +90,7 @@ def test_a_text_longer_than_the_model_reads_loses_its_beginning() -> None:
 
 
 def test_a_continuation_longer_than_the_model_reads_is_refused() -> None:
-    with pytest.raises(ResqError, match=r"3 tokens, and the model reads at most 2"):
+    with pytest.raises(ResqError, match=r"3 tokens, but the model reads at most 2"):
         Question.of([1], [2, 3, 4], max_length=2)
 
 

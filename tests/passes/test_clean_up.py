@@ -1,4 +1,4 @@
-"""What the exporting machine left behind is gone from the bytes of the file."""
+"""Metadata of the exporting machine is gone from the bytes of the file."""
 
 from __future__ import annotations
 

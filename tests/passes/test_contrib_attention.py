@@ -130,7 +130,7 @@ def test_a_fixed_buffer_gives_what_concatenation_gives(contrib: Case) -> None:
 
 def test_a_quantised_cache_is_refused_by_name(llama: Case) -> None:
     graph = llama.after(QuantiseCache).clone()
-    with pytest.raises(ResqError, match=r"model\.layers\.0\.self_attn: format contrib has no"):
+    with pytest.raises(ResqError, match=r"model\.layers\.0\.self_attn: format contrib does not"):
         ContribAttention(llama.layout)(graph)
 
 
@@ -147,7 +147,7 @@ def test_attention_that_was_not_tried_is_refused_early(
     llama: Case, particular: dict[str, Any], words: str
 ) -> None:
     refuse_other_attention(llama.layout)
-    with pytest.raises(ResqError, match=f"were not tried with .*{words}.*; use format custom"):
+    with pytest.raises(ResqError, match=f"do not support .*{words}.*; use format custom"):
         refuse_other_attention(replace(llama.layout, **particular))
 
 

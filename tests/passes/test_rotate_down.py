@@ -153,7 +153,7 @@ def test_without_a_rotation_there_are_no_factors(llama: Case, method: str) -> No
 
 
 def test_a_layer_that_was_not_lifted_is_refused_by_name(llama: Case) -> None:
-    with pytest.raises(ValueError, match=r"model\.layers\.0\.mlp\.down_proj: what it reads"):
+    with pytest.raises(ValueError, match=r"model\.layers\.0\.mlp\.down_proj: its input is not"):
         RotateDown(llama.layout, llama.projections)(llama.before(LiftMlp))
 
 

@@ -9,6 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from resq_onnx.graph.modules import INPUT_BASIS, only_node, turned_input
+from resq_onnx.passes.clean_up import CleanUp
 from resq_onnx.passes.fuse_norm_gains import READERS
 from resq_onnx.passes.turn_inputs import TurnInputs
 from tests.passes.cases import (
@@ -69,3 +70,8 @@ def test_norms_that_end_a_block_and_the_last_one_keep_their_gains(gemma: Case) -
     for norm in (*norms, gemma.layout.family.final_norm):
         name = f"{norm}.weight"
         np.testing.assert_array_equal(weight_of(after, name), weight_of(before, name))
+
+
+def test_a_tied_model_has_one_table(gemma: Case) -> None:
+    graph = gemma.after(CleanUp)
+    assert not [name for name in graph.graph.initializers if name.startswith("lm_head")]

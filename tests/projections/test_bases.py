@@ -331,3 +331,11 @@ def test_moments_of_two_batches_add_up() -> None:
     assert first.tokens == 200
     for site in SITES:
         np.testing.assert_array_equal(getattr(first, site), expected[site])
+
+
+def test_behind_gains_every_layer_counts_alike_for_the_basis_of_all() -> None:
+    gemma = dataclasses.replace(LAYOUT, family=FAMILIES["Gemma2ForCausalLM"])
+    moments, louder = _moments(), _moments()
+    louder.hidden_attention[1] *= 1000.0
+    quiet, loud = (compute_projections(Recipe(), gemma, one).hidden for one in (moments, louder))
+    np.testing.assert_allclose(quiet, loud, atol=ROUNDING)

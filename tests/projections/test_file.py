@@ -264,3 +264,15 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.safetensors")
     with pytest.raises(ResqError, match=r"a\.safetensors: is not a regular file"):
         load_calibration(tmp_path / "a.safetensors")
+
+
+def test_a_file_without_gains_in_its_moments_does_not_serve_a_basis_behind_them(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "old.safetensors"
+    _saved(file, Recipe())
+    old = dataclasses.replace(load_calibration(file), has_gains=False)
+    gemma = dataclasses.replace(LAYOUT, family=FAMILIES["Gemma3ForCausalLM"])
+    assert stored_projections(old, Recipe(), LAYOUT) is not None
+    with pytest.raises(ResqError, match=r"do not serve Gemma 3; make it anew"):
+        stored_projections(old, Recipe(), gemma)

@@ -150,7 +150,7 @@ def test_somebody_else_s_readme_stays(
     assert not (folder / "README.md").exists()
     assert MARK in (folder / "model.README.md").read_text()
     assert warnings == [
-        f"{out / 'README.md'} is not a card of resq-onnx and stays; the card is model.README.md"
+        f"{out / 'README.md'} was not written by resq-onnx and is kept; the card is model.README.md"
     ]
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,7 +82,7 @@ def test_splits_that_differ_from_layer_to_layer_are_told(tmp_path: Path) -> None
     write_report(write_export(tmp_path, {"spectra": {"down": down}}, target_bits=4.5), target)
     words = Page(target.read_text(encoding="utf-8")).words
     assert "The 4 (2 to 8 by layer) of 16 directions in 8 bits" in words
-    assert "differs from layer to layer" in words
+    assert "differs between layers; the table lists averages" in words
 
 
 def test_light_dark_narrow_and_print_each_have_a_style(full: str) -> None:
@@ -128,6 +129,17 @@ def test_a_resq_json_whose_spectra_are_damaged_is_refused(tmp_path: Path) -> Non
     with pytest.raises(ResqError, match=r"resq\.json: not what `resq-onnx export` writes"):
         write_report(model, target)
     assert not target.exists()
+
+
+@pytest.mark.parametrize("entry", [{"versions": "x"}, {"parity": ["float"]}, {"versions": [1]}])
+def test_a_resq_json_that_the_page_cannot_show_is_refused(
+    tmp_path: Path, entry: dict[str, Any]
+) -> None:
+    model = write_export(tmp_path)
+    path = tmp_path / "resq.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | entry))
+    with pytest.raises(ResqError, match=r"resq\.json: not what `resq-onnx export` writes"):
+        write_report(model, tmp_path / "report.html")
 
 
 def test_a_page_that_cannot_be_made_leaves_the_old_one(tmp_path: Path) -> None:

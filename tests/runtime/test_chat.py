@@ -62,6 +62,14 @@ def test_a_template_that_takes_too_much_is_refused_within_its_time(template: str
     assert render("{{ messages[0].content }}") == "a"
 
 
+@pytest.mark.parametrize(
+    "text", ["\n\r\u2028\x85", "😀" * 100_000, "half a character: \ud83d", "\0"]
+)
+def test_any_text_passes_through_the_process(text: str) -> None:
+    messages = [{"role": "user", "content": text}]
+    assert render_chat("{{ messages[0].content }}", messages, True, {}, "here") == text
+
+
 def test_a_template_may_not_write_without_end() -> None:
     with pytest.raises(ResqError, match="the chat template writes more than 16777216 characters"):
         render("{% for i in range(99999) %}{{ 'a' * 1000 }}{% endfor %}")

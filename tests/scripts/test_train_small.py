@@ -74,7 +74,7 @@ def test_a_short_text_a_small_vocabulary_and_a_folder_that_is_there_are_refused(
         train_small.cut(list(range(512)), 16)
     with pytest.raises(SystemExit, match="256 bytes"):
         train_small.train_tokenizer(TEXT, 256)
-    with pytest.raises(SystemExit, match="is there already"):
+    with pytest.raises(SystemExit, match="already exists"):
         train(tmp_path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,24 @@ def test_an_answer_is_the_same_whatever_the_decoder_knew(
                   min(len(before), len(LONG) - 1))  # fmt: skip
     assert known >= shared > 0
     assert (text, again) == (fresh, ended)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        Prompt(text="a" * 4_000_000),
+        Prompt(messages=({"role": "user", "content": "a" * 4_000_000},)),
+        Prompt(token_ids=(5,) * 2_000_000),
+    ],
+)
+def test_a_prompt_far_too_long_is_refused_before_it_costs_anything(
+    engine: Engine, prompt: Prompt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resq_onnx.runtime.tokenizer.render_chat", pytest.fail)
+    began = time.monotonic()
+    with pytest.raises(RefusalError, match="takes 1024 tokens, and there would be"):
+        next(engine.answer(Asked(prompt, **DEFAULTS), threading.Event()))
+    assert time.monotonic() - began < 1
 
 
 def test_without_kernels_nothing_is_kept_and_answers_repeat(folder: Path) -> None:

@@ -1,6 +1,6 @@
-"""What goes wrong in a kernel shows: each of these mistakes, made on purpose, fails a test.
+"""Mistakes in a kernel are noticed: each of these deliberate ones fails a test.
 
-A file is compiled anew with one line changed and linked with the others as they are.
+Only the file with the mistake is compiled again. It is linked with the objects of the others.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import os
 import shlex
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,25 +21,40 @@ from resq_onnx.runtime import library
 REPOSITORY: Final = Path(__file__).parents[2]
 SOURCES: Final = REPOSITORY / "custom_ops" / "cuda"
 
-MATMUL: Final = "test_matmul.py::test_every_form_agrees_with_integer_sums_and_with_its_body"
-HADAMARD: Final = "test_hadamard.py::test_every_form_agrees_with_a_dense_matrix_and_with_its_body"
-CACHE: Final = "test_attention.py::test_every_form_writes_the_bytes_of_the_definition"
-CONTEXTS: Final = "test_attention.py::test_contexts_of_any_length"
-FLASH: Final = "test_half_precision.py::test_attention_on_tensor_cores_is_near_that_in_float32"
+OPERATORS: Final = "tests/custom_ops"
+MATMUL: Final = (
+    f"{OPERATORS}/test_matmul.py::"
+    "test_every_form_agrees_with_integer_sums_and_with_its_body[both parts-{rows}]"
+)
+MANY_ROWS, FEW_ROWS = MATMUL.format(rows=21), MATMUL.format(rows=1)
+HADAMARD: Final = (
+    f"{OPERATORS}/test_hadamard.py::"
+    "test_every_form_agrees_with_a_dense_matrix_and_with_its_body[outer factor of one-2]"
+)
+CACHE: Final = (
+    f"{OPERATORS}/test_attention.py::"
+    "test_every_form_writes_the_bytes_of_the_definition[plain-first token]"
+)
+CONTEXTS: Final = f"{OPERATORS}/test_attention.py::test_contexts_of_any_length[63-one token]"
+FLASH: Final = (
+    "tests/simt/test_half_precision.py::"
+    "test_attention_on_tensor_cores_is_near_that_in_float32"
+    "[float16-head of 64, three for each kv head-prefill of one tile]"
+)
 
 FAILED: Final = (1, -6)
-"""Exit codes of pytest where tests fail, and where the process is ended."""
+"""Exit codes of pytest if a test fails, and if the process is aborted."""
 
 
 @dataclass(frozen=True)
 class Mutation:
-    """A line of a file, what takes its place, and the tests that have to notice."""
+    """A line of a file, what replaces it, and the test that must notice."""
 
     mistake: str
     file: str
     line: str
     replacement: str
-    tests: str
+    test: str
 
 
 MUTATIONS: Final = (
@@ -50,49 +64,49 @@ MUTATIONS: Final = (
         "        __syncthreads();  // tile i has arrived, and all threads are done with tile i - "
         "1\n",
         "",
-        MATMUL,
+        MANY_ROWS,
     ),
     Mutation(
         "a tile is multiplied before it has arrived",
         "matmul_many.cu",
         "wait_for_copies<kStages - 2>();",
         "wait_for_copies<kStages - 1>();",
-        MATMUL,
+        MANY_ROWS,
     ),
     Mutation(
         "a wrong fragment index of the rows",
         "matmul_many.cu",
         "const unsigned chunk = 2 * static_cast<unsigned>(step) + lane / 16;",
         "const unsigned chunk = 2 * static_cast<unsigned>(step) + lane / 8 % 2;",
-        MATMUL,
+        MANY_ROWS,
     ),
     Mutation(
         "results of one output too many",
         "matmul_many.cu",
         "if (row < p.rows && output < p.matmul.outputs) {",
         "if (row < p.rows && output <= p.matmul.outputs) {",
-        MATMUL,
+        MANY_ROWS,
     ),
     Mutation(
         "one row too many is read at a partial tile",
         "matmul_many.cu",
         "const bool exists = of_all < p.rows && byte < segment.bytes;",
         "const bool exists = of_all <= p.rows && byte < segment.bytes;",
-        MATMUL,
+        MANY_ROWS,
     ),
     Mutation(
         "even and odd columns exchanged",
         "matmul_few.cu",
         "mma_bytes(sums.products[tile], a, word_of(even[tile], j), word_of(odd[tile], j));",
         "mma_bytes(sums.products[tile], a, word_of(odd[tile], j), word_of(even[tile], j));",
-        MATMUL,
+        FEW_ROWS,
     ),
     Mutation(
         "no barrier between the warps' sums and their reader",
         "matmul_few.cu",
         "        share(m.parts[own.part], sums, shared[warp_index()]);\n        __syncthreads();\n",
         "        share(m.parts[own.part], sums, shared[warp_index()]);\n",
-        MATMUL,
+        FEW_ROWS,
     ),
     Mutation(
         "no barrier between two passes of the fast transform",
@@ -133,7 +147,7 @@ MUTATIONS: Final = (
     ),
 )
 
-NONE: Final = Mutation("none", "matmul_many.cu", "kStages = 4;", "kStages = 4;", MATMUL)
+NONE: Final = Mutation("none", "matmul_many.cu", "kStages = 4;", "kStages = 4;", MANY_ROWS)
 
 
 def environment(**others: str) -> dict[str, str]:
@@ -162,39 +176,29 @@ def compiled(file: str, text: str, folder: Path) -> Path:
     return mutant
 
 
-def exit_code(library: Path, tests: str) -> int:
-    """Of pytest, which runs tests over a library and stops at the first that fails."""
-    folder = "simt" if tests.startswith("test_half") else "custom_ops"
+def exit_code(mutation: Mutation, folder: Path) -> int:
+    """Of pytest, which runs a mutation's test and stops at the first failure."""
+    text = (SOURCES / mutation.file).read_text()
+    assert text.count(mutation.line) == 1, mutation.mistake
+    mutant = compiled(mutation.file, text.replace(mutation.line, mutation.replacement), folder)
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", f"tests/{folder}/{tests}"],
+        [sys.executable, "-m", "pytest", "-q", "-x", mutation.test],
         cwd=REPOSITORY,
-        env={**os.environ, "RESQ_ONNX_LIBRARY": str(library)},
+        env={
+            **os.environ,
+            "RESQ_ONNX_LIBRARY": str(mutant),
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # half of the time of so short a run
+        },
         capture_output=True,
         timeout=600,
     ).returncode
 
 
-@pytest.fixture(scope="module")
-def exit_codes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
-    """By mistake, and of none at all; as many at a time as there are cores to compile on."""
-
-    def run(mutation: Mutation) -> int:
-        text = (SOURCES / mutation.file).read_text()
-        assert text.count(mutation.line) == 1, mutation.mistake
-        folder = tmp_path_factory.mktemp("mutant")
-        changed = text.replace(mutation.line, mutation.replacement)
-        return exit_code(compiled(mutation.file, changed, folder), mutation.tests)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        codes = list(pool.map(run, (NONE, *MUTATIONS)))
-    return {m.mistake: code for m, code in zip((NONE, *MUTATIONS), codes, strict=True)}
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.mistake)
+def test_a_mistake_is_caught(mutation: Mutation, tmp_path: Path) -> None:
+    assert exit_code(mutation, tmp_path) in FAILED
 
 
-@pytest.mark.parametrize("mistake", [mutation.mistake for mutation in MUTATIONS])
-def test_a_mistake_is_caught(mistake: str, exit_codes: dict[str, int]) -> None:
-    assert exit_codes[mistake] in FAILED
-
-
-def test_a_kernel_without_a_mistake_passes(exit_codes: dict[str, int]) -> None:
-    """What is compiled and linked in this way is not at fault by itself."""
-    assert exit_codes[NONE.mistake] == 0
+def test_a_kernel_without_a_mistake_passes(tmp_path: Path) -> None:
+    """Compiling and linking a file in this way is no mistake by itself."""
+    assert exit_code(NONE, tmp_path) == 0

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from resq_onnx.evaluation.distance import compare
 from resq_onnx.runtime import Decoder
 from tests.command_line import QUICK
-from tests.custom_ops.kernels import open_session
+from tests.custom_ops.kernels import REPOSITORY, open_session
 from tests.custom_ops.texts import text_ids
-from tests.tiny_models import write_model
+from tests.once import once
 
 LENGTH: Final = 48
 PROMPT: Final = 33
@@ -35,28 +35,38 @@ is from the one in float32: both move some coefficients to the other side of a 4
 0.06 to 0.52."""
 
 
-def resq(*arguments: object) -> None:
-    """A command in a process of its own, free of the sanitizer, under which torch is slow."""
+WRITE: Final = """
+import pathlib, sys
+from tests.tiny_models import write_model
+write_model(pathlib.Path(sys.argv[1]), "llama", tied=True, head_dim=64)
+"""
+
+
+def python(*arguments: object) -> None:
+    """A process of its own without the sanitizer, under which PyTorch is slow."""
     kept = {k: v for k, v in os.environ.items() if k not in ("LD_PRELOAD", "RESQ_ONNX_LIBRARY")}
-    command = [sys.executable, "-m", "resq_onnx", *map(str, arguments)]
-    subprocess.run(command, check=True, env=kept, timeout=600)
+    command = [sys.executable, *map(str, arguments)]
+    subprocess.run(command, check=True, env=kept, cwd=REPOSITORY, timeout=600)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(shared_folder: Path) -> Path:
     """A Llama with heads of 64, calibrated."""
-    made = tmp_path_factory.mktemp("wide")
-    write_model(made / "model", "llama", tied=True, head_dim=64)
-    resq("calibrate", made / "model", made / "p.safetensors", *QUICK)
-    return made
+
+    def make(made: Path) -> None:
+        python("-c", WRITE, made / "model")
+        python("-m", "resq_onnx", "calibrate", made / "model", made / "p.safetensors", *QUICK)
+
+    return once(shared_folder / "wide", make)
 
 
 def exported(folder: Path, dtype: str) -> Path:
-    out = folder / dtype / "model.onnx"
-    if not out.exists():
-        how = ("--projections", folder / "p.safetensors", "--dtype", dtype)
-        resq("export", folder / "model", out, *how)
-    return out
+    how = ("--projections", folder / "p.safetensors", "--dtype", dtype)
+
+    def make(made: Path) -> None:
+        python("-m", "resq_onnx", "export", folder / "model", made / "model.onnx", *how)
+
+    return once(folder / dtype, make) / "model.onnx"
 
 
 def logits_of(model: Path, ids: NDArray[np.int64], *stops: int) -> NDArray[np.float32]:

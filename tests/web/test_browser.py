@@ -69,6 +69,26 @@ def test_a_prompt_in_the_address_is_asked_at_once(page: Page, address: str) -> N
     assert page.run("document.querySelector('.measure').textContent").startswith("3 tokens, ")
 
 
+def test_a_template_that_loops_is_said_on_the_page_and_the_model_still_answers(
+    page: Page, model: Path, packages: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(model.parent, tmp_path / "looping")
+    template = (folder / "chat_template.jinja").read_text()
+    loop = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    (folder / "chat_template.jinja").write_text(
+        "{% if 'loop' in messages[-1].content %}" + loop + "{% endif %}" + template
+    )
+    with site_of(folder / model.name, packages) as address:
+        open_page(page, address)
+        page.run("document.getElementById('prompt').value = 'loop'")
+        page.run("document.getElementById('composer').requestSubmit()")
+        page.wait_for("document.querySelector('.error') !== null")
+        said = page.run("document.querySelector('.error').textContent")
+        assert said == "The model's chat template: it takes longer than 5 seconds"
+        page.run("document.getElementById('new').click()")
+        assert ask(page, "Hello", 3) == own_answer(model, "Hello", 3)
+
+
 def test_a_model_that_cannot_be_opened_is_said_on_the_page(
     page: Page, model: Path, packages: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -78,7 +78,7 @@ def test_an_archive_of_other_bytes_is_refused_and_nothing_is_kept(
     tmp_path: Path, archives: Path, package: Package
 ) -> None:
     write_archive(archives, package, CONTENT | {"package/dist/a.js": b"export const a = 2;"})
-    with pytest.raises(ResqError, match=r"scope-name-1\.2\.3\.tgz: its SHA-512 is not the known"):
+    with pytest.raises(ResqError, match=r"scope-name-1\.2\.3\.tgz: its SHA-512 is not that of"):
         fetch_packages(archives, tmp_path / "cache")
     assert not any((tmp_path / "cache").iterdir())
 

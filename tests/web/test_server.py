@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from resq_onnx.errors import ResqError
+from resq_onnx.web import server as server_module
 from resq_onnx.web.server import HEADERS, make_server
 from resq_onnx.web.site import Site
 
@@ -151,8 +154,36 @@ def test_an_address_that_is_none_is_not_found(ask: Ask, address: str) -> None:
     assert ask(address)[0] == 404
 
 
+def test_more_connections_than_there_is_room_for_are_closed(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "CONNECTIONS", 2)
+    with make_server(site, 0) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        address = ("127.0.0.1", server.server_address[1])
+        silent = [socket.create_connection(address) for _ in range(2)]
+        with socket.create_connection(address) as third:
+            assert third.recv(1) == b""
+        for connection in silent:
+            connection.close()
+        for _ in range(20):  # the next ones find room again
+            with socket.create_connection(address) as next_one:
+                next_one.sendall(b"HEAD / HTTP/1.0\r\nHost: localhost\r\n\r\n")
+                try:
+                    found = next_one.recv(8)
+                except ConnectionResetError:
+                    found = b""
+            if found:
+                break
+            time.sleep(0.05)
+        assert found == b"HTTP/1.1"
+        server.shutdown()
+        thread.join()
+
+
 def test_a_port_that_is_taken_is_refused(site: Site) -> None:
     with make_server(site, 0) as server:
         port = server.server_address[1]
-        with pytest.raises(ResqError, match=f"cannot listen at 127.0.0.1:{port}: .*--port"):
+        with pytest.raises(ResqError, match=f"cannot listen on 127.0.0.1:{port}: .*--port"):
             make_server(site, port)

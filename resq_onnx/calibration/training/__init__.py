@@ -1,4 +1,4 @@
-"""Rotations learned by gradient descent on the quantised model, in PyTorch."""
+"""Train rotations in PyTorch by gradient descent on the quantised model."""
 
 from resq_onnx.calibration.training.rotations import BATCH, train_rotations
 

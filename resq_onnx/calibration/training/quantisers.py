@@ -1,4 +1,4 @@
-"""The activation quantiser of the exported file in PyTorch, with a gradient."""
+"""Fake quantisation of activations in PyTorch, as in the exported file, with a gradient."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Part:
     """Columns that are quantised together.
 
     Attributes:
-        width: How many.
-        bits: Of their integers.
+        width: Number of columns.
+        bits: Bits of their integers.
         clip: Share of the range that the integers span.
     """
 
@@ -27,19 +27,19 @@ class Part:
 
 
 def parts_of(split: BitSplit, low_clip: float = 1.0) -> tuple[Part, ...]:
-    """The low and the high part of a split; a part of width 0 is left out."""
+    """The low and the high part of a split; parts of width 0 are omitted."""
     parts = (Part(split.low, split.low_bits, low_clip), Part(split.high, split.high_bits))
     return tuple(part for part in parts if part.width)
 
 
 def fake_quantise(x: torch.Tensor, parts: Sequence[Part]) -> torch.Tensor:
-    """What the integers of each row of x (..., width) stand for, asymmetric and per row.
+    """Quantise and dequantise each row of x (..., width), asymmetrically.
 
-    Backwards the rounding counts as the identity (a straight-through estimator).
+    In the backward pass, rounding is the identity (a straight-through estimator).
 
     Args:
-        x: Rows whose columns are those of the parts, in order.
-        parts: Their widths add up to x's; without any, x is returned as it is.
+        x: Rows with the columns of the parts, in order.
+        parts: Parts whose widths add up to that of x; if empty, x is returned unchanged.
     """
     if not parts:
         return x

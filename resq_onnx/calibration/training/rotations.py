@@ -1,9 +1,9 @@
 """Train the rotations inside U_A and U_B on the loss of the model with quantised activations.
 
-Liu et al., "SpinQuant" (arXiv 2405.16406): R1 of the residual stream and R2 of the values descend,
-by Cayley transforms, on the next-token loss of a model whose activations and cache are quantised
-and whose weights are not, since GPTQ takes care of these afterwards. ResQ trains the rotations
-inside each part of its bases in the same way. Keys and down_proj keep their random rotations.
+Liu et al., "SpinQuant" (arXiv 2405.16406): R1 of the residual stream and R2 of the values are
+trained by Cayley transforms on the next-token loss of a model whose activations and cache are
+quantised. Its weights are not, since GPTQ quantises them later. ResQ trains the rotations inside
+each part of its bases in the same way. Keys and down_proj keep their random rotations.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 
 LEARNING_RATE: Final = 1.5
-"""Of the first step; it falls linearly to 0. SpinQuant's."""
+"""Learning rate of the first step, as in SpinQuant; it falls linearly to 0."""
 
 BATCH: Final = 1
-"""Sequences of a step. SpinQuant takes 8 of 2,048 tokens, on as many GPUs."""
+"""Sequences per step. SpinQuant uses 8 of 2,048 tokens, on 8 GPUs."""
 
 
 def train_rotations(
@@ -44,19 +44,19 @@ def train_rotations(
     sequences: NDArray[np.int64],
     progress: Progress | None = None,
 ) -> Projections:
-    """Turn U_A and U_B, inside their parts, so that quantised activations cost less.
+    """Rotate U_A and U_B inside their parts to lower the loss of the quantised model.
 
     Args:
         model: The original model; its weights do not change.
         layout: Its sizes and module names.
-        recipe: Its bits, clip and number of training steps.
-        projections: Where to start.
-        sequences: Token ids (samples, tokens); `BATCH` are taken each step, in order, and
-            over again when all were.
-        progress: Called after each step with the number of steps done and of all.
+        recipe: Only its bits, clip and number of training steps are used.
+        projections: Start values.
+        sequences: Token ids (samples, tokens); each step takes the next `BATCH`, starting again
+            after the last.
+        progress: Called after each step with the number of finished steps and their total.
 
     Returns:
-        The projections with other `hidden` and `value`, orthogonal as before.
+        The projections with trained `hidden` and `value`, which are still orthogonal.
     """
     start = bases_of(projections)
     hidden = _Turned(start.hidden, projections.splits.hidden_edges())
@@ -86,13 +86,13 @@ def train_rotations(
 
 
 def next_token_loss(model: PreTrainedModel, token_ids: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy, in nats, of the tokens after the first of (B, S)."""
+    """Mean cross-entropy, in nats, of all but the first tokens of (B, S)."""
     logits = cast(Any, model)(input_ids=token_ids, use_cache=False).logits[:, :-1]
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), token_ids[:, 1:].flatten())
 
 
 class _Turned:
-    """Bases (..., n, n) whose parts are turned, each by an orthogonal matrix to be trained."""
+    """Bases (..., n, n) with a trainable orthogonal matrix for each part."""
 
     def __init__(self, start: torch.Tensor, edges: Sequence[int]) -> None:
         self._blocks = torch.tensor_split(start, list(edges), dim=-1)
@@ -102,12 +102,12 @@ class _Turned:
         ]
 
     def basis(self) -> torch.Tensor:
-        """The bases as they are turned now."""
+        """The bases with the current rotations."""
         pairs = zip(self._blocks, self.rotations, strict=True)
         return torch.cat([block @ rotation for block, rotation in pairs], dim=-1)
 
     def exact(self, start: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The same in float64: orthogonal to the last bits."""
+        """The bases in float64, orthogonal to the last bits."""
         widths = [rotation.shape[-1] for rotation in self.rotations]
         blocks = np.split(start, np.cumsum(widths)[:-1], axis=-1)
         turns = [_orthonormal(rotation.detach().double()) for rotation in self.rotations]
@@ -123,7 +123,7 @@ def _orthonormal(rotations: torch.Tensor) -> NDArray[np.float64]:
 
 @contextmanager
 def _frozen(model: PreTrainedModel) -> Iterator[None]:
-    """Weights take no gradient meanwhile."""
+    """Disable the gradients of the weights inside the context."""
     before = [(p, p.requires_grad) for p in cast(Any, model).parameters()]
     for parameter, _ in before:
         parameter.requires_grad_(False)

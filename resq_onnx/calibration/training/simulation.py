@@ -1,12 +1,12 @@
-"""A model in PyTorch that reads activations and cache as the exported file will.
+"""Simulate the quantised activations and cache of the exported file in PyTorch.
 
-The weights stay in the original basis. Wherever the file quantises, the model's values are turned
-into the new basis, rounded, and turned back:
+The weights stay in the original basis. At each site that the file quantises, values are transformed
+into the new basis, rounded, and transformed back:
 
-1. what q/k/v and gate/up read: behind the norms' division, and before or behind their gain, as
-   `ModelLayout.turns_inputs` says;
-2. keys and values, behind RoPE: attention then works in the new bases of a head;
-3. what o_proj reads, head by head; 4. what down_proj reads.
+1. the input of q/k/v and gate/up, after the norm's division, and before its gain or, with
+   `ModelLayout.turns_inputs`, after it;
+2. keys and values after RoPE: attention then works in the new bases of a head;
+3. the input of o_proj, per head; 4. the input of down_proj.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ATTENTION: Final = "resq_simulated"
-"""Name under which transformers finds the attention that reads a quantised cache."""
+"""Name under which the simulated attention is registered with transformers."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """How each site is rounded: one entry a layer, and the record of the cache."""
+    """Quantised parts of each site: one entry per layer, and the record of the cache."""
 
     attention: tuple[tuple[Part, ...], ...]
     mlp: tuple[tuple[Part, ...], ...]
@@ -50,10 +50,10 @@ class Parts:
 
 @dataclass(frozen=True)
 class Bases:
-    """Changes of basis that a simulation reads anew in each pass, so that they may be trained.
+    """Changes of basis that a simulation reads again in each pass, so that they can be trained.
 
     Attributes:
-        hidden: (D, D), or (layers, D, D) with one for each layer.
+        hidden: (D, D), or (layers, D, D) for one basis per layer.
         value: (layers, kv heads, d, d).
         key: (layers, kv heads, d, d).
     """
@@ -68,7 +68,7 @@ class Bases:
 
 
 def parts_by_recipe(recipe: Recipe, projections: Projections) -> Parts:
-    """The parts of every site as the exported file will have them."""
+    """The parts of every site, as in the exported file."""
     splits = projections.splits
     reads = recipe.activations == "quantised"
     attention, mlp, attention_out, down = (
@@ -96,22 +96,22 @@ def simulated(
     parts: Parts,
     bases: Callable[[], Bases],
 ) -> Iterator[None]:
-    """Quantise what a model's modules read, meanwhile.
+    """Quantise the inputs of a model's modules inside the context.
 
     Args:
         model: A Hugging Face causal language model.
         layout: Its sizes and module names.
-        projections: Whose U_D is used.
-        parts: How each site is rounded.
-        bases: Called in each pass; gives the bases of that pass.
+        projections: Source of U_D.
+        parts: Quantised parts of each site.
+        bases: Called in each pass; returns the bases of that pass.
 
     Raises:
-        ResqError: The model's attention is not one that this can stand in for.
+        ResqError: The simulation does not support the model's attention.
     """
     if layout.softcap is not None:
         raise ResqError(
             f"rotations cannot be trained for {layout.family.name}, whose attention scores are "
-            f"capped; take --rotations random, and a method other than spinquant"
+            f"capped; use --rotations random, and a method other than spinquant"
         )
     AttentionInterface.register(ATTENTION, _attention(layout, parts.record, bases))
     AttentionMaskInterface.register(ATTENTION, sdpa_mask)
@@ -193,7 +193,7 @@ def _attention(
 def _attention_out(
     layout: ModelLayout, bases: Callable[[], Bases], layer: int, parts: tuple[Part, ...]
 ) -> Callable[..., tuple[torch.Tensor]]:
-    """Rule 3: a forward pre-hook of o_proj, whose input `_attention` left in values' basis."""
+    """Rule 3: a forward pre-hook of o_proj, whose input is still in the basis of the values."""
 
     def read(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
         x = inputs[0]

@@ -1,4 +1,4 @@
-"""Gradient descent among orthogonal matrices, by Cayley transforms.
+"""Gradient descent on orthogonal matrices, by Cayley transforms.
 
 Li, Fuxin, Todorovic, "Efficient Riemannian Optimization on the Stiefel Manifold via the Cayley
 Transform" (arXiv 2002.01113), for square matrices and without momentum. The gradient's part along
@@ -6,8 +6,9 @@ the manifold is W X with W = (G Xᵀ - X Gᵀ) / 2 skew-symmetric, and
 
     X <- (I + a/2 W)⁻¹ (I - a/2 W) X
 
-is orthogonal for every step length a. The paper nears the inverse by a fixed-point iteration;
-solving for it costs little beside a pass over the model, and X stays orthogonal to the last bits.
+is orthogonal for every step length a. The paper approximates the inverse by a fixed-point
+iteration. Solving the system costs little compared with a pass over the model, and keeps X
+orthogonal to the last bits.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ def descend(matrices: Sequence[torch.Tensor], learning_rate: float) -> None:
 
     Args:
         matrices: Leaves with a gradient, which is cleared.
-        learning_rate: Step length; a step turns no matrix by more than its W allows at
-            a |W| = 1, as in the paper's algorithm 1.
+        learning_rate: Step length a, limited for each matrix to a |W| <= 1, as in the paper's
+            algorithm 1.
     """
     for matrix in matrices:
         gradient = matrix.grad
@@ -36,7 +37,7 @@ def descend(matrices: Sequence[torch.Tensor], learning_rate: float) -> None:
 
 
 def cayley_step(x: torch.Tensor, gradient: torch.Tensor, learning_rate: float) -> torch.Tensor:
-    """One step from orthogonal matrices x (..., n, n) against a gradient of their shape."""
+    """One step from orthogonal matrices x (..., n, n) against a gradient of the same shape."""
     towards = gradient @ x.mT
     skew = (towards - towards.mT) / 2
     norm = torch.linalg.matrix_norm(skew, keepdim=True)

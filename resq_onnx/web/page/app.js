@@ -1,12 +1,12 @@
-// The page: shows what the worker tells, and tells it what to do. No model code is here.
+// User interface of the chat page: shows the worker's messages and sends it requests.
 
 const element = (id) => document.getElementById(id);
 const messages = element("messages"), prompt = element("prompt"), send = element("send");
 const worker = new Worker("worker.js", { type: "module" });
 
-/** The conversation so far, as a chat template takes it. */
+/** The conversation so far, in the form that a chat template expects. */
 let conversation = [];
-/** The bubble that is being written to, or null. */
+/** The bubble of the answer that is being generated, or null. */
 let writing = null;
 let chats = true;
 

@@ -1,12 +1,13 @@
-// The model: loads it, and continues texts with it. In a worker, so that the page stays awake.
+// Load the model and generate text, in a worker so that the page stays responsive.
 
 import * as ort from "./vendor/ort.mjs";
-import { Template } from "./vendor/jinja.mjs";
 import { Tokenizer } from "./vendor/tokenizers.mjs";
 
-/** Tokens of a prompt that run together: short enough that Stop is heard. */
+/** Tokens of a prompt per call: few enough that Stop takes effect soon. */
 const SLICE = 64;
 const TOP_P = 0.95;
+/** A chat template may take; those of today's models take milliseconds. */
+const TEMPLATE_SECONDS = 5;
 const ARRAYS = { float32: Float32Array, float16: Uint16Array, uint8: Uint8Array };
 
 let manifest, tokenizer, session, decoder, stopped = false;
@@ -14,7 +15,7 @@ let manifest, tokenizer, session, decoder, stopped = false;
 const tell = (type, rest) => postMessage({ type, ...rest });
 const megabytes = (bytes) => (bytes / 1e6).toFixed(1);
 
-/** Fetch a file piece by piece; `advance` is told the bytes of each. */
+/** Fetch a file in pieces; `advance` is called with the number of bytes of each. */
 async function fetchBytes(address, advance) {
   const answer = await fetch(address);
   if (!answer.ok) throw new Error(`${address}: the server answers ${answer.status}`);
@@ -72,7 +73,7 @@ async function load() {
     executionProviders: ["wasm"],
     externalData: Object.entries(weights).map(([path, data]) => ({ path, data })),
     logSeverityLevel: 3,
-    // Weights of format web become floats now, not in every run.
+    // Dequantise the weights of format web once, not in every run.
     extra: { session: { disable_quant_qdq: "1" } },
   });
   decoder = new Decoder(session);
@@ -85,7 +86,7 @@ async function load() {
   });
 }
 
-/** A model and the tokens it has read: it reads on where a text begins like the one before. */
+/** A model and the tokens in its cache; a new text reuses the cache of a common beginning. */
 class Decoder {
   constructor(session) {
     this.session = session;
@@ -118,7 +119,7 @@ class Decoder {
     return undefined;
   }
 
-  /** Read what of a text was not read yet; gives its number of tokens and the logits after it. */
+  /** Read the new tokens of a text; returns their number and the logits after the last one. */
   async read(ids, heard) {
     let known = 0;
     while (known < this.ids.length && known < ids.length - 1 && this.ids[known] === ids[known]) known++;
@@ -152,7 +153,7 @@ class Decoder {
   }
 }
 
-/** A token: the likeliest one, or one drawn from the likeliest that have TOP_P together. */
+/** Choose a token: the most likely one, or a sample from the top TOP_P of the probability. */
 function choose(logits, temperature) {
   let best = 0;
   for (let i = 1; i < logits.length; i++) if (logits[i] > logits[best]) best = i;
@@ -172,7 +173,7 @@ function choose(logits, temperature) {
   return best;
 }
 
-/** Let messages of the page come in; whether one of them was Stop. */
+/** Process messages of the page; resolves to whether one of them was Stop. */
 function heardStop() {
   return new Promise((resolve) => {
     const { port1, port2 } = new MessageChannel();
@@ -181,19 +182,33 @@ function heardStop() {
   });
 }
 
-function promptIds({ messages, text }) {
-  if (messages === null) return tokenizer.encode(text).ids;
-  const chat = new Template(manifest.chat_template).render({
-    messages,
-    add_generation_prompt: true,
-    ...manifest.special_tokens,
+/** Write messages as the text that the model continues. */
+function renderChat(messages) {
+  return new Promise((resolve, reject) => {
+    const renderer = new Worker("template.js", { type: "module" });
+    const end = (settle, value) => {
+      clearTimeout(timer);
+      renderer.terminate();
+      settle(value);
+    };
+    const fail = (reason) => end(reject, new Error(`The model's chat template: ${reason}`));
+    const timer = setTimeout(
+      () => fail(`it takes longer than ${TEMPLATE_SECONDS} seconds`), 1000 * TEMPLATE_SECONDS);
+    renderer.onmessage = ({ data }) => ("text" in data ? end(resolve, data.text) : fail(data.reason));
+    renderer.onerror = (event) => fail(event.message || "it does not start");
+    const values = { messages, add_generation_prompt: true, ...manifest.special_tokens };
+    renderer.postMessage({ source: manifest.chat_template, values });
   });
-  return tokenizer.encode(chat, { add_special_tokens: false }).ids;
+}
+
+async function promptIds({ messages, text }) {
+  if (messages === null) return tokenizer.encode(text).ids;
+  return tokenizer.encode(await renderChat(messages), { add_special_tokens: false }).ids;
 }
 
 async function generate(asked) {
   stopped = false;
-  const ids = promptIds(asked), stops = new Set(manifest.stop_ids), answer = [];
+  const ids = await promptIds(asked), stops = new Set(manifest.stop_ids), answer = [];
   const start = performance.now();
   let { read, logits } = await decoder.read(ids, heardStop);
   const middle = performance.now();
@@ -203,7 +218,7 @@ async function generate(asked) {
     if (stops.has(token)) break;
     answer.push(token);
     const found = tokenizer.decode(answer, { skip_special_tokens: true });
-    if (!found.endsWith("\ufffd")) text = found; // else bytes of a character are missing
+    if (!found.endsWith("\ufffd")) text = found; // otherwise a character is incomplete
     const speed = answer.length / ((performance.now() - middle) / 1000);
     tell("text", { text, speed: answer.length > 1 ? `${speed.toFixed(1)} tokens/s` : "" });
     logits = await decoder.step([token]);
