@@ -98,6 +98,7 @@ OPTIONS = {
         "--json",
         "--quiet",
     ),
+    "doctor": ("--json",),
     "inspect": ("--json",),
     "report": ("--evaluation", "--benchmark", "--out"),
     "serve": (
