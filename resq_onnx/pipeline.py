@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from resq_onnx.calibration.distributed import is_main_process
 from resq_onnx.calibration.measured import (
-    Measured,
+    ReferenceMeasurements,
     began,
     check_calibrated,
     check_widths,
@@ -173,7 +173,9 @@ def rewrite(
         return finish(read, measured, source, output)
 
 
-def finish(graph: ir.Model, measured: Measured, source: ModelSource, output: Output) -> Summary:
+def finish(
+    graph: ir.Model, measured: ReferenceMeasurements, source: ModelSource, output: Output
+) -> Summary:
     """Fold, quantise and check a lifted graph, and publish its folder.
 
     Raises:

@@ -34,7 +34,7 @@ PARITY_TOKENS: Final = 48
 
 
 @dataclass(frozen=True)
-class Measured:
+class ReferenceMeasurements:
     """Of one model, everything that only PyTorch could tell.
 
     Attributes:
@@ -71,7 +71,7 @@ def check_widths(recipe: Recipe, source: ModelSource) -> None:
 
 def measure(
     source: ModelSource, recipe: Recipe, saved: str | Path | None, progress: Progress
-) -> Measured:
+) -> ReferenceMeasurements:
     """Load the model, calibrate it unless that was done before, and let it go.
 
     Args:
@@ -101,10 +101,14 @@ def measure(
     text = quality_text(reference.tokenizer, source.layout, calibrated, opening)
     del reference
     gc.collect()
-    return Measured(moments, bases, token_ids, logits, text, _carried_out(recipe, calibrated))
+    return ReferenceMeasurements(
+        moments, bases, token_ids, logits, text, _carried_out(recipe, calibrated)
+    )
 
 
-def measure_graph(source: TracedFile, recipe: Recipe, calibration: Calibration) -> Measured:
+def measure_graph(
+    source: TracedFile, recipe: Recipe, calibration: Calibration
+) -> ReferenceMeasurements:
     """What `measure` gives, for a graph that torch.onnx.export wrote: ONNX Runtime runs it.
 
     Raises:
@@ -121,7 +125,7 @@ def measure_graph(source: TracedFile, recipe: Recipe, calibration: Calibration) 
             "resq-onnx calibrate with the same options"
         )
     calibrated = calibration.recipe_json
-    return Measured(
+    return ReferenceMeasurements(
         calibration.moments,
         bases or compute_projections(recipe, source.layout, calibration.moments),
         token_ids,

@@ -75,7 +75,7 @@ def evaluate(
     """
     from resq_onnx.calibration.corpus import SEPARATOR
     from resq_onnx.calibration.texts import load_text
-    from resq_onnx.cli.evaluation_tables import Asked, print_evaluations
+    from resq_onnx.cli.evaluation_tables import EvaluationRequest, print_evaluations
     from resq_onnx.evaluation import Windowing
     from resq_onnx.evaluation.side_by_side import evaluate_files
     from resq_onnx.evaluation.subjects import HowToRun
@@ -87,4 +87,6 @@ def evaluate(
     how = HowToRun(threads, not no_kernels, provider, token_by_token, per_layer, bos)
     with showing_progress(quiet) as progress:
         found = evaluate_files(models, document, windowing, how, reference, progress)
-    print_evaluations(out, found, Asked(text, reference, windowing, token_by_token), as_json)
+    print_evaluations(
+        out, found, EvaluationRequest(text, reference, windowing, token_by_token), as_json
+    )

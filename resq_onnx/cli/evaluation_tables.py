@@ -17,14 +17,14 @@ from resq_onnx.cli.printing import print_json
 
 if TYPE_CHECKING:
     from resq_onnx.evaluation import Windowing
-    from resq_onnx.evaluation.side_by_side import Evaluated
+    from resq_onnx.evaluation.side_by_side import FileEvaluation
 
 NOTHING = "–"
 """In a table, for a number there is none of."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class EvaluationRequest:
     """What the figures are of.
 
     Attributes:
@@ -46,7 +46,7 @@ class Asked:
 
 
 def print_evaluations(
-    out: Console, found: Sequence[Evaluated], asked: Asked, as_json: bool
+    out: Console, found: Sequence[FileEvaluation], asked: EvaluationRequest, as_json: bool
 ) -> None:
     """A row per model, and if measured a second table with a row per layer."""
     if as_json:
@@ -57,7 +57,7 @@ def print_evaluations(
         out.print(_layer_table(found))
 
 
-def _model_table(found: Sequence[Evaluated], asked: Asked) -> Table:
+def _model_table(found: Sequence[FileEvaluation], asked: EvaluationRequest) -> Table:
     """Without a reference, perplexities are compared with the first one."""
     window, step = asked.windowing.window, asked.windowing.step
     title = f"{asked.text.name}: windows of {window} tokens, stride {step}, {asked.way}"
@@ -89,7 +89,7 @@ def _model_table(found: Sequence[Evaluated], asked: Asked) -> Table:
     return table
 
 
-def _layer_table(found: Sequence[Evaluated]) -> Table:
+def _layer_table(found: Sequence[FileEvaluation]) -> Table:
     table = Table(title="Signal to quantisation noise of the residual stream, dB",
                   title_justify="left")  # fmt: skip
     table.add_column("after")
@@ -102,7 +102,7 @@ def _layer_table(found: Sequence[Evaluated]) -> Table:
     return table
 
 
-def _sqnr(one: Evaluated) -> tuple[float, ...]:
+def _sqnr(one: FileEvaluation) -> tuple[float, ...]:
     return one.evaluation.layer_sqnr_db or ()
 
 
@@ -110,7 +110,7 @@ def _decibels(ratio: float) -> str:
     return f"{ratio:.1f}" if math.isfinite(ratio) else NOTHING
 
 
-def _json(found: Sequence[Evaluated], asked: Asked) -> dict[str, Any]:
+def _json(found: Sequence[FileEvaluation], asked: EvaluationRequest) -> dict[str, Any]:
     models = {}
     for one in found:
         row: dict[str, Any] = dataclasses.asdict(one.evaluation.perplexity) | {"bytes": one.bytes}

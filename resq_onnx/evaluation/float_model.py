@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from resq_onnx.calibration.measured import Measured
+from resq_onnx.calibration.measured import ReferenceMeasurements
 from resq_onnx.evaluation.against_float import ModelOutputs, observe
 from resq_onnx.evaluation.distance import Distance
 from resq_onnx.evaluation.parity import check_float_parity
@@ -17,7 +17,7 @@ from resq_onnx.runtime.taps import open_tapped
 
 
 def check_float(
-    graph: ir.Model, measured: Measured, staging: Staging, kept: Staging | None
+    graph: ir.Model, measured: ReferenceMeasurements, staging: Staging, kept: Staging | None
 ) -> tuple[Distance, ModelOutputs]:
     """Write the float model, to a temporary file unless it is `kept`, and compare its logits.
 

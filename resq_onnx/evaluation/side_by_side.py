@@ -18,7 +18,7 @@ from resq_onnx.progress import Progress
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class FileEvaluation:
     """One model, and what was measured of it.
 
     Attributes:
@@ -39,7 +39,7 @@ def evaluate_files(
     how: HowToRun,
     reference: Path | None = None,
     progress: Progress | None = None,
-) -> list[Evaluated]:
+) -> list[FileEvaluation]:
     """Measure models on a text.
 
     Without a reference one model is open at a time. With one all are, and each window goes through
@@ -80,19 +80,21 @@ def evaluate_files(
             progress=progress.advance,
         )
         found = zip(paths, measured, evaluations, strict=True)
-        return [Evaluated(path, subject.bytes, evaluation) for path, subject, evaluation in found]
+        return [
+            FileEvaluation(path, subject.bytes, evaluation) for path, subject, evaluation in found
+        ]
 
 
 def _one_by_one(
     paths: Sequence[Path], document: str, windowing: Windowing, how: HowToRun, progress: Progress
-) -> Iterator[Evaluated]:
+) -> Iterator[FileEvaluation]:
     for path in paths:
         progress.step(f"Evaluating {path.name}")
         with open_subject(path, how) as subject:
             ids = subject.encode(document)
             begun = dataclasses.replace(windowing, opening=subject.opening)
             (evaluation,) = evaluate_models([subject.model], ids, begun, progress=progress.advance)
-            yield Evaluated(path, subject.bytes, evaluation)
+            yield FileEvaluation(path, subject.bytes, evaluation)
 
 
 def _same_ids(reference: Subject, subjects: Iterable[Subject], document: str) -> NDArray[np.int64]:

@@ -19,7 +19,7 @@ NEUTRAL: Final[Mapping[str, Any]] = {"num_beams": 1, "repetition_penalty": 1.0, 
 
 
 @dataclass(frozen=True)
-class Wishes:
+class GenerationOptions:
     """Options for generating an answer.
 
     Attributes:
@@ -35,7 +35,7 @@ class Wishes:
     top_p: float = 1.0
 
     @classmethod
-    def of(cls, options: Mapping[str, Any]) -> Wishes:
+    def of(cls, options: Mapping[str, Any]) -> GenerationOptions:
         """Read a task's options, as normalised by lm_eval.
 
         Raises:
@@ -75,38 +75,38 @@ class Answerer:
         self._tokenizer = tokenizer
         self._max_length = max_length
 
-    def answer(self, prompt: Sequence[int], wishes: Wishes, seed: int) -> str:
+    def answer(self, prompt: Sequence[int], options: GenerationOptions, seed: int) -> str:
         """Continue a prompt; if it is too long, only its end is read.
 
         Args:
             prompt: At least one token.
-            wishes: Options for the answer.
+            options: Options for the answer.
             seed: Seed for sampling.
 
         Raises:
             ResqError: The answer alone may need all of the model's positions.
         """
-        room = self._max_length - wishes.max_tokens
+        room = self._max_length - options.max_tokens
         if room < 1:
             raise ResqError(
-                f"an answer may have {wishes.max_tokens} tokens, but the model reads at most "
+                f"an answer may have {options.max_tokens} tokens, but the model reads at most "
                 f"{self._max_length} with the prompt; set a smaller max_gen_toks"
             )
         prompt = prompt[-room:]
-        decoder = BufferedDecoder(self._session, len(prompt) + wishes.max_tokens)
+        decoder = BufferedDecoder(self._session, len(prompt) + options.max_tokens)
         tokens = generate(
             decoder,
             prompt,
-            wishes.max_tokens,
-            wishes.temperature,
-            wishes.top_p,
+            options.max_tokens,
+            options.temperature,
+            options.top_p,
             seed,
-            self._stop_ids(wishes.until),
+            self._stop_ids(options.until),
         )
         text = ""
         for piece in self._tokenizer.stream(tokens):
             text += piece
-            ends = [text.find(stop) for stop in wishes.until if stop in text]
+            ends = [text.find(stop) for stop in options.until if stop in text]
             if ends:
                 return text[: min(ends)]
         return text

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from resq_onnx.errors import ResqError
 from resq_onnx.families import layout_of
 from resq_onnx.files import find_model
-from resq_onnx.harness.answering import Answerer, Wishes
+from resq_onnx.harness.answering import Answerer, GenerationOptions
 from resq_onnx.harness.scoring import Question, Scorer
 from resq_onnx.runtime import Decoder, Tokenizer, create_session
 
@@ -161,11 +161,11 @@ class ResqOnnx(TemplateLM):  # type: ignore[misc]  # lm_eval carries no types
         answers = []
         bar = tqdm(requests, disable=disable_tqdm, desc="Answering")
         for number, request in enumerate(bar):
-            prompt, options = request.args
-            wishes = Wishes.of(normalize_gen_kwargs(options, self._max_gen_toks))
+            prompt, asked = request.args
+            options = GenerationOptions.of(normalize_gen_kwargs(asked, self._max_gen_toks))
             ids = self.tok_encode(prompt) or [self.prefix_token_id]
             # A task may ask one question several times: each draw has a seed of its own.
-            answers.append(self._answerer.answer(ids, wishes, self._seed + number))
+            answers.append(self._answerer.answer(ids, options, self._seed + number))
             self.cache_hook.add_partial("generate_until", request.args, answers[-1])
         return answers
 

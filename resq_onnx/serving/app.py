@@ -22,7 +22,7 @@ from resq_onnx.serving.bodies import Bodies
 from resq_onnx.serving.deadlines import Deadline, Deadlines, while_connected
 from resq_onnx.serving.engine import Engine
 from resq_onnx.serving.hosts import refused_by
-from resq_onnx.serving.protocol import Asked, read_chat, read_completion
+from resq_onnx.serving.protocol import GenerationRequest, read_chat, read_completion
 from resq_onnx.serving.refusals import (
     RefusalError,
     broken,
@@ -95,7 +95,10 @@ class Endpoint:
     """One of the two routes that generate text."""
 
     def __init__(
-        self, service: Service, read: Callable[[bytes, str], Asked], answer: type[Answer]
+        self,
+        service: Service,
+        read: Callable[[bytes, str], GenerationRequest],
+        answer: type[Answer],
     ) -> None:
         """Take what makes it this route: how its requests are read, and what its answers are."""
         self._service = service

@@ -20,13 +20,13 @@ from resq_onnx.runtime.session import create_session
 from resq_onnx.runtime.signature import read_signature
 from resq_onnx.runtime.tokenizer import Tokenizer
 from resq_onnx.serving.decoders import DecoderPool, Text, steps_do_not_matter
-from resq_onnx.serving.protocol import Asked, Prompt
+from resq_onnx.serving.protocol import GenerationRequest, Prompt
 from resq_onnx.serving.refusals import RefusalError, gone, invalid
 from resq_onnx.serving.stop_strings import StopStrings
 
 
 @dataclass(frozen=True)
-class Begun:
+class Started:
     """The prompt has been understood: from here on nothing is wrong with the request.
 
     Attributes:
@@ -52,7 +52,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Ended:
+class Finished:
     """The answer is complete.
 
     Attributes:
@@ -64,8 +64,8 @@ class Ended:
     new_tokens: int
 
 
-Event = Begun | Piece | Ended
-"""An answer is one `Begun`, pieces, one `Ended`."""
+Event = Started | Piece | Finished
+"""An answer is one `Started`, pieces, one `Finished`."""
 
 
 class Engine:
@@ -115,7 +115,7 @@ class Engine:
         self._pool = DecoderPool(session, concurrent, self.max_length, reuse)
         self._vocabulary = read_signature(session).vocabulary or 0
 
-    def answer(self, asked: Asked, cancelled: threading.Event) -> Iterator[Event]:
+    def answer(self, asked: GenerationRequest, cancelled: threading.Event) -> Iterator[Event]:
         """Answer a request, piece by piece.
 
         The same request with the same seed has the same answer, whatever ran before or runs
@@ -131,7 +131,7 @@ class Engine:
         ids = self._encode(asked.prompt, cancelled)
         limit = self._check_room(len(ids), asked.max_tokens)
         with self._pool.lend(ids, limit) as text:
-            yield Begun(len(ids), text.decoder.length)
+            yield Started(len(ids), text.decoder.length)
             _prefill(text, cancelled)
             tokens = generate(
                 text.decoder,
@@ -152,7 +152,7 @@ class Engine:
             made = len(text.tokens) - len(ids)
             if rest := stops.rest():
                 yield Piece(rest, made)
-            yield Ended("length" if made == limit and not stops.found else "stop", made)
+            yield Finished("length" if made == limit and not stops.found else "stop", made)
 
     def _encode(self, prompt: Prompt, cancelled: threading.Event) -> Sequence[int]:
         if prompt.token_ids:

@@ -79,7 +79,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Asked:
+class GenerationRequest:
     """A request that can be answered, unless its prompt is too long.
 
     Attributes:
@@ -103,7 +103,7 @@ class Asked:
     include_usage: bool
 
 
-def read_chat(body: bytes, model: str) -> Asked:
+def read_chat(body: bytes, model: str) -> GenerationRequest:
     """Read the body of a request to /v1/chat/completions.
 
     Args:
@@ -123,7 +123,7 @@ def read_chat(body: bytes, model: str) -> Asked:
     return _asked(found, prompt, limit)
 
 
-def read_completion(body: bytes, model: str) -> Asked:
+def read_completion(body: bytes, model: str) -> GenerationRequest:
     """Read the body of a request to /v1/completions; as `read_chat`."""
     found = _read(body, model)
     limit = fields.whole_number(found, "max_tokens", 1, MAX_INTEGER, COMPLETION_TOKENS)
@@ -145,7 +145,7 @@ def _read(body: bytes, model: str) -> dict[str, Any]:
     return found
 
 
-def _asked(found: Mapping[str, Any], prompt: Prompt, limit: int | None) -> Asked:
+def _asked(found: Mapping[str, Any], prompt: Prompt, limit: int | None) -> GenerationRequest:
     top_p = fields.number(found, "top_p", 0.0, 1.0, 1.0)
     if top_p == 0.0:
         raise invalid("top_p must be more than 0; for the likeliest tokens set temperature 0",
@@ -154,7 +154,7 @@ def _asked(found: Mapping[str, Any], prompt: Prompt, limit: int | None) -> Asked
     options = found.get("stream_options", {})
     if not isinstance(options, dict):
         raise invalid("stream_options must be an object", "stream_options")
-    return Asked(
+    return GenerationRequest(
         prompt=prompt,
         max_tokens=limit,
         temperature=fields.number(found, "temperature", 0.0, MAX_TEMPERATURE, 1.0),

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from resq_onnx.serving.answers import Answer, usage
-from resq_onnx.serving.engine import Begun, Ended, Event, Piece
+from resq_onnx.serving.engine import Event, Finished, Piece, Started
 from resq_onnx.serving.refusals import RefusalError
 
 EVENT_STREAM: Final = [
@@ -70,7 +70,7 @@ class Reply:
         none_yet: dict[str, Any] = {"usage": None} if include_usage else {}
         async for event in events:
             self._note(event)
-            if isinstance(event, Begun):
+            if isinstance(event, Started):
                 await self._begin_stream()
                 chunks = self._answer.first()
             elif isinstance(event, Piece):
@@ -93,11 +93,11 @@ class Reply:
                     await refusal_response(refusal)(self._scope, self._receive, self._send)
 
     def _note(self, event: Event) -> None:
-        if isinstance(event, Begun):
+        if isinstance(event, Started):
             self.prompt_tokens, self.known = event.prompt_tokens, event.known
             return
         self.new_tokens = event.new_tokens
-        if isinstance(event, Ended):
+        if isinstance(event, Finished):
             self.reason = event.reason
 
     def _usage(self) -> dict[str, Any]:

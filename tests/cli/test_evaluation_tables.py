@@ -7,38 +7,38 @@ from pathlib import Path
 
 from rich.console import Console
 
-from resq_onnx.cli.evaluation_tables import Asked, print_evaluations
+from resq_onnx.cli.evaluation_tables import EvaluationRequest, print_evaluations
 from resq_onnx.evaluation import Distance, Evaluation, PerplexityResult, Windowing
-from resq_onnx.evaluation.side_by_side import Evaluated
+from resq_onnx.evaluation.side_by_side import FileEvaluation
 
 FLOAT = PerplexityResult(perplexity=20.0, nll=3.0, tokens=1022, windows=2)
 QUANTISED = PerplexityResult(perplexity=25.0, nll=3.2, tokens=1022, windows=2)
 
 ALONE = [
-    Evaluated(Path("float.onnx"), 538_400_000, Evaluation(FLOAT)),
-    Evaluated(Path("quantised[4].onnx"), 119_600_000, Evaluation(QUANTISED)),
+    FileEvaluation(Path("float.onnx"), 538_400_000, Evaluation(FLOAT)),
+    FileEvaluation(Path("quantised[4].onnx"), 119_600_000, Evaluation(QUANTISED)),
 ]
 
 AGAINST = [
-    Evaluated(
+    FileEvaluation(
         Path("float.onnx"),
         538_400_000,
         Evaluation(FLOAT, Distance(0.0, 0.0, 1.0, 1.0, 0.0), (math.inf, math.inf)),
     ),
-    Evaluated(
+    FileEvaluation(
         Path("quantised[4].onnx"),
         119_600_000,
         Evaluation(QUANTISED, Distance(0.1, 0.2, 0.775, 1.25, 0.0125), (38.7, 12.34)),
     ),
 ]
 
-ASKED = Asked(Path("folder/held-out.txt"), None, Windowing(512), token_by_token=False)
-COMPARED = Asked(
+ASKED = EvaluationRequest(Path("folder/held-out.txt"), None, Windowing(512), token_by_token=False)
+COMPARED = EvaluationRequest(
     Path("folder/held-out.txt"), Path("a/float.onnx"), Windowing(512, 128), token_by_token=True
 )
 
 
-def printed(found: list[Evaluated], asked: Asked, as_json: bool = False) -> str:
+def printed(found: list[FileEvaluation], asked: EvaluationRequest, as_json: bool = False) -> str:
     stream = io.StringIO()
     print_evaluations(Console(file=stream, width=120), found, asked, as_json)
     return stream.getvalue()
@@ -75,7 +75,7 @@ def test_the_noise_of_layers_is_a_table_with_a_row_for_each() -> None:
 
 
 def test_an_error_that_one_token_cannot_have_is_a_dash() -> None:
-    one = Evaluated(Path("a"), 0, Evaluation(FLOAT, Distance(0.0, 0.0, 1.0, 1.0, None)))
+    one = FileEvaluation(Path("a"), 0, Evaluation(FLOAT, Distance(0.0, 0.0, 1.0, 1.0, None)))
     assert row_of("a", printed([one], COMPARED))[2] == "1.0000 ± –"
 
 
@@ -113,5 +113,5 @@ def test_a_distance_as_json_has_no_infinity_which_json_does_not_know() -> None:
 
 def test_a_perplexity_too_large_for_a_number_is_nothing_in_json() -> None:
     hopeless = PerplexityResult(math.inf, 1e4, 3, 1)
-    text = printed([Evaluated(Path("a"), 0, Evaluation(hopeless))], ASKED, as_json=True)
+    text = printed([FileEvaluation(Path("a"), 0, Evaluation(hopeless))], ASKED, as_json=True)
     assert json.loads(text, parse_constant=lambda _: 1 / 0)["models"]["a"]["perplexity"] is None

@@ -13,13 +13,13 @@ import onnx
 import onnx_ir as ir
 from rich.console import Console
 
-from resq_onnx.cli.evaluation_tables import Asked, print_evaluations
+from resq_onnx.cli.evaluation_tables import EvaluationRequest, print_evaluations
 from resq_onnx.cli.printing import print_benchmark
 from resq_onnx.evaluation import Distance, Evaluation, PerplexityResult, Windowing
 from resq_onnx.evaluation.benchmark import ModelSpeed
 from resq_onnx.evaluation.fresh_process import Footprint
 from resq_onnx.evaluation.machine import Gpu, Machine
-from resq_onnx.evaluation.side_by_side import Evaluated
+from resq_onnx.evaluation.side_by_side import FileEvaluation
 from resq_onnx.evaluation.workload import Workload
 from resq_onnx.graph.names import RECIPE_KEY
 from resq_onnx.recipe import Recipe
@@ -123,7 +123,7 @@ def write_evaluation(path: Path, reference: bool = True) -> Path:
     silent, noisy = (float("inf"),) * (LAYERS + 1), (40.0, 20.0, 15.0, 12.0)
     distances = [Distance(0.0, 0.0, 1.0, 1.0, 0.0), Distance(0.1, 0.2718, 0.775, 1.267, 0.01)]
     found = [
-        Evaluated(Path(name), 1000, Evaluation(result, *(measured if reference else ())))
+        FileEvaluation(Path(name), 1000, Evaluation(result, *(measured if reference else ())))
         for name, result, *measured in zip(
             ("float.onnx", "four <bits>.onnx"),
             (FLOAT, QUANTISED),
@@ -134,7 +134,9 @@ def write_evaluation(path: Path, reference: bool = True) -> Path:
     ]
     against = Path("float.onnx") if reference else None
     stream = io.StringIO()
-    asked = Asked(Path("texts/held-out.txt"), against, Windowing(512), token_by_token=False)
+    asked = EvaluationRequest(
+        Path("texts/held-out.txt"), against, Windowing(512), token_by_token=False
+    )
     print_evaluations(Console(file=stream), found, asked, as_json=True)
     path.write_text(stream.getvalue())
     return path

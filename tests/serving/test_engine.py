@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from resq_onnx.serving.engine import Begun, Ended, Engine, Piece
-from resq_onnx.serving.protocol import Asked, Prompt
+from resq_onnx.serving.engine import Engine, Finished, Piece, Started
+from resq_onnx.serving.protocol import GenerationRequest, Prompt
 from resq_onnx.serving.refusals import RefusalError
 
 LONG = tuple(range(3, 253)) * 3
@@ -37,15 +37,15 @@ def open_engine(folder: Path, concurrent: int = 1, **options: Any) -> Engine:
     return Engine(folder / "model.onnx", "tiny", concurrent, 1024, threads=1, **options)
 
 
-def asked(ids: tuple[int, ...], **changes: Any) -> Asked:
-    return Asked(Prompt(token_ids=ids), **(DEFAULTS | changes))
+def asked(ids: tuple[int, ...], **changes: Any) -> GenerationRequest:
+    return GenerationRequest(Prompt(token_ids=ids), **(DEFAULTS | changes))
 
 
-def said(engine: Engine, request: Asked) -> tuple[int, str, Ended]:
+def said(engine: Engine, request: GenerationRequest) -> tuple[int, str, Finished]:
     """Tokens that were known, the text, and how it ended."""
     begun, *pieces, ended = engine.answer(request, threading.Event())
-    assert isinstance(begun, Begun)
-    assert isinstance(ended, Ended)
+    assert isinstance(begun, Started)
+    assert isinstance(ended, Finished)
     assert [piece for piece in pieces if not isinstance(piece, Piece)] == []
     return begun.known, "".join(piece.text for piece in pieces if isinstance(piece, Piece)), ended
 
@@ -80,7 +80,7 @@ def test_a_prompt_far_too_long_is_refused_before_it_costs_anything(
     monkeypatch.setattr("resq_onnx.runtime.tokenizer.render_chat", pytest.fail)
     began = time.monotonic()
     with pytest.raises(RefusalError, match="takes 1024 tokens, and there would be"):
-        next(engine.answer(Asked(prompt, **DEFAULTS), threading.Event()))
+        next(engine.answer(GenerationRequest(prompt, **DEFAULTS), threading.Event()))
     assert time.monotonic() - began < 1
 
 

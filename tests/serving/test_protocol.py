@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from resq_onnx.serving.protocol import NEUTRAL, Asked, read_chat, read_completion
+from resq_onnx.serving.protocol import NEUTRAL, GenerationRequest, read_chat, read_completion
 from resq_onnx.serving.refusals import RefusalError
 
 USER = {"role": "user", "content": "a"}
 
 
-def chat(**fields: Any) -> Asked:
+def chat(**fields: Any) -> GenerationRequest:
     return read_chat(json.dumps({"messages": [USER]} | fields).encode(), "tiny")
 
 
-def complete(**fields: Any) -> Asked:
+def complete(**fields: Any) -> GenerationRequest:
     return read_completion(json.dumps({"prompt": "a"} | fields).encode(), "tiny")
 
 
