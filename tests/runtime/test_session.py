@@ -16,6 +16,7 @@ import resq_onnx
 from resq_onnx.errors import ResqError
 from resq_onnx.runtime import Decoder, create_session, library
 from resq_onnx.runtime.library import kernels_are_built
+from resq_onnx.runtime.session import running
 from tests.runtime import toy
 
 TOKENS = np.array([[3, 1, 4, 1, 5, 9], [2, 7, 1, 8, 2, 8]], np.int64)
