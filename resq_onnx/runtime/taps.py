@@ -183,6 +183,7 @@ def _nodes_behind(graph: onnx.GraphProto, name: str) -> list[onnx.NodeProto]:
     return found[::-1]
 
 
-def open_tapped(path: Path, dtype: str = "float32") -> TappedDecoder:
+def open_tapped(path: Path, dtype: str = "float32", threads: int | None = None) -> TappedDecoder:
     """Open a written model whose activations are of this type, tapped behind every half layer."""
-    return TappedDecoder(tapped_session(path, kernels=kernels_run(dtype), halves=True))
+    session = tapped_session(path, threads, kernels=kernels_run(dtype), halves=True)
+    return TappedDecoder(session)
