@@ -112,7 +112,7 @@ quantising_options = _together(
         "--activations",
         type=click.Choice(get_args(Precision)),
         default=DEFAULTS.activations,
-        help="Quantise the inputs of linear layers, or keep them in float and only quantise weights.",
+        help="Quantise the inputs of linear layers, or only the weights (float).",
     ),
     click.option(
         "--cache",
