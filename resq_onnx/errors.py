@@ -18,7 +18,7 @@ PANIC: Final = "PanicException"
 """The exception of Rust libraries, such as tokenizers, for an internal fault."""
 
 PROTOBUF: Final = ("DecodeError", "EncodeError")
-"""Its exceptions by name, because it may not be installed."""
+"""Protobuf's exceptions by name, because it may not be installed."""
 
 
 class ResqError(Exception):
