@@ -1,8 +1,8 @@
 """Mixed-precision 4/8-bit quantisation of language models, from PyTorch to ONNX.
 
-What needs other packages is imported when it is first used: `export` needs torch and the rest of
-the `export` extra, `create_session` needs onnxruntime. So `import resq_onnx` is instant, and
-everything that runs a model does without torch.
+Names are imported on first use: `export` needs torch and the rest of the `export` extra,
+`create_session` needs onnxruntime. So `import resq_onnx` is instant, and running a model needs no
+torch.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from resq_onnx.runtime.session import create_session
 
 for _variable in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
-    # ONNX Runtime and huggingface_hub read them when they are imported: this is earlier, as every
-    # module here comes after this one. A value that the user gave stays.
+    # ONNX Runtime and huggingface_hub read them when they are imported. This module is imported
+    # before every other one here, so this is early enough. A value set by the user stays.
     os.environ.setdefault(_variable, "1")
 
 __version__ = "0.1.0"
@@ -49,7 +49,7 @@ _LAZY: Final = {
     "register": "resq_onnx.runtime.library",
     "rewrite": "resq_onnx.pipeline",
 }
-"""By public name, the module that is imported when it is first asked for."""
+"""Maps each public name to its module, which is imported on first use."""
 
 if not TYPE_CHECKING:  # a type checker would take every name to be an attribute
 
@@ -60,9 +60,9 @@ if not TYPE_CHECKING:  # a type checker would take every name to be an attribute
 
 
 def _imported(name: str) -> Any:
-    """What is called so; where its packages are absent, a function that says so when called.
+    """The named object; if its packages are missing, a function that raises an error when called.
 
-    Everything that is listed can then be looked at, as notebooks and `import *` do.
+    All listed names can then be inspected, as notebooks and `import *` do.
     """
     try:
         return getattr(importlib.import_module(_LAZY[name]), name)

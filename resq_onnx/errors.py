@@ -1,4 +1,4 @@
-"""The one exception whose message is meant for the user, and other libraries' in its words."""
+"""ResqError, the exception for user errors, and the conversion of other libraries' exceptions."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Final
 
 DATACLASS: Final = re.compile(r"error for (?:field|validator) '(\w+)':\s*(?:\w+: )?(.*)", re.DOTALL)
-"""How huggingface_hub, and so transformers, refuses an entry of a config.json."""
+"""The message with which huggingface_hub, and so transformers, rejects an entry of a
+config.json."""
 
 PANIC: Final = "PanicException"
-"""What Rust's libraries, such as tokenizers, raise where they find a fault of their own."""
+"""The exception of Rust libraries, such as tokenizers, for an internal fault."""
 
 PROTOBUF: Final = ("DecodeError", "EncodeError")
-"""Its exceptions, by name: whoever runs this file may not have it."""
+"""Protobuf's exceptions by name, because it may not be installed."""
 
 
 class ResqError(Exception):
-    """Something the user can put right: the message says what, where and what to do.
+    """An error that the user can fix: the message says what is wrong, where, and what to do.
 
     The command line prints the message alone and exits with status 1; any other
     exception is a defect of this program.
@@ -29,18 +30,18 @@ class ResqError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """An exception's message as one line: its first that says anything."""
+    """The first line of an exception's message that is not empty."""
     return lines_of(error)[0]
 
 
 def lines_of(error: BaseException) -> list[str]:
-    """The lines of an exception's message that say anything; its type's name if none does."""
+    """The non-empty lines of an exception's message, or the name of its type."""
     lines = (line.strip() for line in str(error).splitlines())
     return [line for line in lines if line] or [type(error).__name__]
 
 
 def reason(error: BaseException) -> str:
-    """What is wrong with an input on which another library, or Python, gave up: one line."""
+    """One line that says why another library, or Python, rejected an input."""
     match error:
         case FileNotFoundError():
             return "no such file"
@@ -69,18 +70,18 @@ def reason(error: BaseException) -> str:
 
 @contextmanager
 def blaming(what: str | Path, wrong: str, remedy: str) -> Iterator[None]:
-    """Say which input it was on which other libraries gave up.
+    """Name the input that another library rejected.
 
-    It stands around what reads an input, and little else: a defect of this program would be taken
-    for one of the input there.
+    Wrap only the code that reads the input: otherwise a defect of this program would be reported as
+    one of the input.
 
     Args:
         what: The file, and the place in it where that is known.
-        wrong: What could not be done, or is not so, such as `not a tokenizer`.
+        wrong: What is wrong with it, such as `not a tokenizer`.
         remedy: What to do.
 
     Raises:
-        ResqError: In place of any other exception, but that of a package that is not installed.
+        ResqError: Replaces any other exception, except that of a missing package.
     """
     try:
         yield

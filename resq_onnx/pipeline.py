@@ -70,14 +70,14 @@ def export(
     threads: int | None = None,
     progress: Progress | bool | None = None,
 ) -> Summary:
-    """Quantise a model and write it as ONNX, in a folder that is finished for a runtime.
+    """Quantise a model and write it as ONNX, in a folder that is ready for a runtime.
 
     Beside the model are its data, tokenizer, chat template, configuration, resq.json, a card, and
-    what else the target wants.
+    any other file that the target needs.
 
     Args:
         model: A Hugging Face model directory with safetensors, or a .gguf file.
-        out: The .onnx file to write. Nothing appears there unless everything succeeded.
+        out: The .onnx file to write. Nothing is written there unless everything succeeds.
         recipe: What to do; the target's default recipe if None.
         target: The runtime that the folder is for: a name in `resq_onnx.handoff.targets`.
         projections: A file that `calibrate` wrote for this model: the model is then not
@@ -93,11 +93,11 @@ def export(
             a Progress receives them. None is True in a notebook, in IPython and at a terminal.
 
     Returns:
-        What was written, how large, how good.
+        The files written, their size and their quality.
 
     Raises:
-        ResqError: The input cannot be used, the target cannot read such a file, parity or a
-            usable quality was not reached, or the output cannot be written.
+        ResqError: The input cannot be used, the target cannot read such a file, parity or a usable
+            quality is not reached, or the output cannot be written.
     """
     runtime = target_named(target)
     recipe = recipe or runtime.recipe()
@@ -136,16 +136,16 @@ def rewrite(
     threads: int | None = None,
     progress: Progress | bool | None = None,
 ) -> Summary:
-    """As `export`, of a float32 graph that torch.onnx.export(..., dynamo=True) wrote.
+    """Quantise a float32 graph from torch.onnx.export(..., dynamo=True), as `export` does a model.
 
     Args:
-        graph: The .onnx file. Parameters have the names of the checkpoint, perhaps behind that of
-            a module the model was wrapped in.
+        graph: The .onnx file. Parameters have the names of the checkpoint, possibly prefixed by the
+            name of a wrapping module.
         out: As for `export`.
         projections: A file that `calibrate` wrote for the same model.
         recipe: As for `export`.
         model: The directory with the model's config.json and tokenizer; the graph's own folder if
-            None. If its weights are there too, the projections are checked to be theirs.
+            None. If its weights are there too, the projections are checked against them.
         target: As for `export`.
         save_rotated: As for `export`.
         dump_passes: As for `export`.
@@ -211,7 +211,7 @@ def finish(
     decoded = check_decode_parity(decoder, measured.token_ids, measured.logits)
     del decoder
 
-    # 7. What quantisation cost, in the predictions and after each layer.
+    # 7. The cost of quantisation, in the predictions and after each layer.
     quality, spectra = None, None
     if recipe.how.quantises:
         progress.step("Comparing with the float model")
@@ -223,7 +223,7 @@ def finish(
         if measured.moments is not None:
             spectra = describe_spectra(measured.moments, bases, recipe.how.basis == "channels")
 
-    # 8. What belongs beside the model; then everything appears at once.
+    # 8. The files beside the model; then everything is published at once.
     parity = {"float": rotated, "decode": decoded}
     with writing_to(staging.target):
         _write_companions(source, staging)
@@ -248,10 +248,10 @@ def _write_companions(source: ModelSource, staging: Staging) -> None:
 
 
 def check_recipe(recipe: Recipe, source: ModelSource) -> None:
-    """Refuse a recipe that cannot be carried out on this model.
+    """Reject a recipe that cannot be applied to this model.
 
     Raises:
-        ResqError: It cannot.
+        ResqError: The recipe does not fit the model.
     """
     check_widths(recipe, source)
     if recipe.form.uses_contrib:
@@ -301,6 +301,6 @@ def calibrate(
 
 
 def _inputs(model: str | Path, recipe: Recipe, projections: str | Path | None = None) -> list[Path]:
-    """All files that are read, those that may be there included."""
+    """All files that are read, including optional ones."""
     others = [Path(one) for one in (projections, recipe.calibration) if one is not None]
     return [*files_of(model), *others]

@@ -1,4 +1,4 @@
-"""Progress of a long computation: its steps, how far each is, warnings; and who is told of them."""
+"""Progress reporting of long computations: steps, units done, and warnings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 SECONDS_BETWEEN_LINES: Final = 15.0
-"""Of one step, where no bar is shown: rare enough for a log, often enough to wait."""
+"""Seconds between two lines of one step if no bar is shown."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Progress:
 
     Attributes:
         step: Called with a title when a new step begins.
-        advance: Called with the units done and the units in all of this step.
-        warn: Called with one line that the user should know.
+        advance: Called with the units done and the total units of this step.
+        warn: Called with a warning of one line.
     """
 
     step: Callable[[str], None] = lambda title: None
@@ -29,11 +29,11 @@ class Progress:
 
 
 def progress_for(asked: Progress | bool | None) -> Progress:
-    """Who is told, by what a function was given as its `progress`.
+    """The Progress for the `progress` argument of a function.
 
     Args:
-        asked: A Progress of the caller's own; True for lines on stderr; False for warnings alone,
-            which are then logged; None for whichever of the two suits this process.
+        asked: A Progress of the caller's own; True for lines on stderr; False for logged warnings
+            only; None chooses between True and False, by whether the process is interactive.
     """
     if isinstance(asked, Progress):
         return asked
@@ -43,7 +43,7 @@ def progress_for(asked: Progress | bool | None) -> Progress:
 
 
 def print_steps(clock: Callable[[], float] = time.monotonic) -> Progress:
-    """Print a line on stderr when a step begins, now and then within one, and for a warning."""
+    """Print a line on stderr when a step begins, at intervals within a step, and for a warning."""
     title, began, printed = "", clock(), clock()
 
     def tell(line: str) -> None:
@@ -64,7 +64,7 @@ def print_steps(clock: Callable[[], float] = time.monotonic) -> Progress:
 
 
 def _is_watched() -> bool:
-    """Whether somebody sees what is printed: in a notebook, in IPython, or at a terminal."""
+    """Whether a user sees the output: in a notebook, in IPython, or on a terminal."""
     ipython = sys.modules.get("IPython")
     if ipython is not None and ipython.get_ipython() is not None:
         return True

@@ -1,4 +1,4 @@
-"""Every number a user may choose: the Recipe, and the methods and formats it names."""
+"""Recipe: all settings of a quantisation, with records of the methods and formats."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ Rotations = Literal["random", "trained"]
 Dtype = Literal["float32", "float16", "bfloat16"]
 
 LOW_BITS: Final = (4, 8)
-"""Widths the low part may have: what ONNX stores without padding as INT4 or INT8."""
+"""Bits that the low part may have: those that ONNX stores without padding, as INT4 or INT8."""
 
 HIGH_BITS: Final = (8,)
-"""Widths the high part may have."""
+"""Bits that the high part may have."""
 
 HEAD_BITS: Final = (4, 8)
-"""Widths of the low part of the embedding's and lm_head's tables; with 8, all of it."""
+"""Bits of the low part of the embedding's and lm_head's tables; with 8, the whole table has 8."""
 
 CLIPPED_BITS: Final = 4
-"""Bits of the activations whose range is clipped; with 255 levels clipping does not pay."""
+"""Bits of the activations whose range is clipped; with 255 levels clipping does not help."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """How a method finds the bases in which a model is quantised.
+    """A method of finding the bases in which a model is quantised.
 
     Attributes:
-        name: As `--method` takes it.
-        words: For people: the name of the method and the basis.
+        name: The value of `--method`.
+        words: A readable name of the method and its basis.
         basis: `pca`, the eigenvectors of the second moments; `hadamard`, a random Hadamard matrix;
             `channels`, a permutation by energy; `identity`.
         has_high_part: Whether it keeps some coefficients in more bits.
@@ -53,7 +53,7 @@ class Method:
 
     @property
     def needs_moments(self) -> bool:
-        """Whether the bases are computed from what a calibration measured."""
+        """Whether the bases are computed from calibration statistics."""
         return self.basis in ("pca", "channels")
 
     @property
@@ -78,22 +78,23 @@ METHODS: Final = {
         Method("none", "float, not quantised", "identity", quantises=False),
     )
 }
-"""By name, every method; all but resq are baselines."""
+"""All methods by name; all but resq are baselines."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """In which operators a file is written.
+    """A file format: the operators that a file uses.
 
     Attributes:
-        name: As `--format` takes it.
+        name: The value of `--format`.
         keeps_functions: Whether the file has ai.resq operators, as functions; else they are
             inlined.
-        portable: Whether the inlined functions take forms that other runtimes read too.
-        uses_contrib: Whether it has operators that ONNX Runtime has beyond the standard. They know
-            neither quantised activations nor a quantised cache.
+        portable: Whether the inlined functions are written so that other runtimes can also read
+            them.
+        uses_contrib: Whether it uses ONNX Runtime's contrib operators. They support neither
+            quantised activations nor a quantised cache.
         contrib_products: Whether the matrix products are such operators.
-        caches: Values of `Recipe.cache` that it can have; the first is its default.
+        caches: Supported values of `Recipe.cache`; the first is the default.
     """
 
     name: str
@@ -118,12 +119,12 @@ FORMATS: Final = {
         Format("web", uses_contrib=True, caches=("float",)),
     )
 }
-"""By name, every format."""
+"""All formats by name."""
 
 
 @dataclass(frozen=True)
 class BitSplit:
-    """How one width is divided: `low` coefficients first, then `high` ones.
+    """Division of one width: `low` coefficients first, then `high` ones.
 
     Attributes:
         low: Number of coefficients in `low_bits`; may be 0.
@@ -150,7 +151,7 @@ class BitSplit:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to do to a model; the same recipe, model and seed give the same file.
+    """Settings of a quantisation; the same recipe, model and seed give the same file.
 
     Attributes:
         method: How projections are found: `resq` (PCA), `spinquant` (trained, no high part),
@@ -170,19 +171,19 @@ class Recipe:
             `python-docs` (`calibration.texts.load_text`).
         samples: Number of calibration sequences.
         sequence_length: Tokens per calibration sequence.
-        bos: Whether texts begin with BOS, in the calibration and in every check: None for as the
-            model's tokenizer begins them.
+        bos: Whether texts begin with BOS, in the calibration and in every check: None follows the
+            model's tokenizer.
         seed: Seeds the random rotations and the choice of calibration sequences.
-        format: `custom` keeps the ai.resq functions, `qdq` inlines them. `contrib` uses the
-            operators that ONNX Runtime has beyond the standard: they know 4-bit weights, but
-            neither our activations nor our cache, so both are `float` then. `web` is the same for
-            a runtime whose operators for 4-bit weights are slow, as onnxruntime-web's are: the
-            weights become floats when the file is opened.
+        format: `custom` keeps the ai.resq functions, `qdq` inlines them. `contrib` uses ONNX
+            Runtime's contrib operators: they support 4-bit weights, but neither our activations nor
+            our cache, so both are then `float`. `web` is the same for a runtime whose operators for
+            4-bit weights are slow, as onnxruntime-web's are: the weights become floats when the
+            file is opened.
         logits: Positions of which the file computes logits: `all` new tokens, or the `last` one.
         activation_clip: Share of an activation's range that the 4-bit integers of the layers'
             inputs span; 1 is the whole range.
         activations: `quantised`, or `float`: then only the weights have few bits.
-        cache: `quantised`, or `float`. Format contrib knows `float`, its default, `float16`, and
+        cache: `quantised`, or `float`. Format contrib supports `float`, its default, `float16`, and
             `int8`: one scale for each coefficient of a head, chosen from the calibration.
         target_bits: Mean bits of the layers' weights. Ranks are then chosen by site and layer,
             instead of by `high_fraction` and `down_high`; the cache keeps `high_fraction`.
@@ -190,9 +191,9 @@ class Recipe:
             file, or `separate` ones.
         head_bits: 8, or 4: then the tables of embedding and lm_head are split as the residual
             stream is, into a low part of 4 bits and a high part.
-        dtype: Type in which one operator hands its activations to the next: the residual stream and
-            all else of a layer. For format `custom` with quantised activations. Operators compute
-            in float32 whatever it is, parameters are float32, and so are lm_head and the logits.
+        dtype: Type of the activations between operators: the residual stream and everything inside
+            a layer. For format `custom` with quantised activations. Operators always compute in
+            float32; parameters, lm_head and the logits are float32, too.
     """
 
     method: str = "resq"
@@ -256,7 +257,7 @@ class Recipe:
                 raise ResqError(f"{name} is {value}; it must be at least 1")
 
     def _check_format(self) -> None:
-        """Refuse what the format cannot hold; give activations and cache its defaults."""
+        """Reject settings that the format lacks; set its defaults for activations and cache."""
         form = self.form
         if form.uses_contrib:
             if not self.how.quantises:

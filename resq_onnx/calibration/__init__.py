@@ -1,4 +1,4 @@
 """Calibration: texts, and the second moments of a model's activations on them.
 
-`corpus` needs neither torch nor transformers; nothing is imported here, so that it stays so.
+This package imports nothing, so that `corpus` needs neither torch nor transformers.
 """

@@ -1,4 +1,4 @@
-"""Calibration texts, and how they become token sequences."""
+"""Calibration corpus: tokenise a text and choose sequences from it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from resq_onnx.calibration.texts import ChatTemplate, Messages, load_text
 from resq_onnx.errors import ResqError, blaming
 
 SEPARATOR: Final = "\n\n"
-"""Stands between two documents."""
+"""Separator between two documents."""
 
 PIECE_LENGTH: Final = 1 << 16
 """Characters tokenised at a time: tokenizers work on a list of texts in parallel, and the
@@ -21,7 +21,7 @@ offsets they keep for each token would need gigabytes for one text of 100 MB."""
 
 
 class TextTokenizer(Protocol):
-    """What is asked of a tokenizer: a Hugging Face tokenizer's call on several texts."""
+    """The required interface of a tokenizer: a Hugging Face tokenizer's call on several texts."""
 
     def __call__(
         self, text: list[str], *, add_special_tokens: bool, verbose: bool
@@ -41,14 +41,14 @@ def calibration_sequences(
     """Choose token sequences of equal length from a calibration text.
 
     The documents are joined, tokenised without special tokens and cut into windows that
-    do not overlap; a seeded choice of these is returned in the order of the text, each behind
+    do not overlap; a seeded choice of these is returned in the order of the text, each preceded by
     the special tokens with which a text begins.
 
     Args:
         tokenizer: A Hugging Face tokenizer.
         spec: The text, as `load_text` takes it.
         samples: Number of sequences wanted.
-        sequence_length: Tokens per sequence, with those that it begins with.
+        sequence_length: Tokens per sequence, including the opening ones.
         seed: Seeds the choice.
         warn: Receives one line if the text has fewer sequences than wanted.
         opening: Special tokens that each sequence begins with.
@@ -79,7 +79,7 @@ def calibration_sequences(
 
 
 def behind(opening: Sequence[int], windows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Windows of a text (samples, tokens), each behind the tokens with which a text begins."""
+    """Windows of a text (samples, tokens), each preceded by the opening tokens."""
     first = np.tile(np.asarray(opening, np.int64), (len(windows), 1))
     return np.concatenate([first, windows], axis=1)
 
@@ -101,7 +101,7 @@ def tokenise(tokenizer: TextTokenizer, documents: Sequence[str]) -> NDArray[np.i
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """Cut a text into parts of at most PIECE_LENGTH characters, in front of a line break.
+    """Cut a text into parts of at most PIECE_LENGTH characters, before line breaks.
 
     Tokenizers never join the end of a word to a line break, so almost every token is the
     one that the whole text would give.
@@ -117,7 +117,7 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _chat_template(tokenizer: Any, spec: str) -> ChatTemplate:
-    """How a Hugging Face tokenizer writes a chat."""
+    """A function that renders a chat with a Hugging Face tokenizer."""
 
     def write(messages: Messages) -> str:
         with blaming(spec, "the model's chat template refuses a chat in it", "give texts instead"):

@@ -27,7 +27,7 @@ LOOPBACK: Final = "lo"
 
 @dataclass(frozen=True)
 class Share:
-    """The part of the work that is this process's: number `rank` of `size`."""
+    """This process's part of the work: number `rank` of `size`."""
 
     rank: int
     size: int
@@ -38,7 +38,7 @@ class Share:
 
 
 def share_of_this_process() -> Share:
-    """What torchrun's environment variables say; the whole work without them."""
+    """The share given by torchrun's environment variables; all work without them."""
     return Share(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
 
@@ -89,9 +89,9 @@ def _connect() -> None:
         interfaces = [name for _, name in socket.if_nameindex()]
         one_machine = os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE")
         if one_machine and LOOPBACK in interfaces:
-            # The machine's own name may stand for an address that leads nowhere.
+            # The machine's own name may resolve to an unreachable address.
             os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
-        # gloo: the sums lie in main memory, wherever the model runs.
+        # gloo: the sums are in main memory, wherever the model runs.
         dist.init_process_group("gloo")
         atexit.register(_disconnect)
 

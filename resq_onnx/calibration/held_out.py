@@ -1,4 +1,4 @@
-"""A text on which to measure quality: one that the calibration has not seen."""
+"""Held-out text for measuring quality, which the calibration has not seen."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from resq_onnx.calibration.corpus import TextTokenizer, behind, choose_windows, 
 from resq_onnx.calibration.texts import PYTHON_DOCS, load_text
 
 TOKENS: Final = 512
-"""Tokens of the text on which models are compared, at least: enough for two digits of a
-divergence, and to tell a model that is of no use."""
+"""Smallest number of tokens on which models are compared: enough for two digits of a divergence,
+and to recognise a useless model."""
 
 LENGTH: Final = 256
 """Tokens of each of its sequences, unless the model has fewer positions."""
 
 
 def text_shape(max_positions: int) -> tuple[int, int]:
-    """Sequences of the text on which models are compared, and tokens of each."""
+    """Number of sequences of the text on which models are compared, and tokens per sequence."""
     length = max(min(LENGTH, max_positions), 2)
     return math.ceil(TOKENS / length), length
 
@@ -33,19 +33,19 @@ def held_out_sequences(
     calibrated: Mapping[str, Any],
     opening: Sequence[int] = (),
 ) -> NDArray[np.int64]:
-    """Sequences of Python's documentation, without what a calibration took from it.
+    """Sequences of Python's documentation, excluding those that a calibration used.
 
     Args:
         tokenizer: A Hugging Face tokenizer.
         samples: Sequences wanted.
-        length: Tokens of each, with those that it begins with.
-        calibrated: The recipe of the calibration, as `Recipe.to_json` gives it; `bos` tells whether
+        length: Tokens of each, including the opening ones.
+        calibrated: The recipe of the calibration, as `Recipe.to_json` gives it; `bos` says whether
             its sequences began with `opening`.
         opening: Special tokens with which a text begins.
 
     Returns:
-        Token ids, (samples, length); where the calibration left less than that, parts of what
-        it took are among them.
+        Token ids, (samples, length); if the calibration left less text than that, they include
+        parts that it used.
     """
     tokens = tokenise(tokenizer, load_text(PYTHON_DOCS))
     length = min(max(length - len(opening), 1), len(tokens))

@@ -1,4 +1,4 @@
-"""What the quantisation takes from the model in PyTorch, which is then let go."""
+"""Calibrate a model in PyTorch: second moments, bases, and reference logits."""
 
 from __future__ import annotations
 
@@ -30,22 +30,24 @@ from resq_onnx.tracing.traced_file import TracedFile
 
 PARITY_SEQUENCES: Final = 2
 PARITY_TOKENS: Final = 48
-"""Text on which parity is measured: enough to leave the first tokens, cheap to decode."""
+"""Size of the text on which parity is measured: long enough to go past the first tokens, cheap to
+decode."""
 
 
 @dataclass(frozen=True)
 class ReferenceMeasurements:
-    """Of one model, everything that only PyTorch could tell.
+    """Measurements of the original model: moments, bases, and reference logits on two texts.
 
     Attributes:
         moments: Second moments of the activations; None if the recipe needs none.
         projections: The bases.
         token_ids: A short text, (PARITY_SEQUENCES, PARITY_TOKENS) unless a graph's sizes are fixed.
-        logits: What PyTorch, or the file that is rewritten, makes of it.
-        text: A longer one, of the shape of `text_shape`, which the calibration has not seen.
-        reference: Whose logits they are, for messages.
-        recipe: The recipe, with the calibration that took place: that of a projections file, and
-            by its name alone, for a file that is passed on says nothing of this machine.
+        logits: The logits of PyTorch, or of the graph that is rewritten, for these tokens.
+        text: A longer text, of the shape of `text_shape`, which the calibration has not seen.
+        reference: The source of the logits, for messages.
+        recipe: The recipe, with the calibration that was actually used, such as that of a
+            projections file. Its text is given by name only, so that a published file reveals no
+            path of this machine.
     """
 
     moments: Moments | None
@@ -58,10 +60,10 @@ class ReferenceMeasurements:
 
 
 def check_widths(recipe: Recipe, source: ModelSource) -> None:
-    """Refuse a recipe whose parts do not divide the sizes of this model.
+    """Reject a recipe whose parts do not divide the sizes of this model.
 
     Raises:
-        ResqError: They do not.
+        ResqError: A size is not divisible.
     """
     split_of(recipe, source.layout.hidden_size, "the hidden size")
     table_split(recipe, source.layout.hidden_size)
@@ -72,16 +74,16 @@ def check_widths(recipe: Recipe, source: ModelSource) -> None:
 def measure(
     source: ModelSource, recipe: Recipe, saved: str | Path | None, progress: Progress
 ) -> ReferenceMeasurements:
-    """Load the model, calibrate it unless that was done before, and let it go.
+    """Load the model, calibrate it unless that was done before, and free it.
 
     Args:
         source: The model.
-        recipe: What is to be done to it.
+        recipe: The settings.
         saved: A file of `calibrate`, to use instead of calibrating; None for none.
         progress: Receives progress updates.
 
     Raises:
-        ResqError: PyTorch cannot load the model, or the file is of another one.
+        ResqError: PyTorch cannot load the model, or the file belongs to another model.
     """
     reference = Reference(source)
     opening = reference.opening(recipe.bos)
@@ -109,10 +111,10 @@ def measure(
 def measure_graph(
     source: TracedFile, recipe: Recipe, calibration: Calibration, threads: int | None = None
 ) -> ReferenceMeasurements:
-    """What `measure` gives, for a graph that torch.onnx.export wrote: ONNX Runtime runs it.
+    """Measure a graph that torch.onnx.export wrote, as `measure` does a model, in ONNX Runtime.
 
     Raises:
-        ResqError: The graph cannot be run, or the recipe asks for trained rotations that the
+        ResqError: The graph cannot be run, or the recipe requires trained rotations that the
             calibration does not have.
     """
     tokenizer, graph = load_tokenizer(source), PlainGraph(source.path, threads)
@@ -137,10 +139,10 @@ def measure_graph(
 
 
 def check_calibrated(source: ModelSource, calibration: Calibration, saved: str | Path) -> None:
-    """Refuse a projections file of another model.
+    """Reject a projections file of another model.
 
     Raises:
-        ResqError: It is one.
+        ResqError: The file belongs to another model.
     """
     if calibration.model_hash != source.digest:
         raise ResqError(
@@ -149,7 +151,7 @@ def check_calibrated(source: ModelSource, calibration: Calibration, saved: str |
 
 
 def began(recipe: Recipe, opening: Sequence[int]) -> Recipe:
-    """A recipe that says whether its calibration's sequences began with special tokens."""
+    """The recipe, with `bos` set if its calibration's sequences began with special tokens."""
     return dataclasses.replace(recipe, bos=bool(opening))
 
 
@@ -163,7 +165,7 @@ def parity_text(
 def quality_text(
     tokenizer: Any, layout: ModelLayout, calibrated: Mapping[str, Any], opening: Sequence[int]
 ) -> NDArray[np.int64]:
-    """Token ids that a calibration by this recipe has not seen, of the shape of `text_shape`."""
+    """Token ids that this recipe's calibration has not seen, of the shape of `text_shape`."""
     shape = text_shape(layout.max_positions)
     return held_out_sequences(tokenizer, *shape, calibrated, opening)
 
@@ -175,7 +177,7 @@ def find_projections(
     moments: Moments | None,
     progress: Progress,
 ) -> Projections:
-    """The bases by linear algebra, and trained if the recipe says so."""
+    """Compute the bases by linear algebra, and train them if the recipe says so."""
     bases = compute_projections(recipe, layout, moments)
     if not recipe.trains:
         return bases
@@ -185,7 +187,7 @@ def find_projections(
 
 def _carried_out(recipe: Recipe, calibrated: Mapping[str, Any]) -> Recipe:
     done = {name: calibrated[name] for name in ("calibration", "samples", "sequence_length")}
-    done["bos"] = calibrated.get("bos", False)  # an older file's sequences began with their text
+    done["bos"] = calibrated.get("bos", False)  # older files: no special tokens
     if Path(done["calibration"]).suffix in FILE_SUFFIXES:
         done["calibration"] = Path(done["calibration"]).name
     return dataclasses.replace(recipe, **done)

@@ -1,4 +1,4 @@
-"""Run the original model in PyTorch: its second moments, and the logits to agree with."""
+"""Reference model in PyTorch: second moments, logits and layer outputs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Progress = Callable[[int, int], None]
 TOKENIZER: Final = "tokenizer.json"
 
 LOADING: Final[dict[str, Any]] = {"local_files_only": True, "trust_remote_code": False}
-"""How transformers may load what is in a folder."""
+"""Options with which transformers loads a folder."""
 
 
 def load_tokenizer(source: ModelSource) -> Any:
@@ -64,7 +64,7 @@ def load_tokenizer(source: ModelSource) -> Any:
 
 
 def write_tokenizer(source: ModelSource, folder: Path) -> None:
-    """Make tokenizer.json where the model has the tokenizer in another form alone.
+    """Write tokenizer.json if the model has its tokenizer only in another form.
 
     Raises:
         ResqError: As for `load_tokenizer`.
@@ -74,10 +74,10 @@ def write_tokenizer(source: ModelSource, folder: Path) -> None:
 
 
 def text_opening(tokenizer: Any, source: ModelSource, bos: bool | None) -> tuple[int, ...]:
-    """Special tokens with which a text begins, by a Hugging Face tokenizer.
+    """Special tokens with which a Hugging Face tokenizer begins a text.
 
     Raises:
-        ResqError: BOS is asked for and the tokenizer has none.
+        ResqError: BOS is requested and the tokenizer has none.
     """
 
     def encode(text: str, special: bool) -> list[int]:
@@ -154,7 +154,7 @@ class Reference:
         """Special tokens with which a text begins; `bos` as for a recipe.
 
         Raises:
-            ResqError: BOS is asked for and the tokenizer has none.
+            ResqError: BOS is requested and the tokenizer has none.
         """
         return text_opening(self.tokenizer, self._source, bos)
 
@@ -177,7 +177,7 @@ class Reference:
 
         def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
             hidden = output[0] if isinstance(output, tuple) else output
-            stream.append(hidden.float().numpy().copy())  # the model may go on in place
+            stream.append(hidden.float().numpy().copy())  # the model may modify it in place
 
         family = self._source.layout.family
         layers = [family.layer.format(layer) for layer in range(self._source.layout.num_layers)]

@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Progress = Callable[[int, int], None]
-"""Called with the number of sequences done and the number of all."""
+"""Called with the number of finished sequences and their total."""
 
 BLOCK: Final = 256
 """Columns multiplied at a time. A second moment is symmetric, so only its blocks on and above the
-diagonal are computed; 192 to 288 were fastest, 1.7 times as fast as the whole of 1536 columns."""
+diagonal are computed; 192 to 288 were fastest: 1.7 times as fast as multiplying all of 1536 columns
+at once."""
 
 
 def collect_moments(
@@ -36,7 +37,7 @@ def collect_moments(
     progress: Progress | None = None,
     batch_size: int = 8,
 ) -> Moments:
-    """Run a model over token sequences and sum up its activations' second moments.
+    """Run a model on token sequences and accumulate its activations' second moments.
 
     The head is not run: no site needs the logits. Only one batch of activations is held.
 
@@ -48,7 +49,7 @@ def collect_moments(
         batch_size: Sequences run at a time.
 
     Raises:
-        ResqError: A weight or an activation is infinite or not a number.
+        ResqError: A weight or an activation is infinite or NaN.
     """
     from transformers.cache_utils import DynamicCache
 
@@ -58,7 +59,7 @@ def collect_moments(
     with torch.inference_mode(), _recording(model, layout, moments):
         for start in range(0, len(sequences), batch_size):
             batch = torch.from_numpy(sequences[start : start + batch_size]).to(model.device)
-            # A cache of the model's own making would forget what leaves a sliding window.
+            # The model's default cache would drop tokens that leave a sliding window.
             cache: Any = DynamicCache()
             decoder(input_ids=batch, past_key_values=cache, use_cache=True)
             for layer in range(layout.num_layers):
@@ -77,7 +78,7 @@ def collect_moments(
 
 
 def check_weights(model: torch.nn.Module) -> None:
-    """Refuse a model in which a weight is infinite or not a number.
+    """Reject a model with a weight that is infinite or NaN.
 
     Raises:
         ResqError: Names the first such tensor; its name holds layer and module.
@@ -93,7 +94,7 @@ def check_weights(model: torch.nn.Module) -> None:
 
 @contextmanager
 def _recording(model: torch.nn.Module, layout: ModelLayout, moments: Moments) -> Iterator[None]:
-    """Add the inputs of the norms, of o_proj and of down_proj to `moments` meanwhile."""
+    """Add the inputs of the norms, o_proj and down_proj to `moments` inside the context."""
     with ExitStack() as hooks:
         for layer in range(layout.num_layers):
             for role, total, is_norm in (
@@ -113,10 +114,10 @@ def _recording(model: torch.nn.Module, layout: ModelLayout, moments: Moments) ->
 def _hook(
     total: NDArray[np.float64], norms: ModelLayout | None, where: str
 ) -> Callable[[torch.nn.Module, tuple[torch.Tensor, ...]], None]:
-    """A forward pre-hook that adds its module's input; that of a norm as its readers see it.
+    """A forward pre-hook that adds its module's input, or a norm's output for its readers.
 
-    That is after the norm's division, if `norms` is given, and with its gain where they are rounded
-    behind it.
+    If `norms` is given, the input is divided as the norm divides it, and multiplied by the gain if
+    the file rounds after the gain.
     """
 
     def record(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -131,23 +132,23 @@ def _hook(
 
 
 def gain_of(norm: torch.nn.Module, layout: ModelLayout) -> torch.Tensor:
-    """What a norm multiplies with, (D,)."""
+    """The gain of a norm, (D,)."""
     gain = cast(torch.Tensor, norm.weight)
     return 1.0 + gain if layout.family.offset_gains else gain
 
 
 def _add(total: NDArray[np.float64], rows: torch.Tensor, where: str) -> None:
-    """Add rowsᵀ · rows to `total`: its diagonal blocks, and what lies above them.
+    """Add rowsᵀ · rows to `total`: only the blocks on and above the diagonal.
 
     Args:
         total: (..., features, features).
         rows: (..., tokens, features).
-        where: What the rows are, for the message of a refusal.
+        where: Description of the rows, for error messages.
     """
     sums, rows = torch.from_numpy(total), _widen(rows)
     for block in _blocks(rows.shape[-1]):
         products = rows[..., block].mT @ rows[..., block.start :]
-        # A column that holds such an element has such a sum of squares.
+        # A column with such an element has an infinite or NaN sum of squares.
         if not torch.isfinite(products.diagonal(dim1=-2, dim2=-1)).all():
             raise ResqError(
                 f"{where} is infinite or not a number on the calibration text; load the model "
@@ -157,7 +158,7 @@ def _add(total: NDArray[np.float64], rows: torch.Tensor, where: str) -> None:
 
 
 def _complete(moments: Moments) -> None:
-    """Copy what lies above the diagonal blocks to below them."""
+    """Copy the blocks above the diagonal to below it."""
     for site in SITES:
         total: NDArray[np.float64] = getattr(moments, site)
         for block in _blocks(total.shape[-1]):

@@ -1,4 +1,4 @@
-"""Texts to calibrate and to measure on: where they come from."""
+"""Load texts for calibration and evaluation: files, data sets, or Python's documentation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from resq_onnx.errors import ResqError, blaming, first_line
 from resq_onnx.files.contents import read_text
 
 PYTHON_DOCS: Final = "python-docs"
-"""The text that needs neither a file nor a network: Python's language reference."""
+"""A text that needs neither a file nor a network: Python's language reference."""
 
 DATASETS: Final = {"wikitext": ("Salesforce/wikitext", "wikitext-2-raw-v1")}
 """Short names of data sets that need a configuration: their repository and configuration."""
@@ -23,22 +23,22 @@ TABLES: Final = (".csv", ".parquet")
 """Files that `datasets` reads."""
 
 FILE_SUFFIXES: Final = (".txt", ".jsonl", ".json", *TABLES)
-"""Of a text that is a file, and no name of a data set."""
+"""Suffixes that mark a file, not the name of a data set."""
 
 MOST_BYTES: Final = 1 << 34
-"""Of a file of texts."""
+"""Largest size of a file of texts."""
 
 KINDS: Final = f"a {', '.join(FILE_SUFFIXES[:-1])} or {FILE_SUFFIXES[-1]} file"
 
 Messages = Sequence[Mapping[str, Any]]
 ChatTemplate = Callable[[Messages], str]
-"""Writes messages as the text that a model was trained on."""
+"""Renders messages as the text that a model was trained on."""
 
 
 def load_text(
     spec: str, what: str = "calibration text", chat: ChatTemplate | None = None
 ) -> list[str]:
-    """Read the documents of a text, always in the same order.
+    """Read the documents of a text, in a fixed order.
 
     Args:
         spec: A .txt file (one document); a .jsonl, .json, .csv or .parquet file (one document a
@@ -46,8 +46,8 @@ def load_text(
             `python-docs` (the language reference that comes with Python); or the name of a data
             set on the Hugging Face hub, `owner/name` or one of `DATASETS`, where
             `owner/name:configuration` chooses a configuration.
-        what: What the text is for, in messages.
-        chat: The model's chat template; None where texts alone will do.
+        what: The purpose of the text, for messages.
+        chat: The model's chat template; None if only plain texts are allowed.
 
     Raises:
         ResqError: The file or data set cannot be read, or has no text.
@@ -73,7 +73,7 @@ def load_text(
 
 
 def _names_dataset(spec: str) -> bool:
-    """Whether what is no file can be a data set: `owner/name`, or one of `DATASETS`."""
+    """Whether a spec that is not a file can be a data set: `owner/name`, or one of `DATASETS`."""
     name = spec.partition(":")[0]
     owner, _, rest = name.partition("/")
     is_path = Path(name).suffix in FILE_SUFFIXES or owner in ("", ".", "..", "~") or "/" in rest
@@ -81,7 +81,7 @@ def _names_dataset(spec: str) -> bool:
 
 
 def _documents(rows: Iterable[tuple[str, Any]], spec: str, chat: ChatTemplate | None) -> list[str]:
-    """The text of each row; a row comes with what to call it in messages."""
+    """The text of each row; each row comes with its name for messages."""
     documents = []
     for where, row in rows:
         is_record = isinstance(row, dict)
@@ -112,7 +112,7 @@ def _read_file(path: Path) -> str:
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    # Not splitlines(): JSON strings may hold U+2028, which is no end of a line here.
+    # Not splitlines(): JSON strings may hold U+2028, which does not end a line here.
     for number, line in enumerate(_read_file(path).split("\n"), start=1):
         if line.strip():
             where = f"{path}, line {number}"

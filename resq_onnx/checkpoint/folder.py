@@ -1,4 +1,4 @@
-"""Which files of a model's folder are the model's, and where their links may lead."""
+"""Files of a model directory: names that are read or copied, and checks of their links."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ COMPANION_FILES: Final = (
 """Files of a model directory that belong beside the exported model."""
 
 WEIGHTS: Final = ("model.safetensors", "model.safetensors.index.json")
-"""Names by which a folder's weights are found, whatever other .safetensors files are there."""
+"""File names under which a folder's weights are found, even beside other .safetensors files."""
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse pipes in the place of files, and links by which another place's files get into ours.
+    """Reject pipes in place of files, and links that would copy files from elsewhere.
 
-    What is copied must be the folder's own, or its Hugging Face cache's. Weights are not copied: a
-    link to them may lead anywhere.
+    Copied files must belong to the folder or its Hugging Face cache. Weights are not copied, so
+    links to them may lead anywhere.
 
     Raises:
         ResqError: Names the file.
@@ -48,7 +48,7 @@ def check_folder(folder: Path) -> None:
 
 
 def files_of(model: str | Path) -> list[Path]:
-    """The files that a model is read from, and the names under which it would look for others.
+    """The files that a model is read from, including optional ones that are missing.
 
     Args:
         model: A model directory or a .gguf file, which may be missing.

@@ -1,4 +1,4 @@
-"""A .gguf file as a Hugging Face model directory, dequantised to float32."""
+"""Convert a .gguf file to a Hugging Face model directory, dequantised to float32."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from resq_onnx.errors import blaming
 
 TEXT: Final = 8
 SCALARS: Final = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-"""Types of metadata, by the number that stands for them: text, and the bytes of the others."""
+"""Metadata types by their number in the file: text, and the sizes in bytes of the others."""
 
 LONGEST_TEXT: Final = 1 << 16
-"""Bytes of a text that is read: what says how long it is may be damaged."""
+"""Largest text to read, in bytes: the length field may be damaged."""
 
 
 def unpack_gguf(file: Path, folder: Path) -> None:
@@ -56,7 +56,7 @@ def unpack_gguf(file: Path, folder: Path) -> None:
 
 
 def _write_licence(file: Path, folder: Path) -> None:
-    """What the file says of the model's licence, where a directory says it: in README.md."""
+    """Write the licence in the file's metadata to README.md, as in a model directory."""
     import yaml
 
     said = leading_texts(file)
@@ -69,11 +69,11 @@ def _write_licence(file: Path, folder: Path) -> None:
 def leading_texts(file: Path) -> dict[str, str]:
     """The texts among a file's metadata, up to the first list: name, licence and the like.
 
-    The gguf package would read the lists too; that of the tokens alone takes it seconds.
+    The gguf package would also read the lists; the token list alone takes seconds.
     """
     found: dict[str, str] = {}
     with file.open("rb") as stream:
-        stream.seek(16)  # behind "GGUF", the version, and the number of tensors
+        stream.seek(16)  # after "GGUF", the version, and the number of tensors
         try:
             (count,) = struct.unpack("<Q", stream.read(8))
             for _ in range(count):
@@ -86,7 +86,7 @@ def leading_texts(file: Path) -> dict[str, str]:
                 else:
                     break
         except (struct.error, ValueError):
-            pass  # a damaged file is refused by who reads its weights
+            pass  # reading the weights rejects a damaged file
     return found
 
 

@@ -1,4 +1,4 @@
-"""Models on the Hugging Face hub, by their names there: fetched once, and kept in its cache."""
+"""Download models from the Hugging Face hub by name, into its cache."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ NAME: Final = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 """Owner and name of a model."""
 
 ADDRESS: Final = re.compile(rf"(?:hf:|https?:/+(?:www\.)?huggingface\.co)/+({NAME.pattern})/*")
-"""The same as an address. A path in between may have made one slash of two."""
+"""The same as a URL. `Path` may have collapsed two slashes into one."""
 
 OTHER_ADDRESS: Final = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 
 FILES: Final = (".gguf", ".onnx", ".safetensors", ".json", ".txt")
-"""Ends of what is the name of a file, and not of a model."""
+"""Suffixes that mark the name of a file, not of a model."""
 
 PATTERNS: Final = (
     *("*.json", "*.safetensors", "tokenizer.model", "merges.txt", "*.jinja"),
     *("README.md", "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*"),
 )
-"""What is fetched: weights, tokenizer, configuration and licence; nothing that can run."""
+"""Files to download: weights, tokenizer, configuration and licence; no executable code."""
 
 PATIENCE: Final = 10.0
 """Seconds to wait for the hub's first answer."""
 
 
 def hub_name(path: str | Path) -> str | None:
-    """The name on the hub that is meant by what is no path here; None if it can be none.
+    """The name on the hub for a path that does not exist here; None if it is not a valid name.
 
     Raises:
-        ResqError: It is the address of something else.
+        ResqError: It is a URL of something else.
     """
     text = str(path)
     if Path(path).exists():
@@ -50,7 +50,7 @@ def hub_name(path: str | Path) -> str | None:
 
 
 def fetch_model(name: str) -> Path:
-    """The folder of a model, from the hub or from what was fetched of it before.
+    """The folder of a model, downloaded from the hub or already in its cache.
 
     Raises:
         ResqError: There is no such model, or the hub cannot be reached.

@@ -1,4 +1,4 @@
-"""The licence of a model, as the model's own files state it."""
+"""Licence of a model, as stated in its config.json or README.md, and its licence files."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any, Final
 from resq_onnx.files import Staging, copy_file
 
 KEYS: Final = ("license", "license_name", "license_link")
-"""As Hugging Face's model cards name them; the last two go with `license: other`."""
+"""Field names in Hugging Face's model cards; the last two go with `license: other`."""
 
 FILES: Final = re.compile(r"(licen[cs]e|notice|use_policy)(\.(md|txt))?", re.IGNORECASE)
-"""Names of files whose text most licences want to be passed on."""
+"""Names of files that most licences require to be passed on."""
 
 MOST_BYTES: Final = 1 << 16
-"""Of a README.md that are looked at: what stands before its text is a few lines."""
+"""Number of bytes of a README.md to search: its front matter has only a few lines."""
 
 
 def stated_licence(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """What config.json or, failing that, the front matter of README.md says of the licence.
+    """The licence stated in config.json or, failing that, in the front matter of README.md.
 
     Returns:
-        Those of `KEYS` that are there, `license` among them; empty if neither file states it.
+        The `KEYS` that are present, including `license`; empty if neither file states a licence.
     """
     for said in (config, front_matter(folder / "README.md")):
         found = {key: _text(said[key]) for key in KEYS if said.get(key)}
@@ -33,7 +33,7 @@ def stated_licence(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def copy_licence_files(folder: Path, staging: Staging, warn: Callable[[str], None]) -> None:
-    """Copy a model's licence and notices, unless that would replace somebody's own."""
+    """Copy a model's licence and notices, unless that would overwrite another licence."""
     for file in sorted(folder.iterdir()):
         if not file.is_file() or not FILES.fullmatch(file.name):
             continue
@@ -45,7 +45,7 @@ def copy_licence_files(folder: Path, staging: Staging, warn: Callable[[str], Non
 
 
 def licence_in_words(stated: Mapping[str, str]) -> str:
-    """One phrase for people; `not stated` where nothing is known."""
+    """A readable phrase; `not stated` if nothing is known."""
     name = stated.get("license_name") or stated.get("license") or "not stated"
     link = stated.get("license_link")
     return f"{name} ({link})" if link else name

@@ -1,4 +1,4 @@
-"""Keeps other libraries from writing over this program's own progress display."""
+"""Silence torch and transformers, which would write over our progress display."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ NOISY_LOGGERS: Final = ("torch.onnx", "torch.onnx._internal", "transformers", "t
 def quiet_libraries() -> Iterator[None]:
     """Silence warnings, log lines and progress bars of torch and transformers.
 
-    What they would say is either about their own internals or repeated by our own checks;
-    errors still arrive as exceptions.
+    Their messages are either about their own internals or repeated by our own checks; errors still
+    arrive as exceptions.
     """
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     levels = {name: logging.getLogger(name).level for name in NOISY_LOGGERS}

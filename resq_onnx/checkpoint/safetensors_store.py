@@ -1,4 +1,4 @@
-"""Reads the tensors of a folder of .safetensors files without loading them."""
+"""Read the tensors of a folder of .safetensors files without loading them."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ MAX_HEADER_BYTES: Final = 100_000_000
 """The limit the safetensors format itself sets on its header."""
 
 AGAIN: Final = "download it again"
-"""What to do with a damaged file."""
+"""Remedy for a damaged file."""
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where one tensor's bytes are."""
+    """Location, type and shape of one tensor in a file."""
 
     name: str
     file: Path
@@ -49,8 +49,9 @@ class StoredTensor:
     def external(self) -> ir.ExternalTensor:
         """The tensor as the ONNX graph points to it: a range of bytes of the file.
 
-        A whole path, and no folder in which onnx_ir would want it to be: the user has named the
-        model, and its files may be links, as in a Hugging Face cache, or have several names.
+        It has an absolute path and no base folder, in which onnx_ir would require the file to be:
+        the user has chosen the model, whose files may be links, as in a Hugging Face cache, or have
+        several names.
         """
         return ir.ExternalTensor(
             self.file.resolve(),
@@ -78,7 +79,7 @@ class SafetensorsStore:
 
         Args:
             folder: Where the files are.
-            stored_prefix: The beginning of some names, and what files may have instead of it.
+            stored_prefix: A prefix of some names, and the one that files may have instead.
 
         Raises:
             ResqError: There is no .safetensors file, one is damaged or truncated, or a
@@ -107,7 +108,7 @@ class SafetensorsStore:
         return iter(self._tensors.values())
 
     def check_finite(self) -> None:
-        """Refuse weights that hold NaN or infinity, which would spread to every output.
+        """Reject weights with NaN or infinity, which would spread to every output.
 
         Raises:
             ResqError: Names the first such tensor and its file.
@@ -127,7 +128,7 @@ def _weight_files(folder: Path) -> list[Path]:
     # Others beside the usual one may be anything, such as projections.
     files = [usual] if usual.exists() else sorted(folder.glob("*.safetensors"))
     for file in files:
-        if not file.is_file():  # a pipe would be waited for without end
+        if not file.is_file():  # reading a pipe would block forever
             raise ResqError(
                 f"{file}: not a complete .safetensors file: not a regular file; {AGAIN}"
             )
@@ -192,7 +193,7 @@ def _read_header(file: Path) -> Iterator[StoredTensor]:
 
 
 def _entry(entry: Any) -> tuple[str, tuple[int, ...], int, int]:
-    """Type, shape, begin and end of one tensor of a header; raises whatever it raises."""
+    """Type, shape, begin and end of one tensor of a header; any exception means damage."""
     begin, end = (operator.index(place) for place in entry["data_offsets"])
     shape = tuple(operator.index(dim) for dim in entry["shape"])
     if min(begin, end - begin, *shape) < 0:

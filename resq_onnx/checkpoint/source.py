@@ -1,4 +1,4 @@
-"""Opens what the user calls a model: a Hugging Face directory, or a .gguf file."""
+"""Open the original model: a Hugging Face directory, a .gguf file, or a name on the hub."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from resq_onnx.files import copy_file, reading
 from resq_onnx.files.contents import read_json
 
 ADAPTER: Final = "adapter_config.json"
-"""What PEFT calls the file that says to which model an adapter belongs."""
+"""PEFT's name for the file that names an adapter's base model."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ModelSource:
 
     Attributes:
         folder: Where the files are; a temporary folder for a .gguf file.
-        name: What the user gave, for messages and reports.
+        name: The path or name that the user gave, for messages and reports.
     """
 
     folder: Path
@@ -60,7 +60,7 @@ class ModelSource:
 
     @cached_property
     def licence(self) -> dict[str, str]:
-        """What config.json or README.md says of the licence; empty if neither says anything."""
+        """The licence stated in config.json or README.md; empty if neither states one."""
         return stated_licence(self.folder, self.config)
 
     @cached_property
@@ -88,10 +88,10 @@ class ModelSource:
         return digest.hexdigest()
 
     def check_shapes(self) -> None:
-        """Refuse a config.json that asks for other weights than there are, of which none is read.
+        """Reject a config.json that does not match the weights' shapes; no weights are read.
 
         Raises:
-            ResqError: A weight is missing, or has another shape than config.json asks for.
+            ResqError: A weight is missing, or does not have the shape that config.json requires.
         """
         for name, shape in _expected_shapes(self.layout):
             stored = self.weights[name]
@@ -102,19 +102,21 @@ class ModelSource:
                 )
 
     def check(self, warn: Callable[[str], None] = warnings.warn) -> None:
-        """Refuse early what cannot be exported.
+        """Reject early a model that cannot be exported.
 
         Args:
-            warn: Receives one line if the folder holds more than the model.
+            warn: Receives one line if the folder also contains an adapter.
 
         Raises:
-            ResqError: Unsupported architecture, damaged files, a weight that is missing or has
-                another shape than config.json asks for, or weights that are not finite.
+            ResqError: Unsupported architecture, damaged files, a weight that is missing or does not
+                have the shape that config.json requires, or weights that are not finite.
         """
         self.check_shapes()
         self.weights.check_finite()
         for name in COMPANION_FILES:
-            if name.endswith(".json") and name != "tokenizer.json":  # its own library reads that
+            if (
+                name.endswith(".json") and name != "tokenizer.json"
+            ):  # its own library reads that file
                 shown = f"{self.name}: {name}"
                 read_json(self.folder / name, "download it again", optional=True, shown=shown)
         if (self.folder / ADAPTER).exists():
@@ -167,10 +169,10 @@ def _expected_shapes(layout: ModelLayout) -> Iterator[tuple[str, tuple[int, ...]
 def open_model(path: str | Path) -> Iterator[ModelSource]:
     """Open a model directory or a .gguf file for as long as the context lasts.
 
-    What is neither may be a model's name on the Hugging Face hub: it is then fetched from there.
+    Any other path may be a model's name on the Hugging Face hub, which is then downloaded.
 
     Raises:
-        ResqError: There is no such model, or its files cannot be read.
+        ResqError: The model does not exist, or its files cannot be read.
     """
     path = Path(path)
     if path.is_dir():

@@ -1,4 +1,4 @@
-"""The command line: its commands, one file each, and what becomes of their errors.
+"""Command line: one file per command, and the conversion of errors into messages and exit codes.
 
 Nothing heavy is imported before a command runs.
 """
@@ -37,20 +37,20 @@ EXTRAS: Final = {
     "serve": ("starlette", "uvicorn"),
     "harness": ("lm_eval",),
 }
-"""Packages by the extra that brings them; the extra `export` brings all others."""
+"""Packages by the extra that installs them; the extra `export` installs all others."""
 
-INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
+INTERRUPTED = 130  # the exit status that shells report after Ctrl-C
 
 
 class _Commands(click.Group):
-    """Turns exceptions into one line and an exit code."""
+    """Converts exceptions into one line and an exit code."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         given = kwargs.pop("args", None) or (args[0] if args else None) or sys.argv[1:]
         words = [word for word in given if word != "--verbose"]  # anywhere on the line
         verbose = len(words) < len(given)
         signal.signal(signal.SIGTERM, _interrupt)
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup asks for
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as requested by nohup
             signal.signal(signal.SIGHUP, _interrupt)  # the terminal is gone
         for stream in (sys.stdout, sys.stderr):  # the name of a file need not be UTF-8
             if isinstance(stream, io.TextIOWrapper):
@@ -73,7 +73,7 @@ class _Commands(click.Group):
 
 
 def _of_this_machine(error: Exception) -> str | None:
-    """What to do about an error that is neither an input's nor a defect: something is not there."""
+    """Remedy for an error of the environment, which is neither a bad input nor a defect."""
     match error:
         case ModuleNotFoundError(name=str(module)) if module.partition(".")[0] != PACKAGE:
             package = module.partition(".")[0]
@@ -94,7 +94,9 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 def _fail(message: str, verbose: bool) -> None:
     if verbose:
         traceback.print_exc()
-    line = " ".join(part.strip() for part in message.splitlines())  # some libraries' have several
+    line = " ".join(
+        part.strip() for part in message.splitlines()
+    )  # messages of some libraries have several lines
     line = line.encode(errors="backslashreplace").decode()  # a name need not be UTF-8
     print_line(f"Error: {line}", to=log, style="red")
     sys.exit(1)

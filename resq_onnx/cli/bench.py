@@ -28,7 +28,7 @@ from resq_onnx.cli.options import quiet_option, session_options
 @click.option(
     "--no-spinning",
     is_flag=True,
-    help="Let waiting threads sleep, as is better where others need the cores.",
+    help="Let waiting threads sleep, which is better if other programs need the cores.",
 )
 @click.option("--json", "as_json", is_flag=True,
               help="Print JSON, with every turn, instead of a table.")  # fmt: skip
@@ -49,8 +49,8 @@ def bench(
     The models run in turns. Prefill is the time from a prompt of random tokens to the logits after
     its last one; decode the time of greedy steps, one token through the model and the choice of
     the next. Both are medians over the turns, in tokens per second. Peak memory and load time are
-    those of one more run in a process of its own: memory is all that was resident at once, Python
-    and the weights' file included; load time is that of opening the session, without imports. With
+    those of one more run in a process of its own: memory is the peak resident set, including Python
+    and the weights' file; load time is the time to open the session, without imports. With
     --provider cuda all files run on the GPU, whose memory is not measured.
     """
     from resq_onnx.cli.printing import print_benchmark

@@ -1,4 +1,4 @@
-"""Where the commands print, and how a long one shows its progress."""
+"""Console output of the commands: results, and progress bars of long ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = Console(stderr=True)
 
 
 def print_line(text: str, *, to: Console = out, end: str = "\n", style: str | None = None) -> None:
-    """Print as it is: lines stay whole, for copying, and brackets in a path are no markup."""
+    """Print text verbatim: lines are not wrapped, for copying, and brackets are not markup."""
     to.print(text, end=end, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -24,7 +24,7 @@ def showing_progress(quiet: bool = False) -> Iterator[Progress]:
     """Show the steps of a long command on stderr: bars on a terminal, lines elsewhere.
 
     Args:
-        quiet: Show warnings alone.
+        quiet: Show only warnings.
     """
     if quiet:
         yield Progress(warn=_warn)

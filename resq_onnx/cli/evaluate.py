@@ -1,4 +1,4 @@
-"""The command evaluate: measure how good models are."""
+"""The command evaluate: measure perplexity and the distance from a reference."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from resq_onnx.cli.options import bos_option, quiet_option, session_options
 @click.option(
     "--stride",
     type=click.IntRange(min=1),
-    help="Tokens from one window to the next; what they share is only context.  "
+    help="Tokens from one window to the next; shared tokens serve only as context.  "
     "[default: the window, no overlap]",
 )
 @bos_option
@@ -68,10 +68,10 @@ def evaluate(
 
     MODEL is a folder that export wrote, the .onnx file in it, or an original model, a Hugging Face
     directory or a .gguf file, which runs in PyTorch in float32. With --reference, KL is the mean
-    divergence of the predictions from the reference's in nats per token, top-1 how often both find
-    the same token likeliest. --per-layer gives the signal-to-noise ratio of the residual stream
-    after every layer: of both models on the same tokens, so the noise of all layers before it is in
-    it.
+    divergence of the predictions from the reference's in nats per token, top-1 is how often both
+    rank the same token first. --per-layer gives the signal-to-noise ratio of the residual stream
+    after every layer: both models read the same tokens, so it includes the noise of all earlier
+    layers.
     """
     from resq_onnx.calibration.corpus import SEPARATOR
     from resq_onnx.calibration.texts import load_text

@@ -1,4 +1,4 @@
-"""What `evaluate` prints: models side by side, and the noise of their layers."""
+"""Output of `evaluate`: a table of models side by side, and the noise of their layers."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from resq_onnx.evaluation.side_by_side import FileEvaluation
 
 NOTHING = "–"
-"""In a table, for a number there is none of."""
+"""Table entry for a missing number."""
 
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What the figures are of.
+    """The conditions under which the figures were measured.
 
     Attributes:
         text: The file that was read.
         reference: The model the others are compared with; None for none.
         windowing: How the text was cut.
-        token_by_token: Whether exported files ran one token a call.
+        token_by_token: Whether exported files ran one token per call.
     """
 
     text: Path
@@ -48,7 +48,7 @@ class EvaluationRequest:
 def print_evaluations(
     out: Console, found: Sequence[FileEvaluation], asked: EvaluationRequest, as_json: bool
 ) -> None:
-    """A row per model, and if measured a second table with a row per layer."""
+    """Print a row per model, and if measured a second table with a row per layer."""
     if as_json:
         print_json(out, _json(found, asked))
         return

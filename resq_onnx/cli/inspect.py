@@ -1,4 +1,4 @@
-"""The command inspect: show what a file holds."""
+"""The command inspect: show the contents of an exported file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from resq_onnx.cli.console import out
 @click.argument("model", metavar="FOLDER", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def inspect(model: Path, as_json: bool) -> None:
-    """Show what is quantised how, sizes, and the cache's bytes per token.
+    """Show how each part is quantised, its size, and the cache's bytes per token.
 
     FOLDER is one that export wrote, or the .onnx file in it.
     """

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the Recipe that they make."""
+"""Command-line options that several commands share, including those of a Recipe."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _together(*options: Decorator) -> Decorator:
 quiet_option = click.option(
     "--quiet", is_flag=True, help="Show no progress: only the result, warnings and errors."
 )
-"""For whoever reads what a long command prints by a program, or in a log."""
+"""For a program or a log that records the output of a long command."""
 
 bos_option = click.option(
     "--bos/--no-bos",
@@ -48,7 +48,7 @@ bos_option = click.option(
     show_default="as the tokenizer does",
     help="Whether texts begin with the BOS token.",
 )
-"""How each sequence of a text begins that a model reads."""
+"""How each sequence begins that a model reads."""
 
 calibration_options = _together(
     click.option("--calibration", default=DEFAULTS.calibration,
@@ -60,7 +60,7 @@ calibration_options = _together(
                  help="Tokens per calibration sequence."),
     bos_option,
 )  # fmt: skip
-"""On what text the activations are measured."""
+"""The text on which the activations are measured."""
 
 basis_options = _together(
     click.option("--method", type=click.Choice(list(METHODS)), default=DEFAULTS.method,
@@ -86,7 +86,7 @@ basis_options = _together(
     click.option("--seed", type=int, default=DEFAULTS.seed,
                  help="Seeds rotations and the choice of calibration sequences."),
 )  # fmt: skip
-"""How the bases are chosen, and what of them has how many bits."""
+"""How the bases are chosen, and how many bits each part has."""
 
 quantising_options = _together(
     click.option(
@@ -112,7 +112,7 @@ quantising_options = _together(
         "--activations",
         type=click.Choice(get_args(Precision)),
         default=DEFAULTS.activations,
-        help="Quantise what linear layers read, or leave it in float: only weights have few bits.",
+        help="Quantise the inputs of linear layers, or only the weights (float).",
     ),
     click.option(
         "--cache",
@@ -136,7 +136,7 @@ quantising_options = _together(
         "--save-rotated, are float32. For --format custom; CPUs have no kernels for bfloat16.",
     ),
 )  # fmt: skip
-"""What is quantised, how, and in which operators it is written."""
+"""What is quantised, how, and with which operators."""
 
 output_options = _together(
     click.option(
@@ -154,15 +154,15 @@ output_options = _together(
     click.option("--dump-passes", type=click.Path(path_type=Path), metavar="DIR",
                  help="Also write the graph after each pass, as text."),
     click.option("--report", is_flag=True,
-                 help="Also write report.html beside the model: a page for people."),
+                 help="Also write report.html, a readable page, beside the model."),
     click.option("--force", is_flag=True,
-                 help="Write the model even if its predictions are of no use."),
+                 help="Write the model even if its predictions are useless."),
 )  # fmt: skip
-"""What is written besides the model."""
+"""Outputs besides the model."""
 
 
 def _threads(_context: click.Context, _option: click.Parameter, threads: int | None) -> int | None:
-    """Refused here, before a model is read for minutes."""
+    """Reject a bad number of threads here, before the model takes minutes to load."""
     from resq_onnx.runtime.session import check_threads
 
     check_threads(threads)
@@ -179,6 +179,6 @@ session_options = _together(
     click.option("--no-kernels", is_flag=True,
                  help="Run the functions in the file instead of the compiled operators."),
     click.option("--provider", type=click.Choice(["cpu", "cuda"]), default="cpu",
-                 help="Where the model runs; cuda is a GPU, and nothing else in its place."),
+                 help="Where the model runs; cuda requires a GPU and never falls back."),
 )  # fmt: skip
-"""The options of everything that runs a model."""
+"""Options of all commands that run a model."""

@@ -1,4 +1,4 @@
-"""What the commands print when they are done."""
+"""Results of the commands, printed as tables or JSON."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def print_summary(out: Console, summary: Summary) -> None:
-    """What an export wrote, how large, how good, and how to run it."""
+    """Print the files that an export wrote, their size, their quality, and how to run them."""
     megabytes, ratio = summary.model_bytes / 1e6, summary.source_bytes / summary.model_bytes
     rotated, decode = summary.parity["float"], summary.parity["decode"]
     rows = {
@@ -40,7 +40,7 @@ def print_summary(out: Console, summary: Summary) -> None:
 
 
 def _how(summary: Summary) -> str:
-    """What `generate` has to be told on a machine like this."""
+    """Options that `generate` needs on a machine like this."""
     return "" if summary.dtype in CPU_DTYPES else " --no-kernels"
 
 
@@ -62,7 +62,7 @@ def print_benchmark(
     machine: Machine,
     as_json: bool,
 ) -> None:
-    """A row per model; the first is what the others are compared with."""
+    """Print a row per model; the others are compared with the first."""
     if as_json:
         models = [_benchmark_row(speed, speeds[0]) for speed in speeds]
         asked = {"workload": dataclasses.asdict(workload), "machine": dataclasses.asdict(machine)}
@@ -111,7 +111,7 @@ def _benchmark_title(workload: Workload, turns: int) -> str:
 
 
 def _benchmark_row(speed: ModelSpeed, first: ModelSpeed) -> dict[str, Any]:
-    """What JSON says of one model: medians, their ratios to the first one's, and all turns."""
+    """JSON record of one model: medians, their ratios to the first model's, and all turns."""
     return {
         "path": str(speed.path),
         "prefill_tokens_per_second": speed.median_prefill,
@@ -125,7 +125,7 @@ def _benchmark_row(speed: ModelSpeed, first: ModelSpeed) -> dict[str, Any]:
 
 
 def print_inspection(out: Console, inspection: Inspection, as_json: bool) -> None:
-    """Sizes, operators, tensors and the cache of one file."""
+    """Print the sizes, operators, tensors and cache of one file."""
     if as_json:
         print_json(out, dataclasses.asdict(inspection))
         return
@@ -149,7 +149,7 @@ def print_inspection(out: Console, inspection: Inspection, as_json: bool) -> Non
 
 
 def _matrix_table(inspection: Inspection) -> Table:
-    """How the columns of every kind of matrix are stored; last, everything else."""
+    """Table of how the columns of each kind of matrix are stored; the last row is the rest."""
     table = Table()
     for column in ("matrix", "count", "columns", "MB"):
         justify: Literal["left", "right"] = "right" if column in ("count", "MB") else "left"
@@ -165,6 +165,6 @@ def _matrix_table(inspection: Inspection) -> Table:
 
 
 def print_json(out: Console, content: Any) -> None:
-    """Print as JSON; what it has no form for, such as a path, as text."""
+    """Print as JSON; values without a JSON form, such as paths, become text."""
     text = json.dumps(content, indent=2, default=lambda value: str(value))
     print_line(text, to=out)

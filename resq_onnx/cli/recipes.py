@@ -1,4 +1,4 @@
-"""The recipe of a command line: what a file says, and over it the options that were given."""
+"""Recipe of a command: the fields of a `--recipe` file, overridden by the options given."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ recipe_option = click.option(
     type=click.Path(path_type=Path),
     callback=_read,
     metavar="FILE",
-    help="Take what is not given here from this file: the resq.json of an export that is to be "
+    help="Take options not given here from this file: the resq.json of an export to be "
     "repeated, or a JSON object of recipe fields.",
 )
 """A file whose recipe is the default of every option."""
@@ -36,17 +36,17 @@ recipe_option = click.option(
 def recipe_for(
     said: RecipeFile, chosen: dict[str, Any], target: str, out: Path, *, calibrates: bool
 ) -> tuple[str, Recipe]:
-    """Target and recipe of a command that quantises, before the imports that take seconds.
+    """Target and recipe of a command that quantises, checked before the slow imports.
 
     Args:
-        said: What the file of `--recipe` says.
+        said: The contents of the file of `--recipe`.
         chosen: The options that are fields of a recipe.
         target: The option of that name.
-        out: What the command writes.
+        out: The file that the command writes.
         calibrates: Whether the command reads the calibration text, if the recipe needs one.
 
     Raises:
-        ResqError: The recipe is invalid, the target cannot have it, or its text is unknown.
+        ResqError: The recipe is invalid, the target does not support it, or its text is unknown.
     """
     if said.target is not None and not _is_given("target"):
         target = said.target
@@ -58,7 +58,7 @@ def recipe_for(
 
 
 def calibration_for(said: RecipeFile, chosen: dict[str, Any], out: Path) -> Recipe:
-    """The same for a command that calibrates, for whichever target.
+    """The same for a command that calibrates, for any target.
 
     Raises:
         ResqError: As for `recipe_for`.
@@ -82,7 +82,7 @@ def _is_given(option: str) -> bool:
 
 @contextmanager
 def _naming(said: RecipeFile) -> Iterator[None]:
-    """Say of a refusal that it may be about what the file says."""
+    """Name the recipe file in an error that its contents may have caused."""
     try:
         yield
     except ResqError as error:
@@ -92,7 +92,7 @@ def _naming(said: RecipeFile) -> Iterator[None]:
 
 
 def _check_text(said: RecipeFile) -> None:
-    """Refuse a text of which only the name is known: another one may be called so here."""
+    """Reject a text known only by name: another file here may have the same name."""
     from resq_onnx.calibration.texts import FILE_SUFFIXES
 
     text = said.fields.get("calibration", "")

@@ -44,8 +44,8 @@ def report(
 
     FOLDER is one that export wrote, or the .onnx file in it.
 
-    It shows sizes, what is stored in how many bits, the recipe, and from the resq.json beside the
-    model where the activations' energy is and how large the error is after each layer.
+    It shows the sizes, the bits of each part and the recipe, and from the resq.json beside the
+    model the distribution of the activations' energy and the error after each layer.
     """
     from resq_onnx.files import find_model
     from resq_onnx.report import FILE_NAME, write_report

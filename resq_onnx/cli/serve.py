@@ -13,7 +13,7 @@ from resq_onnx.errors import ResqError
 
 @click.command(context_settings={"show_default": True})
 @click.argument("model", metavar="FOLDER", type=click.Path(path_type=Path))
-@click.option("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in, all of them.")
+@click.option("--host", default="127.0.0.1", help="0.0.0.0 lets all other machines connect.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, help="0 picks a free one.")
 @click.option("--name", help="What clients call the model.  [default: the folder's name]")
 @click.option("--max-length", type=click.IntRange(min=2), metavar="TOKENS",
@@ -23,7 +23,7 @@ from resq_onnx.errors import ResqError
 @click.option("--max-waiting", type=click.IntRange(min=0), default=16,
               help="Requests that wait for one to end; any more get status 429.")  # fmt: skip
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=600.0,
-              metavar="SECONDS", help="A request may take, waiting included.")  # fmt: skip
+              metavar="SECONDS", help="Time limit of a request, including waiting.")  # fmt: skip
 @session_options
 def serve(
     model: Path,
@@ -41,7 +41,7 @@ def serve(
     """Answer requests as OpenAI's API does, with an exported model.
 
     FOLDER is one that export wrote, or the .onnx file in it. There are POST /v1/chat/completions
-    and /v1/completions, GET /v1/models and /health. Nobody is asked for a key.
+    and /v1/completions, GET /v1/models and /health. No API key is required.
     """
     try:
         from resq_onnx.serving.server import Address, listen, run

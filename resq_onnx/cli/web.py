@@ -21,7 +21,7 @@ from resq_onnx.cli.console import log, print_line
     "target",
     type=click.Path(path_type=Path),
     metavar="SITE",
-    help="Write the page and all it needs into a new folder instead, for a server of your own.",
+    help="Write the page and all it needs into a new folder instead, for your own web server.",
 )
 @click.option(
     "--packages",
@@ -35,8 +35,8 @@ def web(
     """Chat with an exported model in the browser: FOLDER holds it and its tokenizer.
 
     The model runs in the browser itself, by onnxruntime-web; export it with --target web, which
-    suits its kernels. The page, the model and all else come from this machine, and
-    nobody but this machine is served. The first time, npm fetches what the page needs.
+    suits its kernels. The page, the model and everything else come from this machine, and only this
+    machine is served. The first time, npm fetches what the page needs.
     """
     from resq_onnx.web import fetch_packages, make_server, make_site, write_site
 
@@ -50,7 +50,7 @@ def web(
         print_line(f"Chat at {address} (Ctrl-C ends it)")
         if open_page:
             threading.Timer(0.2, webbrowser.open, [address]).start()
-        # A shell starts what runs in its background with SIGINT ignored.
+        # A shell starts background jobs with SIGINT ignored.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             server.serve_forever()

@@ -1,4 +1,4 @@
-"""What is particular to the attention of one layer, read from a config.json."""
+"""Attention settings of each layer, read from config.json: window and RoPE frequencies."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class LayerAttention:
 
     Attributes:
         window: Slots a query sees, counting its own; -1 for all.
-        frequencies: The buffer of the family's rotary module that holds RoPE's frequencies; None
-            if queries and keys are not turned.
+        frequencies: The buffer of the family's rotary module that holds RoPE's frequencies; None if
+            queries and keys are not rotated.
     """
 
     window: int = -1
@@ -35,12 +35,12 @@ def attention_of_layers(
     Args:
         config: The parsed config.json, with the family's defaults filled in.
         family: Its family.
-        layers: How many there are.
-        max_positions: A window of as many slots hides nothing.
-        where: The model's path, for the message of a refusal.
+        layers: Number of layers.
+        max_positions: The model's positions; a window of this size hides nothing.
+        where: The model's path, for error messages.
 
     Raises:
-        ResqError: An entry is not understood, or asks for what is not supported.
+        ResqError: An entry is invalid or not supported.
     """
     window = _window(config, family, where)
     windowed = _windowed_layers(config, family, layers, where) if window else [False] * layers

@@ -1,4 +1,4 @@
-"""The sizes of one model together with the names of its family."""
+"""ModelLayout: the sizes of one model, read from config.json, and its family's module names."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from resq_onnx.families.records import FAMILIES, Family
 from resq_onnx.families.rope import check_rope, rotary_dim
 
 MOST_LAYERS: Final = 10_000
-"""Of a model; the deepest so far have a hundredth of that. A record is made for each layer."""
+"""Largest number of layers, because each has a record; the deepest models have a hundredth."""
 
 TOKENS: Final = ("bos_token_id", "eos_token_id", "pad_token_id")
-"""Entries that name tokens by their numbers."""
+"""Entries that hold token ids."""
 
 Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
 class ModelLayout:
-    """What the passes need to know of a model: sizes, and where each module is.
+    """Sizes and module names of a model, as the passes need them.
 
     Attributes:
         num_heads: Query heads, H.
@@ -30,11 +30,11 @@ class ModelLayout:
         head_dim: Size of a head, d.
         norm_epsilon: Added to the mean square inside every RMSNorm.
         tied: Whether lm_head shares the embedding's weight.
-        attention: By layer, what is particular to its attention; layers past the end have nothing.
-        rotary_dim: Leading coefficients of a head that RoPE turns; None for all of them.
+        attention: Attention settings by layer; layers past the end have the defaults.
+        rotary_dim: Number of leading coefficients of a head that RoPE rotates; None for all.
         query_scalar: Its square root divides the attention's scores; None for the head size.
-        softcap: A score s becomes softcap · tanh(s / softcap); None if it stays.
-        activation: Of the MLP's gate, as GatedHadamard names it.
+        softcap: A score s becomes softcap · tanh(s / softcap); None for no cap.
+        activation: Activation of the MLP's gate, by its name in GatedHadamard.
     """
 
     family: Family
@@ -64,12 +64,12 @@ class ModelLayout:
         return f"{self.family.layer.format(layer)}.{getattr(self.family, role)}"
 
     def attention_of(self, layer: int) -> LayerAttention:
-        """What is particular to the attention of a layer."""
+        """Attention settings of a layer."""
         return self.attention[layer] if layer < len(self.attention) else LayerAttention()
 
     @property
     def scale(self) -> float:
-        """What a query's product with a key is multiplied with."""
+        """The factor for the product of a query and a key."""
         return float((self.query_scalar or self.head_dim) ** -0.5)
 
     @property
@@ -80,12 +80,12 @@ class ModelLayout:
 
     @property
     def turns_inputs(self) -> bool:
-        """Whether the basis U_A lies behind the gains of the norms that layers read.
+        """Whether the basis U_A applies after the gains of the norms that layers read.
 
-        Otherwise it is that of the residual stream, and the gains are fused into the layers. Where
-        norms stand between the layers and the stream, these gains cannot be: some channels of the
-        stream are then hundreds of times as large as others, the gains take that back, and what
-        is rounded on the stream's side of them is multiplied with them.
+        Otherwise it is that of the residual stream, and the gains are fused into the layers. This
+        is not possible if there are also norms between the layers and the stream: some channels of
+        the stream are then hundreds of times as large as others, and the gains compensate for that.
+        Rounding before the gains would multiply the rounding errors by them.
         """
         return bool(self.post_norms)
 
@@ -100,11 +100,11 @@ def layout_of(config: Mapping[str, Any], where: str) -> ModelLayout:
 
     Args:
         config: The parsed config.json.
-        where: The model's path, for the message of a refusal.
+        where: The model's path, for error messages.
 
     Raises:
-        ResqError: The architecture, activation or RoPE scaling is not supported, or an
-            entry is missing, inconsistent or of another kind.
+        ResqError: The architecture, activation or RoPE scaling is not supported, or an entry is
+            missing, inconsistent or of the wrong type.
     """
     with blaming(f"{where}: config.json", "is not understood", "download it again"):
         return _layout_of(config, where)
@@ -160,7 +160,7 @@ def _positive(
     where: str,
     default: Number | None = None,
 ) -> Number:
-    """A number of config.json above 0; null counts as left out where there is a default."""
+    """A number of config.json above 0; null counts as omitted if there is a default."""
     if name not in config and default is None:
         raise ResqError(f"{where}: config.json has no {name}")
     value = config.get(name)
@@ -172,11 +172,11 @@ def _positive(
 
 
 def _text_config(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
-    """What a config.json says of the language model, with the family's defaults filled in."""
+    """The language model's entries of a config.json, with the family's defaults filled in."""
     section = config.get(family.text_section) if family.text_section else None
     if not isinstance(section, Mapping):
         return {**family.defaults, **config}
-    tied = "tie_word_embeddings"  # said at the top, or, by older versions, in the section
+    tied = "tie_word_embeddings"  # given at the top level, or by older versions in the section
     said = {tied: bool(config.get(tied)) or bool(section.get(tied))}
     return {**family.defaults, **config, **section, **said}
 

@@ -1,4 +1,4 @@
-"""One record per model family. To add a family, add a record and a tiny model to the tests."""
+"""Records of the supported model families. To add one, add a record and a tiny test model."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 LayerRule = Callable[[Mapping[str, Any], int], bool]
-"""Whether something holds for a layer, by what config.json says."""
+"""A predicate of a layer, given config.json."""
 
 
 def every_layer(config: Mapping[str, Any], layer: int) -> bool:
-    """Every layer alike."""
+    """All layers."""
     del config, layer
     return True
 
@@ -44,36 +44,37 @@ class Family:
     Names under a layer are relative to `layer` with its number filled in.
 
     Attributes:
-        name: What the user calls it.
+        name: The name shown to users.
         architecture: The class name in `architectures` of config.json.
         query_norm: RMSNorm of each head of the queries before RoPE; None if there is none.
         key_norm: The same for keys.
         attention_post_norm: RMSNorm between o_proj and the residual addition, if there is one.
-        mlp_post_norm: The same behind down_proj.
+        mlp_post_norm: The same after down_proj.
         offset_gains: Whether a checkpoint holds g - 1 instead of the gain g of a norm.
         activation_key: The entry that names the activation of the MLP's gate.
-        activations: What it may be, and the name of this activation in GatedHadamard.
+        activations: Supported values of that entry, and their names in GatedHadamard.
         softcap_key: The entry that names the cap of attention scores, if there may be one.
         query_scalar_key: The entry whose square root divides the scores, if not the head size.
-        must_be_off: Entries that must be false, null or left out.
+        must_be_off: Entries that must be false, null or omitted.
         traced_attention: The implementation that transformers can trace with.
-        auto_class: What in transformers opens a model of the family.
-        text_section: The entry of config.json that holds what is said of the language model, where
-            it is part of a larger model; older files say it at the top.
-        stored_prefix: The beginning of the modules' names, and what a checkpoint may have instead.
-        other_parts: The beginnings of a checkpoint's names that are not the language model's.
+        auto_class: The class of transformers that opens a model of the family.
+        text_section: The section of config.json for the language model, if it is part of a larger
+            model; older files have its entries at the top level.
+        stored_prefix: The prefix of the modules' names, and the one that a checkpoint may have
+            instead.
+        other_parts: Prefixes of names in a checkpoint that do not belong to the language model.
         rope_types: Values of `rope_type` whose tables this project has checked.
-        defaults: What transformers takes where config.json leaves an entry out.
-        windowed: Layers with a sliding window, where config.json asks for one and does not list
-            them as `layer_types`; None if the family has no windows.
-        lists_layers: Whether `layer_types`, where it is given, says which layers have a window.
+        defaults: Defaults of transformers for entries that config.json omits.
+        windowed: Layers with a sliding window, if config.json sets one and does not list them as
+            `layer_types`; None if the family has no windows.
+        lists_layers: Whether `layer_types`, if given, says which layers have a window.
         frequencies: Buffers of the rotary module with RoPE's frequencies, for layers without and
             with a window.
-        window_switch: The entry that has to be true for windows to count, if there is one.
-        unturned: Layers whose queries and keys RoPE does not turn; None if there are none.
-        partly_rotary: Whether RoPE may turn a share of each head, `partial_rotary_factor`.
-        fused: Linear layers whose rows are those of several roles, one after the other; the names
-            of these roles are then not in the checkpoint.
+        window_switch: The entry that must be true to enable windows, if there is one.
+        unturned: Layers whose queries and keys RoPE does not rotate; None if there are none.
+        partly_rotary: Whether RoPE may rotate only a share of each head, `partial_rotary_factor`.
+        fused: Linear layers that stack the rows of several roles; the names of these roles are then
+            not in the checkpoint.
     """
 
     name: str

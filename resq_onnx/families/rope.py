@@ -1,4 +1,4 @@
-"""What a config.json says of RoPE: its scaling, the numbers that this takes, how much it turns."""
+"""RoPE settings of a config.json: scaling type, its parameters, and the rotated share of a head."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from resq_onnx.errors import ResqError
 from resq_onnx.families.records import Family
 
 CORRECT: Final = "take the original model's config.json"
-"""What to do where an entry is missing."""
+"""Remedy for a missing entry."""
 
 NUMBERS: Final[Mapping[str, tuple[str, ...]]] = {
     "linear": ("factor",),
@@ -18,14 +18,14 @@ NUMBERS: Final[Mapping[str, tuple[str, ...]]] = {
         "original_max_position_embeddings",
     ),
 }
-"""By `rope_type`, the numbers above 0 that its table is computed from."""
+"""The parameters, all above 0, from which the table of each `rope_type` is computed."""
 
 
 def rope_of(config: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    """What a config.json says of RoPE.
+    """The RoPE section of a config.json.
 
     Raises:
-        ResqError: It is no JSON object.
+        ResqError: It is not a JSON object.
     """
     # transformers 5 writes rope_parameters, earlier versions rope_scaling.
     for name in ("rope_parameters", "rope_scaling"):
@@ -39,10 +39,10 @@ def rope_of(config: Mapping[str, Any], where: str) -> Mapping[str, Any]:
 
 
 def check_rope(config: Mapping[str, Any], family: Family, where: str) -> None:
-    """Refuse RoPE whose table is not known, or lacks the numbers to compute it from.
+    """Reject RoPE of an unknown type, or without the parameters that its table needs.
 
     Raises:
-        ResqError: It is so.
+        ResqError: The type is unknown, or a parameter is missing.
     """
     for part in _parts(rope_of(config, where)):
         kind = part.get("rope_type", part.get("type", "default"))
@@ -66,10 +66,10 @@ def check_rope(config: Mapping[str, Any], family: Family, where: str) -> None:
 
 
 def rotary_dim(config: Mapping[str, Any], family: Family, head_dim: int, where: str) -> int | None:
-    """Coefficients of a head that RoPE turns, or None for all.
+    """Number of coefficients of a head that RoPE rotates, or None for all.
 
     Raises:
-        ResqError: The family turns all, or they are no even number.
+        ResqError: The family rotates all of them, or the number is odd.
     """
     name = "partial_rotary_factor"
     factor = rope_of(config, where).get(name, config.get(name, 1.0))

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and checks of files that are read."""
+"""Atomic writing of files, and checks of files that are read."""
 
 from resq_onnx.files.checks import (
     check_is_file,

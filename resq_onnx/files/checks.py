@@ -1,4 +1,4 @@
-"""Checks of files that are read: they are there, they are files, and they are the folder's own."""
+"""Checks of input files: they exist, are regular files, and belong to their folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from resq_onnx.files.staging import finish_publishing, unfinished
 
 
 def check_is_file(path: Path) -> None:
-    """Refuse a model that is not there; one whose publisher was killed is put in place first.
+    """Reject a missing model; first finish publishing one whose export was killed.
 
     Raises:
         ResqError: `path` is not a file.
@@ -25,7 +25,7 @@ def check_is_file(path: Path) -> None:
 
 
 def model_files(folder: Path) -> list[Path]:
-    """The .onnx files of a folder that may be meant by its name: model.onnx alone, or all."""
+    """The .onnx files that a folder's name may stand for: only model.onnx if it exists, or all."""
     for target in unfinished(folder):
         finish_publishing(target)
     usual = folder / "model.onnx"
@@ -33,7 +33,7 @@ def model_files(folder: Path) -> list[Path]:
 
 
 def holds_original(path: Path) -> bool:
-    """Whether a path is a model to export: a .gguf file, or a folder with safetensors' weights."""
+    """Whether a path is a model to export: a .gguf file, or a folder with .safetensors weights."""
     names = ("model.safetensors", "model.safetensors.index.json")
     return path.suffix == ".gguf" or any((path / name).is_file() for name in names)
 
@@ -42,7 +42,7 @@ def find_model(path: Path) -> Path:
     """The exported model that a path names: the file itself, or the one that a folder holds.
 
     Raises:
-        ResqError: There is none, or one among several would have to be chosen.
+        ResqError: There is no model, or several to choose from.
     """
     found = model_files(path) if path.is_dir() else [path]
     if len(found) > 1:
@@ -61,10 +61,10 @@ def find_model(path: Path) -> Path:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Name the file that is read in what goes wrong; a pipe is refused, not waited for.
+    """Name the file in reading errors; reject a pipe instead of waiting for it.
 
     Raises:
-        ResqError: In place of an OSError, or `path` is neither a file nor absent.
+        ResqError: Replaces an OSError; or `path` exists and is not a file.
     """
     if path.exists() and not path.is_file():
         raise ResqError(f"{path}: is not a regular file; put a file there, or remove it")
@@ -88,12 +88,13 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def check_stays_inside(path: Path) -> None:
-    """Refuse a link out of its folder: what it leads to is not the model's.
+    """Reject a link out of its folder: its target does not belong to the model.
 
-    The links of a Hugging Face cache are: `snapshots/REVISION/NAME` leads to `blobs/DIGEST`.
+    Links within a Hugging Face cache are allowed: `snapshots/REVISION/NAME` leads to
+    `blobs/DIGEST`.
 
     Raises:
-        ResqError: It leads elsewhere.
+        ResqError: The link leads elsewhere.
     """
     if not path.is_symlink():
         return

@@ -1,4 +1,4 @@
-"""Read small files that others wrote: whole, checked, and named where they are damaged."""
+"""Read and check small text and JSON files; errors name the file."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import Any, Final, cast
 from resq_onnx.errors import ResqError, blaming
 
 MOST_BYTES: Final = 256_000_000
-"""Of a file that is read at once: several times the largest tokenizer.json there is."""
+"""Largest file to read at once: several times the largest known tokenizer.json."""
 
 
 def read_text(
     path: Path, remedy: str, *, shown: str | Path | None = None, most: int = MOST_BYTES
 ) -> str:
-    """The text of a file, without the mark that some editors put at its beginning.
+    """Read a text file, without the byte order mark that some editors put at its beginning.
 
     Args:
         path: The file.
-        remedy: What to do where it cannot be read.
-        shown: What to call it in messages, if not by its path.
-        most: Bytes that it may have.
+        remedy: What to do if it cannot be read.
+        shown: Its name in messages; None for its path.
+        most: Largest size in bytes.
 
     Raises:
-        ResqError: It is no file, too large, or not UTF-8.
+        ResqError: It is not a regular file, too large, or not UTF-8.
     """
     name = shown or path
     with blaming(name, "cannot be read", remedy):
         size = path.stat().st_size
-        if not path.is_file():  # a pipe would be waited for without end
+        if not path.is_file():  # reading a pipe would block forever
             raise ResqError(f"{name}: cannot be read: it is no regular file; {remedy}")
         if size > most:
             raise ResqError(
@@ -43,16 +43,16 @@ def read_text(
 def read_json(
     path: Path, remedy: str, *, optional: bool = False, shown: str | Path | None = None
 ) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Read a JSON file that contains an object.
 
     Args:
         path: The file.
-        remedy: What to do where it cannot be read.
-        optional: Whether a file that is not there is an empty object.
-        shown: What to call it in messages, if not by its path.
+        remedy: What to do if it cannot be read.
+        optional: Whether a missing file counts as an empty object.
+        shown: Its name in messages; None for its path.
 
     Raises:
-        ResqError: It cannot be read, or holds no JSON object.
+        ResqError: It cannot be read, or is not a JSON object.
     """
     if optional and not path.exists():
         return {}
@@ -60,20 +60,20 @@ def read_json(
 
 
 def parse_json(text: str | bytes, shown: str | Path, remedy: str) -> dict[str, Any]:
-    """The object that a text in JSON holds.
+    """Parse a JSON object.
 
     Args:
         text: The text, or its UTF-8.
-        shown: What to call it in messages.
-        remedy: What to do where it is none.
+        shown: Its name in messages.
+        remedy: What to do if it is not a JSON object.
 
     Raises:
-        ResqError: It is no JSON, nothing but an object, or holds what no text can.
+        ResqError: It is not valid JSON, not an object, or contains a lone surrogate.
     """
     with blaming(shown, "cannot be read", remedy):
         content = json.loads(text)
         if not isinstance(content, dict):
             raise ResqError(f"{shown}: must hold a JSON object; {remedy}")
-        # Half of a character passes as an escape, and fails wherever it is printed or written.
+        # A lone surrogate passes as an escape, and fails when it is printed or written.
         json.dumps(content, ensure_ascii=False).encode()
         return cast("dict[str, Any]", content)

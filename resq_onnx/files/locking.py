@@ -1,7 +1,7 @@
-"""One process at a time writes to a target: a lock file beside it says that it is being written.
+"""Lock files: only one process at a time writes to a target.
 
-The lock is the kernel's (`flock`), so it ends with the process, however that ends. The file is
-removed by whoever holds it; one that was left behind is not locked, and bars nobody.
+The lock is the kernel's (`flock`) and ends with the process, even if that is killed. Its holder
+removes the file; a file that was left behind is not locked and blocks nobody.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ def locked(target: Path, seconds: float = 0.0) -> Iterator[bool]:
         seconds: How long to wait for another process.
 
     Yields:
-        Whether it is held: some network file systems know no locks, and there nobody is barred.
+        Whether it is held: some network file systems have no locks, and every process may then
+        write.
 
     Raises:
-        ResqError: Another process holds it.
-        OSError: The lock file cannot be made.
+        ResqError: Another process holds the lock.
+        OSError: The lock file cannot be created.
     """
     path, descriptor = target.with_name(f".{target.name}.lock"), None
     try:
@@ -70,10 +71,10 @@ def _acquire(path: Path, target: Path, deadline: float) -> tuple[int, bool]:
 
 
 def _lock(descriptor: int) -> bool:
-    """Lock an open file; returns False where there are no locks.
+    """Lock an open file; return False if the file system has no locks.
 
     Raises:
-        BlockingIOError: It is locked by somebody else.
+        BlockingIOError: Another process has locked it.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -85,13 +86,13 @@ def _lock(descriptor: int) -> bool:
 
 
 def _write_holder(descriptor: int) -> None:
-    with suppress(OSError):  # it is for messages alone
+    with suppress(OSError):  # only for messages
         os.truncate(descriptor, 0)
         os.write(descriptor, str(os.getpid()).encode())
 
 
 def _remove_if_free(path: Path) -> None:
-    """Remove the lock file, unless another process has come to hold it."""
+    """Remove the lock file, unless another process now holds it."""
     with suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
@@ -103,7 +104,7 @@ def _remove_if_free(path: Path) -> None:
 
 
 def _open(path: Path) -> int:
-    """Another user's lock file can be locked too, but not written."""
+    """Open the lock file; another user's can be locked, but not written."""
     flags = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         return os.open(path, flags | os.O_RDWR, 0o666)
@@ -112,7 +113,7 @@ def _open(path: Path) -> int:
 
 
 def _is_still(descriptor: int, path: Path) -> bool:
-    """Whether a name still is that of an open file: its last owner may have removed it."""
+    """Whether a path still refers to an open file: the last holder may have removed it."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
     except FileNotFoundError:
@@ -121,10 +122,10 @@ def _is_still(descriptor: int, path: Path) -> bool:
 
 @contextmanager
 def folder_locked(folder: Path) -> Iterator[None]:
-    """Wait until nobody else moves files into a folder: two models in it share their companions."""
+    """Wait until no other process moves files into a folder, whose models share companion files."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        with suppress(OSError):  # no locks here
+        with suppress(OSError):  # the file system has no locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:

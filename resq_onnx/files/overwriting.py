@@ -1,4 +1,4 @@
-"""No command writes over what it reads."""
+"""Check that no output of a command would overwrite one of its inputs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from resq_onnx.errors import ResqError
 
 
 def refuse_overwriting(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """Refuse an output that is an input, by whatever path, or another name or link of it.
+    """Reject an output that is an input, even by another path, name or link.
 
     Raises:
-        ResqError: Names both.
+        ResqError: An output is an input; the message names both.
     """
     given = list(inputs)
     for output in outputs:

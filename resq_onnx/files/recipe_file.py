@@ -23,19 +23,19 @@ WORDS: Final = {
     bool: "true or false",
     NoneType: "null",
 }
-"""What a field may be, in words."""
+"""Descriptions of the field types, for messages."""
 
 
 @dataclass(frozen=True)
 class RecipeFile:
-    """What a file says of an export.
+    """Contents of a recipe file.
 
     Attributes:
-        fields: Of a recipe, those that are there, each of its type.
-        target: The runtime that the export was for; None if the file does not say.
-        path: The file; None for one that says nothing.
-        is_summary: Whether an export wrote it. Of a calibration text in a file it then has the
-            name alone.
+        fields: The recipe's fields that are present, checked for their types.
+        target: The runtime that the export was for; None if the file does not specify it.
+        path: The file; None if there is no file.
+        is_summary: Whether an export wrote it. It then has only the name of a calibration file, not
+            its path.
     """
 
     fields: Mapping[str, Any] = field(default_factory=dict)
@@ -45,16 +45,16 @@ class RecipeFile:
 
 
 def read_recipe(path: str | Path) -> Recipe:
-    """Read a recipe from a file; a field that is not there has its default.
+    """Read a recipe from a file; missing fields have their defaults.
 
-    Of a calibration text in a file, resq.json has the name alone. Give its path by
+    If the calibration text is a file, resq.json has only its name. Set its path by
     `dataclasses.replace(recipe, calibration=...)`, or export with a projections file.
 
     Args:
         path: The resq.json that an export wrote, its folder, or a JSON object of fields.
 
     Raises:
-        ResqError: The file cannot be read, or holds no recipe that this version knows.
+        ResqError: The file cannot be read, or does not contain a recipe that this version knows.
     """
     said = read_recipe_file(path)
     try:
@@ -64,10 +64,10 @@ def read_recipe(path: str | Path) -> Recipe:
 
 
 def read_recipe_file(path: str | Path) -> RecipeFile:
-    """Read all that such a file says; its values are checked for their types alone.
+    """Read all contents of a recipe file; only the types of its values are checked.
 
     Raises:
-        ResqError: The file cannot be read, or has a field that is none of a recipe's.
+        ResqError: The file cannot be read, or has an unknown field.
     """
     path = Path(path)
     path = path / FILE_NAME if path.is_dir() else path
@@ -81,7 +81,7 @@ def read_recipe_file(path: str | Path) -> RecipeFile:
 
 
 def _check(fields: Mapping[str, Any], path: Path) -> None:
-    """Refuse what no recipe has: what a newer version wrote, or somebody mistyped."""
+    """Reject unknown fields, from a newer version or a typing error."""
     kinds = get_type_hints(Recipe)
     if unknown := sorted(fields.keys() - kinds.keys()):
         raise ResqError(

@@ -1,17 +1,17 @@
-"""Files that belong together and appear together: a model, its data and what lies beside them.
+"""Staging folders: publish a model, its data and companion files together or not at all.
 
-They are made in a hidden folder beside the target, and published so that no stop, not even a kill
-or a power cut, leaves a mixture of old files and new ones:
+The files are written to a hidden folder beside the target, and published so that no interruption,
+not even a kill or a power cut, leaves a mixture of old and new files:
 
-1. All of them are on disk before anything is moved.
-2. The folder takes a name by which others find it, `.NAME.publishing`: from here on the new files
+1. All files are on disk before anything is moved. 2. The folder is renamed so that other processes
+find it, `.NAME.publishing`: from here on the new files
    are complete, whatever happens.
-3. The old target is taken away. Without it, what lies beside it is nobody's.
-4. The new files take their places, the target last.
+3. The old target is moved away. Without it, the files beside it belong to no model. 4. The new
+files are moved into place, the target last.
 
 Where the target is missing and `.NAME.publishing` is there, a publisher was killed between 3 and
-the end of 4: whoever next wants to read or write the target does the rest of step 4
-(`finish_publishing`). Everywhere else the old files are whole, or the new ones are.
+the end of 4: the next process that reads or writes the target completes step 4
+(`finish_publishing`). In all other states either the old files are complete or the new ones are.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from resq_onnx.files.locking import folder_locked, locked
 from resq_onnx.files.writing import sync, writing_to
 
 REPLACED: Final = ".replaced"
-"""Folder in that of the new files, for the old ones."""
+"""Folder for the old files, inside that of the new ones."""
 
 PATIENCE_SECONDS: Final = 10.0
-"""How long a reader waits for a publisher, which moves a dozen files."""
+"""Seconds that a reader waits for a publisher, which moves a dozen files."""
 
 
 @dataclass(frozen=True)
 class Staging:
-    """A folder beside the target in which the output is made.
+    """A folder beside the target to which the output is written.
 
     Attributes:
         folder: Where to write; on the same file system as the target, so that publishing is
@@ -59,7 +59,7 @@ class Staging:
         """Move everything into place, the model itself last; returns the final paths.
 
         Raises:
-            ResqError: A file cannot be moved; those that it was to replace are back then.
+            ResqError: A file cannot be moved; the old files have been restored.
         """
         finals = [self.target.parent / path.name for path in _staged_files(self.folder, self.model)]
         ready = _publishing(self.target)
@@ -81,15 +81,15 @@ class Staging:
 
 @contextmanager
 def staged(target: str | Path) -> Iterator[Staging]:
-    """Make a staging folder for `target`; whatever happens, it is gone afterwards.
+    """Make a staging folder for `target`; it is always removed afterwards.
 
-    What killed processes have left for the same target is finished or removed first.
+    Leftovers of killed processes for the same target are first published or removed.
 
     Raises:
         ResqError: The target's folder cannot be written, or another process writes the target.
     """
     target = Path(target)
-    # Named before it is made: Ctrl-C between the two must not leave it behind.
+    # Named before it is created, so that Ctrl-C in between cannot leave it behind.
     staging = Staging(_hidden(target), target)
     with ExitStack() as stack:
         with writing_to(target):
@@ -107,10 +107,10 @@ def staged(target: str | Path) -> Iterator[Staging]:
 
 
 def finish_publishing(target: Path) -> None:
-    """Put the rest of a model in place whose publisher was killed.
+    """Finish publishing a model whose publisher was killed.
 
     Raises:
-        ResqError: It is not whole, and cannot be made so here and now.
+        ResqError: The model is incomplete, and cannot be completed now.
     """
     if target.exists() or not _publishing(target).is_dir():
         return
@@ -127,7 +127,7 @@ def finish_publishing(target: Path) -> None:
 
 
 def unfinished(folder: Path) -> list[Path]:
-    """The targets in a folder whose publisher was killed, or is at work."""
+    """The targets in a folder whose publisher was killed or is still running."""
     left = sorted(folder.glob(_publishing(Path("*")).name))
     return [folder / path.name.removeprefix(".").removesuffix(".publishing") for path in left]
 
@@ -137,13 +137,13 @@ def _publishing(target: Path) -> Path:
 
 
 def _staged_files(folder: Path, model: Path) -> list[Path]:
-    """What is to be published, the model last."""
+    """The files to publish, the model last."""
     files = [path for path in folder.iterdir() if path.name != REPLACED]
     return sorted(files, key=lambda path: (path.name == model.name, path.name))
 
 
 def _put_in_place(ready: Path, target: Path) -> None:
-    """Steps 3 and 4, or what a process that was killed has left of them."""
+    """Do steps 3 and 4, or complete them for a killed process."""
     folder, replaced = target.parent, ready / REPLACED
     with writing_to(target):
         if target.exists():
@@ -164,7 +164,7 @@ def _put_in_place(ready: Path, target: Path) -> None:
 def _take_back(ready: Path, finals: list[Path], folder: Path) -> None:
     """Undo `_put_in_place`: the target last, and only then the new files lose their name.
 
-    Where an old file cannot be put back, they keep it, and publishing can still be finished.
+    If an old file cannot be restored, they keep the name, and publishing can still be finished.
     """
     with suppress(OSError):
         for final in finals:
@@ -176,7 +176,7 @@ def _take_back(ready: Path, finals: list[Path], folder: Path) -> None:
 
 
 def _settle(target: Path) -> None:
-    """Finish or remove what killed processes have left; its lock is held."""
+    """Publish or remove leftovers of killed processes; the caller holds the lock."""
     ready = _publishing(target)
     if ready.is_dir():
         if not target.exists():
@@ -189,14 +189,14 @@ def _settle(target: Path) -> None:
 
 
 def _remove(ready: Path, target: Path) -> None:
-    """Remove the folder by another name: half of it must never be taken for new files."""
+    """Rename the folder, then remove it: a half-removed one must never pass for new files."""
     with suppress(OSError):
         os.replace(ready, other := _hidden(target))
         shutil.rmtree(other)
 
 
 def _hidden(target: Path) -> Path:
-    """A new name beside the target; what a killed process leaves there is removed by the next."""
+    """A new name beside the target; the next process removes what a killed one leaves there."""
     return target.with_name(f".{target.name}.{secrets.token_hex(8)}")
 
 

@@ -1,4 +1,4 @@
-"""Write a file: it is complete or not there, and whatever fails is named."""
+"""Write files atomically; errors name the file."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from typing import Final
 from resq_onnx.errors import ResqError
 
 ONLY_WRITING: Final = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
-"""Errors that no reading has: no room, quota exceeded, read-only file system, file too large."""
+"""Errors that only writing can cause: disk full, quota exceeded, read-only file system, file too
+large."""
 
 
 @contextmanager
 def writing_to(path: Path) -> Iterator[None]:
-    """Say which file could not be written; or read, where something is read for it.
+    """Name the file that could not be written, or read while writing it.
 
     Args:
-        path: The file or folder that is made. Whatever is called `.NAME.` and more beside it is
+        path: The file or folder to write. Files beside it whose names begin with `.NAME.` count as
             part of it.
 
     Raises:
-        ResqError: In place of an OSError.
+        ResqError: Replaces an OSError.
     """
     try:
         yield
@@ -44,7 +45,7 @@ def writing_to(path: Path) -> Iterator[None]:
 
 
 def _other_file(error: OSError, path: Path) -> str | None:
-    """The file that an error names, if it has nothing to do with what is written."""
+    """The file that an error names, if it is not part of the output."""
     name = error.filename
     if not isinstance(name, str | os.PathLike) or error.errno in ONLY_WRITING:
         return None
@@ -62,12 +63,12 @@ def _other_file(error: OSError, path: Path) -> str | None:
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """Where to write one file that then takes the target's place; nothing is left of a failure.
+    """A temporary path, which replaces the target on success and is removed on failure.
 
-    The file gets the mode that the user's umask gives to a new one, whatever writes it.
+    The file gets the mode that the user's umask gives to new files, whatever writes it.
 
     Raises:
-        OSError: It cannot be put there.
+        OSError: It cannot be moved there.
     """
     if target.is_dir():  # "/" has no name, and the others would fail at the very end
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
@@ -88,8 +89,7 @@ def sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, would survive a power cut.
 
     Raises:
-        OSError: A file cannot be stored. A file system that knows no such thing of folders is
-            taken as it is.
+        OSError: A file cannot be stored. A file system that cannot sync folders is accepted.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""Running an exported model: tokenizer, ONNX Runtime session, generation. No torch here.
+"""Run an exported model: tokenizer, ONNX Runtime session, generation. Needs no torch.
 
 A name's module is imported when the name is first used, so `runtime.library`, which the command
 line reads for its help, brings no numpy.
@@ -40,9 +40,9 @@ _LAZY: Final = {
     "generate": "generation",
     "read_signature": "signature",
 }
-"""By public name, the module of this folder that is imported when it is first asked for.
+"""Maps each public name to the module of this folder that defines it, imported on first use.
 
-No module may be called like one of the names: once imported, it would take the name's place."""
+No module may have the same name as a public name: once imported, it would shadow it."""
 
 if not TYPE_CHECKING:  # a type checker would take every name to be an attribute
 

@@ -1,9 +1,9 @@
-"""A decoder whose cache is one buffer of fixed length, read and written in place.
+"""Decoder with a fixed-length KV cache that is read and written in place.
 
-`Decoder` gets a new cache from every call and gives it back with the next: a copy per token that
-grows with the text. Here each cache is allocated once and bound twice, as past and as present;
-a token then costs what its operators cost, and one rebinding of the attention mask. On a GPU the
-cache stays there; a step sends token ids, mask and positions, and fetches logits.
+`Decoder` receives a new cache from every call and passes it to the next: a copy per token that
+grows with the text. Here each cache is allocated once and bound twice, as past and as present; a
+token then costs only its operators and one rebinding of the attention mask. On a GPU the cache
+stays there; a step sends token ids, mask and positions, and fetches logits.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ speed at 512 (SmolLM2-135M, AVX-512-VNNI), and takes 11 MB less. With our kernel
 not depend on the number of rows, the logits are those of one pass to the last bit."""
 
 CUDA_PREFILL_SLICE: Final = 2048
-"""The same on a GPU, which takes more rows to be busy and has the memory for them."""
+"""The same on a GPU, which needs more rows to be fully used and has the memory for them."""
 
 
 class BufferedDecoder:
@@ -40,9 +40,9 @@ class BufferedDecoder:
 
     Attributes:
         session: The ONNX Runtime session.
-        signature: What its graph takes and gives.
+        signature: The inputs and outputs of its graph.
         batch: Number of texts, B.
-        max_length: Tokens that fit.
+        max_length: Largest number of tokens.
         length: Tokens so far, padding included.
         prefill_slice: Tokens of a prompt that run together.
     """
@@ -58,12 +58,12 @@ class BufferedDecoder:
 
         Args:
             session: The model.
-            max_length: Tokens that shall fit.
+            max_length: Largest number of tokens.
             batch: Number of texts.
-            cache_width: The last dimension of a cache, for a graph that does not say.
+            cache_width: The last dimension of a cache, if the graph does not specify it.
 
         Raises:
-            ResqError: The graph is not a decoder, or does not say how large its vocabulary is.
+            ResqError: The graph is not a decoder, or does not specify its vocabulary size.
         """
         if max_length < 1 or batch < 1:
             raise ResqError(f"a buffer of {max_length} tokens for {batch} texts: give 1 or more")
@@ -129,21 +129,21 @@ class BufferedDecoder:
         """Forget all but the first `length` tokens.
 
         Raises:
-            ValueError: There are not as many.
+            ValueError: Fewer tokens are cached.
         """
         check_rewind(length, self.length)
         self.length = length
         self._seen[:] = self._mask[:, :length].sum(axis=1, keepdims=True)
 
     def copy_beginning(self, other: BufferedDecoder, length: int) -> None:
-        """Forget the text, and know the first `length` tokens that another decoder knows.
+        """Replace the cache by the first `length` tokens of another decoder's cache.
 
         Args:
-            other: Of the same session and batch. It must not run meanwhile.
+            other: A decoder of the same session and batch. It must not run at the same time.
             length: How many tokens.
 
         Raises:
-            ValueError: The other one does not know as many, or they have no room here.
+            ValueError: The other decoder has cached fewer tokens, or they do not fit into this one.
         """
         if not 0 <= length <= min(other.length, self.max_length):
             raise ValueError(
@@ -163,7 +163,7 @@ class BufferedDecoder:
             self._allocate(new)
         self._ids[:] = ids
         mask = self._mask[:, self.length : total]
-        # Padding has no position of its own; any valid one does, for nothing looks at it.
+        # Padding has no position of its own; any valid one does, because no token attends to it.
         np.maximum(self._seen + mask.cumsum(axis=1) - 1, 0, out=self._positions)
         # Of one text, the columns so far are contiguous; of several they are copied.
         bound_mask = np.ascontiguousarray(self._mask[:, :total])
@@ -174,7 +174,7 @@ class BufferedDecoder:
         self.length = total
 
     def _allocate(self, new: int) -> None:
-        """Make and bind what has a row for each of `new` tokens."""
+        """Allocate and bind the arrays that have a row for each of `new` tokens."""
         signature = self.signature
         assert signature.vocabulary is not None
         rows = 1 if signature.last_only else new

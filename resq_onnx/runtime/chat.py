@@ -1,8 +1,9 @@
-"""Chat templates: from a list of messages to the text a model was trained to continue.
+"""Chat templates: render a list of messages as the prompt format of a model.
 
-The templates are Jinja programs that come with a model, from whoever made it. They run in Jinja's
-sandbox, which keeps them away from Python, and in a process of their own with bounds on its time,
-memory and output (`template_process.py`): no check from inside foresees all that a program does.
+A template is a Jinja program that comes with the model and is therefore untrusted. Templates run in
+Jinja's sandbox, which denies access to Python, and in a separate process with limits on time,
+memory and output (`template_process.py`): checks inside one process cannot catch everything that a
+program may do.
 """
 
 from __future__ import annotations
@@ -22,23 +23,23 @@ from resq_onnx.errors import ResqError
 from resq_onnx.runtime.processes import python_running
 
 SECONDS: Final = 5.0
-"""A template may take; those of today's models take milliseconds."""
+"""Time limit of one template; those of today's models take milliseconds."""
 
 START_SECONDS: Final = 60.0
-"""Its process may take to start, on a machine that has other things to do."""
+"""Time limit for starting the process, generous for a busy machine."""
 
 POLL_SECONDS: Final = 0.05
-"""After which whoever waits for a text looks whether anybody still wants it."""
+"""Interval at which a waiting thread checks for cancellation."""
 
 MAX_TEMPLATE: Final = 2**19
-"""Characters of a template, of which the longest today have some 20,000."""
+"""Largest number of characters of a template; the longest today have about 20,000."""
 
 MAX_IDLE: Final = 2
-"""Processes that are kept for the next text; each takes some 20 MB."""
+"""Idle processes that are kept for the next text; each takes about 20 MB."""
 
 
 class ChatCancelledError(Exception):
-    """Nobody wants the text any more."""
+    """The request for the text was cancelled."""
 
 
 def render_chat(
@@ -57,11 +58,11 @@ def render_chat(
         add_generation_prompt: Whether to end with the beginning of the assistant's answer.
         special_tokens: Variables of the template, such as bos_token.
         where: The template's file, for the message of a refusal.
-        cancelled: Set by another thread when nobody wants the text any more.
+        cancelled: Set by another thread to cancel the request.
 
     Raises:
-        ResqError: The template is broken, refuses the messages, or takes too much time, memory or
-            room.
+        ResqError: The template is broken, refuses the messages, or exceeds a limit on time, memory
+            or output.
         ChatCancelledError: `cancelled` was set.
     """
     if len(template) > MAX_TEMPLATE:
@@ -85,7 +86,7 @@ def render_chat(
         renderer.end()
         raise ResqError(f"{where}: the chat template {error}") from None
     except BaseException:  # Ctrl-C too
-        if renderer.asked:  # what it would still say is no answer to the next one
+        if renderer.asked:  # its late answer must not be taken for the next one's
             renderer.end()
         else:
             _give_back(renderer)
@@ -97,19 +98,20 @@ def render_chat(
 
 
 def start_early() -> None:
-    """Start the process for a first text, which then need not wait for it."""
+    """Start a process in advance, so that the first text need not wait for it."""
     _give_back(_take())
 
 
 class _Renderer:
-    """A process that renders templates, one after the other.
+    """A process that renders templates one at a time.
 
     Attributes:
-        asked: Whether it owes an answer.
+        asked: Whether an answer is pending.
     """
 
     def __init__(self) -> None:
-        # A session of its own: Ctrl-C is for the program. The process ends when its input does.
+        # A separate session, so that Ctrl-C reaches only this program. The process ends with its
+        # input.
         self._process = subprocess.Popen(
             python_running("resq_onnx.runtime.template_process"),
             stdin=subprocess.PIPE,
@@ -121,16 +123,16 @@ class _Renderer:
         self.asked = False
 
     def wait_until_ready(self, cancelled: threading.Event) -> None:
-        """The process says once that it has started."""
+        """Wait for the line with which the process reports that it has started."""
         if not self._ready:
             self._read_line(START_SECONDS, cancelled)
             self._ready = True
 
     def ask(self, line: bytes, cancelled: threading.Event) -> bytearray:
-        """Send a line, and wait for one.
+        """Send a line and wait for the answer.
 
         Raises:
-            ResqError: None comes; the message is the end of a sentence about the template.
+            ResqError: There is no answer; the message completes a sentence about the template.
         """
         assert self._process.stdin is not None
         self.asked = True
@@ -144,11 +146,11 @@ class _Renderer:
         return answer
 
     def runs(self) -> bool:
-        """Whether the process is there."""
+        """Whether the process is still running."""
         return self._process.poll() is None
 
     def end(self) -> None:
-        """End the process, whatever it does."""
+        """Kill the process."""
         self._process.kill()
         with suppress(BrokenPipeError):  # of a request that was never read
             self._process.communicate()

@@ -1,6 +1,6 @@
-"""The plain decoder, whose cache grows by concatenation, and the bounds every decoder checks.
+"""Reference decoder, whose KV cache grows by concatenation, and bounds checks for all decoders.
 
-`signature.py` says what a decoder graph takes and gives.
+`signature.py` describes the inputs and outputs of a decoder graph.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def check_rewind(length: int, known: int) -> None:
     """Refuse to go back to `length` tokens of the `known` ones.
 
     Raises:
-        ValueError: There are not as many.
+        ValueError: Fewer tokens are cached.
     """
     if not 0 <= length <= known:
         raise ValueError(f"cannot rewind to {length} tokens: there are {known}")
@@ -44,7 +44,7 @@ def check_room(total: int, max_length: int) -> None:
 
 @dataclass(frozen=True)
 class DecoderState:
-    """What a decoder knows of the tokens so far.
+    """State of a decoder: the KV cache and mask of the tokens so far.
 
     Attributes:
         caches: Key and value of layer 0, of layer 1, ...; each (B, G, P, R).
@@ -61,14 +61,14 @@ class DecoderState:
 
 
 class Decoder:
-    """Runs a decoder graph on new tokens; the state it returns is all it remembers.
+    """Runs a decoder graph on new tokens; the returned state is its only memory.
 
-    The slow and obvious twin of `BufferedDecoder`: it copies the cache with every call, and
-    gives logits for all new tokens if the graph does.
+    The slow and obvious twin of `BufferedDecoder`: it copies the cache in every call, and returns
+    logits for all new tokens if the graph does.
 
     Attributes:
         session: The ONNX Runtime session.
-        signature: What its graph takes and gives.
+        signature: The inputs and outputs of its graph.
     """
 
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
@@ -91,7 +91,7 @@ class Decoder:
 
         Args:
             input_ids: (B, S), S at least 1.
-            state: What the run before returned; None at the beginning.
+            state: The state that the previous run returned; None at the beginning.
             attention_mask: (B, P + S), 0 for padding; None if no new token is padding.
 
         Returns:
@@ -113,7 +113,7 @@ class Decoder:
         state: DecoderState | None = None,
         attention_mask: NDArray[np.int64] | None = None,
     ) -> dict[str, NDArray[Any]]:
-        """What `run` gives to the session, by the names of the graph's inputs."""
+        """Inputs that `run` passes to the session, by name."""
         batch, new = input_ids.shape
         if state is None:
             state = self._initial_state(batch)
@@ -129,7 +129,8 @@ class Decoder:
             **dict(zip(self.signature.past, state.caches, strict=True)),
         }
         if self.signature.takes_positions:
-            # Padding has no position of its own; any valid one does, for nothing looks at it.
+            # Padding has no position of its own; any valid one does, because no token attends to
+            # it.
             feeds["position_ids"] = np.maximum(attention_mask.cumsum(axis=1) - 1, 0)[:, -new:]
         return feeds
 
@@ -151,7 +152,7 @@ def decode_logits(decoder: Decoder, token_ids: NDArray[np.int64]) -> NDArray[np.
 def prefill_logits(decoder: Decoder, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
     """Logits of token ids (B, S), computed without a cache: (B, S, vocabulary).
 
-    A graph that computes only the last position's runs once for each prefix.
+    A graph that computes logits only for the last position runs once for each prefix.
     """
     if not decoder.signature.last_only:
         return decoder.run(token_ids)[0]

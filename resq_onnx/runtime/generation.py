@@ -1,4 +1,4 @@
-"""Generation: one token after the other from a decoder."""
+"""Text generation: sample tokens one at a time from a decoder."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ def generate(
     stop_ids: Collection[int] = (),
     known: int = 0,
 ) -> Iterator[int]:
-    """Continue a prompt, one token id at a time, as soon as each is known.
+    """Continue a prompt; yield each token id as soon as it is chosen.
 
     Args:
-        decoder: The model; it forgets what it knew, but for `known` tokens. Its buffer must hold
-            the prompt and all new tokens but the last, which nothing is predicted from.
+        decoder: The model; its cache is cut to `known` tokens. Its buffer must hold the prompt and
+            all new tokens but the last, from which nothing is predicted.
         prompt_ids: At least one token.
         max_new_tokens: Ends the text if no stop token does.
         temperature: As for `Sampler`.
         top_p: As for `Sampler`.
         seed: As for `Sampler`.
         stop_ids: Tokens that end the text; they are not yielded themselves.
-        known: How many of the prompt's first tokens the decoder has run already, as its own first
-            ones. The last token of a prompt is always run.
+        known: Number of leading tokens of the prompt that the decoder has already cached. The last
+            token of a prompt is always run.
 
     Raises:
         ResqError: The prompt is empty, a number is out of its range, or the buffer is too short;
-            while the tokens come, that the logits of one are not finite.
+            during generation, the logits of a token are not finite.
     """
     if not prompt_ids:
         raise ResqError("the prompt has no tokens; give a --prompt to continue")
@@ -66,7 +66,7 @@ def _tokens(
     ids = np.array([prompt_ids[known:]], np.int64)  # (1, tokens)
     for made in range(max_new_tokens):
         logits = decoder.run(ids)[0]
-        if not np.isfinite(logits.max()):  # NaN is the largest to it
+        if not np.isfinite(logits.max()):  # max() returns NaN if there is one
             raise ResqError(
                 f"the model computes logits that are not finite for new token {made + 1}, at "
                 f"position {decoder.length} of the text: its weights are damaged, or its "

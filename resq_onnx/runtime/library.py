@@ -1,4 +1,4 @@
-"""Where the compiled operator library is, and how to register it with ONNX Runtime."""
+"""Find the compiled operator library and register it with ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ LIBRARY_NAME: Final = "libresq_onnx_ops"
 """File name without its suffix, which is .so, .dylib or .dll."""
 
 CPU_DTYPES: Final = ("float32", "float16")
-"""Types of activations (`Recipe.dtype`) for which the library has kernels on CPUs. A session on a
-CPU runs other files by their functions alone: with these operators registered it refuses them."""
+"""Types of activations (`Recipe.dtype`) for which the library has kernels on CPUs. A CPU session
+can run other files only through their functions: with these operators registered it rejects
+them."""
 
 PACKAGE: Final = __name__.partition(".")[0]
-"""In whose folders the library is installed."""
+"""Package whose folders contain the library."""
 
 CUDA_LIBRARY_NAME: Final = f"{LIBRARY_NAME}_cuda"
-"""The same of the kernels for CUDA: a library of its own, so that the first needs no GPU."""
+"""The same for the CUDA kernels: a separate library, so that the first one needs no GPU."""
 
 
 def library_path() -> Path:
     """The operator library that was installed with this package, or that `RESQ_ONNX_LIBRARY` names.
 
-    The environment variable is for a build of one's own, such as one with sanitizers.
+    The environment variable is for custom builds, such as one with sanitizers.
 
     Raises:
-        ResqError: `RESQ_ONNX_LIBRARY` names no file.
+        ResqError: `RESQ_ONNX_LIBRARY` is not a file.
         ResqError: The package runs from a source tree that was never installed, so nothing
             has been compiled.
     """
@@ -41,7 +42,7 @@ def library_path() -> Path:
     if override:
         if not Path(override).is_file():
             raise ResqError(
-                f"RESQ_ONNX_LIBRARY is {override!r}, which is no file; name a built "
+                f"RESQ_ONNX_LIBRARY is {override!r}, which is not a file; name a built "
                 f"{LIBRARY_NAME}, or unset it to use the one of this package"
             )
         return Path(override)
@@ -61,16 +62,16 @@ def library_path() -> Path:
 
 
 def cuda_library_path() -> Path:
-    """The library of the operators' kernels for CUDA, which the first one loads by itself.
+    """The library with the operators' CUDA kernels, which the first library loads by itself.
 
     Raises:
-        ResqError: There is no first library, or none for CUDA beside it.
+        ResqError: The first library is missing, or there is none for CUDA beside it.
     """
     first = library_path()
     beside = first.with_name(f"{CUDA_LIBRARY_NAME}{first.suffix}")
     if not beside.is_file():
         raise ResqError(
-            f"{beside.name} is not in {beside.parent}: the operators were built for the CPU alone, "
+            f"{beside.name} is not in {beside.parent}: the operators were built for the CPU only, "
             f"and on a GPU would run by the functions in the file, slowly; where nvcc is, run "
             f"`pip install -C cmake.define.RESQ_CUDA=ON .` in the source tree, or run without "
             f"kernels (--no-kernels)"
@@ -99,7 +100,7 @@ def register(options: ort.SessionOptions) -> None:
 
 
 def kernels_are_built() -> bool:
-    """Whether the library of compiled operators is there: a source tree may lack it."""
+    """Whether the library of compiled operators exists: a source tree may lack it."""
     try:
         library_path()
     except ResqError:
@@ -137,7 +138,7 @@ def available_instruction_sets() -> tuple[str, ...]:
 
 
 def _text(function: str) -> str:
-    """What a function of the library returns that takes nothing and returns static text."""
+    """Call a library function that takes no arguments and returns a static string."""
     call = getattr(ctypes.CDLL(str(library_path())), function)
     call.restype = ctypes.c_char_p
     return str(call().decode())

@@ -1,8 +1,9 @@
-"""Token ids of texts from anywhere: one far too long is refused before it costs time and memory.
+"""Tokenise untrusted texts with a limit: reject overlong ones before they cost time and memory.
 
-A tokenizer takes a second and some 100 MB for a megabyte, and all that time `encode` holds Python's
-lock. So a long text is refused by its bytes where no tokens could be as few as are allowed; else it
-is counted slice by slice, until there are too many or somebody says that nobody waits any more.
+A tokenizer takes a second and about 100 MB per megabyte of text, and `encode` holds Python's lock
+all the time. So a text is rejected by its length in bytes if it cannot fit within the limit.
+Otherwise its tokens are counted slice by slice, until there are too many or the request is
+cancelled.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ SLICE: Final = 2**14
 """Characters that are tokenised together; a shorter text takes no longer than a token does."""
 
 SLACK: Final = 64
-"""More tokens than a cut between two slices makes of the text around it."""
+"""Upper bound on the extra tokens that a cut between two slices causes."""
 
 
 class TooLongError(Exception):
@@ -24,7 +25,7 @@ class TooLongError(Exception):
 
 
 class EncodingCancelledError(Exception):
-    """Nobody wants the tokens any more."""
+    """The request for the tokens was cancelled."""
 
 
 def encode_at_most(
@@ -35,15 +36,17 @@ def encode_at_most(
     cancelled: threading.Event,
     add_special_tokens: bool = True,
 ) -> list[int]:
-    """Token ids of a text, if they may be as few as is allowed.
+    """Token ids of a text, unless it clearly exceeds the limit.
 
     Args:
         backend: The tokenizer.
-        text: However long.
-        limit: Tokens that are allowed. There may be some more; a text of many more is refused.
+        text: A text of any length.
+        limit: Number of tokens allowed. The result may have a few more; a text with many more is
+            rejected.
         longest: Bytes of the longest token.
-        cancelled: Set by another thread when nobody wants the tokens any more.
-        add_special_tokens: Whether to add what the tokenizer begins and ends a text with.
+        cancelled: Set by another thread to cancel the request.
+        add_special_tokens: Whether to add the special tokens with which the tokenizer begins and
+            ends a text.
 
     Raises:
         TooLongError: There are too many.
@@ -63,6 +66,6 @@ def encode_at_most(
 
 
 def _encode(backend: tokenizers.Tokenizer, text: str, add_special_tokens: bool) -> list[int]:
-    """Without Python's lock, which `encode` holds, and without the places of tokens in the text."""
+    """Tokenise without holding Python's lock, as `encode` does, and without computing offsets."""
     (found,) = backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
     return list(found.ids)

@@ -1,9 +1,9 @@
-"""Where a decoder's arrays lie while its graph runs: in this process, or on a GPU.
+"""Memory of a decoder's arrays while its graph runs: NumPy arrays of this process, or a GPU's.
 
-A decoder's cache is one buffer a layer and part, bound as past and as present: it stays where it
-is from one step to the next. `HostMemory` binds numpy arrays, which the graph then reads and
+A decoder's cache has one buffer per layer and part, bound both as past and as present, which stays
+in place from one step to the next. `HostMemory` binds numpy arrays, which the graph then reads and
 writes in place; `DeviceMemory` keeps caches and logits on the device, sends the inputs there in
-each step, and fetches the logits when they are asked for.
+each step, and fetches the logits on request.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     import onnxruntime
 
 ON_DEVICE: Final = {CUDA: "Cuda"}
-"""By device, what ONNX Runtime calls its memory."""
+"""ONNX Runtime's name for the memory of each device."""
 
 
 class Memory(Protocol):
-    """What a decoder needs of either."""
+    """The interface that a decoder needs from either kind of memory."""
 
     def add_cache(self, past: str, present: str, shape: tuple[int, ...], dtype: DTypeLike) -> None:
         """Make a buffer of zeros, and bind it as an input and as an output of the graph."""
 
     def bind_input(self, name: str, array: NDArray[Any]) -> None:
-        """Let the graph read what an array holds when it runs."""
+        """Let the graph read an array's contents at the time it runs."""
 
     def bind_logits(self, shape: tuple[int, ...], dtype: DTypeLike) -> None:
         """Make room for the output logits."""
@@ -39,7 +39,7 @@ class Memory(Protocol):
         """Run the graph once."""
 
     def logits(self) -> NDArray[Any]:
-        """What the last run computed: valid until the next one."""
+        """The logits of the last run, valid until the next one."""
 
     def copy_caches(self, other: Self, length: int) -> None:
         """Copy the first `length` tokens of the caches of another decoder of the same graph."""
@@ -69,7 +69,7 @@ class HostMemory:
         self._bind(self._binding.bind_output, present, self.caches[-1])
 
     def bind_input(self, name: str, array: NDArray[Any]) -> None:
-        """The array must stay until another takes its place."""
+        """Bind an array, which must stay alive until another replaces it."""
         self._bind(self._binding.bind_input, name, array)
 
     def bind_logits(self, shape: tuple[int, ...], dtype: DTypeLike) -> None:
@@ -97,12 +97,12 @@ class HostMemory:
 class DeviceMemory:
     """Caches and logits on a device.
 
-    ONNX Runtime sends an input to the device when it is bound, not when the graph runs: what
-    changes from step to step is bound again in each.
+    ONNX Runtime sends an input to the device when it is bound, not when the graph runs: inputs that
+    change from step to step are bound again each time.
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, device: str) -> None:
-        """Take the session, and the device as ONNX Runtime calls it in Python.
+        """Take the session, and ONNX Runtime's Python name for the device.
 
         With "cpu" the same calls are made without a GPU.
         """
@@ -115,22 +115,22 @@ class DeviceMemory:
         self._caches: list[Any] = []
         self._sent: dict[str, NDArray[Any]] = {}
         self._elsewhere: dict[str, Any] = {}
-        """Caches that the graph reads in other memory than they lie in, as where an operator runs
-        by its function and that on the CPU: they, too, are copied when they are bound."""
+        """Caches that the graph reads from other memory than their own, for example where an
+        operator runs as a function on the CPU: they are also copied when they are bound."""
         infos = zip(session.get_inputs(), session.get_input_memory_infos(), strict=True)
         self._memories = {entry.name: info.name for entry, info in infos}
 
     def add_cache(self, past: str, present: str, shape: tuple[int, ...], dtype: DTypeLike) -> None:
-        """Zeros, for what lies behind the tokens is read and multiplied by 0 in some graphs.
+        """Allocate zeros: some graphs read the entries behind the tokens and multiply them by 0.
 
         Raises:
-            ResqError: The device has not that much memory.
+            ResqError: The device does not have enough memory.
         """
         try:
             value = self._values.ortvalue_from_numpy(np.zeros(shape, dtype), self._device, 0)
         except Exception as error:  # its exceptions have no common base but this
             raise ResqError(
-                f"{past} of {shape} {np.dtype(dtype)} finds no room on the GPU: "
+                f"{past} of {shape} {np.dtype(dtype)} does not fit on the GPU: "
                 f"{first_line(error)}; make it shorter, or the batch smaller"
             ) from error
         self._caches.append(value)
@@ -141,11 +141,11 @@ class DeviceMemory:
         self._binding.bind_ortvalue_output(present, value)
 
     def bind_input(self, name: str, array: NDArray[Any]) -> None:
-        """It is sent in each run."""
+        """Bind an array that is sent in each run."""
         self._sent[name] = array
 
     def bind_logits(self, shape: tuple[int, ...], dtype: DTypeLike) -> None:
-        """They stay on the device until they are asked for."""
+        """Keep the logits on the device until they are requested."""
         self._logits = self._values.ortvalue_from_shape_and_type(
             list(shape), np.dtype(dtype).type, self._device, 0
         )
@@ -162,12 +162,12 @@ class DeviceMemory:
         self._binding.synchronize_outputs()
 
     def logits(self) -> NDArray[Any]:
-        """Fetched from the device."""
+        """Fetch the logits from the device."""
         fetched: NDArray[Any] = self._logits.numpy()
         return fetched
 
     def copy_caches(self, other: DeviceMemory, length: int) -> None:
-        """Copy the first `length` tokens, by way of this process; on a device there is no slice."""
+        """Copy the first `length` tokens through this process: device arrays cannot be sliced."""
         for mine, theirs in zip(self._caches, other._caches, strict=True):
             array = np.array(mine.numpy())
             array[:, :, :length] = theirs.numpy()[:, :, :length]

@@ -8,7 +8,7 @@ from typing import Final
 from resq_onnx.errors import ResqError
 
 PROBE: Final = "a"
-"""A text whose own tokens are looked for between the special ones."""
+"""A text whose tokens are searched for between the special ones."""
 
 
 def opening_of(
@@ -17,17 +17,17 @@ def opening_of(
     bos: bool | None = None,
     where: str = "the model",
 ) -> tuple[int, ...]:
-    """Find the tokens that stand before a text.
+    """Find the special tokens that precede a text.
 
     Args:
         encode: Token ids of a text, without or with the special tokens that the tokenizer adds.
         bos_id: The token that the tokenizer calls BOS; None if it has none.
-        bos: None for what the tokenizer adds, True for BOS even where it adds nothing, False for
-            nothing.
-        where: The model, for the message of a refusal.
+        bos: None for the tokenizer's default, True for BOS even if the tokenizer adds nothing,
+            False for nothing.
+        where: The model, for error messages.
 
     Raises:
-        ResqError: BOS is asked for and the tokenizer has none.
+        ResqError: BOS is requested and the tokenizer has none.
     """
     if bos is False:
         return ()

@@ -1,4 +1,4 @@
-"""Runs a float decoder graph of anybody's: whatever its inputs are called, and without a cache."""
+"""Run any float decoder graph without a cache, whatever the names of its inputs."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ DTYPES: Final = {
 
 
 class PlainGraph:
-    """A graph whose first output is logits; its inputs are told apart by rank and name."""
+    """A graph whose first output is logits; its inputs are identified by rank and name."""
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         """Open it.
 
         Raises:
-            ResqError: ONNX Runtime cannot, or an input is none that a decoder has.
+            ResqError: ONNX Runtime cannot open it, or an input is unknown.
         """
         self._path = path
         self._session = create_session(path, threads, kernels=False)
@@ -36,7 +36,7 @@ class PlainGraph:
         self._past = next((dim for _, _, dim, _ in pasts if isinstance(dim, int)), 0)
 
     def sizes(self, batch: int, tokens: int) -> tuple[int, int]:
-        """Batch and tokens that the graph takes at once: as wished, unless its own are fixed."""
+        """Batch size and tokens per call: as requested, unless the graph fixes them."""
         for dims in self._shapes("ids"):
             batch, tokens = (
                 dim if isinstance(dim, int) else wish
@@ -48,7 +48,7 @@ class PlainGraph:
         """Logits of token ids (B, S) with nothing before them: (B, S, vocabulary).
 
         Raises:
-            ResqError: The graph cannot be run on them, or what it gives is none.
+            ResqError: The graph cannot be run on them, or its first output is not logits.
         """
         feeds = {
             value.name: self._feed(value, kind, token_ids)
@@ -86,7 +86,7 @@ class PlainGraph:
 
     def _feed(self, value: Any, kind: str, token_ids: NDArray[np.int64]) -> NDArray[Any]:
         (batch, tokens), dtype = token_ids.shape, DTYPES[value.type]
-        if kind == "cache":  # what a fixed one holds is masked
+        if kind == "cache":  # the contents of a fixed-size cache are masked
             heads, size = value.shape[1], value.shape[3]
             return np.zeros((batch, heads, self._past, size), dtype)
         if kind == "mask":

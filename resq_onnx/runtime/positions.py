@@ -1,4 +1,4 @@
-"""How long a text a model can read: the positions that the config.json beside it names."""
+"""Context length of a model: the number of positions in the config.json beside it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NAME: Final = "max_position_embeddings"
 
 
 def positions_of(folder: Path) -> int | None:
-    """Positions of the model in a folder; None if its config.json does not say, or is missing."""
+    """Positions of the model in a folder; None if its config.json does not specify them."""
     try:
         config: Any = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Start processes of this package, from where this process imported it."""
+"""Command lines for child processes that import the same copy of this package."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 
 def python_running(module: str) -> list[str]:
-    """The command of a process that calls `main()` of a module.
+    """Command line of a process that calls `main()` of a module.
 
     `python -m` would look for the module in the working directory first, which may be the top of
     another version's source tree.

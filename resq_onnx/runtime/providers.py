@@ -1,7 +1,7 @@
-"""Where a session runs, on the CPU or by CUDA on a GPU; and the refusal of a silent fallback.
+"""Execution providers: the CPU, or CUDA on a GPU; a silent fallback to the CPU is an error.
 
-ONNX Runtime that cannot use a GPU logs so and opens the session on the CPU. Whoever asked for CUDA
-would then take the CPU's speed for the GPU's: here it is an error.
+If ONNX Runtime cannot use a GPU, it logs a warning and falls back to the CPU. A user who requested
+CUDA would then mistake the CPU's speed for the GPU's.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ CUDA_PROVIDER: Final = "CUDAExecutionProvider"
 CPU_PROVIDER: Final = "CPUExecutionProvider"
 
 CUDA_OPTIONS: Final = {"use_tf32": "0"}
-"""Products of float32 are to be just that: TF32 keeps 10 bits of each factor, which moves many of
-the activations that are rounded to 4 bits afterwards. Other types are not concerned."""
+"""Compute float32 products in full precision: TF32 keeps 10 bits of each factor, which changes many
+of the activations that are then rounded to 4 bits. Other types are not affected."""
 
 PROVIDERS: Final[dict[str, list[Any]]] = {
     CPU: [CPU_PROVIDER],
     CUDA: [(CUDA_PROVIDER, CUDA_OPTIONS), CPU_PROVIDER],
 }
-"""By the name that a user gives, ONNX Runtime's, in order of preference: what CUDA has no kernel
-for, such as arithmetic on shapes, runs on the CPU."""
+"""ONNX Runtime's providers for each name on our command line, in order of preference: operators
+without a CUDA kernel, such as arithmetic on shapes, run on the CPU."""
 
 INSTALL: Final = (
     'install "resq-onnx[gpu]" in an environment that has no onnxruntime, which "resq-onnx[cpu]" '
@@ -42,20 +42,19 @@ INSTALL: Final = (
 
 
 ASSIGNMENT: Final = "session.record_ep_graph_assignment_info"
-"""Entry of a session's configuration: let it tell which node runs where."""
+"""Session configuration entry that records which provider runs each node."""
 
 
 def prepare(provider: str, *, kernels: bool) -> None:
-    """Refuse what cannot be, before a session is opened, and load what a GPU needs.
+    """Check that a provider is available before a session is opened, and load the GPU's libraries.
 
     Args:
         provider: A key of `PROVIDERS`.
-        kernels: Whether our operators are to run by their kernels. On a GPU these are in a
-            library of their own; without it the operators would run by the functions in the file.
+        kernels: Whether our operators run as compiled kernels. Those for GPUs are in a separate
+            library; without it the operators would run as functions in the file.
 
     Raises:
-        ResqError: There is no such provider, onnxruntime was built without CUDA, or our operators
-            were.
+        ResqError: The provider is unknown, or onnxruntime or our operators were built without CUDA.
     """
     if provider not in PROVIDERS:
         raise ResqError(f"provider is {provider!r}; it must be one of {', '.join(PROVIDERS)}")
@@ -70,22 +69,22 @@ def prepare(provider: str, *, kernels: bool) -> None:
         )
     if kernels:
         library.cuda_library_path()
-    # CUDA's and cuDNN's own libraries, where they were installed by pip. What it prints of those
-    # it does not find is no output of ours.
+    # CUDA's and cuDNN's own libraries, where they were installed by pip. Its messages about missing
+    # ones must not mix with our output.
     with redirect_stdout(sys.stderr):
         onnxruntime.preload_dlls()
 
 
 def check_provider(session: onnxruntime.InferenceSession, provider: str, path: Path) -> None:
-    """Refuse a session that was opened elsewhere than where it was to run.
+    """Reject a session that does not run on the requested provider.
 
     Args:
         session: Opened with `ASSIGNMENT` "1".
-        provider: Where it was to run.
-        path: Its file.
+        provider: The requested provider.
+        path: The session's file, for error messages.
 
     Raises:
-        ResqError: CUDA was asked for, and the session, or one of our operators, runs on the CPU.
+        ResqError: CUDA was requested, and the session, or one of our operators, runs on the CPU.
     """
     if provider == CPU:
         return

@@ -1,10 +1,10 @@
-"""Where the residual stream is in an exported graph, whatever its format.
+"""Find the residual stream in an exported graph of any format.
 
-A layer adds to what it was given, so between a layer's two additions every value can be gone
-around, and the additions' results cannot: all that the logits learn of the tokens passes through
-them. They are among the nodes where all paths from `input_ids` to `logits` meet. Which of these
-ends a layer is told by the weights that the paths have passed: their names begin with their
-module's, which is all that stays of modules in a file, and stays when operators are inlined.
+A layer adds to its input. A path can therefore bypass every value between a layer's two additions,
+but not the sums: all information about the tokens passes through them to the logits. The sums are
+among the nodes where all paths from `input_ids` to `logits` meet. The weights on those paths show
+which of them ends a layer: a weight's name begins with that of its module, even after operators
+have been inlined.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ SOURCE: Final = "input_ids"
 TARGET: Final = "logits"
 
 LAYER: Final = re.compile(r"(?:.*\.)?layers\.(\d+)\.")
-"""The beginning of the name of a layer's weight."""
+"""Prefix of the name of a layer's weight."""
 
 SUMS: Final = {"SkipSimplifiedLayerNormalization": 3}
-"""Operators that give a sum and its norm: the sum's place among their outputs."""
+"""Operators that return a sum and its norm: the index of the sum among their outputs."""
 
 SIZES_ONLY: Final = ("Shape", "Size")
-"""Operators that read how many tokens there are, and nothing about them."""
+"""Operators that read only the number of tokens."""
 
 
 def residual_stream(graph: onnx.GraphProto, *, halves: bool = False) -> list[str]:
     """Names of the values that hold the residual stream: the embedding, and each layer's output.
 
     Args:
-        graph: Its nodes come after those whose results they read, as ONNX asks for.
-        halves: Whether the stream behind each layer's attention is wanted too, before the layer's
+        graph: A graph with its nodes in topological order, as ONNX requires.
+        halves: Whether to include the stream after each layer's attention, before the layer's
             output.
 
     Returns:
@@ -44,8 +44,8 @@ def residual_stream(graph: onnx.GraphProto, *, halves: bool = False) -> list[str
         this shape or as (B · S, D).
 
     Raises:
-        ResqError: There are no weights named after layers, or there is no one value between two
-            layers: it is not a decoder that resq-onnx wrote.
+        ResqError: There are no weights named after layers, or no single value connects two layers:
+            the graph is not a decoder that resq-onnx wrote.
     """
     path = _path(graph.node)
     meetings = _meetings(graph.node, path)
@@ -56,7 +56,7 @@ def residual_stream(graph: onnx.GraphProto, *, halves: bool = False) -> list[str
             "where a layer ends; give a file that resq-onnx export wrote"
         )
     order = list(meetings)
-    # The last meeting before the first layer, then the first one behind each layer's weights.
+    # The last meeting before the first layer, then the first one after each layer's weights.
     before = bisect.bisect_left(order, min(layers[0])) - 1
     places = [before, *(bisect.bisect_left(order, max(layers[i])) for i in range(len(layers)))]
     starts = [min(layers[i]) for i in range(len(layers))] + [len(graph.node)]
@@ -75,7 +75,7 @@ def residual_stream(graph: onnx.GraphProto, *, halves: bool = False) -> list[str
 
 
 def _path(nodes: Sequence[onnx.NodeProto]) -> dict[str, int]:
-    """Values that depend on the tokens and that the logits depend on: by name, their node."""
+    """Map each value between the tokens and the logits to the index of its node."""
     after = {SOURCE}
     for node in nodes:
         if node.op_type not in SIZES_ONLY and after.intersection(node.input):
@@ -89,9 +89,9 @@ def _path(nodes: Sequence[onnx.NodeProto]) -> dict[str, int]:
 
 
 def _meetings(nodes: Sequence[onnx.NodeProto], path: dict[str, int]) -> dict[int, str]:
-    """Nodes that no path goes around: by index, in order, the one value they hand on.
+    """Nodes that no path bypasses: map each index, in order, to the one value passed on.
 
-    A path goes around a node if a later one reads what was there before it.
+    A path bypasses a node if a later node reads a value computed before it.
     """
     last_reader: dict[str, int] = {}
     made: dict[int, list[str]] = {}
@@ -109,7 +109,7 @@ def _meetings(nodes: Sequence[onnx.NodeProto], path: dict[str, int]) -> dict[int
 
 
 def _layers(graph: onnx.GraphProto, path: dict[str, int]) -> dict[int, list[int]]:
-    """By layer, the nodes of the path that read its weights, or what is made of them alone."""
+    """Map each layer to the nodes of the path that read its weights, directly or transformed."""
     made_of = {tensor.name: {tensor.name} for tensor in graph.initializer}
     readers: dict[int, list[int]] = {}
     on_path = set(path.values())

@@ -1,9 +1,9 @@
-"""The choice of the next token: the likeliest one, or one drawn by temperature and top-p.
+"""Sampling of the next token: greedy, or by temperature and top-p.
 
 Divide the logits by the temperature, take their softmax, keep the likeliest tokens that together
 have a probability of top-p (Holtzman et al., "The Curious Case of Neural Text Degeneration",
-arXiv 1904.09751), and draw one of them by its share. All of it in float64 and with one random
-number a token, so that the same seed and the same logits give the same tokens.
+arXiv 1904.09751), and draw one of them by its probability. The computation is in float64 and uses
+one random number per token, so that the same seed and the same logits give the same tokens.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from resq_onnx.errors import ResqError
 
 FLOORS: Final = (1e-3, 1e-6, 0.0)
-"""Weights, relative to the likeliest token's, from which on tokens are sorted: the first of these
-floors above which there is enough. Sorting a vocabulary takes longer than running a small model,
-and hardly a text needs more than the first thousand tokens."""
+"""Thresholds for the tokens to sort, relative to the weight of the likeliest one: the first
+threshold with enough weight above it is used. Sorting a whole vocabulary takes longer than running
+a small model, and few texts need more than the first thousand tokens."""
 
 
 class Sampler:
-    """Chooses tokens from logits, one after the other."""
+    """Chooses tokens from logits, one at a time."""
 
     def __init__(self, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0) -> None:
         """Begin a sequence of draws.
@@ -50,7 +50,9 @@ class Sampler:
         if self._temperature == 0.0:
             return int(logits.argmax())
         scaled = logits.astype(np.float64)
-        with np.errstate(over="ignore"):  # a tiny temperature: minus infinity is what is meant
+        with np.errstate(
+            over="ignore"
+        ):  # a tiny temperature overflows to minus infinity, as intended
             weights = np.exp((scaled - scaled.max()) / self._temperature)  # the largest is 1
         if self._top_p == 1.0:
             return self._draw(weights)
@@ -58,7 +60,7 @@ class Sampler:
         return int(kept[self._draw(weights[kept])])
 
     def _draw(self, weights: NDArray[np.float64]) -> int:
-        """An index, each as often as its weight says; never one without any."""
+        """Draw an index with probability proportional to its weight; never one of weight 0."""
         ends = weights.cumsum()
         # A product of two floats may be rounded up to the end of the last interval.
         point = min(self._random.random() * ends[-1], np.nextafter(ends[-1], 0.0))
@@ -68,8 +70,8 @@ class Sampler:
 def likeliest(weights: NDArray[np.float64], share: float) -> NDArray[np.int64]:
     """The fewest tokens that together have a share of all weight, likeliest first.
 
-    The one that crosses the share is still in, so there is always one. Of equal weights the first
-    comes first.
+    The token that crosses the share is included, so there is always one. Equal weights keep their
+    order.
 
     Args:
         weights: (vocabulary,), not negative; the largest is 1.

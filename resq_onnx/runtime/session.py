@@ -21,20 +21,20 @@ NO_CPU_KERNEL: Final = (
     "Could not find an implementation for MixedPrecision",
     "Could not find an implementation for GatedHadamard",
 )
-"""Of ONNX Runtime's refusal of an operator of ours that has no kernel for its input
-(`library.CPU_DTYPES`): no library has one, or that for CUDA alone."""
+"""Fragments of ONNX Runtime's error for one of our operators that has no CPU kernel for its input
+type (`library.CPU_DTYPES`)."""
 
 
 DATA_FOLDER: Final = "session.model_external_initializers_file_folder_path"
-"""Option of a session: where the data of a graph lies that does not come from a file."""
+"""Session option: the folder of the external data of a graph that is loaded from memory."""
 
 MAX_THREADS: Final = 4 * max(os.cpu_count() or 1, 16)
-"""Threads of one operator: more than a core can use only wait for each other, and thousands take
-minutes to start."""
+"""Largest number of threads per operator: more than the cores can use only wait for each other, and
+thousands take minutes to start."""
 
 
 def check_threads(threads: int | None) -> None:
-    """Refuse a number of threads that no machine like this one can use.
+    """Reject a number of threads that this machine cannot use.
 
     Raises:
         ResqError: It is not from 1 to `MAX_THREADS`.
@@ -68,20 +68,20 @@ def create_session(
         provider: `cpu`, or `cuda` for a GPU.
         kernels: Whether the compiled ai.resq operators run, instead of the functions in the
             file.
-        spinning: Whether a thread that waits for its share of an operator stays awake for it.
-            That is faster where the cores are free; where others need them, it takes their time.
+        spinning: Whether a thread that waits for work spins instead of sleeping. That is faster if
+            the cores are free, and slows down other programs that need them.
         optimise: Whether ONNX Runtime may rewrite the graph.
         fold_weights: Whether ONNX Runtime dequantises the weights once, when it opens the
-            file, instead of in each run. A token then takes a third to a half of the time, but
-            a weight four bytes (SmolLM2-135M: 900 MB instead of 420). It concerns the weights
-            that functions read, not those of kernels.
-        graph: A serialised model to open in place of the one in the file, such as that one with
-            more outputs; what it keeps in other files is looked for beside `path`.
+            file, instead of in each run. A token then takes a third to a half of the time, but each
+            weight takes four bytes (SmolLM2-135M: 900 MB instead of 420). This applies to the
+            weights that functions read, not to those of kernels.
+        graph: A serialised model to open in place of the file, such as the same model with more
+            outputs; its external data is looked up beside `path`.
 
     Raises:
         ResqError: onnxruntime is not installed, there are too many threads, a file is missing or
-            broken, the data beside it is another export's, `kernels` were not built or do not know
-            the file's type, or `cuda` was asked for and the session does not run there.
+            broken, the data beside it is another export's, `kernels` were not built or do not
+            support the file's type, or `cuda` was requested and the session does not run there.
     """
     onnxruntime = _import_onnxruntime()
     path = Path(path)
@@ -122,7 +122,7 @@ def _import_onnxruntime() -> Any:
 
 
 def _options(threads: int | None, spinning: bool, optimise: bool, fold_weights: bool) -> Any:
-    """Session options by the arguments of `create_session`."""
+    """Session options for the arguments of `create_session`."""
     onnxruntime = _import_onnxruntime()
     levels = onnxruntime.GraphOptimizationLevel
     options = onnxruntime.SessionOptions()
@@ -140,7 +140,7 @@ def _options(threads: int | None, spinning: bool, optimise: bool, fold_weights: 
 
 
 def _refusal(path: Path, reason: str, on_cpu_kernels: bool) -> ResqError:
-    """What a user can do about a model that ONNX Runtime does not open, for this reason."""
+    """The error for a model that ONNX Runtime cannot open, with a remedy for this reason."""
     if on_cpu_kernels and any(words in reason for words in NO_CPU_KERNEL):
         return ResqError(
             f"{path}: its activations are bfloat16, for which there are no kernels on CPUs: "

@@ -1,4 +1,4 @@
-"""What a decoder graph takes and gives: the contract between an exported file and a decoder.
+"""Inputs and outputs of a decoder graph: the contract between an exported file and a decoder.
 
 B sequences, S new tokens, P cached ones:
 
@@ -8,9 +8,9 @@ B sequences, S new tokens, P cached ones:
     past_key_values.{i}.key, ....value              as the past, (B, G, P + S, R)
         uint8 (B, G, P, R) packed records, or int8 or float (B, G, P, d)
 
-The cache may also be one buffer of fixed length, given as past and taken as present: then P is the
-buffer's length, total = attention_mask.shape[1], and the new tokens go to the last S of the first
-`total` places.
+The cache may also be one buffer of fixed length, bound both as past and as present: then P is the
+buffer's length, total = attention_mask.shape[1], and the new tokens go into the last S of the first
+`total` entries.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ class Signature:
         past: Names of the cache inputs: key and value of layer 0, of layer 1, ...
         present: Names of the cache outputs, in the same order.
         caches: Their forms, in the same order.
-        takes_positions: Whether there is an input position_ids.
-        last_only: Whether logits are computed for the last new token alone.
-        vocabulary: Logits of a token; None if the graph does not say.
+        takes_positions: Whether the graph has an input position_ids.
+        last_only: Whether logits are computed for the last new token only.
+        vocabulary: Number of logits per token; None if the graph does not specify it.
         logits_dtype: Element type of the logits.
     """
 
@@ -76,11 +76,11 @@ class Signature:
 def read_signature(
     session: onnxruntime.InferenceSession, cache_width: int | None = None
 ) -> Signature:
-    """Read what a session's graph takes and gives.
+    """Read the inputs and outputs of a session's graph.
 
     Args:
-        session: With the graph.
-        cache_width: The last dimension of a cache, for a graph that does not say.
+        session: The session with the graph.
+        cache_width: The last dimension of a cache, if the graph does not specify it.
 
     Raises:
         ResqError: The graph is not a decoder as described at the top of this file.

@@ -1,7 +1,7 @@
-"""The residual stream of an exported model while it runs: taps that are added to its graph.
+"""Read the residual stream of a running model through extra graph outputs (taps).
 
-Nothing is written beside the file: ONNX Runtime gets the graph with more outputs from memory, and
-the weights from where they are.
+No file is written: ONNX Runtime receives the graph with the extra outputs from memory, and reads
+the weights from their original file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 TAP: Final = "layer_outputs."
-"""Outputs of a tapped graph: this and a number, 0 for the embedding, then in order."""
+"""Prefix of the outputs of a tapped graph; a number follows, 0 for the embedding, then in order."""
 
 
 def tapped_session(
@@ -36,9 +36,9 @@ def tapped_session(
     kernels: bool = True,
     halves: bool = False,
 ) -> onnxruntime.InferenceSession:
-    """Open an exported model with its residual stream as further outputs.
+    """Open an exported model with its residual stream as extra outputs.
 
-    Its other outputs are computed as ever, so that a `Decoder` can run it as well.
+    Its other outputs are unchanged, so a `Decoder` can run it as well.
 
     Args:
         path: The .onnx file, of any method and format.
@@ -67,7 +67,7 @@ def layer_outputs(
         token_ids: (B, S).
 
     Returns:
-        (layers + 1, B, S, D), in the basis of the file, which `resq` and others rotate.
+        (layers + 1, B, S, D), in the basis of the file, which some methods, such as `resq`, rotate.
 
     Raises:
         ResqError: As `tapped_session`, or the session has no taps.
@@ -77,7 +77,7 @@ def layer_outputs(
 
 
 class TappedDecoder:
-    """As `Decoder`, and gives the residual stream as well."""
+    """A `Decoder` that also returns the residual stream."""
 
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
         """Take a session of `tapped_session`.
@@ -112,7 +112,7 @@ class TappedDecoder:
 class Embedder:
     """The first part of an exported model: from token ids to the residual stream before layer 0.
 
-    Cheap to open and to run, for it has neither the layers nor their weights.
+    It is cheap to open and run, because it has neither the layers nor their weights.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Embedder:
         provider: str = CPU,
         kernels: bool = True,
     ) -> None:
-        """Open it; the arguments are those of `tapped_session`, and so are the errors."""
+        """Open the model; arguments and errors are those of `tapped_session`."""
         model = _read_graph(path)
         graph, embedding = model.graph, _stream(model, path)[0]
         nodes = _nodes_behind(graph, embedding)
@@ -160,7 +160,7 @@ def _read_graph(path: str | Path) -> onnx.ModelProto:
 
 
 def _give(graph: onnx.GraphProto, value: str, output: str) -> None:
-    """Make a value an output, in float32 whatever it is: NumPy knows no bfloat16."""
+    """Make a value an output, converted to float32: NumPy has no bfloat16."""
     to = onnx.TensorProto.FLOAT
     graph.node.append(onnx.helper.make_node("Cast", [value], [output], to=to))
     graph.output.append(onnx.ValueInfoProto(name=output))
@@ -174,7 +174,7 @@ def _stream(model: onnx.ModelProto, path: str | Path, halves: bool = False) -> l
 
 
 def _nodes_behind(graph: onnx.GraphProto, name: str) -> list[onnx.NodeProto]:
-    """The nodes that a value is computed by, in order."""
+    """The nodes that compute a value, in order."""
     wanted, found = {name}, []
     for node in reversed(graph.node):
         if wanted.intersection(node.output):

@@ -1,8 +1,7 @@
-"""The process in which chat templates run: Jinja's sandbox, and what bounds the process itself.
+"""Child process that renders chat templates: Jinja's sandbox and the process's own limits.
 
-A line of JSON comes in for each text, a template and its values; a line goes out, with the text or
-with the refusal of one. The functions a template may call are those that Hugging Face's template
-engine gives.
+For each text it reads one line of JSON, with a template and its values, and writes one line, with
+the text or a refusal. A template may call the functions that Hugging Face's template engine offers.
 """
 
 from __future__ import annotations
@@ -24,17 +23,17 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 MAX_TEXT: Final = 2**24
-"""Characters of a text: several times what a request to a server may have."""
+"""Largest number of characters of a text: several times the limit of a server's requests."""
 
 MAX_MEMORY: Final = 2**29
-"""Bytes of address space; Python and Jinja take a tenth."""
+"""Limit on address space in bytes; Python and Jinja take a tenth."""
 
 LAST_SECONDS: Final = 15
-"""After which a template ends though nobody waits for it any more: whoever does ends it earlier."""
+"""Time limit for a template that nobody waits for; a waiting process ends it earlier."""
 
 
 def main() -> None:
-    """Answer lines until there are none."""
+    """Answer lines until the input ends."""
     _limit_itself()
     print("ready", flush=True)
     for line in sys.stdin.buffer:
@@ -48,7 +47,7 @@ def main() -> None:
 
 
 def render(template: str, values: Mapping[str, Any]) -> dict[str, str]:
-    """The text, or why there is none, as the end of a sentence about the template."""
+    """The text, or a refusal that completes a sentence about the template."""
     pieces, length = [], 0
     try:
         for piece in _environment().from_string(template).generate(**values):
@@ -64,14 +63,14 @@ def render(template: str, values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _limit_itself() -> None:
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, whatever it does
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # kills the process
     for kind, most in ((resource.RLIMIT_AS, MAX_MEMORY), (resource.RLIMIT_CORE, 0)):
-        with suppress(ValueError, OSError):  # not every system has all of them, or a lower one
+        with suppress(ValueError, OSError):  # a system may lack this limit, or have a lower one
             resource.setrlimit(kind, (most, most))
 
 
 class _GenerationTag(jinja2.ext.Extension):
-    """{% generation %} ... {% endgeneration %} marks an answer for training: just its content."""
+    """{% generation %} ... {% endgeneration %} marks an answer for training: keep its content."""
 
     tags = {"generation"}  # noqa: RUF012, jinja2 declares it so
 
@@ -81,7 +80,7 @@ class _GenerationTag(jinja2.ext.Extension):
 
 
 class _GuardedNamespace(Namespace):
-    """A namespace that keeps a template away from Python's own attributes."""
+    """A namespace that denies a template access to Python's own attributes."""
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name.startswith("_"):

@@ -1,4 +1,4 @@
-"""Text to token ids and back, from the files that lie beside an exported model."""
+"""Tokenizer: text to token ids and back, with the files beside an exported model."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from resq_onnx.runtime.chat import render_chat
 from resq_onnx.runtime.opening import opening_of
 
 INCOMPLETE: Final = "\N{REPLACEMENT CHARACTER}"
-"""What a decoder puts where the bytes of a character have not all come yet."""
+"""Placeholder of a decoder for a character whose bytes are not complete yet."""
 
 REMEDY: Final = "put the original model's file there, or export the model again"
-"""What to do where a file of a tokenizer is damaged."""
+"""Remedy for a damaged tokenizer file."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Tokenizer:
 
     Attributes:
         backend: The tokenizer of the `tokenizers` library.
-        stop_ids: Tokens after which the model has said everything.
-        special_tokens: What the chat template may name: bos_token, eos_token, ...
+        stop_ids: Tokens that end the model's answer.
+        special_tokens: Variables for the chat template: bos_token, eos_token, ...
         chat_template: Jinja source; None if the model has none.
-        folder: Where it was loaded from, for messages.
+        folder: The folder it was loaded from, for messages.
     """
 
     backend: tokenizers.Tokenizer
@@ -69,7 +69,7 @@ class Tokenizer:
 
     @cached_property
     def longest_token(self) -> int:
-        """Bytes of the longest token, as the vocabulary writes it: it stands for no more."""
+        """Bytes of the longest token in the vocabulary: an upper bound on the text of any token."""
         return max((len(token.encode()) for token in self.backend.get_vocab()), default=1)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
@@ -78,24 +78,24 @@ class Tokenizer:
             return list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def opening(self, bos: bool | None = None) -> tuple[int, ...]:
-        """Special tokens with which a text begins; None for as tokenizer.json says.
+        """Special tokens at the beginning of a text; None follows tokenizer.json.
 
         Raises:
-            ResqError: BOS is asked for and the tokenizer has none.
+            ResqError: BOS is requested and the tokenizer has none.
         """
         named = self.special_tokens.get("bos_token")
         bos_id = self.backend.token_to_id(named) if named else None
         return opening_of(self.encode, bos_id, bos, str(self.folder))
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
-        """The text of token ids; what is no complete UTF-8 becomes a replacement character."""
+        """The text of token ids; incomplete UTF-8 becomes a replacement character."""
         return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
         """Decode tokens as they come; a piece holds whole UTF-8 characters only.
 
-        The pieces joined are `decode` of all tokens. What is still incomplete when the
-        tokens end comes as the last piece.
+        The joined pieces equal `decode` of all tokens. Any incomplete rest at the end comes as the
+        last piece.
         """
         # A token's text may depend on the one before it (a leading space), so each step
         # decodes from the last piece on and emits what its tokens add.
@@ -127,10 +127,11 @@ class Tokenizer:
         Args:
             messages: Each with "role" and "content".
             add_generation_prompt: Whether to end with the beginning of the answer.
-            cancelled: Set by another thread when nobody wants the text any more.
+            cancelled: Set by another thread to cancel the request.
 
         Raises:
-            ResqError: The model has no chat template, or it refuses the messages or takes too much.
+            ResqError: The model has no chat template, or it refuses the messages or exceeds a
+                limit.
             ChatCancelledError: `cancelled` was set.
         """
         if self.chat_template is None:
@@ -151,7 +152,7 @@ class Tokenizer:
 def _load_backend(path: Path) -> tokenizers.Tokenizer:
     if not path.is_file():
         raise ResqError(
-            f"{path}: no such file; the tokenizer's files must lie beside the model, where "
+            f"{path}: no such file; the tokenizer's files must be beside the model, where "
             f"resq-onnx export writes them"
         )
     with blaming(path, "not a tokenizer", REMEDY):
@@ -167,7 +168,7 @@ def _token_text(value: str | Mapping[str, Any]) -> str:
 
 
 def _stop_ids(folder: Path, backend: tokenizers.Tokenizer, eos: str | None) -> frozenset[int]:
-    """All that any file calls an end: models' files often name the end of a turn in one only."""
+    """Stop tokens of all files together: often only one file names the end of a turn."""
     found = set()
     for name in ("config.json", "generation_config.json"):
         said = read_json(folder / name, REMEDY, optional=True).get("eos_token_id")

@@ -1,4 +1,4 @@
-"""Answers as they go: the JSON objects of OpenAI's two endpoints, whole and in chunks."""
+"""Response objects of OpenAI's two endpoints as JSON, whole and in chunks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 
 class Answer(ABC):
-    """One answer, which has an id of its own and the time at which it began."""
+    """One answer, with its id and start time."""
 
     id_prefix: ClassVar[str]
     whole_object: ClassVar[str]
@@ -29,14 +29,14 @@ class Answer(ABC):
 
     @abstractmethod
     def piece(self, text: str, reason: str | None = None) -> dict[str, Any]:
-        """A chunk with more text, or with the reason why there is no more."""
+        """A chunk with more text, or with the reason for the end."""
 
     @abstractmethod
     def whole(self, text: str, reason: str, usage: dict[str, Any]) -> dict[str, Any]:
         """The answer in one object."""
 
     def usage(self, usage: dict[str, Any]) -> dict[str, Any]:
-        """The last chunk of a stream, where it was asked for."""
+        """The last chunk of a stream, if requested."""
         return self._object(self.chunk_object, []) | {"usage": usage}
 
     def _object(self, name: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
@@ -54,11 +54,11 @@ class ChatAnswer(Answer):
     chunk_object = "chat.completion.chunk"
 
     def first(self) -> list[dict[str, Any]]:
-        """The role, which comes once."""
+        """One chunk with the role."""
         return [self._chunk({"role": "assistant", "content": ""}, None)]
 
     def piece(self, text: str, reason: str | None = None) -> dict[str, Any]:
-        """A chunk with more text, or with the reason why there is no more."""
+        """A chunk with more text, or with the reason for the end."""
         return self._chunk({"content": text} if text else {}, reason)
 
     def whole(self, text: str, reason: str, usage: dict[str, Any]) -> dict[str, Any]:
@@ -78,11 +78,11 @@ class TextAnswer(Answer):
     whole_object = chunk_object = "text_completion"
 
     def first(self) -> list[dict[str, Any]]:
-        """Nothing."""
+        """No chunks."""
         return []
 
     def piece(self, text: str, reason: str | None = None) -> dict[str, Any]:
-        """A chunk with more text, or with the reason why there is no more."""
+        """A chunk with more text, or with the reason for the end."""
         return self._object(self.chunk_object, self._choice({"text": text}, reason))
 
     def whole(self, text: str, reason: str, usage: dict[str, Any]) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class TextAnswer(Answer):
 
 
 def usage(prompt_tokens: int, known: int, new_tokens: int) -> dict[str, Any]:
-    """How many tokens a request took; `known` of the prompt's did not run again."""
+    """Token counts of a request; `known` tokens of the prompt came from the cache."""
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": new_tokens,

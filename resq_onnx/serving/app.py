@@ -1,4 +1,4 @@
-"""The routes, and one request from its body to the line in the log."""
+"""Routes of the server: handle each request from its body to its line in the log."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ logger = logging.getLogger("resq_onnx.serving")
 
 
 class Service:
-    """What the routes share: the model, the places, the requests under way.
+    """State shared by the routes: the model, its scheduler, and the requests in progress.
 
     Attributes:
         engine: The model.
-        scheduler: Its places.
-        deadlines: The requests under way.
-        bodies: Those of them that are being read.
+        scheduler: Runs requests in a bounded number of threads.
+        deadlines: The requests in progress.
+        bodies: Reads their bodies.
         app: The ASGI application.
     """
 
     def __init__(self, engine: Engine, scheduler: Scheduler, seconds: float) -> None:
-        """Make the application; every request may take these seconds."""
+        """Make the application; `seconds` is the time limit of each request."""
         self.engine = engine
         self.scheduler = scheduler
         self.deadlines = Deadlines(seconds)
@@ -100,13 +100,13 @@ class Endpoint:
         read: Callable[[bytes, str], GenerationRequest],
         answer: type[Answer],
     ) -> None:
-        """Take what makes it this route: how its requests are read, and what its answers are."""
+        """Take the function that reads requests and the class of the answers."""
         self._service = service
         self._read = read
         self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request; all that can happen to it ends here, with one line in the log."""
+        """Answer a request; every outcome ends here, with one line in the log."""
         began = time.perf_counter()
         reply = Reply(scope, receive, send, self._answer(self._service.engine.name))
         status = 200
@@ -117,7 +117,7 @@ class Endpoint:
             except RefusalError as refusal:
                 status, reply.reason = refusal.status, refusal.code or refusal.kind
                 await reply.refuse(refusal)
-            except ResqError as error:  # the model does not run, though the request is right
+            except ResqError as error:  # the model fails, though the request is valid
                 logger.error("POST %s: %s", scope["path"], error)
                 status, reply.reason = 500, "model_error"
                 await reply.refuse(model_failed(str(error)))
@@ -147,7 +147,7 @@ class Endpoint:
 
 
 async def _refuse_route(_: Request, error: Exception) -> JSONResponse:
-    """A path or a method that there is not, in the form of all other refusals."""
+    """Refuse an unknown path or method in the usual form."""
     assert isinstance(error, HTTPException)
     paths = "/v1/chat/completions, /v1/completions, /v1/models and /health"
     message = f"{error.detail}: there are {paths}"
@@ -155,7 +155,7 @@ async def _refuse_route(_: Request, error: Exception) -> JSONResponse:
 
 
 class LoopbackOnly:
-    """An application that on loopback answers for itself alone; see `hosts.py`."""
+    """An application that on loopback answers only requests for this machine; see `hosts.py`."""
 
     def __init__(self, app: ASGIApp, address: str) -> None:
         """Take the application, and the address at which it listens."""

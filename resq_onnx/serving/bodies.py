@@ -1,4 +1,4 @@
-"""Reading the bodies of requests, with bounds on the length and time of one and the room of all."""
+"""Read request bodies, with limits on the length and time of each and the memory of all."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from starlette.requests import Request
 from resq_onnx.serving.refusals import RefusalError, gone, invalid, no_room, too_slow
 
 MAX_BODY: Final = 4 * 2**20
-"""Bytes of a request: the text of far more tokens than a model of today has positions."""
+"""Largest size of a request in bytes: far more text than fits into today's models."""
 
 MAX_BODIES: Final = 16 * MAX_BODY
-"""Bytes of all requests that are being read."""
+"""Largest total size of all requests that are being read, in bytes."""
 
 BODY_SECONDS: Final = 60.0
-"""For a body to come."""
+"""Time limit for receiving a body."""
 
 
 class Bodies:
     """Reads the bodies of requests."""
 
     def __init__(self) -> None:
-        """None is being read."""
+        """Start with no body being read."""
         self._held = 0
 
     async def read(self, request: Request) -> bytes:
-        """The body of a request.
+        """Read the body of a request.
 
-        A web page can make a browser send JSON here only if it says so, which the browser then
-        asks this server about, and this server does not agree to.
+        A web page can make a browser send a request labelled as JSON only after the browser has
+        asked this server for permission (CORS preflight), which it does not give.
 
         Raises:
-            RefusalError: It is too long, too slow or is not said to be JSON, there are too many
-                others, or the client has gone.
+            RefusalError: The body is too long, too slow or not labelled as JSON, there are too many
+                others, or the client has disconnected.
         """
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
@@ -55,7 +55,7 @@ class Bodies:
         return bytes(body)
 
     async def _read_more(self, request: Request, body: bytearray) -> bool:
-        """Read a piece; whether there is more."""
+        """Read a piece; return whether there is more."""
         message = await request.receive()
         if message["type"] == "http.disconnect":
             raise gone()

@@ -1,8 +1,7 @@
-"""Open connections: how many there may be, and how long each may keep the server waiting.
+"""Limits on open connections: their number, and how long each may keep the server waiting.
 
-uvicorn has limits on requests, and none on clients that connect and say nothing, or say it a byte
-at a time. When there is no room for a new connection, the one that has kept the server waiting
-longest is closed for it.
+uvicorn limits requests, but not clients that connect and send nothing, or one byte at a time. When
+there is no room for a new connection, the one that has kept the server waiting longest is closed.
 """
 
 from __future__ import annotations
@@ -17,24 +16,24 @@ from typing import Any, ClassVar, Final
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MAX_CONNECTIONS: Final = 256
-"""Open at once, beyond those whose requests run or wait."""
+"""Connections that may be open besides those of running and waiting requests."""
 
 HEADER_SECONDS: Final = 10.0
-"""For the headers of a request, from the moment a connection is there or has its last answer."""
+"""Time limit for the headers of a request, from the connection or its last answer on."""
 
 LAST_BYTES_SECONDS: Final = 30.0
-"""For a client to fetch the rest of its last answer after that."""
+"""Further time for a client to fetch the rest of its last answer."""
 
 SWEEP_SECONDS: Final = 1.0
 
 TELL_SECONDS: Final = 10.0
-"""Between two lines in the log, however many connections are closed."""
+"""Time between two log lines, however many connections are closed."""
 
 MAX_HEADER: Final = 2**14
-"""Bytes of a request's headers."""
+"""Largest size of a request's headers, in bytes."""
 
 OTHER_FILES: Final = 512
-"""Descriptors for all else: the model, templates, connections that are not counted yet."""
+"""File descriptors for everything else: the model, templates, connections not counted yet."""
 
 NO_ROOM: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\n"
@@ -50,8 +49,8 @@ class Connections:
     """The open connections of a server.
 
     Attributes:
-        limit: How many there may be.
-        unaccepted: How often the operating system had no room for one, since the log told.
+        limit: Largest number of connections.
+        unaccepted: Connections that the operating system had no room for, since the last log line.
     """
 
     def __init__(self, limit: int) -> None:
@@ -63,11 +62,11 @@ class Connections:
         self._open: set[Connection] = set()
 
     def protocol(self) -> type[Connection]:
-        """What uvicorn makes of each connection."""
+        """The protocol class for uvicorn, which makes one object per connection."""
         return type("Connection", (Connection,), {"guard": self})
 
     def admit(self, new: Connection) -> None:
-        """Take a connection in, for another one's place if there is no other."""
+        """Admit a connection; close another if there is no room."""
         self._open.add(new)
         if len(self._open) <= self.limit:
             return
@@ -83,11 +82,11 @@ class Connections:
             new.transport.close()
 
     def discard(self, connection: Connection) -> None:
-        """It is closed."""
+        """Forget a closed connection."""
         self._open.discard(connection)
 
     async def sweep(self) -> None:
-        """Close what keeps the server waiting too long, for ever."""
+        """Close connections that keep the server waiting too long; run forever."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             now = time.monotonic()
@@ -106,11 +105,11 @@ class Connections:
 
 
 class Connection(H11Protocol):
-    """One connection, which knows since when it has kept the server waiting.
+    """One connection, with the time since which it has kept the server waiting.
 
     Attributes:
-        guard: Knows all of the server.
-        since: When the connection came, or its last answer was complete.
+        guard: All connections of the server.
+        since: Time at which the connection was opened, or its last answer completed.
     """
 
     guard: ClassVar[Connections]
@@ -123,22 +122,22 @@ class Connection(H11Protocol):
 
     @property
     def uploads(self) -> bool:
-        """Whether there is a request without all of its body."""
+        """Whether a request's body is incomplete."""
         return not self.is_idle and self.cycle.more_body
 
     @property
     def keeps_waiting(self) -> bool:
-        """Whether it is the client's turn."""
+        """Whether the server is waiting for the client."""
         return self.is_idle or self.uploads
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take it in."""
+        """Admit the connection."""
         super().connection_made(transport)
         self.since = time.monotonic()
         self.guard.admit(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let it go."""
+        """Forget the connection."""
         self.guard.discard(self)
         super().connection_lost(exc)
 
@@ -149,9 +148,9 @@ class Connection(H11Protocol):
 
 
 def room_for(requests: int) -> int:
-    """How many connections there may be, that of so many requests under way among them.
+    """Largest number of connections, including those of this many requests in progress.
 
-    The limit on open files is raised as far as this process may, and bounds what is left.
+    The limit on open files is raised as far as allowed, and bounds the result.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_CONNECTIONS + requests
@@ -162,6 +161,6 @@ def room_for(requests: int) -> int:
 
 
 def lacks_room(context: dict[str, Any]) -> bool:
-    """Whether what an event loop reports is that it can accept no connection for lack of room."""
+    """Whether an event loop reports that it lacks resources to accept a connection."""
     error = context.get("exception")
     return isinstance(error, OSError) and error.errno in OUT_OF_ROOM

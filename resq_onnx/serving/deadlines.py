@@ -1,4 +1,4 @@
-"""How a request is ended from outside: its time is up, its client has gone, the server stops."""
+"""Deadlines: end a request when its time is up, its client disconnects or the server stops."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ from resq_onnx.serving.refusals import RefusalError, gone, stopping, timed_out
 
 
 class Deadline:
-    """The end of one request, which can be put forward to now."""
+    """The deadline of one request, which can be moved to now."""
 
     def __init__(self, timeout: asyncio.Timeout, reason: RefusalError) -> None:
-        """Watch over a timeout that runs already.
+        """Take a timeout that is already running.
 
         Args:
-            timeout: Around all that the request does.
-            reason: Why it ends if nothing else happens.
+            timeout: The timeout around the whole request.
+            reason: The error when the timeout expires.
         """
         self._timeout = timeout
         self.reason = reason
 
     def end(self, reason: RefusalError) -> None:
-        """End the request, wherever it waits."""
+        """End the request at once."""
         self.reason = reason
         self._timeout.reschedule(asyncio.get_running_loop().time())
 
 
 class Deadlines:
-    """The requests under way."""
+    """The requests in progress."""
 
     def __init__(self, seconds: float) -> None:
-        """Give every request this time."""
+        """Set the time limit of every request."""
         self._seconds = seconds
         self._open: set[Deadline] = set()
         self._stopped = False
 
     @asynccontextmanager
     async def one(self) -> AsyncIterator[Deadline]:
-        """Around all that a request does.
+        """Context of a whole request.
 
         Raises:
-            RefusalError: It was ended.
+            RefusalError: The request was ended.
         """
         if self._stopped:
             raise stopping()
@@ -62,7 +62,7 @@ class Deadlines:
             self._open.discard(deadline)
 
     def stop(self) -> None:
-        """End all requests, and those to come."""
+        """End all requests, including future ones."""
         self._stopped = True
         for deadline in self._open:
             deadline.end(stopping())
@@ -70,7 +70,7 @@ class Deadlines:
 
 @asynccontextmanager
 async def while_connected(receive: Receive, deadline: Deadline) -> AsyncIterator[None]:
-    """End a request, of which the body has been read, when its client closes the connection."""
+    """End a request whose body has been read when its client closes the connection."""
 
     async def watch() -> None:
         while (await receive())["type"] != "http.disconnect":

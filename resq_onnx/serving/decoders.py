@@ -1,4 +1,4 @@
-"""Decoders and what they know: a conversation's next turn begins where the last one ended."""
+"""Decoder pool with prefix caching: a conversation's next turn reuses the cache of the last."""
 
 from __future__ import annotations
 
@@ -19,52 +19,52 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Text:
-    """A decoder and the text that it runs.
+    """A decoder and the tokens of its text.
 
     Attributes:
-        decoder: Knows the first `decoder.length` of the tokens.
-        tokens: Whoever runs the decoder appends what comes after the prompt.
+        decoder: Has cached the first `decoder.length` tokens.
+        tokens: The text's tokens; the borrower appends those after the prompt.
     """
 
     decoder: BufferedDecoder
     tokens: list[int] = field(default_factory=list)
 
     def shared(self, ids: Sequence[int]) -> int:
-        """How many tokens of a new text the decoder knows: never the last, which has to run."""
+        """Number of tokens of a new text that are cached: never the last, which has to run."""
         known = self.tokens[: self.decoder.length]
         pairs = enumerate(zip(known, ids[:-1], strict=False))
         return next((i for i, (a, b) in pairs if a != b), min(len(known), len(ids) - 1))
 
 
 class DecoderPool:
-    """As many decoders as may run at once, for threads to borrow.
+    """A decoder for each request that may run at once, for threads to borrow.
 
-    With `reuse` a decoder keeps its text when it comes back, and a new text goes to the one that
-    knows most of its beginning, if that is half of what it knows at all. Else, as when two
-    conversations have their instructions in common, neither is to be forgotten for the other: the
-    beginning is copied to the decoder that has rested longest.
+    With `reuse`, a returned decoder keeps its text, and a new text goes to the decoder that has
+    cached most of its beginning, if that is at least half of the decoder's text. Otherwise, for
+    example if two conversations share their instructions, both are kept: the shared beginning is
+    copied to the decoder that has been idle longest.
     """
 
     def __init__(
         self, session: onnxruntime.InferenceSession, count: int, max_length: int, reuse: bool
     ) -> None:
-        """Make the decoders; the memory of their caches is taken when it is first written to.
+        """Make the decoders; the memory of their caches is allocated when it is first written to.
 
         Args:
             session: The model.
-            count: How many.
-            max_length: Tokens each knows at most.
-            reuse: Whether texts are kept, as they may be where `steps_do_not_matter`. Without,
-                each text gets a decoder of its own length: function bodies copy a whole cache.
+            count: Number of decoders.
+            max_length: Largest number of tokens of each.
+            reuse: Whether texts are kept, which requires `steps_do_not_matter`. Otherwise each text
+                gets a decoder of its own length, because function bodies copy a whole cache.
 
         Raises:
-            ResqError: The model is no decoder, or there is not enough memory.
+            ResqError: The model is not a decoder, or there is not enough memory.
         """
         self._session = session
         self._reuse = reuse
         self._lock = threading.Lock()
         self._resting: list[Text] = []
-        """Those that rest longest first."""
+        """Idle decoders, longest idle first."""
         try:
             for _ in range(count if reuse else 1):
                 self._resting.append(Text(BufferedDecoder(session, max_length)))
@@ -76,9 +76,9 @@ class DecoderPool:
 
     @contextmanager
     def lend(self, ids: Sequence[int], max_new_tokens: int) -> Iterator[Text]:
-        """Lend a decoder for a new text, of which it may know a beginning already.
+        """Lend a decoder for a new text, whose beginning it may have cached.
 
-        No more may be lent at once than there are.
+        At most `count` may be lent at once.
         """
         if not self._reuse:
             yield Text(BufferedDecoder(self._session, len(ids) + max_new_tokens), list(ids))
@@ -105,9 +105,9 @@ class DecoderPool:
 
 
 def steps_do_not_matter(session: onnxruntime.InferenceSession) -> bool:
-    """Whether a cache is the same to the last bit in whatever steps it is filled.
+    """Whether a cache is bitwise the same for any division of the text into steps.
 
-    So it is in a file in which all arithmetic is that of our operators, if their kernels run.
+    This holds if our operators do all arithmetic of the file, and their kernels run.
     """
     found = session.get_modelmeta().custom_metadata_map.get(RECIPE_KEY)
     recipe = parse_json(found, f"metadata {RECIPE_KEY}", "export the model again") if found else {}

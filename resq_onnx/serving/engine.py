@@ -1,4 +1,4 @@
-"""From a request to its answer: the prompt's tokens, a decoder, pieces of text. Runs in threads."""
+"""Generation engine: turns a request into pieces of text. Runs in threads."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from resq_onnx.serving.stop_strings import StopStrings
 
 @dataclass(frozen=True)
 class Started:
-    """The prompt has been understood: from here on nothing is wrong with the request.
+    """The request is valid and generation has started.
 
     Attributes:
-        prompt_tokens: How many it has.
-        known: How many of them need not run, as an earlier request had the same ones.
+        prompt_tokens: Number of tokens of the prompt.
+        known: Number of them that an earlier request left in the cache.
     """
 
     prompt_tokens: int
@@ -40,11 +40,11 @@ class Started:
 
 @dataclass(frozen=True)
 class Piece:
-    """More of the answer.
+    """The next piece of the answer.
 
     Attributes:
         text: Whole characters, and no part of a stop string.
-        new_tokens: Tokens that have been made so far.
+        new_tokens: Tokens generated so far.
     """
 
     text: str
@@ -56,8 +56,8 @@ class Finished:
     """The answer is complete.
 
     Attributes:
-        reason: "stop" (the model had said everything, or a stop string came) or "length".
-        new_tokens: Tokens that were made, without the one by which the model ends.
+        reason: "stop" (a stop token or a stop string) or "length".
+        new_tokens: Tokens generated, not counting the stop token.
     """
 
     reason: str
@@ -91,7 +91,7 @@ class Engine:
         Args:
             path: The .onnx file, with its tokenizer beside it.
             name: What clients call it.
-            concurrent: How many `answer` may run at once.
+            concurrent: How many calls of `answer` may run at once.
             max_length: Tokens of a prompt and its answer; None for as many as the model has
                 positions.
             threads: As for `create_session`.
@@ -103,14 +103,15 @@ class Engine:
         """
         self.name = name
         check_is_file(path)
-        # Clients read what the tokenizer says of itself: the model's name, and no path of ours.
+        # Clients see the tokenizer's messages: they name the model, not our path.
         self._tokenizer = replace(Tokenizer.load(path.parent), folder=Path(name))
         self.max_length = _check_length(path.parent, max_length)
         if self._tokenizer.chat_template is not None:
             start_early()
         self._most_bytes = self.max_length * self._tokenizer.longest_token
         session = create_session(path, threads, provider=provider, kernels=kernels)
-        # On a GPU it is not known whether a prompt's cache is that of single steps, bit for bit.
+        # On a GPU it is not known whether the cache of a prompt bitwise equals that of single
+        # steps.
         reuse = kernels and provider == CPU and steps_do_not_matter(session)
         self._pool = DecoderPool(session, concurrent, self.max_length, reuse)
         self._vocabulary = read_signature(session).vocabulary or 0
@@ -118,15 +119,15 @@ class Engine:
     def answer(self, asked: GenerationRequest, cancelled: threading.Event) -> Iterator[Event]:
         """Answer a request, piece by piece.
 
-        The same request with the same seed has the same answer, whatever ran before or runs
-        beside it.
+        The same request with the same seed has the same answer, regardless of earlier and
+        concurrent requests.
 
         Args:
             asked: The request.
             cancelled: When it is set, the answer ends within a token or a slice of the prompt.
 
         Raises:
-            RefusalError: The prompt cannot be used or has no room; or `cancelled` was set.
+            RefusalError: The prompt is invalid or too long, or `cancelled` was set.
         """
         ids = self._encode(asked.prompt, cancelled)
         limit = self._check_room(len(ids), asked.max_tokens)
@@ -184,7 +185,7 @@ class Engine:
             raise invalid(str(error), "messages") from None
 
     def _check_room(self, prompt_tokens: int, max_tokens: int | None) -> int:
-        """How many new tokens there may be."""
+        """Largest number of new tokens."""
         if not prompt_tokens:
             raise invalid("the prompt has no tokens; give some text to continue", "prompt")
         room = self.max_length - prompt_tokens
@@ -203,7 +204,7 @@ class Engine:
 
 
 def _prefill(text: Text, cancelled: threading.Event) -> None:
-    """Run a prompt up to its last slice, and look between slices whether anybody still waits."""
+    """Run a prompt up to its last slice, and check for cancellation between slices."""
     decoder, ids = text.decoder, text.tokens
     while len(ids) - decoder.length > decoder.prefill_slice:
         _check(cancelled)
@@ -211,7 +212,7 @@ def _prefill(text: Text, cancelled: threading.Event) -> None:
 
 
 def _watched(tokens: Iterable[int], text: Text, cancelled: threading.Event) -> Iterator[int]:
-    """Keep a record of the tokens, and look after each whether anybody still waits."""
+    """Record the tokens, and check for cancellation after each."""
     _check(cancelled)
     for token in tokens:
         text.tokens.append(token)
@@ -225,7 +226,7 @@ def _check(cancelled: threading.Event) -> None:
 
 
 def _check_length(folder: Path, asked: int | None) -> int:
-    """The number of tokens a text may have, by the model's positions."""
+    """Largest number of tokens of a text, from the option or the model's positions."""
     positions = positions_of(folder)
     if positions is None:
         if asked is None:

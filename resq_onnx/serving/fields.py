@@ -1,4 +1,4 @@
-"""Fields of a JSON object, read one by one: the value, its default, or a refusal that names it."""
+"""Validate the fields of a JSON request: the value, its default, or an error that names it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from resq_onnx.serving.refusals import invalid
 def parse_object(body: bytes) -> dict[str, Any]:
     """Read a request's body.
 
-    A field that is null counts as left out, as OpenAI's interface has it.
+    A field that is null counts as omitted, as in OpenAI's API.
 
     Raises:
-        RefusalError: It is no JSON object, or has text that is no Unicode.
+        RefusalError: It is not a JSON object, or contains invalid Unicode.
     """
     try:
         found = json.loads(body, parse_constant=_refuse_constant)
-        # An escape such as \ud800 makes half a character, which no encoder takes.
+        # An escape such as \ud800 is a lone surrogate, which cannot be encoded.
         json.dumps(found, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
@@ -50,7 +50,7 @@ def number(fields: Mapping[str, Any], name: str, low: float, high: float, defaul
 
 
 def flag(fields: Mapping[str, Any], name: str, where: str = "") -> bool:
-    """True or false; false if left out."""
+    """True or false; false if omitted."""
     value = fields.get(name)
     if value is not None and not isinstance(value, bool):
         raise invalid(f"{where}{name} must be true or false", f"{where}{name}")
@@ -65,7 +65,7 @@ def text(value: Any, where: str) -> str:
 
 
 def texts(fields: Mapping[str, Any], name: str, most: int, longest: int) -> tuple[str, ...]:
-    """A string or a list of strings, none of them empty; none at all if left out."""
+    """A string or a list of strings, none of them empty; empty if omitted."""
     value = fields.get(name, [])
     found = [value] if isinstance(value, str) else value
     if (
@@ -82,7 +82,7 @@ def texts(fields: Mapping[str, Any], name: str, most: int, longest: int) -> tupl
 
 
 def same(value: Any, allowed: Sequence[Any]) -> bool:
-    """Whether a value is one of those allowed; to Python true is 1, and to JSON it is not."""
+    """Whether a value is one of those allowed; true equals 1 in Python, but not in JSON."""
     kind = isinstance(value, bool)
     return any(value == one and isinstance(one, bool) == kind for one in allowed)
 

@@ -1,8 +1,8 @@
-"""For whom a server on loopback answers: its own names, and pages that it serves itself.
+"""Host and Origin checks of a server on loopback, against DNS rebinding.
 
-A web page of anywhere can have a name of its own that is made to mean 127.0.0.1 (DNS rebinding). A
-browser then lets it read what a server on this machine answers, unless the server looks at the name
-by which it was asked. The port does not matter: it may be the one of a tunnel.
+Any web page can have a host name that is made to resolve to 127.0.0.1 (DNS rebinding). A browser
+then lets it read the answers of a server on this machine, unless the server checks the name in the
+request. The port does not matter: it may be that of a tunnel.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Final
 NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 HOST: Final = re.compile(r"(?:\[([0-9a-f:.]{2,45})\]|([a-z0-9._-]{1,253}))(?::\d{1,5})?", re.ASCII)
-"""What a Host header looks like: an IPv6 address in brackets, or another address or a name."""
+"""Form of a Host header: an IPv6 address in brackets, or another address or a name."""
 
 
 def refused_by(address: str, headers: Mapping[str, str]) -> tuple[HTTPStatus, str] | None:
-    """Why a request is not answered, as a status and a sentence; None if it is.
+    """The status and message with which a request is refused; None if it is answered.
 
     Args:
-        address: Where the server listens; elsewhere than on loopback it may have any name.
-        headers: Of the request, by names in lower case.
+        address: The address at which the server listens; off loopback any host name is allowed.
+        headers: The request's headers, by lower-case names.
     """
     if not is_loopback(address):
         return None
@@ -49,7 +49,7 @@ def refused_by(address: str, headers: Mapping[str, str]) -> tuple[HTTPStatus, st
 
 
 def is_loopback(address: str) -> bool:
-    """Whether only programs of this machine reach an address."""
+    """Whether only programs on this machine can reach an address."""
     try:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:

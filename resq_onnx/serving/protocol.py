@@ -1,7 +1,7 @@
-"""Requests as they come: the JSON of OpenAI's two endpoints, and what of it is refused.
+"""Parse and validate the JSON requests of OpenAI's two endpoints.
 
-What would change the answer and cannot be done is refused. Fields that change nothing (`user`,
-`metadata`, `store`, ...), and fields that nobody has heard of, are let pass.
+Unsupported fields that would change the answer are refused. Fields that change nothing (`user`,
+`metadata`, `store`, ...) and unknown fields are ignored.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from resq_onnx.serving.refusals import invalid, unknown_model
 MAX_TEMPERATURE: Final = 2.0
 MAX_STOPS: Final = 4
 MAX_STOP_LENGTH: Final = 1000
-"""OpenAI's bounds, but for the last: every character of a stop string costs time at every piece."""
+"""OpenAI's limits, except for the last: every character of a stop string costs time at every
+piece."""
 
 COMPLETION_TOKENS: Final = 16
-"""What `max_tokens` is where a completion does not say, as OpenAI has it. A chat may fill the
-context."""
+"""Default of `max_tokens` for a completion, as in OpenAI's API. A chat may fill the context."""
 
 MAX_INTEGER: Final = 2**63 - 1
 
@@ -31,7 +31,7 @@ ROLES: Final = {
     "user": "user",
     "assistant": "assistant",
 }
-"""By role of a message, what chat templates call it."""
+"""The name in chat templates of each message role."""
 
 NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     "n": (1,),
@@ -53,24 +53,24 @@ NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     "web_search_options": (),
     "reasoning_effort": ("none",),
     "verbosity": (),
-    # Not OpenAI's: other servers know them, and their clients may send them here.
+    # Not in OpenAI's API, but in other servers', whose clients may send them here.
     "top_k": (0, -1),
     "min_p": (0,),
     "repetition_penalty": (1,),
     "min_tokens": (0,),
     "ignore_eos": (False,),
 }
-"""By field that would change the answer, the values with which it does not."""
+"""Fields that would change the answer, with the values that do not."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is to be continued: one of the three.
+    """The text to continue, in one of three forms.
 
     Attributes:
-        messages: Of a chat, each with "role" and "content".
+        messages: Messages of a chat, each with "role" and "content".
         text: Plain text.
-        token_ids: Text that the client has made tokens of.
+        token_ids: Text that the client has tokenised.
     """
 
     messages: tuple[dict[str, str], ...] = ()
@@ -80,17 +80,17 @@ class Prompt:
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """A request that can be answered, unless its prompt is too long.
+    """A validated request; only its prompt may still be too long.
 
     Attributes:
         prompt: What to continue.
-        max_tokens: New tokens at most; None for all that have room.
+        max_tokens: Largest number of new tokens; None for as many as fit.
         temperature: As for `Sampler`.
         top_p: As for `Sampler`.
         seed: As for `Sampler`.
-        stop: Strings that end the answer and are no part of it.
+        stop: Strings that end the answer and are not part of it.
         stream: Whether to send pieces as they come.
-        include_usage: Whether a stream is to end with the number of tokens.
+        include_usage: Whether a stream ends with the token counts.
     """
 
     prompt: Prompt
@@ -111,7 +111,7 @@ def read_chat(body: bytes, model: str) -> GenerationRequest:
         model: The name of the model that is served.
 
     Raises:
-        RefusalError: It is no such request, asks for another model, or for what is not done here.
+        RefusalError: It is invalid, is for another model, or needs an unsupported feature.
     """
     found = _read(body, model)
     messages = found.get("messages")
@@ -159,7 +159,7 @@ def _asked(found: Mapping[str, Any], prompt: Prompt, limit: int | None) -> Gener
         max_tokens=limit,
         temperature=fields.number(found, "temperature", 0.0, MAX_TEMPERATURE, 1.0),
         top_p=top_p,
-        # Generators are seeded with numbers from 0 on; none falls on another's.
+        # Generators take seeds from 0 on; this maps each number to a different one.
         seed=secrets.randbits(64) if seed is None else seed % 2**64,
         stop=fields.texts(found, "stop", MAX_STOPS, MAX_STOP_LENGTH),
         stream=fields.flag(found, "stream"),
@@ -183,7 +183,7 @@ def _message(message: Any, place: int) -> dict[str, str]:
 
 
 def _content(content: Any, where: str) -> str:
-    """A message's text: a string, or the text of its parts, one behind the other."""
+    """A message's text: a string, or the text of its parts, concatenated."""
     if not isinstance(content, list):
         return fields.text(content, where)
     found = []

@@ -1,4 +1,4 @@
-"""What a client is told when it gets no answer: OpenAI's error objects, by cause."""
+"""Errors sent to clients: OpenAI's error objects, by cause."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 RETRY_SECONDS: Final = 2
-"""After which a client that found every place taken may try again."""
+"""Time after which a client may retry when the server is full."""
 
 
 @dataclass(eq=False)
@@ -15,11 +15,11 @@ class RefusalError(Exception):
     """A request ends without an answer, or without the rest of one.
 
     Attributes:
-        status: Of the HTTP response, if its head has not been sent yet.
-        message: What is wrong and what to do, for whoever wrote the request.
+        status: Status of the HTTP response, if its head has not been sent yet.
+        message: What is wrong and what to do, for the author of the request.
         kind: `type` of the error object.
         param: The field of the request that it is about.
-        code: For programs.
+        code: A machine-readable code.
         headers: Further headers of the response.
     """
 
@@ -60,7 +60,7 @@ def unknown_model(name: str, served: str) -> RefusalError:
 
 
 def busy(running: int, waiting: int) -> RefusalError:
-    """Every place is taken, in the queue too."""
+    """All threads are busy and the queue is full."""
     return RefusalError(
         429,
         f"{running} requests are running and {waiting} waiting, which is as many as this server "
@@ -72,7 +72,7 @@ def busy(running: int, waiting: int) -> RefusalError:
 
 
 def timed_out(seconds: float) -> RefusalError:
-    """The request took longer than a request may; trying it again would only add to the load."""
+    """The request exceeded its time limit; a retry would only add to the load."""
     return RefusalError(
         504,
         f"the request took longer than {seconds:g} seconds, which is what this server allows; "
@@ -84,7 +84,7 @@ def timed_out(seconds: float) -> RefusalError:
 
 
 def too_slow(seconds: float) -> RefusalError:
-    """The body of the request does not come."""
+    """The body of the request arrives too slowly."""
     return RefusalError(
         408,
         f"the body of the request was not complete after {seconds:g} seconds",
@@ -112,12 +112,12 @@ def stopping() -> RefusalError:
 
 
 def gone() -> RefusalError:
-    """The client has closed the connection: nobody is told, and the log says 499, as others do."""
+    """The client has closed the connection: nothing is sent; the log says 499, by convention."""
     return RefusalError(499, "the client has closed the connection", kind="client_closed_request")
 
 
 def model_failed(message: str) -> RefusalError:
-    """The model cannot be run on: its logits are not finite, or ONNX Runtime gives up."""
+    """The model failed: its logits are not finite, or ONNX Runtime reports an error."""
     return RefusalError(500, message, kind="server_error", code="model_error")
 
 

@@ -1,4 +1,4 @@
-"""Sending an answer: as one JSON object, as a stream of events, or as a refusal."""
+"""Send an answer: as one JSON object, as a stream of events, or as an error."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from resq_onnx.serving.refusals import RefusalError
 EVENT_STREAM: Final = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),  # a proxy in between must not collect the pieces
+    (b"x-accel-buffering", b"no"),  # a proxy must not buffer the pieces
 ]
 
 LAST_WORDS_SECONDS: Final = 1.0
-"""How long a client that reads nothing may hold up the message that its time is up."""
+"""How long a client that reads nothing may delay the time-out message."""
 
 
 class Reply:
@@ -30,7 +30,7 @@ class Reply:
 
     Attributes:
         prompt_tokens: Tokens of the prompt, once they are known.
-        known: How many of them did not run again.
+        known: How many of them came from the cache.
         new_tokens: Tokens of the answer so far.
         reason: Why the answer ended, once it has.
     """
@@ -39,10 +39,10 @@ class Reply:
         """Send nothing yet.
 
         Args:
-            scope: Of the request, as the next two.
-            receive: What the client sends.
-            send: What it is sent.
-            answer: Makes the JSON objects.
+            scope: ASGI scope of the request.
+            receive: ASGI channel from the client.
+            send: ASGI channel to the client.
+            answer: Builds the JSON objects.
         """
         self._scope = scope
         self._receive = receive
@@ -63,9 +63,9 @@ class Reply:
         await JSONResponse(answer)(self._scope, self._receive, self._send)
 
     async def stream(self, events: AsyncIterable[Event], include_usage: bool) -> None:
-        """Send an answer piece by piece; until the prompt is understood, nothing is sent.
+        """Send an answer piece by piece; nothing is sent until the prompt has been validated.
 
-        With `include_usage` every chunk has the field, and a last one its value.
+        With `include_usage` every chunk has the field `usage`, and an extra last one its value.
         """
         none_yet: dict[str, Any] = {"usage": None} if include_usage else {}
         async for event in events:
@@ -84,7 +84,7 @@ class Reply:
         await self._end_stream(b"data: [DONE]\n\n")
 
     async def refuse(self, refusal: RefusalError) -> None:
-        """Say why there is no answer, or no more of it."""
+        """Send the error, instead of the answer or of its rest."""
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS_SECONDS):
                 if self._streams:
@@ -117,7 +117,7 @@ class Reply:
 
 
 def refusal_response(refusal: RefusalError) -> JSONResponse:
-    """A refusal as a response of its own."""
+    """An error as a complete response."""
     return JSONResponse(refusal.to_json(), refusal.status, dict(refusal.headers))
 
 

@@ -1,4 +1,4 @@
-"""How many requests run at once, how many wait, and how threads tell what they have found."""
+"""Scheduler: a bounded number of worker threads, a queue, and results for the event loop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from resq_onnx.serving.refusals import busy
 
 Item = TypeVar("Item")
 Work = Callable[[threading.Event], Iterator[Item]]
-"""What runs in a thread. It ends early, and soon, after the event is set."""
+"""A function that runs in a thread, and ends soon after the event is set."""
 
 JOIN_POLL_SECONDS: Final = 0.02
 
@@ -26,10 +26,10 @@ class _End:
 
 
 class Running(Generic[Item]):
-    """A piece of work, as the event loop sees it: an iterator of what the thread yields."""
+    """A piece of work as seen by the event loop: an iterator over the thread's items."""
 
     def __init__(self, work: Work[Item]) -> None:
-        """Belongs to the event loop that runs now."""
+        """Attach to the running event loop."""
         self._work = work
         self._loop = asyncio.get_running_loop()
         self._items: asyncio.Queue[Item | _End] = asyncio.Queue()
@@ -43,18 +43,18 @@ class Running(Generic[Item]):
             with closing(self._work(self._cancelled)) as items:  # type: ignore[type-var]
                 for item in items:
                     self._tell(item)
-        except BaseException as found:  # whatever it is, the one who waits must know
+        except BaseException as found:  # pass on any exception to the waiting task
             error = found
         self._tell(_End(error))
 
     def cancel(self) -> None:
-        """Let the work end soon, or never begin. Nobody may wait for its items after that."""
+        """End the work soon, or keep it from starting. Do not iterate over its items after that."""
         self._cancelled.set()
         if self.future is not None:
             self.future.cancel()
 
     async def __aiter__(self) -> AsyncIterator[Item]:
-        """What the work yields, as it does; raises what it raises."""
+        """Yield the work's items as they come, and raise its exceptions."""
         while not isinstance(item := await self._items.get(), _End):
             yield item
         if item.error is not None:
@@ -71,8 +71,8 @@ class Scheduler:
         """Start no thread yet.
 
         Args:
-            concurrent: How many run at once.
-            waiting: How many more may wait for one of them to end.
+            concurrent: Number of pieces that run at once.
+            waiting: Number of further pieces that may wait.
         """
         self._concurrent = concurrent
         self._waiting = waiting
@@ -81,24 +81,24 @@ class Scheduler:
 
     @property
     def places(self) -> int:
-        """How many may run and wait."""
+        """Largest number of running and waiting pieces."""
         return self._concurrent + self._waiting
 
     @property
     def running(self) -> int:
-        """How many run now."""
+        """Number of running pieces."""
         return min(self._unfinished, self._concurrent)
 
     @property
     def waiting(self) -> int:
-        """How many wait now."""
+        """Number of waiting pieces."""
         return self._unfinished - self.running
 
     def start(self, work: Work[Item]) -> Running[Item]:
-        """Let work run as soon as there is a place.
+        """Run work as soon as a thread is free.
 
         Raises:
-            RefusalError: There is no place to wait either.
+            RefusalError: The queue is full.
         """
         if self._unfinished >= self.places:
             raise busy(self.running, self.waiting)
@@ -110,10 +110,10 @@ class Scheduler:
         return running
 
     async def join(self, seconds: float) -> bool:
-        """Wait until no thread works any more; nothing new can be started.
+        """Wait until all threads have finished; no new work can be started.
 
         Returns:
-            Whether that is so, after these seconds at most.
+            Whether all finished within `seconds`.
         """
         self._executor.shutdown(wait=False, cancel_futures=True)
         until = time.monotonic() + seconds

@@ -1,4 +1,4 @@
-"""Listening: a socket, uvicorn on it, and an end within seconds when a signal asks for it."""
+"""Run the server: open a socket, start uvicorn, and shut down within seconds of a signal."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from resq_onnx.serving.app import LoopbackOnly, Service, logger
 from resq_onnx.serving.connections import MAX_HEADER, Connections, lacks_room, room_for
 
 GRACE_SECONDS: Final = 3
-"""How long a client that reads nothing may hold up the end of the server."""
+"""How long a client that reads nothing may delay the shutdown."""
 
 JOIN_SECONDS: Final = 1
-"""How long a thread that hears nothing, in the middle of one run of a large model, may do so."""
+"""How long a busy thread may delay it, such as one that is running a large model."""
 
 BACKLOG: Final = 128
-"""Connections that the operating system keeps until they are accepted."""
+"""Backlog: connections that the operating system keeps until they are accepted."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where to listen.
+    """The address to listen on.
 
     Attributes:
         host: An address or a name of this machine.
-        port: 0 for a free one.
+        port: The port; 0 for a free one.
     """
 
     host: str
@@ -42,13 +42,13 @@ class Address:
 
 
 def listen(address: Address) -> tuple[socket.socket, str]:
-    """Open the socket, so that a port that is taken is known before a model is loaded.
+    """Open the socket, so that a port in use is reported before a model is loaded.
 
     Returns:
-        The socket, on which connections wait from now on, and its URL.
+        The socket, which queues connections from now on, and its URL.
 
     Raises:
-        ResqError: Nothing can listen there.
+        ResqError: The address is not available.
     """
     try:
         (family, *_, target), *_ = socket.getaddrinfo(
@@ -66,12 +66,12 @@ def listen(address: Address) -> tuple[socket.socket, str]:
 
 
 def run(service: Service, listening: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve until SIGINT or SIGTERM; requests under way then end with an error.
+    """Serve until SIGINT or SIGTERM; requests in progress then end with an error.
 
     Args:
         service: What to serve.
-        listening: Where.
-        ready: Is called once requests are answered.
+        listening: The socket.
+        ready: Called once the server is ready.
     """
     _log_to_stderr()
     connections = Connections(room_for(service.scheduler.places))
@@ -82,14 +82,14 @@ def run(service: Service, listening: socket.socket, ready: Callable[[], None]) -
         ws="none",
         lifespan="off",
         log_config=None,
-        log_level="critical",  # what matters is in our own log
+        log_level="critical",  # our own log has the relevant lines
         access_log=False,
         server_header=False,
         backlog=BACKLOG,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
     server = _Server(config, service, connections, ready)
-    with suppress(KeyboardInterrupt):  # uvicorn raises the signal again after all is in order
+    with suppress(KeyboardInterrupt):  # uvicorn raises the signal again after a clean shutdown
         server.run([listening])
     logger.info("stopped")
     if not server.all_ended:  # Python would wait for its threads
@@ -102,7 +102,7 @@ class _Server(uvicorn.Server):
     """Ends requests itself before uvicorn waits for them.
 
     Attributes:
-        all_ended: Whether no thread works any more, once the server has stopped.
+        all_ended: Whether all threads have finished, once the server has stopped.
     """
 
     def __init__(
@@ -126,7 +126,9 @@ class _Server(uvicorn.Server):
         self._ready()
 
     def _note_error(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """What the event loop has to report; a lack of room comes by the thousand."""
+        """Log the event loop's errors; only count a lack of resources, which comes by the
+        thousand.
+        """
         if lacks_room(context):
             self._connections.unaccepted += 1
         else:

@@ -1,4 +1,4 @@
-"""Strings that end an answer, wherever tokens cut them: nothing of one is ever sent."""
+"""Stop strings in streamed text: they end an answer and are never sent, even in part."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 
 class StopStrings:
-    """Passes text on, piece by piece, up to the first stop string.
+    """Passes text on piece by piece, up to the first stop string.
 
-    The first is the one that is complete first, and of those that end together the longest: which
-    one it is does not depend on how the text came in pieces.
+    The first is the one that is complete first, and of those that end together the longest: so the
+    choice does not depend on how the text is divided into pieces.
 
     Attributes:
-        found: Whether a stop string has come; there is nothing more to say then.
+        found: Whether a stop string has come, which ends the text.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -22,7 +22,7 @@ class StopStrings:
         self.found = False
 
     def feed(self, piece: str) -> str:
-        """Take the next piece, and give what is certain to be no part of a stop string."""
+        """Take the next piece; return the text that cannot be part of a stop string."""
         text = self._held + piece
         starts = ((text.find(stop), stop) for stop in self._stops)
         ends = [(start + len(stop), start) for start, stop in starts if start >= 0]
@@ -34,12 +34,12 @@ class StopStrings:
         return text[: len(text) - kept]
 
     def rest(self) -> str:
-        """What was held back, once no more text can come: a beginning of a stop string is text."""
+        """The text held back, once all text has come: it is no complete stop string."""
         held, self._held = self._held, ""
         return held
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of a text that a stop string begins with."""
+    """Length of the longest suffix of a text that is a prefix of a stop string."""
     longest = min(len(text), len(stop) - 1)
     return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

@@ -71,7 +71,7 @@ def test_a_device_without_room_says_so(session: Any, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(onnxruntime, "OrtValue", Full)
     memory = DeviceMemory(session, "cpu")
-    with pytest.raises(ResqError, match=r"past of \(1, 2, 3, 4\) uint8 finds no room .* smaller;"):
+    with pytest.raises(ResqError, match=r"past of \(1, 2, 3, 4\) uint8 does not fit .* smaller;"):
         memory.add_cache("past", "present", (1, 2, 3, 4), np.uint8)
 
 
