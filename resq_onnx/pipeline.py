@@ -24,6 +24,7 @@ from resq_onnx.calibration.measured import (
     measure_graph,
 )
 from resq_onnx.calibration.reference import Reference, write_tokenizer
+from resq_onnx.calibration.threads import limited_threads
 from resq_onnx.checkpoint.folder import check_folder, files_of
 from resq_onnx.checkpoint.licence import copy_licence_files
 from resq_onnx.checkpoint.source import ModelSource, open_model
@@ -66,6 +67,7 @@ def export(
     dump_passes: str | Path | None = None,
     report: bool = False,
     force: bool = False,
+    threads: int | None = None,
     progress: Progress | bool | None = None,
 ) -> Summary:
     """Quantise a model and write it as ONNX, in a folder that is ready for a runtime.
@@ -85,6 +87,8 @@ def export(
         report: Also write report.html beside the model.
         force: Write the model even if its predictions are too far from the float model's to be
             useful.
+        threads: Threads of PyTorch, NumPy's BLAS and ONNX Runtime; None for their defaults. The
+            last bits of their results may depend on it.
         progress: True prints a line on stderr for each step; False prints nothing and logs
             warnings; a Progress receives the updates. None means True in a notebook, in IPython and
             on a terminal.
@@ -100,7 +104,8 @@ def export(
     recipe = recipe or runtime.recipe()
     runtime.accept(recipe)
     check_output(out, save_rotated, Path(model), _inputs(model, recipe, projections))
-    with staged_output(out, runtime, save_rotated, dump_passes, report, force, progress) as output:
+    asked = (save_rotated, dump_passes, report, force, threads, progress)
+    with limited_threads(threads), staged_output(out, runtime, *asked) as output:
         # 1. Check the inputs early. A .gguf file is unpacked first.
         output.progress.step("Reading the model")
         with open_model(model) as source:
@@ -129,6 +134,7 @@ def rewrite(
     dump_passes: str | Path | None = None,
     report: bool = False,
     force: bool = False,
+    threads: int | None = None,
     progress: Progress | bool | None = None,
 ) -> Summary:
     """Quantise a float32 graph from torch.onnx.export(..., dynamo=True), as `export` does a model.
@@ -146,6 +152,7 @@ def rewrite(
         dump_passes: As for `export`.
         report: As for `export`.
         force: As for `export`.
+        threads: As for `export`.
         progress: As for `export`.
 
     Raises:
@@ -157,7 +164,8 @@ def rewrite(
     folder = Path(model) if model is not None else path.parent
     inputs = [path, *data_files(path), *_inputs(folder, recipe, projections)]
     check_output(out, save_rotated, folder, inputs)
-    with staged_output(out, runtime, save_rotated, dump_passes, report, force, progress) as output:
+    asked = (save_rotated, dump_passes, report, force, threads, progress)
+    with limited_threads(threads), staged_output(out, runtime, *asked) as output:
         output.progress.step("Reading the graph")
         check_folder(folder)
         calibration = load_calibration(projections)
@@ -170,7 +178,7 @@ def rewrite(
         except ValueError as error:
             raise ResqError(f"{path}: not as expected: {error}; {ASKED}") from error
         check_lifted(read, path)
-        measured = measure_graph(source, recipe, calibration)
+        measured = measure_graph(source, recipe, calibration, threads)
         return finish(read, measured, source, output)
 
 
@@ -188,7 +196,7 @@ def finish(
     # 4. Fold the bases into the weights: the function stays the same, and is checked.
     passes.run(graph, folding(layout, recipe, bases))
     progress.step(f"Checking the float graph against {measured.reference}")
-    rotated, floats = check_float(graph, measured, staging, kept)
+    rotated, floats = check_float(graph, measured, output)
 
     # 5. Quantise; weights are computed while they are written.
     passes.run(graph, exporting(layout, recipe, bases, measured.moments))
@@ -199,7 +207,8 @@ def finish(
 
     # 6. The file as users will run it: cached decode against prefill.
     progress.step("Checking cached decode against prefill")
-    decoder = Decoder(create_session(staging.model, kernels=kernels_run(recipe.dtype)))
+    kernels = kernels_run(recipe.dtype)
+    decoder = Decoder(create_session(staging.model, output.threads, kernels=kernels))
     decoded = check_decode_parity(decoder, measured.token_ids, measured.logits)
     del decoder
 
@@ -207,7 +216,7 @@ def finish(
     quality, spectra = None, None
     if recipe.how.quantises:
         progress.step("Comparing with the float model")
-        tapped = open_tapped(staging.model, recipe.dtype)
+        tapped = open_tapped(staging.model, recipe.dtype, output.threads)
         with writing_to(staging.target):
             found = observe(tapped, measured.text, staging.folder)
         quality = compare_with_float(floats, found, measured.text)
@@ -255,6 +264,8 @@ def calibrate(
     out: str | Path,
     recipe: Recipe | None = None,
     progress: Progress | bool | None = None,
+    *,
+    threads: int | None = None,
 ) -> Path | None:
     """Measure second moments, compute projections, and save both for `export`.
 
@@ -271,7 +282,11 @@ def calibrate(
     refuse_overwriting([out], _inputs(model, recipe))
     staging_of_the_first = staged(out) if is_main_process() else nullcontext()
     progress.step("Reading the model")
-    with staging_of_the_first as staging, open_model(model) as source:
+    with (
+        limited_threads(threads),
+        staging_of_the_first as staging,
+        open_model(model) as source,
+    ):
         source.check(progress.warn)
         check_widths(recipe, source)
         reference = Reference(source)

@@ -22,7 +22,7 @@ BOS_FACTOR: Final = 20.0
 OUTLIERS: Final = 2
 OUTLIER_FACTOR: Final = 30.0
 
-SPREAD_OF_GAINS: Final = 1.5
+SPREAD_OF_GAINS: Final = 2.5
 SPREAD_OF_ROWS: Final = 0.3
 """Standard deviations of the logarithm of a channel's size."""
 

@@ -109,7 +109,7 @@ def measure(
 
 
 def measure_graph(
-    source: TracedFile, recipe: Recipe, calibration: Calibration
+    source: TracedFile, recipe: Recipe, calibration: Calibration, threads: int | None = None
 ) -> ReferenceMeasurements:
     """Measure a graph that torch.onnx.export wrote, as `measure` does a model, in ONNX Runtime.
 
@@ -117,7 +117,7 @@ def measure_graph(
         ResqError: The graph cannot be run, or the recipe requires trained rotations that the
             calibration does not have.
     """
-    tokenizer, graph = load_tokenizer(source), PlainGraph(source.path)
+    tokenizer, graph = load_tokenizer(source), PlainGraph(source.path, threads)
     opening = text_opening(tokenizer, source, recipe.bos)
     token_ids = parity_text(tokenizer, *graph.sizes(PARITY_SEQUENCES, PARITY_TOKENS), opening)
     bases = stored_projections(calibration, recipe, source.layout)

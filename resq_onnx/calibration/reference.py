@@ -44,7 +44,7 @@ def load_tokenizer(source: ModelSource) -> Any:
         blaming(
             source.name,
             "no tokenizer that transformers can load",
-            "put the right tokenizer.json beside the weights" + _converting(source),
+            "put the right tokenizer.json beside the weights",
         ),
     ):
         tokenizer = AutoTokenizer.from_pretrained(source.folder, **LOADING)
@@ -52,7 +52,7 @@ def load_tokenizer(source: ModelSource) -> Any:
         raise ResqError(
             f"{source.name}: its tokenizer is not one that tokenizer.json can hold "
             f"({type(tokenizer).__name__}), and exported models need that; put tokenizer.json "
-            f"beside the weights{_converting(source)}"
+            f"beside the weights"
         )
     longest = tokenizer.model_max_length
     if not isinstance(longest, int | float):
@@ -71,13 +71,6 @@ def write_tokenizer(source: ModelSource, folder: Path) -> None:
     """
     if not (source.folder / TOKENIZER).exists():
         load_tokenizer(source).backend_tokenizer.save(str(folder / TOKENIZER))
-
-
-def _converting(source: ModelSource) -> str:
-    """An alternative remedy if there is a SentencePiece tokenizer."""
-    if (source.folder / TOKENIZER).exists() or not (source.folder / "tokenizer.model").exists():
-        return ""
-    return ", or have it made of tokenizer.model: pip install sentencepiece protobuf"
 
 
 def text_opening(tokenizer: Any, source: ModelSource, bos: bool | None) -> tuple[int, ...]:

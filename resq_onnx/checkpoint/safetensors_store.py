@@ -166,9 +166,9 @@ def _files_of_index(index: Path) -> list[Path]:
 
 def _read_header(file: Path) -> Iterator[StoredTensor]:
     """Parse a header: its length (uint64, little endian), JSON, then the tensors' bytes."""
-    size = os.path.getsize(file)
     damaged = "not a complete .safetensors file"
-    with blaming(file, damaged, AGAIN), file.open("rb") as stream:
+    with blaming(file, damaged, AGAIN), reading(file), file.open("rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
         (length,) = struct.unpack("<Q", stream.read(8))
         if length > min(MAX_HEADER_BYTES, size - 8):
             raise ResqError(f"{file}: {damaged}: its header is cut off; {AGAIN}")

@@ -19,6 +19,7 @@ from resq_onnx import __version__
 from resq_onnx.cli.bench import bench
 from resq_onnx.cli.calibrate import calibrate
 from resq_onnx.cli.console import log, print_line
+from resq_onnx.cli.doctor import doctor
 from resq_onnx.cli.evaluate import evaluate
 from resq_onnx.cli.export import export
 from resq_onnx.cli.generate import generate
@@ -110,7 +111,7 @@ def main(verbose: bool) -> None:
 
 
 COMMANDS: Final = (
-    bench, calibrate, evaluate, export, generate, inspect, report, rewrite, serve, web,
+    bench, calibrate, doctor, evaluate, export, generate, inspect, report, rewrite, serve, web,
 )  # fmt: skip
 
 for _command in COMMANDS:

@@ -12,6 +12,7 @@ from resq_onnx.cli.options import (
     basis_options,
     calibration_options,
     quiet_option,
+    threads_option,
 )
 from resq_onnx.cli.recipes import calibration_for, recipe_option
 from resq_onnx.files.recipe_file import RecipeFile
@@ -23,8 +24,11 @@ from resq_onnx.files.recipe_file import RecipeFile
 @recipe_option
 @basis_options
 @calibration_options
+@threads_option
 @quiet_option
-def calibrate(model: Path, target: Path, said: RecipeFile, quiet: bool, **recipe: Any) -> None:
+def calibrate(
+    model: Path, target: Path, said: RecipeFile, threads: int | None, quiet: bool, **recipe: Any
+) -> None:
     """Measure MODEL's activations once; exports then reuse the file with --projections.
 
     Runs data-parallel under torchrun.
@@ -33,7 +37,7 @@ def calibrate(model: Path, target: Path, said: RecipeFile, quiet: bool, **recipe
     with showing_progress(quiet) as progress:
         from resq_onnx import pipeline
 
-        written = pipeline.calibrate(model, target, asked, progress)
+        written = pipeline.calibrate(model, target, asked, progress, threads=threads)
     if written is not None:
         size = written.stat().st_size / 1e6
         print_line(f"Wrote {written} ({size:.1f} MB)")

@@ -14,6 +14,7 @@ from resq_onnx.cli.options import (
     output_options,
     quantising_options,
     quiet_option,
+    threads_option,
 )
 from resq_onnx.cli.recipes import recipe_for, recipe_option
 from resq_onnx.files.recipe_file import RecipeFile
@@ -32,6 +33,7 @@ from resq_onnx.files.recipe_file import RecipeFile
     help="Use this file of `resq-onnx calibrate` instead of calibrating.",
 )
 @output_options
+@threads_option
 @quiet_option
 def export(
     model: Path,
@@ -43,6 +45,7 @@ def export(
     dump_passes: Path | None,
     report: bool,
     force: bool,
+    threads: int | None,
     quiet: bool,
     **recipe: Any,
 ) -> None:
@@ -63,6 +66,7 @@ def export(
             dump_passes=dump_passes,
             report=report,
             force=force,
+            threads=threads,
             progress=progress,
         )
     print_summary(out, summary)

@@ -169,9 +169,13 @@ def _threads(_context: click.Context, _option: click.Parameter, threads: int | N
     return threads
 
 
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=1), callback=_threads, help="Default: one per core."
+)
+"""Of everything that computes in this process."""
+
 session_options = _together(
-    click.option("--threads", type=click.IntRange(min=1), callback=_threads,
-                 help="Default: one per core."),
+    threads_option,
     click.option("--no-kernels", is_flag=True,
                  help="Run the functions in the file instead of the compiled operators."),
     click.option("--provider", type=click.Choice(["cpu", "cuda"]), default="cpu",

@@ -13,6 +13,7 @@ from resq_onnx.cli.options import (
     output_options,
     quantising_options,
     quiet_option,
+    threads_option,
 )
 from resq_onnx.cli.recipes import recipe_for, recipe_option
 from resq_onnx.files.recipe_file import RecipeFile
@@ -38,6 +39,7 @@ from resq_onnx.files.recipe_file import RecipeFile
 @basis_options
 @quantising_options
 @output_options
+@threads_option
 @quiet_option
 def rewrite(
     graph: Path,
@@ -50,6 +52,7 @@ def rewrite(
     dump_passes: Path | None,
     report: bool,
     force: bool,
+    threads: int | None,
     quiet: bool,
     **recipe: Any,
 ) -> None:
@@ -71,6 +74,7 @@ def rewrite(
             dump_passes=dump_passes,
             report=report,
             force=force,
+            threads=threads,
             progress=progress,
         )
     print_summary(out, summary)

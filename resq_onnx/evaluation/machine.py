@@ -96,13 +96,18 @@ def describe_machine(provider: str = CPU) -> Machine:
 def _gpu() -> Gpu | None:
     """The first GPU that this process may use."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
+    return next(iter(find_gpus("-i", visible)), None)
+
+
+def find_gpus(*which: str) -> tuple[Gpu, ...]:
+    """All graphics cards that nvidia-smi shows, or those that its arguments `which` choose."""
     asked = ["nvidia-smi", f"--query-gpu={','.join(GPU_QUERY)}", "--format=csv,noheader"]
     try:
-        told = subprocess.run([*asked, "-i", visible], capture_output=True, text=True, check=True)
+        told = subprocess.run([*asked, *which], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        return None
-    fields = [field.strip() for field in told.stdout.strip().split(",")]
-    return Gpu(*fields) if len(fields) == len(GPU_QUERY) else None
+        return ()
+    lines = ([field.strip() for field in line.split(",")] for line in told.stdout.splitlines())
+    return tuple(Gpu(*fields) for fields in lines if len(fields) == len(GPU_QUERY))
 
 
 def _cuda_version() -> dict[str, str]:

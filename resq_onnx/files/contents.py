@@ -36,7 +36,8 @@ def read_text(
                 f"{name}: cannot be read: it has {size} bytes, and the most that make sense are "
                 f"{most}; {remedy}"
             )
-        return path.read_text(encoding="utf-8-sig")
+        # Not "utf-8-sig": Python reads that codec from its own folder, perhaps as another user.
+        return path.read_text(encoding="utf-8").removeprefix("\ufeff")
 
 
 def read_json(

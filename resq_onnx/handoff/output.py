@@ -31,6 +31,7 @@ class Output:
         passes: Runs the passes.
         report: Whether report.html is asked for.
         force: Whether a model is written too that the quality gate refuses.
+        threads: Of ONNX Runtime, when it runs what was written; None for one per core.
         progress: Receives progress updates.
     """
 
@@ -40,6 +41,7 @@ class Output:
     passes: PassRunner
     report: bool
     force: bool
+    threads: int | None
     progress: Progress
 
 
@@ -87,6 +89,7 @@ def staged_output(
     dump_passes: str | Path | None,
     report: bool,
     force: bool,
+    threads: int | None,
     progress: Progress | bool | None,
 ) -> Iterator[Output]:
     """Make the folders in which the output is prepared; nothing is left of them afterwards.
@@ -96,7 +99,7 @@ def staged_output(
     """
     passes = PassRunner(Path(dump_passes) if dump_passes else None)
     with staged(out) as staging, staged_float(save_rotated) as kept:
-        yield Output(staging, kept, runtime, passes, report, force, progress_for(progress))
+        yield Output(staging, kept, runtime, passes, report, force, threads, progress_for(progress))
 
 
 @contextmanager

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from resq_onnx.errors import ResqError, first_line
+from resq_onnx.errors import ResqError
 from resq_onnx.runtime.decoder import check_rewind, check_room
 from resq_onnx.runtime.memory import memory_for
 from resq_onnx.runtime.providers import runs_on_cuda
+from resq_onnx.runtime.session import running
 from resq_onnx.runtime.signature import read_signature
 
 if TYPE_CHECKING:
@@ -167,10 +168,8 @@ class BufferedDecoder:
         # Of one text, the columns so far are contiguous; of several they are copied.
         bound_mask = np.ascontiguousarray(self._mask[:, :total])
         self._memory.bind_input("attention_mask", bound_mask)
-        try:
+        with running():
             self._memory.run()
-        except Exception as error:  # its exceptions have no common base but this
-            raise ResqError(f"ONNX Runtime cannot run the model: {first_line(error)}") from error
         self._seen += mask.sum(axis=1, keepdims=True)
         self.length = total
 

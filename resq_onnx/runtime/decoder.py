@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
+from resq_onnx.runtime.session import running
 from resq_onnx.runtime.signature import read_signature
 
 if TYPE_CHECKING:
@@ -99,9 +100,11 @@ class Decoder:
 
         Raises:
             ValueError: The mask does not have one column for each token.
+            ResqError: ONNX Runtime cannot run the graph.
         """
         feeds = self.feeds(input_ids, state, attention_mask)
-        logits, *caches = self.session.run(self._output_names, feeds)
+        with running():
+            logits, *caches = self.session.run(self._output_names, feeds)
         return logits, DecoderState(tuple(caches), feeds["attention_mask"])
 
     def feeds(

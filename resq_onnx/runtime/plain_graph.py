@@ -22,14 +22,14 @@ DTYPES: Final = {
 class PlainGraph:
     """A graph whose first output is logits; its inputs are identified by rank and name."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, threads: int | None = None) -> None:
         """Open the graph.
 
         Raises:
             ResqError: ONNX Runtime cannot open it, or an input is unknown.
         """
         self._path = path
-        self._session = create_session(path, kernels=False)
+        self._session = create_session(path, threads, kernels=False)
         self._inputs = self._session.get_inputs()
         self._kinds = [self._kind(value) for value in self._inputs]
         pasts = self._shapes("cache")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from resq_onnx.errors import ResqError, first_line
+from resq_onnx.errors import ResqError, blaming, first_line
 from resq_onnx.files import check_is_file
 from resq_onnx.graph.data_file import check_data
 from resq_onnx.runtime import library
@@ -40,6 +41,12 @@ def check_threads(threads: int | None) -> None:
     """
     if threads is not None and not 1 <= threads <= MAX_THREADS:
         raise ResqError(f"threads is {threads}; this machine takes from 1 to {MAX_THREADS}")
+
+
+def running() -> AbstractContextManager[None]:
+    """Say in one line what ONNX Runtime says where a graph cannot be run."""
+    damaged = "if the file is damaged, export it again"
+    return blaming("the model", "ONNX Runtime cannot run it", damaged)
 
 
 def create_session(

@@ -19,7 +19,7 @@ from resq_onnx.runtime.decoder import Decoder, DecoderState
 from resq_onnx.runtime.library import kernels_run
 from resq_onnx.runtime.providers import CPU
 from resq_onnx.runtime.residual_stream import SOURCE, residual_stream
-from resq_onnx.runtime.session import create_session
+from resq_onnx.runtime.session import create_session, running
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -102,7 +102,8 @@ class TappedDecoder:
         """
         feeds = self.decoder.feeds(token_ids, state)
         names = ["logits", *self._taps, *self.decoder.signature.present]
-        logits, *rest = self.decoder.session.run(names, feeds)
+        with running():
+            logits, *rest = self.decoder.session.run(names, feeds)
         taps, caches = rest[: len(self._taps)], rest[len(self._taps) :]
         stream = np.stack([tap.reshape(*token_ids.shape, -1) for tap in taps])
         return logits, stream, DecoderState(tuple(caches), feeds["attention_mask"])
@@ -143,7 +144,8 @@ class Embedder:
 
     def run(self, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Embed token ids (B, S): (B, S, D)."""
-        (found,) = self._session.run(None, {SOURCE: token_ids})
+        with running():
+            (found,) = self._session.run(None, {SOURCE: token_ids})
         return np.asarray(found).reshape(*token_ids.shape, -1)
 
 
@@ -181,6 +183,7 @@ def _nodes_behind(graph: onnx.GraphProto, name: str) -> list[onnx.NodeProto]:
     return found[::-1]
 
 
-def open_tapped(path: Path, dtype: str = "float32") -> TappedDecoder:
+def open_tapped(path: Path, dtype: str = "float32", threads: int | None = None) -> TappedDecoder:
     """Open a written model whose activations are of this type, tapped after every half layer."""
-    return TappedDecoder(tapped_session(path, kernels=kernels_run(dtype), halves=True))
+    session = tapped_session(path, threads, kernels=kernels_run(dtype), halves=True)
+    return TappedDecoder(session)

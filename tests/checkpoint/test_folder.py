@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -130,3 +131,14 @@ def test_the_files_of_a_model_are_those_that_are_read_and_the_names_of_others(fo
     assert {"config.json", "LICENSE", "vocab.json", "model.safetensors.index.json"} <= found
     assert not {"notes.txt", "NOTICE"} & found
     assert files_of(folder / "model.gguf") == [folder / "model.gguf"]
+
+
+def test_weights_that_may_not_be_read_are_not_called_damaged(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(path: Path, _mode: str) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "open", opened)
+    with pytest.raises(ResqError, match=r"model\.safetensors: cannot be read: Permission denied"):
+        SafetensorsStore(folder)

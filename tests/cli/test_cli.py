@@ -49,9 +49,10 @@ OPTIONS = {
         "--save-rotated",
         "--dump-passes",
         "--report",
+        "--threads",
         "--quiet",
     ),
-    "calibrate": (*CALIBRATION_OPTIONS, "--quiet"),
+    "calibrate": (*CALIBRATION_OPTIONS, "--threads", "--quiet"),
     "rewrite": (
         "--recipe",
         "--projections",
@@ -59,6 +60,7 @@ OPTIONS = {
         "--method",
         "--weights",
         "--target",
+        "--threads",
         "--quiet",
     ),
     "generate": (
@@ -98,6 +100,7 @@ OPTIONS = {
         "--json",
         "--quiet",
     ),
+    "doctor": ("--json",),
     "inspect": ("--json",),
     "report": ("--evaluation", "--benchmark", "--out"),
     "serve": (
@@ -183,7 +186,9 @@ def test_a_command_takes_the_folder_that_export_wrote(command: str, tmp_path: Pa
     assert f"{empty}: holds no .onnx file" in error_line(refused.stderr)
 
 
-@pytest.mark.parametrize("command", ["generate", "evaluate", "bench", "serve"])
+@pytest.mark.parametrize(
+    "command", ["generate", "evaluate", "bench", "serve", "export", "rewrite", "calibrate"]
+)
 def test_more_threads_than_any_machine_uses_are_refused_at_once(command: str) -> None:
     result = run(command, "none", "--threads", 100_000)
     assert result.exit_code == 1

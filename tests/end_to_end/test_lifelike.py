@@ -28,8 +28,9 @@ KINDS: Final = {
 }
 """One of each family, and whether the embedding is tied."""
 
-NEAR: Final = 0.01
-"""Divergence from the original, in nats a token, that 8 bits may cost."""
+NEAR: Final = 0.1
+"""Divergence from the original, in nats a token: rounding in the right places costs a third of it,
+and before the gains of Gemma's norms instead of behind them it costs more than 5."""
 
 
 @pytest.mark.parametrize("kind", KINDS)

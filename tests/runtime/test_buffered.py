@@ -152,7 +152,7 @@ def test_one_cannot_rewind_into_the_future(session: Any) -> None:
 
 def test_a_graph_that_can_only_concatenate_is_refused(tmp_path: Path) -> None:
     decoder = BufferedDecoder(session_of(tmp_path, concatenates=True), ROOM)
-    with pytest.raises(ResqError, match=r"ONNX Runtime cannot run the model: .*shape"):
+    with pytest.raises(ResqError, match=r"ONNX Runtime cannot run it: .*shape"):
         decoder.run(TOKENS[:1])
     assert decoder.length == 0
 

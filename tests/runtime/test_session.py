@@ -16,6 +16,7 @@ import resq_onnx
 from resq_onnx.errors import ResqError
 from resq_onnx.runtime import Decoder, create_session, library
 from resq_onnx.runtime.library import kernels_are_built
+from resq_onnx.runtime.session import running
 from tests.runtime import toy
 
 TOKENS = np.array([[3, 1, 4, 1, 5, 9], [2, 7, 1, 8, 2, 8]], np.int64)
@@ -186,3 +187,12 @@ def test_a_source_tree_that_was_never_built_has_no_kernels(
     with pytest.raises(ResqError, match="package is not installed"):
         create_session(path)
     create_session(path, kernels=False)
+
+
+def test_a_run_that_fails_is_one_line() -> None:
+    with pytest.raises(ResqError) as error, running():
+        raise RuntimeError("of the shape\nand more")
+    assert str(error.value) == (
+        "the model: ONNX Runtime cannot run it: of the shape; if the file is damaged, export it "
+        "again"
+    )
