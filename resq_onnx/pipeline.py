@@ -85,12 +85,13 @@ def export(
         save_rotated: Also write the folded, not yet quantised float model to this file.
         dump_passes: Also write the graph after each pass, as text, into this folder.
         report: Also write report.html beside the model.
-        force: Write a model too whose predictions are so far from the float model's that no use
-            is known for it.
-        threads: Of PyTorch, numpy's BLAS and ONNX Runtime; None for as many as they choose. The
-            last bits of what they compute may depend on it.
-        progress: True prints a line on stderr for each step; False nothing, and logs warnings;
-            a Progress receives them. None is True in a notebook, in IPython and at a terminal.
+        force: Write the model even if its predictions are too far from the float model's to be
+            useful.
+        threads: Threads of PyTorch, NumPy's BLAS and ONNX Runtime; None for their defaults. The
+            last bits of their results may depend on it.
+        progress: True prints a line on stderr for each step; False prints nothing and logs
+            warnings; a Progress receives the updates. None means True in a notebook, in IPython and
+            on a terminal.
 
     Returns:
         The files written, their size and their quality.
@@ -105,7 +106,7 @@ def export(
     check_output(out, save_rotated, Path(model), _inputs(model, recipe, projections))
     asked = (save_rotated, dump_passes, report, force, threads, progress)
     with limited_threads(threads), staged_output(out, runtime, *asked) as output:
-        # 1. Refuse early what cannot work. A .gguf file is unpacked first.
+        # 1. Check the inputs early. A .gguf file is unpacked first.
         output.progress.step("Reading the model")
         with open_model(model) as source:
             source.check(output.progress.warn)

@@ -111,9 +111,9 @@ def test_a_json_file_that_is_not_there_may_be_an_empty_object(tmp_path: Path) ->
 
 def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    assert "it is no regular file" in refusal(tmp_path / "pipe")
+    assert "it is not a regular file" in refusal(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
-    assert "it is no regular file" in refusal(tmp_path / "folder")
+    assert "it is not a regular file" in refusal(tmp_path / "folder")
 
 
 def test_a_file_beyond_all_measure_is_not_read(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def _table_rows(path: Path) -> Iterator[tuple[str, Any]]:
         quiet_libraries(),
     ):
         if not path.is_file():
-            raise ResqError(f"{path}: no regular file; give {KINDS}")
+            raise ResqError(f"{path}: not a regular file; give {KINDS}")
         table = datasets.load_dataset(
             kind, data_files=str(path.absolute()), split="train", cache_dir=cache
         )
@@ -153,7 +153,7 @@ def _dataset_rows(spec: str, what: str) -> Iterator[tuple[str, Any]]:
         table = datasets.load_dataset(name, configuration or default or None, split="train")
     except Exception as error:  # of the network, the repository or a parser: no common base
         raise ResqError(
-            f"{what} {spec!r} is no file, and loading it as a data set failed: "
+            f"{what} {spec!r} is not a file, and loading it as a data set failed: "
             f"{first_line(error)}; give {KINDS}, {PYTHON_DOCS}, or a data set within reach"
         ) from None
     yield from _rows(table, f"data set {spec}")

@@ -30,7 +30,7 @@ def read_text(
     with blaming(name, "cannot be read", remedy):
         size = path.stat().st_size
         if not path.is_file():  # reading a pipe would block forever
-            raise ResqError(f"{name}: cannot be read: it is no regular file; {remedy}")
+            raise ResqError(f"{name}: cannot be read: it is not a regular file; {remedy}")
         if size > most:
             raise ResqError(
                 f"{name}: cannot be read: it has {size} bytes, and the most that make sense are "

@@ -23,7 +23,7 @@ class PlainGraph:
     """A graph whose first output is logits; its inputs are identified by rank and name."""
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        """Open it.
+        """Open the graph.
 
         Raises:
             ResqError: ONNX Runtime cannot open it, or an input is unknown.

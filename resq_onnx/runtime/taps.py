@@ -184,6 +184,6 @@ def _nodes_behind(graph: onnx.GraphProto, name: str) -> list[onnx.NodeProto]:
 
 
 def open_tapped(path: Path, dtype: str = "float32", threads: int | None = None) -> TappedDecoder:
-    """Open a written model whose activations are of this type, tapped behind every half layer."""
+    """Open a written model whose activations are of this type, tapped after every half layer."""
     session = tapped_session(path, threads, kernels=kernels_run(dtype), halves=True)
     return TappedDecoder(session)

@@ -41,7 +41,7 @@ class Bodies:
             raise RefusalError(415, "the header Content-Type must be application/json")
         declared = request.headers.get("content-length", "0")
         if not declared.isdecimal():
-            raise invalid("the header Content-Length is no number")
+            raise invalid("the header Content-Length is not a number")
         _check_length(int(declared))
         body = bytearray()
         try:

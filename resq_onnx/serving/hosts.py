@@ -31,7 +31,7 @@ def refused_by(address: str, headers: Mapping[str, str]) -> tuple[HTTPStatus, st
     host = headers.get("host", "").lower()
     match = HOST.fullmatch(host)
     if match is None:
-        return HTTPStatus.BAD_REQUEST, "the header Host is no host"
+        return HTTPStatus.BAD_REQUEST, "the header Host is not a host name"
     if (match[1] or match[2]) not in NAMES | {address}:
         return (
             HTTPStatus.MISDIRECTED_REQUEST,

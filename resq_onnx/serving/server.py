@@ -126,7 +126,7 @@ class _Server(uvicorn.Server):
         self._ready()
 
     def _note_error(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Log the event loop's errors; only count those of lacking resources: thousands come."""
+        """Log the event loop's errors; only count those of missing resources, as they flood."""
         if lacks_room(context):
             self._connections.unaccepted += 1
         else:

@@ -34,7 +34,7 @@ class StopStrings:
         return text[: len(text) - kept]
 
     def rest(self) -> str:
-        """The text held back, once all text has come: it is no complete stop string."""
+        """The text held back, once all text has come: it is not a complete stop string."""
         held, self._held = self._held, ""
         return held
 

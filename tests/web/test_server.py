@@ -146,7 +146,7 @@ def test_another_name_for_this_machine_is_refused(ask: Ask) -> None:
 )
 def test_a_host_that_is_none_is_refused(ask: Ask, host: str) -> None:
     status, _, body = ask("/", Host=host)
-    assert (status, body) == (400, b"the header Host is no host\n")
+    assert (status, body) == (400, b"the header Host is not a host name\n")
 
 
 @pytest.mark.parametrize("address", ["//[", "/%ff", "/\\"])
