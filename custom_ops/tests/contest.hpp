@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <future>
 #include <initializer_list>
 #include <new>
 #include <string>
@@ -94,7 +95,7 @@ struct Contestant {
     void expect_same(const std::string& what, const Bits& found, const Bits& wanted);
 };
 
-// Runs cases with the scalar kernels and with all others, and compares.
+// Runs cases with the scalar kernels and with all others, each in its own thread, and compares.
 class Contest {
   public:
     Contestant scalar;
@@ -105,10 +106,15 @@ class Contest {
     // compute the same result.
     template <typename Run>
     void hold(const std::string& name, const Run& run) {
+        std::vector<std::future<Results>> found;
+        for (Contestant& contestant : others) {
+            found.push_back(std::async(
+                std::launch::async, [&run, &name, &contestant] { return run(contestant, name); }));
+        }
         const Results wanted = run(scalar, name);
         add_to_checksum(wanted);
-        for (Contestant& contestant : others) {
-            compare(contestant, name, run(contestant, name), wanted);
+        for (std::size_t i = 0; i < others.size(); ++i) {
+            compare(others[i], name, found[i].get(), wanted);
         }
     }
 
