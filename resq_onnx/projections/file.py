@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 from resq_onnx.errors import ResqError, blaming
 from resq_onnx.families import ModelLayout
-from resq_onnx.files import replacing
+from resq_onnx.files import reading, replacing
 from resq_onnx.projections.bases import (
     DownTransform,
     Projections,
@@ -118,6 +118,7 @@ def load_calibration(path: str | Path) -> Calibration:
     if not Path(path).exists():
         raise ResqError(f"{path}: no such file; {again}")
     with (
+        reading(Path(path)),
         blaming(path, "not a readable projections file", again),
         safe_open(path, framework="numpy") as file,
     ):

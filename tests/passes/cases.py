@@ -263,11 +263,25 @@ def assert_equal_functions(case: Case, found: ir.Model, expected: ir.Model) -> N
     ways = [
         (decoder.run(case.token_ids)[0], decode_logits(decoder, case.token_ids))
         for decoder in (
-            Decoder(session_of(graph, fold_weights=True)) for graph in (found, expected)
+            Decoder(session_of(_with_exact_products(graph), fold_weights=True))
+            for graph in (found, expected)
         )
     ]
     for one, other in zip(*ways, strict=True):
         assert_close(one, other, FLOAT_TOLERANCE)
+
+
+def _with_exact_products(model: ir.Model) -> ir.Model:
+    """A copy whose MatMulNBits read their input as it is.
+
+    By default they round it to 8 bits: the last bit of a float sum can then move an integer by one,
+    and whether it does depends on the machine.
+    """
+    copy = model.clone()
+    for node in copy.graph:
+        if node.op_type == "MatMulNBits":
+            node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", 0)
+    return copy
 
 
 def weights_of(model: ir.Model) -> dict[str, Array]:

@@ -39,6 +39,13 @@ def casts(before: ir.Model, after: ir.Model) -> list[ir.Node]:
     return added
 
 
+def maker_of(cast: ir.Node) -> str:
+    """The operator whose result is cast."""
+    (value,) = cast.inputs
+    node = None if value is None else value.producer()
+    return "" if node is None else node.op_type
+
+
 def target(cast: ir.Node) -> int:
     return cast.attributes.get_int("to")
 
@@ -89,17 +96,20 @@ def test_only_the_token_whose_logits_are_asked_for_is_cast(llama: Case, dtype: s
 def test_what_another_operator_computes_is_computed_in_float32(
     cases: Callable[[str], Case], dtype: str
 ) -> None:
-    """Gemma multiplies its embedding by a constant, and caps its logits."""
+    """Gemma scales its embedding, turns what its layers read, and normalises what they write."""
     gemma = cases("gemma2 tied")
     before, model = narrow(gemma, dtype)
-    embedding, back, head = casts(before, model)
-    to_float = ir.DataType.FLOAT
-    assert [target(cast) for cast in (embedding, back, head)] == [to_float, DTYPES[dtype], to_float]
+    embedding, *others = casts(before, model)
     (scale,) = embedding.outputs[0].consumers()
-    assert (scale.op_type, head.outputs[0].consumers()[0].op_type) == ("Mul", "RMSNormalization")
-    assert back.inputs[0] is scale.outputs[0]
-    assert len(back.outputs[0].uses()) == 2  # the first layer, and what its result is added to
-    assert [node.domain for node in scale.outputs[0].consumers()] == [""]
+    assert (target(embedding), scale.op_type) == (ir.DataType.FLOAT, "Mul")
+    turned, written = others[::2], others[1::2]
+    assert len(turned) == len(written) == 2 * gemma.layout.num_layers
+    for cast in turned:  # what a layer reads, behind the change of basis
+        assert (target(cast), maker_of(cast)) == (DTYPES[dtype], "MatMul")
+        assert [node.domain for node in cast.outputs[0].consumers()] == ["ai.resq"]
+    for cast in written:  # what o_proj and down_proj give to the norm that ends their block
+        assert (target(cast), maker_of(cast)) == (ir.DataType.FLOAT, "MixedPrecisionMatMul")
+        assert [node.op_type for node in cast.outputs[0].consumers()] == ["RMSNormalization"]
     expected, found = (decoder_of(one).run(gemma.token_ids)[0] for one in (before, model))
     assert_close(found, expected, TOLERANCE)
 
