@@ -97,8 +97,8 @@ class ModelSource:
             stored = self.weights[name]
             if stored.shape != shape:
                 raise ResqError(
-                    f"{stored.file}: tensor {name} has shape {stored.shape}; config.json asks "
-                    f"for {shape}"
+                    f"{stored.file}: tensor {name} has shape {stored.shape}; config.json "
+                    f"requires {shape}"
                 )
 
     def check(self, warn: Callable[[str], None] = warnings.warn) -> None:

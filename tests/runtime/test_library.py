@@ -70,7 +70,7 @@ def test_a_library_of_ones_own_takes_the_place_of_the_packages(
 ) -> None:
     built = tmp_path / "libresq_onnx_ops.so"
     monkeypatch.setenv("RESQ_ONNX_LIBRARY", str(built))
-    with pytest.raises(ResqError, match=r"RESQ_ONNX_LIBRARY.*no file"):
+    with pytest.raises(ResqError, match=r"RESQ_ONNX_LIBRARY.*not a file"):
         library.library_path()
     built.touch()
     assert library.library_path() == built
