@@ -63,9 +63,7 @@ def held_out_sequences(
     return behind(opening, windows[free[choose_windows(len(free), samples, seed=0)]])
 
 
-def _taken(
-    tokens: int, calibrated: Mapping[str, Any], opening: Sequence[int]
-) -> NDArray[np.bool_]:
+def _taken(tokens: int, calibrated: Mapping[str, Any], opening: Sequence[int]) -> NDArray[np.bool_]:
     """Which tokens of Python's documentation the calibration has seen."""
     taken = np.zeros(tokens, np.bool_)
     length = calibrated["sequence_length"]

@@ -152,9 +152,7 @@ def parity_text(
     tokenizer: Any, samples: int, length: int, opening: Sequence[int]
 ) -> NDArray[np.int64]:
     """Token ids of ordinary text, (samples, length)."""
-    return calibration_sequences(
-        tokenizer, PYTHON_DOCS, samples, length, seed=0, opening=opening
-    )
+    return calibration_sequences(tokenizer, PYTHON_DOCS, samples, length, seed=0, opening=opening)
 
 
 def quality_text(

@@ -38,8 +38,8 @@ Array = NDArray[Any]
 FORMAT_VERSION: Final = "3"
 
 READABLE_VERSIONS: Final = ("1", "2", "3")
-"""Version 1 had one split for all layers, and one pair of rotations before down_proj. Before version
-3 no hidden moment had a norm's gain in it."""
+"""Version 1 had one split for all layers, and one pair of rotations before down_proj. Before
+version 3 no hidden moment had a norm's gain in it."""
 
 FIELDS_OF_PROJECTIONS: Final = (
     "method",

@@ -11,7 +11,6 @@ from resq_onnx.recipe import BitSplit
 from resq_onnx.weights.quantised import QuantisedMatrix, check_weight, integer_range
 from resq_onnx.weights.scales import clip_search
 
-
 ELEMENTS_AT_A_TIME: Final = 1 << 20
 
 

@@ -1,4 +1,4 @@
-"""Models with the sizes of channels that training gives: their few bits have to lie where they count.
+"""Models with the sizes of channels that training gives: few bits have to lie where they count.
 
 At 8 bits throughout nothing but a wrong place for the rounding costs a model its predictions.
 """

@@ -26,7 +26,6 @@ def test_all_layers_read_one_matrix_in_16_bits_through_one_cast(
 
 def test_families_with_a_basis_of_the_stream_are_left_as_they_are(llama: Case) -> None:
     before, after = (
-        weights_of(graph)
-        for graph in (llama.before(HalveInputBasis), llama.after(HalveInputBasis))
+        weights_of(graph) for graph in (llama.before(HalveInputBasis), llama.after(HalveInputBasis))
     )
     assert not changed(before, after)
