@@ -16,8 +16,19 @@ if TYPE_CHECKING:
 
 MODEL_VARIABLE: Final = "RESQ_TEST_MODEL"
 
-SLOW_FOLDERS: Final = ("tests/cuda/", "tests/end_to_end/", "tests/handoff/", "tests/harness/")
-"""Whole exports, and runtimes that take their time; in other folders single tests are marked."""
+SLOW: Final = (
+    "tests/bad_input/test_output.py",
+    "tests/calibration/test_distributed.py",
+    "tests/cuda/",
+    "tests/custom_ops/test_bounds.py",
+    "tests/custom_ops/test_concurrency.py",
+    "tests/end_to_end/",
+    "tests/handoff/",
+    "tests/harness/",
+    "tests/runtime/test_telemetry.py",
+    "tests/serving/test_robustness.py",
+)
+"""Whole exports, processes and runtimes that take their time; elsewhere single tests are marked."""
 
 NEEDS_NPM: Final = "packages"
 """The fixture that brings what a chat page runs."""
@@ -33,7 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         path = item.path.as_posix()
         if "smollm2" in fixtures:
             item.add_marker("real_model")
-        elif any(folder in path for folder in SLOW_FOLDERS):
+        elif any(part in path for part in SLOW):
             item.add_marker("slow")
         if "browser" in item.path.stem or NEEDS_NPM in fixtures:
             item.add_marker("browser")
