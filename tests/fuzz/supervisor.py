@@ -62,9 +62,10 @@ class Worker:
         found: dict[str, Any] = json.loads(answer)
         return found
 
-    def end(self) -> int:
-        """Kill it; returns the status it had ended with, or 0 if it was running."""
+    def end(self) -> tuple[int, str]:
+        """Kill it; returns the status it had ended with, 0 if it was running, and its last words."""
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
         try:
             status = self._process.wait(SETTLING)
@@ -72,7 +73,10 @@ class Worker:
             status = 0
             self._process.kill()
             self._process.wait()
-        return status
+        words = self.last_words()
+        self._process.stdout.close()
+        self._said.close()
+        return status, words
 
     def last_words(self) -> str:
         """The end of what it printed."""
@@ -104,7 +108,7 @@ def run_cases(inputs: Inputs, seed: int, indices: Iterable[int]) -> Iterator[dic
             found = worker.run(index)
             if found is None:
                 took = time.monotonic() - begun
-                status, words = worker.end(), worker.last_words()
+                status, words = worker.end()
                 wrong = f"crashed ({status}): {words}" if status else f"no end in {took:.0f} s"
                 found = {"index": index, "kind": "?", "done": "?", "wrong": [wrong], "code": None}
                 worker, ran = Worker(inputs, seed), 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def test_a_planted_fault_is_found(
 
 
 def command_of(inputs: Inputs, index: int) -> str:
-    with CliRunner().isolated_filesystem() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         return make_case(0, index, inputs, Path(folder) / "at").command[0]
 
 

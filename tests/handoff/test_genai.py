@@ -138,7 +138,9 @@ def test_the_folder_runs_elsewhere_and_without_this_package(
     prompt = tokenizer.encode(tokenizer.apply_chat_template(messages), add_special_tokens=False)
     decoder = BufferedDecoder(create_session(for_genai), len(prompt) + 60)
     expected = list(generate(decoder, prompt, 60, stop_ids=tokenizer.stop_ids))
-    assert done.stdout.replace("</s>", "") == tokenizer.decode(expected)
+    # A random model writes halves of characters: one tokenizer drops them, the other marks them.
+    said, own = (text.replace("\ufffd", "") for text in (done.stdout, tokenizer.decode(expected)))
+    assert said.replace("</s>", "") == own
 
 
 # Text
