@@ -111,7 +111,7 @@ class LiftAttention(ir.passes.InPlacePass):
 def _rotary_tables(
     model: ir.Model, layout: ModelLayout, name: str | None
 ) -> tuple[ir.Value, ir.Value]:
-    """cos and sin of position · frequency for every position of the model.
+    """cos and sin of position · frequency for every position of the model, times YaRN's factor.
 
     Args:
         model: The model that gets the nodes.
@@ -139,6 +139,15 @@ def _rotary_tables(
     cos = ir.node("Cos", [angles.outputs[0]], name=f"{module}.cos")
     sin = ir.node("Sin", [angles.outputs[0]], name=f"{module}.sin")
     count.outputs[0].type = ir.TensorType(ir.DataType.INT64)
-    nodes = [tag(node, module) for node in (count, cast, column, angles, cos, sin)]
+    nodes = [count, cast, column, angles, cos, sin]
+    if layout.rope_factor != 1.0 and name is not None:
+        stretch = ir.tensor(np.array(layout.rope_factor, np.float32))
+        factor = new_initializer(model, f"{module}.factor", stretch)
+        nodes += [
+            ir.node("Mul", [table.outputs[0], factor], name=f"{table.name}.scaled")
+            for table in (cos, sin)
+        ]
+    for node in nodes:
+        tag(node, module)
     model.graph.insert_before(model.graph[0], nodes)
-    return cos.outputs[0], sin.outputs[0]
+    return nodes[-2].outputs[0], nodes[-1].outputs[0]

@@ -67,6 +67,14 @@ LLAMA3_ROPE: Final[dict[str, Any]] = {
 }
 """Of the eight frequencies of a head of 16, some are kept, some divided, some between."""
 
+YARN_ROPE: Final[dict[str, Any]] = {
+    "rope_type": "yarn",
+    "rope_theta": 500.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+"""As Qwen2.5's model cards give it for long texts."""
+
 GEMMA3_ROPE: Final[dict[str, Any]] = {
     "full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1000.0},
     "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
@@ -105,6 +113,7 @@ MROPE: Final[dict[str, Any]] = {
 KINDS: Final[dict[str, tuple[type[Any], type[Any], dict[str, Any]]]] = {
     "llama": (LlamaConfig, LlamaForCausalLM, {}),
     "llama3": (LlamaConfig, LlamaForCausalLM, {"rope_parameters": LLAMA3_ROPE}),
+    "qwen2_yarn": (Qwen2Config, Qwen2ForCausalLM, {"rope_parameters": YARN_ROPE}),
     "llama_with_biases": (
         LlamaConfig,
         LlamaForCausalLM,

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 from resq_onnx.errors import ResqError, blaming
 from resq_onnx.families.attention import LayerAttention, attention_of_layers
 from resq_onnx.families.records import FAMILIES, Family
-from resq_onnx.families.rope import check_rope, rotary_dim
+from resq_onnx.families.rope import check_rope, rope_factor, rotary_dim
 
 MOST_LAYERS: Final = 10_000
 """Largest number of layers, because each has a record; the deepest models have a hundredth."""
@@ -35,6 +35,7 @@ class ModelLayout:
         query_scalar: Its square root divides the attention's scores; None for the head size.
         softcap: A score s becomes softcap · tanh(s / softcap); None for no cap.
         activation: Activation of the MLP's gate, by its name in GatedHadamard.
+        rope_factor: What RoPE's cosines and sines are multiplied with, by YaRN; else 1.
     """
 
     family: Family
@@ -53,6 +54,7 @@ class ModelLayout:
     query_scalar: float | None = None
     softcap: float | None = None
     activation: str = "silu"
+    rope_factor: float = 1.0
 
     @property
     def heads_per_kv_head(self) -> int:
@@ -113,6 +115,7 @@ def layout_of(config: Mapping[str, Any], where: str) -> ModelLayout:
 def _layout_of(config: Mapping[str, Any], where: str) -> ModelLayout:
     family = _family_of(config, where)
     config = _text_config(config, family)
+    _check_supported(config, family, where)
 
     def size(name: str, default: int | None = None) -> int:
         return _positive(int, config, name, where, default)
@@ -142,13 +145,13 @@ def _layout_of(config: Mapping[str, Any], where: str) -> ModelLayout:
         query_scalar=_optional(config, family.query_scalar_key, where),
         softcap=_optional(config, family.softcap_key, where),
         activation=_activation(config, family, where),
+        rope_factor=rope_factor(config, where),
     )
     if layout.num_heads % layout.num_kv_heads:
         raise ResqError(
             f"{where}: {layout.num_heads} attention heads cannot share "
             f"{layout.num_kv_heads} key/value heads evenly"
         )
-    _check_supported(config, family, where)
     _check_tokens(config, layout.vocab_size, where)
     return layout
 

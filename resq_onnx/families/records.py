@@ -109,7 +109,7 @@ class Family:
     text_section: str | None = None
     stored_prefix: tuple[str, str] | None = None
     other_parts: tuple[str, ...] = ()
-    rope_types: tuple[str, ...] = ("default", "linear", "llama3")
+    rope_types: tuple[str, ...] = ("default", "linear", "llama3", "yarn")
     defaults: Mapping[str, Any] = field(default_factory=dict)
     windowed: LayerRule | None = None
     lists_layers: bool = False

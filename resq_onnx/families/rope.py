@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from resq_onnx.errors import ResqError
 from resq_onnx.families.records import Family
+
+YARN: Final = ("attention_factor", "mscale", "mscale_all_dim", "beta_fast", "beta_slow")
+"""Numbers that YaRN may have."""
+
+WAY_OUT: Final[Mapping[str, str]] = {
+    "dynamic": "Within its positions the model is the same without: remove it from config.json",
+}
+"""By what is not supported, what to do; for others, there is none but another model."""
+
+OTHER_MODEL: Final = "Export a model of this family that has one of these"
 
 CORRECT: Final = "take the original model's config.json"
 """Remedy for a missing entry."""
@@ -17,6 +28,7 @@ NUMBERS: Final[Mapping[str, tuple[str, ...]]] = {
         *("factor", "low_freq_factor", "high_freq_factor"),
         "original_max_position_embeddings",
     ),
+    "yarn": ("factor", "original_max_position_embeddings"),
 }
 """The parameters, all above 0, from which the table of each `rope_type` is computed."""
 
@@ -46,11 +58,11 @@ def check_rope(config: Mapping[str, Any], family: Family, where: str) -> None:
     """
     for part in _parts(rope_of(config, where)):
         kind = part.get("rope_type", part.get("type", "default"))
-        if kind not in family.rope_types:
+        if not isinstance(kind, str) or kind not in family.rope_types:
             raise ResqError(
                 f"{where}: config.json says the rope_type is {kind!r}; RoPE scaling {kind!r} is "
                 f"not supported for {family.name}; supported: {', '.join(family.rope_types)}. "
-                f"Export a model of this family that has one of these"
+                f"{WAY_OUT.get(str(kind), OTHER_MODEL)}"
             )
         said = {**config, **part}
         for name in NUMBERS.get(kind, ()):
@@ -63,6 +75,34 @@ def check_rope(config: Mapping[str, Any], family: Family, where: str) -> None:
         for name in ("rope_theta", "rope_local_base_freq"):
             if said.get(name) is not None:
                 _check_number(said[name], name, where)
+
+
+def rope_factor(config: Mapping[str, Any], where: str) -> float:
+    """What cosines and sines are multiplied with: YaRN's attention factor, else 1.
+
+    YaRN (Peng et al. 2023, section 3.4) sharpens the attention of stretched texts: it divides the
+    scores by a temperature, whose square root is put into RoPE.
+
+    Raises:
+        ResqError: A number of it is none.
+    """
+    rope = rope_of(config, where)
+    if rope.get("rope_type", rope.get("type")) != "yarn":
+        return 1.0
+    said = {name: rope[name] for name in YARN if rope.get(name) is not None}
+    for name, value in said.items():
+        _check_number(value, name, where)
+    if "attention_factor" in said:
+        return float(said["attention_factor"])
+    if "mscale" in said and "mscale_all_dim" in said:
+        return _stretch(rope["factor"], said["mscale"]) / _stretch(
+            rope["factor"], said["mscale_all_dim"]
+        )
+    return _stretch(rope["factor"], 1.0)
+
+
+def _stretch(factor: float, scale: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
 
 
 def rotary_dim(config: Mapping[str, Any], family: Family, head_dim: int, where: str) -> int | None:

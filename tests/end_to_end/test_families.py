@@ -26,6 +26,7 @@ from tests.tiny_models import write_model
 
 KINDS: Final = {
     "llama_with_wide_heads": False,
+    "qwen2_yarn": True,
     "mistral": False,
     "mistral_without_window": True,
     "qwen3": True,

@@ -164,7 +164,8 @@ def test_another_activation_is_refused_with_those_that_are_known() -> None:
 def test_another_rope_scaling_is_refused_with_those_that_are_known(rope: dict[str, Any]) -> None:
     line = refusal(**rope)
     assert "RoPE scaling 'dynamic' is not supported" in line
-    assert "default, linear, llama3" in line
+    assert "default, linear, llama3, yarn" in line
+    assert "Within its positions the model is the same without" in line
 
 
 @pytest.mark.parametrize(
@@ -230,3 +231,30 @@ def test_more_layers_than_any_model_has_are_refused_at_once() -> None:
 )
 def test_an_entry_of_another_kind_is_refused(changes: dict[str, Any]) -> None:
     assert "some/model" in refusal(**changes)
+
+
+@pytest.mark.parametrize(
+    ("said", "factor"),
+    [
+        ({}, 1.1386294361119891),
+        ({"attention_factor": 0.9}, 0.9),
+        ({"mscale": 0.707, "mscale_all_dim": 1.0}, 0.9643265),
+        ({"mscale": 1.0, "mscale_all_dim": None}, 1.1386294361119891),
+        ({"factor": 1.0}, 1.0),
+    ],
+)
+def test_the_factor_of_yarn_is_that_of_transformers(said: dict[str, Any], factor: float) -> None:
+    from transformers import Qwen2Config
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64} | said
+    assert layout_of(CONFIG | {"rope_scaling": yarn}, "some/model").rope_factor == pytest.approx(
+        factor
+    )
+    config = Qwen2Config(**CONFIG, rope_parameters=yarn | {"rope_theta": 1e4})
+    assert ROPE_INIT_FUNCTIONS["yarn"](config, "cpu")[1] == pytest.approx(factor)
+
+
+def test_other_models_have_no_factor() -> None:
+    assert layout_of(CONFIG, "some/model").rope_factor == 1.0
+    assert layout_of(CONFIG | {"rope_parameters": LLAMA3}, "some/model").rope_factor == 1.0

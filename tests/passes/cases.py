@@ -43,6 +43,7 @@ CASES: Final[dict[str, tuple[str, bool]]] = {
 
 FAMILY_CASES: Final[dict[str, tuple[str, bool]]] = {
     "qwen3 with windows": ("qwen3_with_windows", False),
+    "qwen2 yarn": ("qwen2_yarn", True),
     "smollm3 tied": ("smollm3", True),
     "phi3 partly rotary": ("phi3_partly_rotary", False),
     "gemma2 tied": ("gemma2", True),
