@@ -42,6 +42,20 @@ def check_room(total: int, max_length: int) -> None:
         )
 
 
+def check_logits(logits: NDArray[Any], input_ids: NDArray[np.int64]) -> None:
+    """Refuse what a damaged graph gives as logits.
+
+    Raises:
+        ResqError: They are not (B, S, vocabulary), nor (B, 1, vocabulary), for ids (B, S).
+    """
+    batch, new = input_ids.shape
+    if logits.ndim != 3 or logits.shape[0] != batch or logits.shape[1] not in (1, new):
+        raise ResqError(
+            f"the model: its logits have shape {logits.shape} for {batch} texts of {new} tokens; "
+            "if the file is damaged, export it again"
+        )
+
+
 @dataclass(frozen=True)
 class DecoderState:
     """State of a decoder: the KV cache and mask of the tokens so far.
@@ -100,11 +114,12 @@ class Decoder:
 
         Raises:
             ValueError: The mask does not have one column for each token.
-            ResqError: ONNX Runtime cannot run the graph.
+            ResqError: ONNX Runtime cannot run the graph, or what it gives is no logits.
         """
         feeds = self.feeds(input_ids, state, attention_mask)
         with running():
             logits, *caches = self.session.run(self._output_names, feeds)
+        check_logits(logits, input_ids)
         return logits, DecoderState(tuple(caches), feeds["attention_mask"])
 
     def feeds(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
 from resq_onnx.files import check_is_file
-from resq_onnx.runtime.decoder import Decoder, DecoderState
+from resq_onnx.runtime.decoder import Decoder, DecoderState, check_logits
 from resq_onnx.runtime.library import kernels_run
 from resq_onnx.runtime.providers import CPU
 from resq_onnx.runtime.residual_stream import SOURCE, residual_stream
@@ -104,6 +104,7 @@ class TappedDecoder:
         names = ["logits", *self._taps, *self.decoder.signature.present]
         with running():
             logits, *rest = self.decoder.session.run(names, feeds)
+        check_logits(logits, token_ids)
         taps, caches = rest[: len(self._taps)], rest[len(self._taps) :]
         stream = np.stack([tap.reshape(*token_ids.shape, -1) for tap in taps])
         return logits, stream, DecoderState(tuple(caches), feeds["attention_mask"])

@@ -15,6 +15,7 @@ from onnx.external_data_helper import set_external_data
 import resq_onnx
 from resq_onnx.errors import ResqError
 from resq_onnx.runtime import Decoder, create_session, library
+from resq_onnx.runtime.decoder import check_logits
 from resq_onnx.runtime.library import kernels_are_built
 from resq_onnx.runtime.session import running
 from tests.runtime import toy
@@ -196,3 +197,12 @@ def test_a_run_that_fails_is_one_line() -> None:
         "the model: ONNX Runtime cannot run it: of the shape; if the file is damaged, export it "
         "again"
     )
+
+
+@pytest.mark.parametrize("shape", [(50,), (1, 50), (2, 3, 50), (1, 2, 50), (1, 3, 50, 1)])
+def test_logits_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    ids = np.zeros((1, 3), np.int64)
+    with pytest.raises(ResqError, match=r"its logits have shape .* for 1 texts of 3 tokens"):
+        check_logits(np.zeros(shape), ids)
+    check_logits(np.zeros((1, 3, 50)), ids)
+    check_logits(np.zeros((1, 1, 50)), ids)
