@@ -63,7 +63,7 @@ class Worker:
         return found
 
     def end(self) -> tuple[int, str]:
-        """Kill it; returns the status it had ended with (0 if it was running) and its last words."""
+        """Kill it; returns its status, which is 0 if it was running, and its last words."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
