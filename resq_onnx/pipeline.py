@@ -80,18 +80,15 @@ def export(
         out: The .onnx file to write. Nothing is written there unless everything succeeds.
         recipe: What to do; the target's default recipe if None.
         target: The runtime that the folder is for: a name in `resq_onnx.handoff.targets`.
-        projections: A file that `calibrate` wrote for this model: the model is then not
-            calibrated again.
+        projections: A file of `calibrate` for this model, which is then not calibrated again.
         save_rotated: Also write the folded, not yet quantised float model to this file.
         dump_passes: Also write the graph after each pass, as text, into this folder.
         report: Also write report.html beside the model.
-        force: Write the model even if its predictions are too far from the float model's to be
-            useful.
-        threads: Threads of PyTorch, NumPy's BLAS and ONNX Runtime; None for their defaults. The
-            last bits of their results may depend on it.
-        progress: True prints a line on stderr for each step; False prints nothing and logs
-            warnings; a Progress receives the updates. None means True in a notebook, in IPython and
-            on a terminal.
+        force: Write the model even if the quality gate refuses it.
+        threads: Of PyTorch, NumPy's BLAS and ONNX Runtime; None for their defaults. The last bits
+            of the results may depend on it.
+        progress: True prints a line for each step on stderr, False logs warnings only; a Progress
+            receives the updates. None is True in a notebook, in IPython and on a terminal.
 
     Returns:
         The files written, their size and their quality.
