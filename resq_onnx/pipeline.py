@@ -85,8 +85,7 @@ def export(
         dump_passes: Also write the graph after each pass, as text, into this folder.
         report: Also write report.html beside the model.
         force: Write the model even if the quality gate refuses it.
-        threads: Of PyTorch, NumPy's BLAS and ONNX Runtime; None for their defaults. The last bits
-            of the results may depend on it.
+        threads: Of PyTorch, NumPy and ONNX Runtime; the last bits of results may depend on it.
         progress: True prints a line for each step on stderr, False logs warnings only; a Progress
             receives the updates. None is True in a notebook, in IPython and on a terminal.
 
