@@ -78,10 +78,7 @@ class Exported:
 def exported(model: Path) -> Exported:
     """The export of this model by this code, made if it is not there."""
     top = REPOSITORY / "build" / "test-models"
-    folder = once(top / f"smollm2-{_name(model)}", lambda made: _export(model, made))
-    for other in top.glob("smollm2-*"):  # made by code that has changed since
-        if other.is_dir() and other != folder:
-            shutil.rmtree(other)
+    folder = once(top / f"smollm2-{_name(model)}", lambda made: _replace(model, made))
     took = json.loads((folder / "took.json").read_text())
     return Exported(
         folder / "model.onnx",
@@ -101,6 +98,17 @@ def _name(model: Path) -> str:
     for file in files:
         digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()[:12]
+
+
+def _replace(model: Path, folder: Path) -> None:
+    """Export into a new folder, and remove what was made by code that has changed since.
+
+    It runs in one process at a time, so that no two remove the same files.
+    """
+    for other in folder.parent.glob("smollm2-*"):
+        if other.is_dir():
+            shutil.rmtree(other)
+    _export(model, folder)
 
 
 def _export(model: Path, folder: Path) -> None:

@@ -83,6 +83,7 @@ def test_of_two_exports_to_one_place_one_wins_whole_and_the_other_is_told(tmp_pa
     for one in found:
         winners = [text for text, code in zip("AB", one["codes"], strict=True) if code == 0]
         assert one["codes"] in ([0, 0], [0, 1], [1, 0])
-        assert one["files"] == whole(winners[-1])
+        # Where both had their turn, either may have had the second: nothing tells which.
+        assert one["files"] in [whole(winner) for winner in winners]
         assert one["left"] == []
     assert any(1 in one["codes"] for one in found)
