@@ -10,6 +10,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
@@ -39,7 +41,7 @@ from resq_onnx.passes.name_weights import NameWeights
 from resq_onnx.passes.narrow_activations import NarrowActivations
 from resq_onnx.passes.quantise_cache import QuantiseCache
 from resq_onnx.passes.quantise_embedding import QuantiseEmbedding
-from resq_onnx.passes.quantise_linears import QuantiseLinears
+from resq_onnx.passes.quantise_linears import Matrices, QuantiseLinears
 from resq_onnx.passes.rotate_down import RotateDown
 from resq_onnx.passes.rotate_keys import RotateKeys
 from resq_onnx.passes.spell_activations import SpellActivations
@@ -48,11 +50,13 @@ from resq_onnx.passes.split_projections import SplitProjections
 from resq_onnx.passes.turn_inputs import TurnInputs
 from resq_onnx.passes.untie_embedding import UntieEmbedding
 from resq_onnx.projections import Projections
-from resq_onnx.projections.moments import Moments
+from resq_onnx.projections.moments import SecondMoments
+from resq_onnx.projections.sums import BasisSums
 from resq_onnx.recipe import Recipe
 
 __all__ = [
     "NameWeights",
+    "Statistics",
     "contributing",
     "exporting",
     "folding",
@@ -100,25 +104,44 @@ def folding(layout: ModelLayout, recipe: Recipe, projections: Projections) -> Pa
     ]
 
 
+@dataclass(frozen=True)
+class Statistics:
+    """What a calibration gives to the passes that quantise.
+
+    Attributes:
+        moments: For GPTQ's Hessians; None if `matrices` are known, or the recipe needs none.
+        sums: For the scales of an INT8 cache; None if the recipe needs none.
+        matrices: The quantised matrices of the layers, if they are known already.
+    """
+
+    moments: SecondMoments | None = None
+    sums: BasisSums | None = None
+    matrices: Matrices | None = None
+
+
 def exporting(
-    layout: ModelLayout, recipe: Recipe, projections: Projections, moments: Moments | None
+    layout: ModelLayout, recipe: Recipe, projections: Projections, statistics: Statistics
 ) -> Passes:
     """From the folded float graph to the graph that is written, in the recipe's format."""
     return [
         *([KeepLastLogits(layout)] if recipe.logits == "last" else []),
-        *(quantising(layout, recipe, projections, moments) if recipe.how.quantises else []),
-        *(contributing(layout, recipe, projections, moments) if recipe.form.uses_contrib else []),
+        *(quantising(layout, recipe, projections, statistics) if recipe.how.quantises else []),
+        *(
+            contributing(layout, recipe, projections, statistics.sums)
+            if recipe.form.uses_contrib
+            else []
+        ),
         *([] if recipe.form.keeps_functions else inlining(recipe)),
         CleanUp(),
     ]
 
 
 def quantising(
-    layout: ModelLayout, recipe: Recipe, projections: Projections, moments: Moments | None
+    layout: ModelLayout, recipe: Recipe, projections: Projections, statistics: Statistics
 ) -> Passes:
     """From float operators to those of ai.resq; weights are computed when the file is written."""
     return [
-        QuantiseLinears(layout, recipe, projections, moments),
+        QuantiseLinears(layout, recipe, projections, statistics.moments, statistics.matrices),
         HalveInputBasis(layout),
         *([QuantiseCache(layout, projections)] if recipe.cache == "quantised" else []),
         QuantiseEmbedding(layout, recipe, shares_table=recipe.shares_table(tied=layout.tied)),
@@ -127,13 +150,13 @@ def quantising(
 
 
 def contributing(
-    layout: ModelLayout, recipe: Recipe, projections: Projections, moments: Moments | None
+    layout: ModelLayout, recipe: Recipe, projections: Projections, sums: BasisSums | None
 ) -> Passes:
     """From operators on float activations and a float cache to ONNX Runtime's own operators."""
     scales = None
     if recipe.cache == "int8":
-        assert moments is not None, "an INT8 cache needs the second moments of a calibration"
-        scales = cache_scales(projections, moments)
+        assert sums is not None, "an INT8 cache needs the second moments of a calibration"
+        scales = cache_scales(projections, sums)
     products = [ContribLinears(layout), ContribEmbedding(layout)]
     return [
         *(products if recipe.form.contrib_products else []),

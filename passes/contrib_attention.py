@@ -24,7 +24,7 @@ from resq_onnx.graph.modules import module_of, new_initializer, tag
 from resq_onnx.graph.names import CONTRIB_DOMAIN, CONTRIB_VERSION
 from resq_onnx.graph.replacing import find_attention, put_in_place_of
 from resq_onnx.projections import Projections
-from resq_onnx.projections.moments import Moments
+from resq_onnx.projections.sums import BasisSums
 
 
 def refuse_other_attention(layout: ModelLayout) -> None:
@@ -66,16 +66,16 @@ LEAST_SCALE: Final = 1e-30
 Scales = NDArray[np.float32]
 
 
-def cache_scales(projections: Projections, moments: Moments) -> tuple[Scales, Scales]:
+def cache_scales(projections: Projections, sums: BasisSums) -> tuple[Scales, Scales]:
     """Scales of an INT8 cache: for keys after RoPE, and for values in their basis U_B.
 
     Returns:
         Scales of keys and of values, each (layers, kv heads, d).
     """
-    tokens = max(moments.tokens, 1)
+    tokens = max(sums.tokens, 1)
     bases = projections.value  # (layers, G, d, d)
-    keys = np.diagonal(moments.key, axis1=2, axis2=3)
-    values = np.einsum("lgij,lgik,lgkj->lgj", bases, moments.value, bases)
+    keys = np.diagonal(sums.key, axis1=2, axis2=3)
+    values = np.einsum("lgij,lgik,lgkj->lgj", bases, sums.value, bases)
     keys, values = (
         np.maximum(CACHE_RANGE / LARGEST_INTEGER * np.sqrt(energies / tokens), LEAST_SCALE)
         for energies in (keys, values.clip(min=0.0))

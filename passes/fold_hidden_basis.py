@@ -39,11 +39,12 @@ class FoldHiddenBasis(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:  # noqa: D102
         layout, basis = self._layout, self._basis
-        fold(find_weight(model, layout.family.embedding), lambda w: w @ basis)
+        fold(find_weight(model, layout.family.embedding), lambda w: w @ basis, by_rows=True)
         if self._shares_table:
             fold(find_linear(model, head_input(layout)).weight, lambda w: basis.T @ w @ basis)
         else:
-            fold(find_linear(model, layout.family.head).weight, lambda w: w @ basis)
+            head = find_linear(model, layout.family.head).weight
+            fold(head, lambda w: w @ basis, by_rows=True)
         for layer in range(layout.num_layers):
             for role in READERS:
                 fold(find_linear(model, layout.module(layer, role)).weight, lambda w: w @ basis)

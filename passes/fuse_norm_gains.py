@@ -38,5 +38,5 @@ class FuseNormGains(ir.passes.InPlacePass):
         value = find_weight(model, norm)
         gain = read_float64(value.const_value)  # (D,): small enough to hold
         for reader in readers:
-            fold(find_linear(model, reader).weight, lambda w: w * gain)
+            fold(find_linear(model, reader).weight, lambda w: w * gain, by_rows=True)
         value.const_value = ir.tensor(np.ones(gain.shape, np.float32), name=value.name)

@@ -27,12 +27,20 @@ from resq_onnx.graph.modules import (
     tag,
 )
 from resq_onnx.graph.replacing import put_in_place_of
-from resq_onnx.graph.tensors import FoldedTensor, PackedBytes, dims, read_float64
+from resq_onnx.graph.tensors import (
+    FoldedTensor,
+    PackedBytes,
+    dims,
+    read_float64,
+    read_rows,
+    row_blocks,
+)
 from resq_onnx.passes.quantise_linears import replace_linear
 from resq_onnx.passes.stored_weights import dequantise_weight, store_matrix
 from resq_onnx.projections.splits import table_split
 from resq_onnx.recipe import Recipe
-from resq_onnx.weights.rtn import QuantisedMatrix, round_to_nearest
+from resq_onnx.weights.quantised import QuantisedMatrix, joined
+from resq_onnx.weights.rtn import round_to_nearest
 
 
 class QuantiseEmbedding(ir.passes.InPlacePass):
@@ -66,7 +74,9 @@ class QuantiseEmbedding(ir.passes.InPlacePass):
         assert tensor is not None
 
         def quantise() -> QuantisedMatrix:
-            return round_to_nearest(read_float64(tensor), self._split)
+            # Rows are independent, and 262,144 of them in float64 take gigabytes.
+            blocks = row_blocks(dims(tensor))
+            return joined([round_to_nearest(read_rows(tensor, b), self._split) for b in blocks])
 
         return store_matrix(model, module, dims(tensor)[0], self._split, quantise)
 

@@ -26,7 +26,7 @@ from resq_onnx.graph.tensors import read_float64
 from resq_onnx.passes.merge_projections import merged_module
 from resq_onnx.passes.stored_weights import dequantise_weight, store_matrix
 from resq_onnx.projections.bases import Projections, high_last_order
-from resq_onnx.projections.moments import Moments
+from resq_onnx.projections.moments import LayerMoments, SecondMoments
 from resq_onnx.recipe import BitSplit, Recipe
 from resq_onnx.weights.gptq import gptq
 from resq_onnx.weights.rtn import QuantisedMatrix, round_to_nearest
@@ -34,8 +34,12 @@ from resq_onnx.weights.rtn import QuantisedMatrix, round_to_nearest
 Matrix = NDArray[Any]
 
 
+Matrices = Callable[[str], QuantisedMatrix]
+"""Returns the quantised matrix of a module."""
+
+
 @dataclass(frozen=True)
-class _Site:
+class Site:
     """One matrix to quantise: order, split and Hessian of its columns.
 
     Attributes:
@@ -49,32 +53,82 @@ class _Site:
 
     module: str
     split: BitSplit
-    hessian: Callable[[Moments], Matrix]
+    hessian: Callable[[LayerMoments], Matrix]
     groups: int = 1
     order: NDArray[np.int64] | None = None
 
+    def quantise(
+        self, weight: Matrix, recipe: Recipe, moments: LayerMoments | None
+    ) -> QuantisedMatrix:
+        """Quantise the folded weight (N, K) of the layer, by the recipe.
+
+        Raises:
+            ResqError: The weight or the moments are not finite.
+        """
+        if self.order is not None:
+            weight = weight[:, self.order]
+        if recipe.weights == "rtn":
+            return round_to_nearest(weight, self.split)
+        assert moments is not None, "GPTQ needs second moments"
+        return gptq(weight, self.hessian(moments), self.split)
+
+
+def sites_of(layout: ModelLayout, bases: Projections, layer: int) -> list[Site]:
+    """The matrices of one decoder layer; q/k/v and gate/up are merged."""
+    splits, heads = bases.splits, layout.num_heads
+    head = splits.attention_out[layer]
+    return [
+        Site(
+            merged_module(layout, layer, "query"),
+            splits.attention[layer],
+            lambda moments: bases.hidden_hessian(_float64(moments.hidden_attention)),
+        ),
+        Site(
+            layout.module(layer, "attention_out"),
+            BitSplit(head.low * heads, head.high * heads, head.low_bits, head.high_bits),
+            lambda moments: bases.attention_out_hessian(layer, _float64(moments.attention_out)),
+            groups=heads,
+            order=high_last_order(heads, head),
+        ),
+        Site(
+            merged_module(layout, layer, "gate"),
+            splits.mlp[layer],
+            lambda moments: bases.hidden_hessian(_float64(moments.hidden_mlp)),
+        ),
+        Site(
+            layout.module(layer, "down"),
+            splits.down[layer],
+            lambda moments: bases.down_hessian(layer, _float64(moments.down)),
+        ),
+    ]
+
 
 class QuantiseLinears(ir.passes.InPlacePass):
-    """Quantise the linear layers of every decoder layer; q/k/v and gate/up are merged."""
+    """Quantise the linear layers of every decoder layer."""
 
     def __init__(
         self,
         layout: ModelLayout,
         recipe: Recipe,
         projections: Projections,
-        moments: Moments | None,
+        moments: SecondMoments | None,
+        matrices: Matrices | None = None,
     ) -> None:
-        """Use GPTQ with the Hessians of `moments`, or round to nearest, as the recipe says."""
+        """Use GPTQ with the Hessians of `moments`, or round to nearest, as the recipe says.
+
+        With `matrices`, the matrices are those that it returns.
+        """
         self._layout = layout
         self._recipe = recipe
         self._projections = projections
         self._moments = moments
+        self._matrices = matrices
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:  # noqa: D102
         for layer in range(self._layout.num_layers):
-            for site in self._sites(layer):
+            for site in sites_of(self._layout, self._projections, layer):
                 linear = find_linear(model, site.module)
-                quantise = self._quantiser(linear, site)
+                quantise = self._quantiser(linear, site, layer)
                 parts = store_matrix(model, site.module, linear.rows, site.split, quantise)
                 if self._recipe.activations == "float":
                     dequantise_weight(model, linear, parts, site.order)
@@ -83,48 +137,14 @@ class QuantiseLinears(ir.passes.InPlacePass):
                     replace_linear(model, linear, site.split, site.groups, parts, clip)
         return ir.passes.PassResult(model, modified=True)
 
-    def _sites(self, layer: int) -> list[_Site]:
-        layout, bases = self._layout, self._projections
-        splits, heads = bases.splits, layout.num_heads
-        head = splits.attention_out[layer]
-        return [
-            _Site(
-                merged_module(layout, layer, "query"),
-                splits.attention[layer],
-                lambda moments: bases.hidden_hessian(_float64(moments.hidden_attention[layer])),
-            ),
-            _Site(
-                layout.module(layer, "attention_out"),
-                BitSplit(head.low * heads, head.high * heads, head.low_bits, head.high_bits),
-                lambda moments: bases.attention_out_hessian(
-                    layer, _float64(moments.attention_out[layer])
-                ),
-                groups=heads,
-                order=high_last_order(heads, head),
-            ),
-            _Site(
-                merged_module(layout, layer, "gate"),
-                splits.mlp[layer],
-                lambda moments: bases.hidden_hessian(_float64(moments.hidden_mlp[layer])),
-            ),
-            _Site(
-                layout.module(layer, "down"),
-                splits.down[layer],
-                lambda moments: bases.down_hessian(layer, _float64(moments.down[layer])),
-            ),
-        ]
-
-    def _quantiser(self, linear: Linear, site: _Site) -> Callable[[], QuantisedMatrix]:
-        tensor, moments = linear.weight.const_value, self._moments
+    def _quantiser(self, linear: Linear, site: Site, layer: int) -> Callable[[], QuantisedMatrix]:
+        tensor, moments, known = linear.weight.const_value, self._moments, self._matrices
 
         def quantise() -> QuantisedMatrix:
-            weight = read_float64(tensor)
-            if site.order is not None:
-                weight = weight[:, site.order]
-            if self._recipe.weights == "rtn":
-                return round_to_nearest(weight, site.split)
-            assert moments is not None, "GPTQ needs second moments"
-            return gptq(weight, site.hessian(moments), site.split)
+            if known is not None:
+                return known(site.module)
+            of_layer = moments.layer(layer) if moments and self._recipe.weights == "gptq" else None
+            return site.quantise(read_float64(tensor), self._recipe, of_layer)
 
         return quantise
 

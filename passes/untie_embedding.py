@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from resq_onnx.families import ModelLayout
 from resq_onnx.graph.modules import find_weight, module_of, new_initializer
-from resq_onnx.graph.tensors import FoldedTensor, dims, read_float64
+from resq_onnx.graph.tensors import FoldedTensor, dims, read_float64, read_rows
 
 
 class UntieEmbedding(ir.passes.InPlacePass):
@@ -26,7 +26,12 @@ class UntieEmbedding(ir.passes.InPlacePass):
         shared = find_weight(model, self._family.embedding)
         tensor = shared.const_value
         assert tensor is not None
-        copy = FoldedTensor(lambda: read_float64(tensor), dims(tensor), name)
+        copy = FoldedTensor(
+            lambda: read_float64(tensor),
+            dims(tensor),
+            name,
+            lambda rows: read_rows(tensor, rows),
+        )
         own = new_initializer(model, name, copy)
         for node, index in shared.uses():
             if module_of(node) == self._family.head:

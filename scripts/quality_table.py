@@ -72,7 +72,7 @@ class Bench:
         name = f"{Path(text[1]).stem}-{text[3]}.safetensors"
         file = self.work / name
         if not file.exists():
-            run(["calibrate", str(self.model), str(file), *text])
+            run(["calibrate", str(self.model), str(file), "--hessians", *text])
         return file
 
 

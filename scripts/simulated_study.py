@@ -26,6 +26,7 @@ from resq_onnx.calibration.reference import Reference
 from resq_onnx.calibration.training.rotations import next_token_loss
 from resq_onnx.calibration.training.simulation import bases_of, simulated
 from resq_onnx.checkpoint.source import open_model
+from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
 from resq_onnx.projections.bases import (
     Projections,
@@ -34,7 +35,7 @@ from resq_onnx.projections.bases import (
 )
 from resq_onnx.projections.file import load_calibration
 from resq_onnx.projections.hadamard import random_orthogonal
-from resq_onnx.projections.moments import Moments
+from resq_onnx.projections.moments import SITES, Moments
 from resq_onnx.recipe import Recipe
 from scripts.sequential_hessians import LayerByLayer
 from scripts.simulated_variants import VARIANTS, Variant, parts_of_variant, rounded_per_token
@@ -117,6 +118,18 @@ def _perplexity(model: Any, text: Array) -> float:
     return float(np.exp(np.mean(losses)))
 
 
+def whole_moments(layout: ModelLayout, projections: Path) -> Moments:
+    """The second moments of all layers in a projections file."""
+    stored, moments = load_calibration(projections).moments, Moments.zeros(layout)
+    if stored is None:
+        raise ResqError(f"{projections}: no second moments; make it by calibrate --hessians")
+    for layer in range(layout.num_layers):
+        for site in SITES:
+            getattr(moments, site)[layer] = getattr(stored.layer(layer), site)
+    moments.tokens = stored.tokens
+    return moments
+
+
 def main() -> None:
     """Print one line per variant as Markdown, as soon as it is known."""
     parser = argparse.ArgumentParser(
@@ -134,7 +147,7 @@ def main() -> None:
         parser.error(f"no variant {', '.join(sorted(unknown))}; there are {', '.join(VARIANTS)}")
     with open_model(options.model) as source:
         reference = Reference(source)
-        moments = load_calibration(options.projections).moments
+        moments = whole_moments(source.layout, options.projections)
         calibration = calibration_sequences(
             reference.tokenizer,
             str(options.brown / "calibration.txt"),

@@ -40,10 +40,16 @@ from resq_onnx.projections.file import save_calibration
 
 folder, measure = pathlib.Path({folder!r}), pipeline.measure
 
-def measure_and_keep(source, recipe, saved, report):
-    found = measure(source, recipe, saved, report)
+def measure_and_keep(source, recipe, *others):
+    found = measure(source, recipe, *others)
     save_calibration(
-        folder / "projections.safetensors", recipe, source.digest, found.moments, found.projections
+        folder / "projections.safetensors",
+        recipe,
+        source.digest,
+        source.layout,
+        found.sums,
+        found.projections,
+        found.moments,
     )
     return found
 

@@ -60,7 +60,9 @@ class TinyModel:
         """The calibration of `QUICK`."""
 
         def calibrate(folder: Path) -> None:
-            run_successfully("calibrate", self.folder, folder / "p.safetensors", *QUICK)
+            run_successfully(
+                "calibrate", self.folder, folder / "p.safetensors", "--hessians", *QUICK
+            )
 
         return once(self.top / "calibrated", calibrate) / "p.safetensors"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import os
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -36,6 +37,12 @@ class Share:
         """Every size-th row, from row `rank` on."""
         return sequences[self.rank :: self.size]
 
+    def wait(self) -> None:
+        """Wait until every process is here."""
+        if self.size > 1:
+            connect()
+            dist.barrier()
+
 
 def share_of_this_process() -> Share:
     """The share given by torchrun's environment variables; all work without them."""
@@ -62,7 +69,7 @@ def collect_shared_moments(
     """
     share = share_of_this_process()
     if share.size > 1:
-        _connect()
+        connect()
     moments = collect_moments(model, layout, share.of(sequences), progress, batch_size)
     if share.size > 1:
         add_up(moments)
@@ -79,7 +86,16 @@ def add_up(moments: Moments) -> None:
     moments.tokens = int(tokens)
 
 
-def _connect() -> None:
+def add_up_sums(sums: Mapping[str, torch.Tensor]) -> None:
+    """Replace the sums of every process by their sum over all processes, in place."""
+    connect()
+    for total in sums.values():
+        here = total.cpu()
+        dist.all_reduce(here)
+        total.copy_(here)
+
+
+def connect() -> None:
     """Connect the processes, once and for as long as this one lives.
 
     torchrun's store keeps the addresses of a group that was destroyed. A process that connects

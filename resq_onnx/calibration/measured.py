@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,18 +12,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resq_onnx.calibration.corpus import calibration_sequences
+from resq_onnx.calibration.distributed import share_of_this_process
 from resq_onnx.calibration.held_out import held_out_sequences, text_shape
+from resq_onnx.calibration.layer_pass import FloatOutputs, LayerPass, Texts
+from resq_onnx.calibration.layered import LayeredModel
 from resq_onnx.calibration.reference import Reference, load_tokenizer, text_opening
 from resq_onnx.calibration.texts import FILE_SUFFIXES, PYTHON_DOCS
+from resq_onnx.calibration.training import BATCH
+from resq_onnx.calibration.working import torch_device
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
+from resq_onnx.files.work_folder import WorkFolder
 from resq_onnx.progress import Progress
 from resq_onnx.projections.bases import Projections, compute_projections
 from resq_onnx.projections.file import Calibration, load_calibration, stored_projections
-from resq_onnx.projections.moments import Moments
+from resq_onnx.projections.moments import SecondMoments
 from resq_onnx.projections.splits import down_split, split_of, table_split
+from resq_onnx.projections.sums import BasisSums
 from resq_onnx.recipe import Recipe
+from resq_onnx.resources import Resources
 from resq_onnx.runtime.plain_graph import PlainGraph
 from resq_onnx.tracing.traced_file import TracedFile
 
@@ -36,27 +43,41 @@ decode."""
 
 @dataclass(frozen=True)
 class ReferenceMeasurements:
-    """Measurements of the original model: moments, bases, and reference logits on two texts.
+    """Measurements of the original model: moments, bases, and float outputs on two texts.
 
     Attributes:
+        layout: Of the model.
         moments: Second moments of the activations; None if the recipe needs none.
+        sums: The sums of these; None if the recipe needs none.
         projections: The bases.
         token_ids: A short text, (PARITY_SEQUENCES, PARITY_TOKENS) unless a graph's sizes are fixed.
         logits: The logits of PyTorch, or of the graph that is rewritten, for these tokens.
         text: A longer text, of the shape of `text_shape`, which the calibration has not seen.
-        reference: The source of the logits, for messages.
         recipe: The recipe, with the calibration that was actually used, such as that of a
             projections file. Its text is given by name only, so that a published file reveals no
             path of this machine.
+        short: PyTorch's outputs on `token_ids`; None for a graph that is rewritten.
+        long: PyTorch's outputs on `text`; None for a graph that is rewritten.
+        reference: The source of the logits, for messages.
     """
 
-    moments: Moments | None
+    layout: ModelLayout
+    moments: SecondMoments | None
+    sums: BasisSums | None
     projections: Projections
     token_ids: NDArray[np.int64]
     logits: NDArray[np.float32]
     text: NDArray[np.int64]
     recipe: Recipe
+    short: FloatOutputs | None = None
+    long: FloatOutputs | None = None
     reference: str = "PyTorch"
+
+    @property
+    def stream_basis(self) -> NDArray[np.float64] | None:
+        """U_A if the graph's residual stream is PyTorch's times U_A; None if they are equal."""
+        turned = self.recipe.how.quantises and not self.layout.turns_inputs
+        return self.projections.hidden if turned else None
 
 
 def check_widths(recipe: Recipe, source: ModelSource) -> None:
@@ -72,40 +93,66 @@ def check_widths(recipe: Recipe, source: ModelSource) -> None:
 
 
 def measure(
-    source: ModelSource, recipe: Recipe, saved: str | Path | None, progress: Progress
+    source: ModelSource,
+    recipe: Recipe,
+    saved: str | Path | None,
+    work: WorkFolder,
+    progress: Progress,
+    resources: Resources,
 ) -> ReferenceMeasurements:
-    """Load the model, calibrate it unless that was done before, and free it.
+    """Run the model layer by layer, and calibrate it unless that was done before.
 
     Args:
         source: The model.
         recipe: The settings.
         saved: A file of `calibrate`, to use instead of calibrating; None for none.
+        work: Where finished layers are kept.
         progress: Receives progress updates.
+        resources: What may be used.
 
     Raises:
         ResqError: PyTorch cannot load the model, or the file belongs to another model.
     """
-    reference = Reference(source)
-    opening = reference.opening(recipe.bos)
-    token_ids = parity_text(reference.tokenizer, PARITY_SEQUENCES, PARITY_TOKENS, opening)
-    logits = reference.logits(token_ids)
-    moments, bases, calibrated = None, None, began(recipe, opening).to_json()
+    tokenizer, layout = load_tokenizer(source), source.layout
+    opening = text_opening(tokenizer, source, recipe.bos)
+    known, calibrated = None, began(recipe, opening).to_json()
     if saved is not None:
-        calibration = load_calibration(saved)
-        check_calibrated(source, calibration, saved)
-        moments, bases = calibration.moments, stored_projections(calibration, recipe, source.layout)
-        calibrated = calibration.recipe_json
-    elif recipe.needs_calibration:
-        progress.step("Calibrating")
-        moments = reference.moments(recipe, progress.advance, progress.warn).compact()
+        known = load_calibration(saved)
+        check_calibrated(source, known, saved)
+        calibrated = Recipe().to_json() | known.recipe_json
+    bases = None if known is None else stored_projections(known, recipe, layout)
+    text = quality_text(tokenizer, layout, calibrated, opening)
+    token_ids = parity_text(tokenizer, PARITY_SEQUENCES, PARITY_TOKENS, opening)
+    lacks = known is None or (known.moments is None and _needs_layers(recipe, bases))
+    calibration = np.empty((0, 0), np.int64)
+    if recipe.needs_calibration and lacks:
+        asked = dataclasses.replace(recipe, **_calibration_fields(calibrated))
+        calibration = calibration_text(tokenizer, asked, source, progress.warn)
+    texts = Texts(calibration, token_ids, text)
+    layer_pass = LayerPass(layout, work, texts, share_of_this_process())
+    run_pass(source, layer_pass, resources, progress)
+    moments = layer_pass.moments() or (None if known is None else known.moments)
+    sums = known.sums_for(layout) if known else layer_pass.sums()
     if bases is None:
-        bases = find_projections(reference, source.layout, recipe, moments, progress)
-    text = quality_text(reference.tokenizer, source.layout, calibrated, opening)
-    del reference
-    gc.collect()
+        bases = find_projections(source, tokenizer, recipe, moments, sums, progress)
+    short, long = layer_pass.outputs()
+    done = _carried_out(recipe, calibrated)
     return ReferenceMeasurements(
-        moments, bases, token_ids, logits, text, _carried_out(recipe, calibrated)
+        *(layout, moments, sums, bases, token_ids, short.logits, text, done, short, long)
     )
+
+
+def run_pass(
+    source: ModelSource, layer_pass: LayerPass, resources: Resources, progress: Progress
+) -> None:
+    """Run the layers that are not finished."""
+    if layer_pass.is_finished:
+        progress.step("The float model has run already")
+        return
+    done = layer_pass.finished
+    what = "Calibrating" if layer_pass.tokens else "Running the float model"
+    progress.step(f"{what}, from layer {done} on" if done else what)
+    layer_pass.run(LayeredModel(source, torch_device(resources.device)), progress.advance)
 
 
 def measure_graph(
@@ -118,21 +165,29 @@ def measure_graph(
             calibration does not have.
     """
     tokenizer, graph = load_tokenizer(source), PlainGraph(source.path, threads)
+    layout, needed = source.layout, recipe.needs_calibration
     opening = text_opening(tokenizer, source, recipe.bos)
     token_ids = parity_text(tokenizer, *graph.sizes(PARITY_SEQUENCES, PARITY_TOKENS), opening)
-    bases = stored_projections(calibration, recipe, source.layout)
+    bases = stored_projections(calibration, recipe, layout)
+    if needed and calibration.moments is None and _needs_layers(recipe, bases):
+        raise ResqError(
+            "the projections file holds no second moments of the layers, which this recipe needs; "
+            "make it by resq-onnx calibrate --hessians, or use --weights rtn"
+        )
     if bases is None and recipe.trains:
         raise ResqError(
             "the projections file holds no rotations trained by this recipe; make it by "
             "resq-onnx calibrate with the same options"
         )
-    calibrated = calibration.recipe_json
+    calibrated, sums = calibration.recipe_json, calibration.sums_for(layout)
     return ReferenceMeasurements(
+        layout,
         calibration.moments,
-        bases or compute_projections(recipe, source.layout, calibration.moments),
+        sums,
+        bases or compute_projections(recipe, layout, calibration.moments, sums),
         token_ids,
         graph.logits(token_ids),
-        quality_text(tokenizer, source.layout, calibrated, opening),
+        quality_text(tokenizer, layout, calibrated, opening),
         _carried_out(recipe, calibrated),
         reference=source.path.name,
     )
@@ -170,23 +225,50 @@ def quality_text(
     return held_out_sequences(tokenizer, *shape, calibrated, opening)
 
 
+def calibration_text(
+    tokenizer: Any, recipe: Recipe, source: ModelSource, warn: Callable[[str], None]
+) -> NDArray[np.int64]:
+    """Token ids of the recipe's calibration, (samples, sequence_length)."""
+    opening = text_opening(tokenizer, source, recipe.bos)
+    text, samples, length = recipe.calibration, recipe.samples, recipe.sequence_length
+    return calibration_sequences(tokenizer, text, samples, length, recipe.seed, warn, opening)
+
+
 def find_projections(
-    reference: Reference,
-    layout: ModelLayout,
+    source: ModelSource,
+    tokenizer: Any,
     recipe: Recipe,
-    moments: Moments | None,
+    moments: SecondMoments | None,
+    sums: BasisSums | None,
     progress: Progress,
 ) -> Projections:
-    """Compute the bases by linear algebra, and train them if the recipe says so."""
-    bases = compute_projections(recipe, layout, moments)
+    """Compute the bases by linear algebra, and train them if the recipe says so.
+
+    Raises:
+        ResqError: The recipe needs moments that are not there.
+    """
+    bases = compute_projections(recipe, source.layout, moments, sums)
     if not recipe.trains:
         return bases
     progress.step("Training the rotations")
-    return reference.trained(recipe, bases, progress.advance, progress.warn)
+    asked = dataclasses.replace(recipe, samples=recipe.training_steps * BATCH)
+    sequences = calibration_text(tokenizer, asked, source, progress.warn)
+    return Reference(source).trained(recipe, bases, sequences, progress.advance)
+
+
+def _needs_layers(recipe: Recipe, bases: Projections | None) -> bool:
+    """Whether a recipe needs the second moments of each layer, and not only their sums."""
+    allocates = bases is None and recipe.target_bits is not None
+    return recipe.weights == "gptq" or allocates
+
+
+def _calibration_fields(calibrated: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a recipe that say on which text a calibration was."""
+    return {name: calibrated[name] for name in ("calibration", "samples", "sequence_length")}
 
 
 def _carried_out(recipe: Recipe, calibrated: Mapping[str, Any]) -> Recipe:
-    done = {name: calibrated[name] for name in ("calibration", "samples", "sequence_length")}
+    done = _calibration_fields(calibrated)
     done["bos"] = calibrated.get("bos", False)  # older files: no special tokens
     if Path(done["calibration"]).suffix in FILE_SUFFIXES:
         done["calibration"] = Path(done["calibration"]).name

@@ -13,14 +13,11 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import AutoTokenizer
 
-from resq_onnx.calibration.corpus import calibration_sequences
-from resq_onnx.calibration.distributed import collect_shared_moments
-from resq_onnx.calibration.training import BATCH, train_rotations
+from resq_onnx.calibration.training import train_rotations
 from resq_onnx.checkpoint.quiet import quiet_libraries
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError, blaming
 from resq_onnx.projections import Projections
-from resq_onnx.projections.moments import Moments
 from resq_onnx.recipe import Recipe
 from resq_onnx.runtime.opening import opening_of
 from resq_onnx.tracing.configuration import load_config
@@ -118,36 +115,17 @@ class Reference:
                 .eval()
             )
 
-    def moments(self, recipe: Recipe, progress: Progress, warn: Callable[[str], None]) -> Moments:
-        """Second moments of the activations on the recipe's calibration text."""
-        sequences = self._sequences(recipe, recipe.samples, warn)
-        return collect_shared_moments(self.model, self._source.layout, sequences, progress)
-
     def trained(
         self,
         recipe: Recipe,
         bases: Projections,
+        sequences: NDArray[np.int64],
         progress: Progress,
-        warn: Callable[[str], None],
     ) -> Projections:
-        """Bases whose rotations were trained on the recipe's calibration text."""
-        sequences = self._sequences(recipe, recipe.training_steps * BATCH, warn)
+        """Bases whose rotations were trained on token sequences, in a seeded order."""
         order = np.random.default_rng(recipe.seed).permutation(len(sequences))
         return train_rotations(
             self.model, self._source.layout, recipe, bases, sequences[order], progress
-        )
-
-    def _sequences(
-        self, recipe: Recipe, samples: int, warn: Callable[[str], None]
-    ) -> NDArray[np.int64]:
-        return calibration_sequences(
-            self.tokenizer,
-            recipe.calibration,
-            samples,
-            recipe.sequence_length,
-            recipe.seed,
-            warn,
-            self.opening(recipe.bos),
         )
 
     def opening(self, bos: bool | None = None) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ one batch are computed in the model's precision or float32, whichever is finer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 """Called with the number of finished sequences and their total."""
+
+CACHED: Final = ("key", "value")
+"""Sites whose rows are taken from the cache."""
 
 BLOCK: Final = 256
 """Columns multiplied at a time. A second moment is symmetric, so only its blocks on and above the
@@ -64,16 +67,13 @@ def collect_moments(
             decoder(input_ids=batch, past_key_values=cache, use_cache=True)
             for layer in range(layout.num_layers):
                 entry = cache.layers[layer]  # keys and values are (batch, kv_heads, tokens, d)
-                for heads, total, role in (
-                    (entry.keys, moments.key, "key"),
-                    (entry.values, moments.value, "value"),
-                ):
-                    where = f"layer {layer}: the output of {layout.module(layer, role)}"
-                    _add(total[layer], heads.transpose(0, 1).flatten(1, 2), where)
+                sums = {role: torch.from_numpy(getattr(moments, role)[layer]) for role in CACHED}
+                add_cache(entry.keys, entry.values, layout, layer, sums)
             moments.tokens += batch.numel()
             if progress is not None:
                 progress(min(start + batch_size, len(sequences)), len(sequences))
-    _complete(moments)
+    for site in SITES:
+        complete(torch.from_numpy(getattr(moments, site)))
     return moments
 
 
@@ -97,22 +97,51 @@ def _recording(model: torch.nn.Module, layout: ModelLayout, moments: Moments) ->
     """Add the inputs of the norms, o_proj and down_proj to `moments` inside the context."""
     with ExitStack() as hooks:
         for layer in range(layout.num_layers):
-            for role, total, is_norm in (
-                ("attention_norm", moments.hidden_attention, True),
-                ("mlp_norm", moments.hidden_mlp, True),
-                ("attention_out", moments.attention_out, False),
-                ("down", moments.down, False),
-            ):
-                name = layout.module(layer, role)
-                where = f"layer {layer}: the input of {name}"
-                hook = _hook(total[layer], layout if is_norm else None, where)
-                handle = model.get_submodule(name).register_forward_pre_hook(hook)
-                hooks.callback(handle.remove)
+            module = model.get_submodule(layout.family.layer.format(layer))
+            of_layer = moments.layer(layer)
+            sums = {site: torch.from_numpy(getattr(of_layer, site)) for site in SITES}
+            hooks.enter_context(recording_layer(module, layout, layer, sums))
         yield
 
 
+@contextmanager
+def recording_layer(
+    module: torch.nn.Module, layout: ModelLayout, layer: int, sums: Mapping[str, torch.Tensor]
+) -> Iterator[None]:
+    """Add the inputs of a layer's norms, o_proj and down_proj to its sums inside the context."""
+    with ExitStack() as hooks:
+        for role, site, is_norm in (
+            ("attention_norm", "hidden_attention", True),
+            ("mlp_norm", "hidden_mlp", True),
+            ("attention_out", "attention_out", False),
+            ("down", "down", False),
+        ):
+            where = f"layer {layer}: the input of {layout.module(layer, role)}"
+            hook = _hook(sums[site], layout if is_norm else None, where)
+            part = module.get_submodule(getattr(layout.family, role))
+            hooks.callback(part.register_forward_pre_hook(hook).remove)
+        yield
+
+
+def add_cache(
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    layout: ModelLayout,
+    layer: int,
+    sums: Mapping[str, torch.Tensor],
+) -> None:
+    """Add a layer's keys and values, (batch, kv heads, tokens, d), to its sums.
+
+    Raises:
+        ResqError: One is infinite or NaN.
+    """
+    for heads, role in ((keys, "key"), (values, "value")):
+        where = f"layer {layer}: the output of {layout.module(layer, role)}"
+        add_products(sums[role], heads.transpose(0, 1).flatten(1, 2), where)
+
+
 def _hook(
-    total: NDArray[np.float64], norms: ModelLayout | None, where: str
+    total: torch.Tensor, norms: ModelLayout | None, where: str
 ) -> Callable[[torch.nn.Module, tuple[torch.Tensor, ...]], None]:
     """A forward pre-hook that adds its module's input, or a norm's output for its readers.
 
@@ -126,7 +155,7 @@ def _hook(
             rows = rows * torch.rsqrt(rows.square().mean(-1, keepdim=True) + norms.norm_epsilon)
             if norms.turns_inputs:
                 rows = rows * gain_of(module, norms)
-        _add(total, rows, where)
+        add_products(total, rows, where)
 
     return record
 
@@ -137,15 +166,18 @@ def gain_of(norm: torch.nn.Module, layout: ModelLayout) -> torch.Tensor:
     return 1.0 + gain if layout.family.offset_gains else gain
 
 
-def _add(total: NDArray[np.float64], rows: torch.Tensor, where: str) -> None:
+def add_products(total: torch.Tensor, rows: torch.Tensor, where: str) -> None:
     """Add rowsᵀ · rows to `total`: only the blocks on and above the diagonal.
 
     Args:
-        total: (..., features, features).
+        total: (..., features, features), float64.
         rows: (..., tokens, features).
         where: Description of the rows, for error messages.
+
+    Raises:
+        ResqError: An element is infinite or NaN.
     """
-    sums, rows = torch.from_numpy(total), _widen(rows)
+    rows = _widen(rows)
     for block in _blocks(rows.shape[-1]):
         products = rows[..., block].mT @ rows[..., block.start :]
         # A column with such an element has an infinite or NaN sum of squares.
@@ -154,16 +186,13 @@ def _add(total: NDArray[np.float64], rows: torch.Tensor, where: str) -> None:
                 f"{where} is infinite or not a number on the calibration text; load the model "
                 f"in a wider type (float32), or check its weights"
             )
-        sums[..., block, block.start :] += products.cpu()
+        total[..., block, block.start :] += products
 
 
-def _complete(moments: Moments) -> None:
+def complete(total: torch.Tensor) -> None:
     """Copy the blocks above the diagonal to below it."""
-    for site in SITES:
-        total: NDArray[np.float64] = getattr(moments, site)
-        for block in _blocks(total.shape[-1]):
-            above = total[..., block, block.stop :]
-            total[..., block.stop :, block] = np.swapaxes(above, -1, -2)
+    for block in _blocks(total.shape[-1]):
+        total[..., block.stop :, block] = total[..., block, block.stop :].mT
 
 
 def _blocks(width: int) -> list[slice]:

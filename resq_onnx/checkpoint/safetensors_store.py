@@ -64,9 +64,16 @@ class StoredTensor:
 
     def float32(self) -> NDArray[np.float32]:
         """Read the values now, as float32; nothing stays mapped afterwards."""
+        return self._read(...)
+
+    def rows(self, rows: NDArray[np.int64] | slice) -> NDArray[np.float32]:
+        """Read some rows now, as float32."""
+        return self._read(rows)
+
+    def _read(self, place: Any) -> NDArray[np.float32]:
         tensor = self.external()
         with reading(self.file):
-            values = np.array(tensor.numpy(), dtype=np.float32)
+            values = np.array(tensor.numpy()[place], dtype=np.float32)
         tensor.release()
         return values
 

@@ -12,6 +12,8 @@ from resq_onnx.cli.options import (
     basis_options,
     calibration_options,
     quiet_option,
+    resource_options,
+    resources_from,
     threads_option,
 )
 from resq_onnx.cli.recipes import calibration_for, recipe_option
@@ -24,20 +26,41 @@ from resq_onnx.files.recipe_file import RecipeFile
 @recipe_option
 @basis_options
 @calibration_options
+@click.option(
+    "--hessians",
+    is_flag=True,
+    help="Keep the second moments of every layer too: large, but GPTQ needs no second pass.",
+)
+@resource_options
 @threads_option
 @quiet_option
 def calibrate(
-    model: Path, target: Path, said: RecipeFile, threads: int | None, quiet: bool, **recipe: Any
+    model: Path,
+    target: Path,
+    said: RecipeFile,
+    hessians: bool,
+    threads: int | None,
+    quiet: bool,
+    **recipe: Any,
 ) -> None:
     """Measure MODEL's activations once; exports then reuse the file with --projections.
 
     Runs data-parallel under torchrun.
     """
+    resources = resources_from(recipe)
     asked = calibration_for(said, recipe, target)
     with showing_progress(quiet) as progress:
         from resq_onnx import pipeline
 
-        written = pipeline.calibrate(model, target, asked, progress, threads=threads)
+        written = pipeline.calibrate(
+            model,
+            target,
+            asked,
+            progress,
+            hessians=hessians,
+            threads=threads,
+            resources=resources,
+        )
     if written is not None:
         size = written.stat().st_size / 1e6
         print_line(f"Wrote {written} ({size:.1f} MB)")

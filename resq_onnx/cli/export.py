@@ -14,6 +14,8 @@ from resq_onnx.cli.options import (
     output_options,
     quantising_options,
     quiet_option,
+    resource_options,
+    resources_from,
     threads_option,
 )
 from resq_onnx.cli.recipes import recipe_for, recipe_option
@@ -33,6 +35,7 @@ from resq_onnx.files.recipe_file import RecipeFile
     help="Use this file of `resq-onnx calibrate` instead of calibrating.",
 )
 @output_options
+@resource_options
 @threads_option
 @quiet_option
 def export(
@@ -52,6 +55,7 @@ def export(
     """Quantise MODEL, a Hugging Face directory or a .gguf file, and write OUT.onnx."""
     from resq_onnx.cli.printing import print_summary
 
+    resources = resources_from(recipe)
     target, asked = recipe_for(said, recipe, target, path, calibrates=projections is None)
     with showing_progress(quiet) as progress:
         from resq_onnx import pipeline
@@ -68,5 +72,6 @@ def export(
             force=force,
             threads=threads,
             progress=progress,
+            resources=resources,
         )
     print_summary(out, summary)

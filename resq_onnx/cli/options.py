@@ -22,6 +22,7 @@ from resq_onnx.recipe import (
     Tables,
     WeightMethod,
 )
+from resq_onnx.resources import Resources, bytes_of
 
 DEFAULTS = Recipe()
 
@@ -159,6 +160,32 @@ output_options = _together(
                  help="Write the model even if its predictions are useless."),
 )  # fmt: skip
 """Outputs besides the model."""
+
+
+resource_options = _together(
+    click.option("--device", default="auto", metavar="DEVICE",
+                 help="Where PyTorch computes: auto (a GPU if there is one), cpu, cuda or cuda:N."),
+    click.option("--max-memory", metavar="SIZE",
+                 help="Main memory that may be taken, as 8GB."),
+    click.option("--work", type=click.Path(path_type=Path), metavar="DIR",
+                 show_default="hidden, beside the output",
+                 help="Folder for finished layers, from which a stopped run goes on."),
+    click.option("--fresh", is_flag=True, help="Start anew, even if a stopped run can go on."),
+)  # fmt: skip
+"""What may be used; `resources_from` takes their values."""
+
+
+def resources_from(options: dict[str, Any]) -> Resources:
+    """Take the values of `resource_options` out of a command's options.
+
+    Raises:
+        ResqError: One of them makes no sense.
+    """
+    memory = options.pop("max_memory")
+    return Resources(
+        max_memory=None if memory is None else bytes_of(memory),
+        **{name: options.pop(name) for name in ("device", "work", "fresh")},
+    )
 
 
 def _threads(_context: click.Context, _option: click.Parameter, threads: int | None) -> int | None:

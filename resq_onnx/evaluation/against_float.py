@@ -7,6 +7,7 @@ import itertools
 import math
 import os
 import tempfile
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,8 +15,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from resq_onnx.evaluation.distance import Distance, Logits, compare
+from resq_onnx.evaluation.distance import Distance, DistanceTally, Logits
 from resq_onnx.evaluation.layer_noise import LayerNoise
+from resq_onnx.evaluation.perplexity import token_losses
 from resq_onnx.runtime.decoder import decode_logits
 from resq_onnx.runtime.taps import TappedDecoder
 
@@ -93,16 +95,22 @@ def observe(tapped: TappedDecoder, token_ids: NDArray[np.int64], folder: Path) -
     """
     kept: Logits | None = None
     streams = []
-    for place, ids in enumerate(token_ids[:, None]):
+    for place, found in enumerate(observations(tapped, token_ids)):
+        if kept is None:
+            kept = _array_on_disk(folder, (*token_ids.shape, found.logits.shape[-1]))
+        kept[place] = found.logits[0]
+        streams.append(found.stream)
+    assert kept is not None, "a text has sequences"
+    return ModelOutputs(kept, np.concatenate(streams, axis=1))
+
+
+def observations(tapped: TappedDecoder, token_ids: NDArray[np.int64]) -> Iterator[ModelOutputs]:
+    """Run an exported model on a text (B, S); yields the outputs of one sequence after another."""
+    for ids in token_ids[:, None]:
         logits, stream, _ = tapped.run(ids)
         if tapped.decoder.signature.last_only:
             logits = decode_logits(tapped.decoder, ids)
-        if kept is None:
-            kept = _array_on_disk(folder, (*token_ids.shape, logits.shape[-1]))
-        kept[place] = logits[0]
-        streams.append(stream)
-    assert kept is not None, "a text has sequences"
-    return ModelOutputs(kept, np.concatenate(streams, axis=1))
+        yield ModelOutputs(logits, stream)
 
 
 def _array_on_disk(folder: Path, shape: tuple[int, ...]) -> Logits:
@@ -116,14 +124,28 @@ def _array_on_disk(folder: Path, shape: tuple[int, ...]) -> Logits:
 
 
 def compare_with_float(
-    expected: ModelOutputs, found: ModelOutputs, token_ids: NDArray[np.int64]
+    expected: ModelOutputs,
+    observations: Iterable[ModelOutputs],
+    token_ids: NDArray[np.int64],
+    basis: NDArray[np.float64] | None = None,
 ) -> Quality:
-    """Compare a quantised with a float model, in the same basis, by outputs on a text (B, S)."""
-    streams = [one.stream.reshape(len(one.stream), token_ids.size, -1) for one in (expected, found)]
-    noise = LayerNoise(np.eye(streams[0].shape[-1]))
-    noise.add(*streams)
+    """Compare a quantised with a float model by outputs on a text (B, S).
+
+    Args:
+        expected: Of the float model.
+        observations: Of the quantised one, sequence by sequence.
+        token_ids: The text.
+        basis: U (D, D), if the residual stream of the quantised model is that of the float one
+            times U.
+    """
+    width = expected.stream.shape[-1]
+    noise, tally = LayerNoise(np.eye(width) if basis is None else basis), DistanceTally()
+    for place, (ids, found) in enumerate(zip(token_ids, observations, strict=True)):
+        pair = expected.logits[place], found.logits[0]
+        tally.add(*pair, *(token_losses(logits[:-1], ids[1:]) for logits in pair))
+        noise.add(expected.stream[:, place], found.stream[:, 0])
     return Quality(
-        distance=compare(expected.logits, found.logits, token_ids),
+        distance=tally.distance(),
         tokens=token_ids.size,
         sqnr_db=tuple(min(ratio, MOST_DECIBELS) for ratio in noise.decibels),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Final
 
 import onnx_ir as ir
 
@@ -16,15 +17,18 @@ from resq_onnx.graph.files import save_model
 from resq_onnx.handoff.output import Output
 from resq_onnx.runtime.taps import open_tapped
 
+WHOLE_BYTES: Final = 256_000_000
+"""Size of a float model up to which it is also checked in one piece."""
+
 
 def check_float(
     graph: ir.Model, measured: ReferenceMeasurements, output: Output
-) -> tuple[Distance, ModelOutputs]:
+) -> tuple[Distance, ModelOutputs | None]:
     """Write the float model, to a temporary file unless it is kept, and compare its logits.
 
     Returns:
-        The distance of its logits from the reference's, and its outputs on the text on which it
-        is later compared with the quantised model.
+        The distance of its logits from the reference's, and, where PyTorch's are not known, its
+        outputs on the text on which it is later compared with the quantised model.
     """
     staging, kept = output.staging, output.kept
     with tempfile.TemporaryDirectory(dir=staging.folder) as scratch:
@@ -38,5 +42,7 @@ def check_float(
         distance = check_float_parity(
             measured.logits, found, measured.token_ids, measured.reference
         )
+        if measured.long is not None:
+            return distance, None
         with writing_to(staging.target):
             return distance, observe(tapped, measured.text, staging.folder)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+
+Rows = NDArray[np.int64] | slice
+"""Which rows of a matrix: their numbers, or a range."""
+
+ELEMENTS_AT_A_TIME: Final = 1 << 24
+"""Elements that are computed in float64 at a time, where rows can be computed separately."""
 
 
 class FoldedTensor(ir.LazyTensor):
@@ -15,17 +22,40 @@ class FoldedTensor(ir.LazyTensor):
 
     Storing a function instead of values limits the memory of an export to one tensor, however
     large the model is.
+
+    Attributes:
+        compute: Computes the whole tensor.
+        rows: Computes some rows of it; None if they cannot be computed alone.
     """
 
     def __init__(
-        self, compute: Callable[[], NDArray[Any]], shape: Sequence[int], name: str | None
+        self,
+        compute: Callable[[], NDArray[Any]],
+        shape: Sequence[int],
+        name: str | None,
+        rows: Callable[[Rows], NDArray[Any]] | None = None,
     ) -> None:
         """Describe a tensor of `shape`, computed by `compute()` in any float type."""
         super().__init__(self._rounded, ir.DataType.FLOAT, ir.Shape(shape), name=name)
         self.compute = compute
+        self.rows = rows
 
     def _rounded(self) -> ir.TensorProtocol:
-        return ir.Tensor(np.ascontiguousarray(self.compute(), dtype=np.float32), name=self.name)
+        blocks = [] if self.rows is None else row_blocks(dims(self))
+        if len(blocks) < 2:
+            return ir.Tensor(np.ascontiguousarray(self.compute(), dtype=np.float32), name=self.name)
+        assert self.rows is not None
+        values = np.empty(dims(self), np.float32)
+        for block in blocks:
+            values[block] = self.rows(block)
+        return ir.Tensor(values, name=self.name)
+
+
+def row_blocks(shape: Sequence[int]) -> list[slice]:
+    """Ranges that cover the rows of a matrix, each of at most `ELEMENTS_AT_A_TIME` elements."""
+    count, width = shape[0], math.prod(shape[1:])
+    step = max(1, ELEMENTS_AT_A_TIME // max(width, 1))
+    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
 
 class SameBytes(ir.LazyTensor):
@@ -72,6 +102,18 @@ def read_float64(tensor: ir.TensorProtocol | None) -> NDArray[np.float64]:
     return values
 
 
+def read_rows(tensor: ir.TensorProtocol | None, rows: Rows) -> NDArray[np.float64]:
+    """Some rows of a weight, as `read_float64` gives them; no others if that is possible."""
+    assert tensor is not None, "the weight has no values"
+    if isinstance(tensor, FoldedTensor):
+        found = tensor.compute()[rows] if tensor.rows is None else tensor.rows(rows)
+        return np.asarray(found, dtype=np.float64)
+    values = np.array(tensor.numpy()[rows], dtype=np.float64)
+    if isinstance(tensor, ir.ExternalTensor):
+        tensor.release()
+    return values
+
+
 def rows_of(tensor: ir.TensorProtocol | None, begin: int, end: int) -> ir.TensorProtocol:
     """A range of rows of a weight; rows of a file are not loaded."""
     assert tensor is not None, "the weight has no values"
@@ -88,19 +130,33 @@ def rows_of(tensor: ir.TensorProtocol | None, begin: int, end: int) -> ir.Tensor
             name=tensor.name or "",
             base_dir=tensor.base_dir,
         )
-    whole = tensor.compute if isinstance(tensor, FoldedTensor) else tensor.numpy
-    return FoldedTensor(lambda: whole()[begin:end], shape, tensor.name)
+    return FoldedTensor(lambda: read_rows(tensor, slice(begin, end)), shape, tensor.name)
 
 
 def fold(
     value: ir.Value,
     function: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    *,
+    by_rows: bool = False,
 ) -> None:
-    """Replace a weight W by function(W), computed later; the shape stays the same."""
+    """Replace a weight W by function(W), computed later; the shape stays the same.
+
+    Args:
+        value: The weight.
+        function: Of the weight.
+        by_rows: Whether it computes each row from the same row alone.
+    """
     before = value.const_value
     assert before is not None, f"{value.name} has no values"
+
+    def rows(some: Rows) -> NDArray[np.float64]:
+        return function(read_rows(before, some))
+
     value.const_value = FoldedTensor(
-        lambda: function(read_float64(before)), dims(before), value.name
+        lambda: function(read_float64(before)),
+        dims(before),
+        value.name,
+        rows if by_rows else None,
     )
 
 

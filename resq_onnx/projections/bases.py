@@ -24,8 +24,9 @@ from resq_onnx.projections.hadamard import (
     random_signs,
     randomised_hadamard,
 )
-from resq_onnx.projections.moments import SITES, Moments, moment_shapes
+from resq_onnx.projections.moments import SecondMoments, checked_layers, moment_shapes
 from resq_onnx.projections.splits import Splits, uniform_splits
+from resq_onnx.projections.sums import BasisSums, sums_of
 from resq_onnx.recipe import BitSplit, Method, Recipe
 
 Array = NDArray[Any]
@@ -147,21 +148,26 @@ def high_last_order(num_heads: int, head_split: BitSplit) -> NDArray[np.int64]:
 
 
 def compute_projections(
-    recipe: Recipe, layout: ModelLayout, moments: Moments | None
+    recipe: Recipe,
+    layout: ModelLayout,
+    moments: SecondMoments | None,
+    sums: BasisSums | None = None,
 ) -> Projections:
     """Compute the bases of a recipe; the same arguments give the same bases.
 
     Args:
         recipe: Only its method, fractions, bits and seed are used.
         layout: Sizes of the model.
-        moments: Required by methods that derive their bases from them (`Method.needs_moments`).
+        moments: Required by recipes with `target_bits`, and where `sums` is needed and not given.
+        sums: Those of `moments`, if they are already known. Methods need them that derive their
+            bases from them (`Method.needs_moments`).
 
     Raises:
         ResqError: The widths do not split evenly; or required moments are missing, have another
             model's shape, or are not finite.
     """
-    used = _usable(recipe, layout, moments) if recipe.how.needs_moments else None
-    splits, rotates = _splits(recipe, layout, used), recipe.how.rotates
+    used = _needed_sums(layout, moments, sums, recipe) if recipe.how.needs_moments else None
+    splits, rotates = _splits(recipe, layout, moments, used), recipe.how.rotates
     grid = list(np.ndindex(layout.num_layers, layout.num_kv_heads))
 
     def basis(width: int, edges: Sequence[int], moment: Array | None, *key: int) -> Matrix:
@@ -182,10 +188,11 @@ def compute_projections(
 
         return {width: rotation(width) for width in sorted(widths) if width}
 
-    total = hidden_moment(used, evenly=layout.turns_inputs) if used else None
     value_edges = [splits.head_edges(layer) for layer in range(layout.num_layers)]
     return Projections(
-        hidden=basis(layout.hidden_size, splits.hidden_edges(), total, _HIDDEN),
+        hidden=basis(
+            layout.hidden_size, splits.hidden_edges(), used.hidden if used else None, _HIDDEN
+        ),
         value=head_bases(used.value if used else None, _VALUE, value_edges),
         key=head_bases(
             used.key if used else None, _KEY, [splits.record_edges()] * len(value_edges)
@@ -203,33 +210,35 @@ def compute_projections(
     )
 
 
-def _splits(recipe: Recipe, layout: ModelLayout, moments: Moments | None) -> Splits:
+def _splits(
+    recipe: Recipe, layout: ModelLayout, moments: SecondMoments | None, sums: BasisSums | None
+) -> Splits:
     """Divide every width by the recipe's fractions, or by energies under its budget."""
     if recipe.target_bits is None:
         return uniform_splits(recipe, layout)
-    assert moments is not None, "target_bits needs the method resq, which needs moments"
-    return choose_splits(recipe, layout, energies_of(layout, moments))
+    if moments is None or sums is None:
+        raise ResqError("target_bits needs the second moments of every layer")
+    return choose_splits(recipe, layout, energies_of(layout, moments, sums))
 
 
-def energies_of(layout: ModelLayout, moments: Moments) -> Energies:
+def energies_of(layout: ModelLayout, moments: SecondMoments, sums: BasisSums) -> Energies:
     """Energy per token of every coefficient in the eigenbases from which the bases are made."""
-    tokens, head = max(moments.tokens, 1), layout.head_dim
-    hidden = ascending_eigenvectors(hidden_moment(moments, evenly=layout.turns_inputs))
+    head, hidden = layout.head_dim, ascending_eigenvectors(sums.hidden)
     heads = np.arange(layout.num_heads)
-
-    def of_values(layer: int) -> Matrix:
-        inputs = moments.attention_out[layer].reshape(len(heads), head, len(heads), head)
-        bases = [ascending_eigenvectors(moment) for moment in moments.value[layer]]
-        return np.stack(
-            [_energies(inputs[h, :, h], bases[h // layout.heads_per_kv_head]) for h in heads]
+    found: list[tuple[Matrix, ...]] = []
+    for layer, of_layer in enumerate(checked_layers(layout, moments)):
+        inputs = of_layer.attention_out.reshape(len(heads), head, len(heads), head)
+        bases = [ascending_eigenvectors(moment) for moment in sums.value[layer]]
+        of_heads = [_energies(inputs[h, :, h], bases[h // layout.heads_per_kv_head]) for h in heads]
+        found.append(
+            (
+                _energies(of_layer.hidden_attention, hidden),
+                _energies(of_layer.hidden_mlp, hidden),
+                np.stack(of_heads),
+                np.sort(sums.down[layer]),
+            )
         )
-
-    return Energies(
-        attention=np.stack([_energies(m, hidden) for m in moments.hidden_attention]) / tokens,
-        mlp=np.stack([_energies(m, hidden) for m in moments.hidden_mlp]) / tokens,
-        attention_out=np.stack([of_values(layer) for layer in range(layout.num_layers)]) / tokens,
-        down=np.sort(np.diagonal(moments.down, axis1=1, axis2=2), axis=1) / tokens,
-    )
+    return Energies(*(np.stack(site) / max(sums.tokens, 1) for site in zip(*found, strict=True)))
 
 
 def _energies(moment: Array, basis: Matrix) -> Matrix:
@@ -269,11 +278,11 @@ def _basis(
 
 
 def _down_transform(
-    recipe: Recipe, split: BitSplit, moment: Array | None, layer: int
+    recipe: Recipe, split: BitSplit, energies: Array | None, layer: int
 ) -> DownTransform:
     order = np.arange(split.width)
-    if moment is not None:
-        order = _largest_last(np.diagonal(moment), split.high)
+    if energies is not None:
+        order = _largest_last(energies, split.high)
     signs = np.ones(split.width)
     if recipe.how.rotates:
         signs = random_signs(split.width, _stream(recipe, _DOWN_SIGNS, layer))
@@ -287,27 +296,6 @@ def _largest_last(energies: Array, count: int) -> NDArray[np.int64]:
     return np.concatenate([np.sort(low), np.sort(high)])
 
 
-def hidden_moment(moments: Moments, *, evenly: bool = False) -> Matrix:
-    """Sum of the HIDDEN moments, (D, D), for the basis that all layers share.
-
-    Args:
-        moments: Of all layers.
-        evenly: Whether each moment is divided by its mean square, so that all layers have equal
-            weight. That square is 1 behind a norm's division, and behind its gains another number
-            in each layer.
-    """
-    if not evenly:
-        total = moments.hidden_attention.sum(axis=0, dtype=np.float64)
-        return np.asarray(total + moments.hidden_mlp.sum(axis=0, dtype=np.float64))
-    width = moments.hidden_attention.shape[-1]
-    total = np.zeros((width, width))
-    for moment in (*moments.hidden_attention, *moments.hidden_mlp):
-        mean_square = float(np.trace(moment, dtype=np.float64)) / (width * max(moments.tokens, 1))
-        if mean_square > 0:
-            total += moment.astype(np.float64) / mean_square
-    return total
-
-
 def _stream(recipe: Recipe, *key: int) -> np.random.Generator:
     """A separate random stream per site, layer and head, so that results do not depend on order."""
     # SeedSequence takes no negative entropy; the recipe does not forbid a negative seed.
@@ -315,39 +303,11 @@ def _stream(recipe: Recipe, *key: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=key))
 
 
-def _usable(recipe: Recipe, layout: ModelLayout, moments: Moments | None) -> Moments:
+def _needed_sums(
+    layout: ModelLayout, moments: SecondMoments | None, sums: BasisSums | None, recipe: Recipe
+) -> BasisSums:
+    if sums is not None:
+        return sums
     if moments is None:
         raise ResqError(f"method {recipe.method} needs the second moments of a calibration pass")
-    check_shapes(layout, moments)
-    check_finite(moments)
-    return moments
-
-
-def check_finite(moments: Moments) -> None:
-    """Refuse moments that contain inf or NaN.
-
-    Raises:
-        ResqError: A moment is not finite; the message names the first site and layer.
-    """
-    for site in SITES:
-        for layer, moment in enumerate(getattr(moments, site)):
-            if not np.isfinite(moment).all():
-                raise ResqError(
-                    f"layer {layer}: the second moments at {site} are not finite; the model "
-                    "computed inf or NaN on the calibration text: check its weights"
-                )
-
-
-def check_shapes(layout: ModelLayout, moments: Moments) -> None:
-    """Refuse moments from the calibration of another model.
-
-    Raises:
-        ResqError: The shape at a site differs from that of the layout.
-    """
-    for site, expected in moment_shapes(layout).items():
-        found = getattr(moments, site).shape
-        if found != expected:
-            raise ResqError(
-                f"the second moments at {site} have shape {found}, but the model needs "
-                f"{expected}: they belong to another model; calibrate this one"
-            )
+    return sums_of(layout, moments)

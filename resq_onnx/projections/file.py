@@ -1,7 +1,8 @@
 """projections.safetensors: one calibration pass, kept for every export that follows.
 
-The second moments are stored whole (float32, upper triangles), so another rank, seed or
-method needs no second pass; the projections of the recipe at hand are stored beside them.
+It holds the sums of which bases are made, so another rank, seed or method needs no second pass for
+them, and the projections of the recipe at hand. If it also holds the second moments of every layer
+(float32, upper triangles), then GPTQ needs no second pass either.
 """
 
 from __future__ import annotations
@@ -14,30 +15,28 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import safe_open
 
 from resq_onnx.errors import ResqError, blaming
 from resq_onnx.families import ModelLayout
 from resq_onnx.files import reading, replacing
-from resq_onnx.projections.bases import (
-    DownTransform,
-    Projections,
-    check_finite,
-    check_shapes,
-)
+from resq_onnx.projections.bases import DownTransform, Projections
 from resq_onnx.projections.hadamard import KroneckerFactors
-from resq_onnx.projections.moments import SITES, Moments
+from resq_onnx.projections.moments import SITES, SecondMoments, check_layer, check_shape
 from resq_onnx.projections.splits import Splits, alike_in_all_layers, splits_from_json
+from resq_onnx.projections.stored_moments import PREFIX, StoredMoments, write_tensors
+from resq_onnx.projections.sums import BasisSums, sums_of
+from resq_onnx.projections.triangles import pack, unpack
 from resq_onnx.recipe import BitSplit, Recipe
 
 Array = NDArray[Any]
 
-FORMAT_VERSION: Final = "3"
+FORMAT_VERSION: Final = "4"
 
-READABLE_VERSIONS: Final = ("1", "2", "3")
+READABLE_VERSIONS: Final = ("1", "2", "3", "4")
 """Version 1 had one split for all layers, and one pair of rotations before down_proj. Before
-version 3 no hidden moment had a norm's gain in it, and files held spectra, which nothing read."""
+version 3 no hidden moment had a norm's gain in it, and files held spectra, which nothing read.
+Before version 4 all files held the second moments of every layer, and none the sums."""
 
 FIELDS_OF_PROJECTIONS: Final = (
     "method",
@@ -63,7 +62,8 @@ class Calibration:
     Attributes:
         recipe_json: The recipe of the calibration, as `Recipe.to_json` gave it.
         model_hash: Which model was calibrated.
-        moments: float32.
+        moments: Those of every layer, read when they are used; None if the file has none.
+        sums: Of these; None in files of older versions.
         projections: Those of `recipe_json`.
         has_gains: Whether the hidden moments hold the norms' gains where the layers are rounded
             behind these.
@@ -71,39 +71,66 @@ class Calibration:
 
     recipe_json: dict[str, Any]
     model_hash: str
-    moments: Moments
+    moments: SecondMoments | None
+    sums: BasisSums | None
     projections: Projections
     has_gains: bool = True
+
+    def sums_for(self, layout: ModelLayout) -> BasisSums:
+        """The sums, of an older file from its moments.
+
+        Raises:
+            ResqError: The moments are another model's.
+        """
+        if self.sums is None:
+            assert self.moments is not None, "older files have moments"
+            return sums_of(layout, self.moments)
+        return self.sums
 
 
 def save_calibration(
     path: str | Path,
     recipe: Recipe,
     model_hash: str,
-    moments: Moments,
+    layout: ModelLayout,
+    sums: BasisSums,
     projections: Projections,
+    moments: SecondMoments | None = None,
 ) -> None:
     """Write a projections file; an existing one is replaced only by a complete one.
+
+    Args:
+        path: The file.
+        recipe: That of the calibration.
+        model_hash: Which model was calibrated.
+        layout: Its layout.
+        sums: Those of the calibration.
+        projections: Those of `recipe`.
+        moments: The second moments of every layer, if they are to be in it.
 
     Raises:
         ResqError: The moments are not finite, or the file cannot be written.
     """
     path = Path(path)
-    check_finite(moments)
-    tensors = {f"moments.{site}": _pack(getattr(moments, site)) for site in SITES}
+    tensors: dict[str, Array] = {
+        "sums.hidden": pack(sums.hidden),
+        "sums.value": pack(sums.value),
+        "sums.key": pack(sums.key),
+        "sums.down": sums.down.astype(np.float32),
+    }
     tensors |= _projection_tensors(projections)
     metadata = {
         "format_version": FORMAT_VERSION,
         "recipe": json.dumps(recipe.to_json()),
         "model_hash": model_hash,
-        "tokens": str(moments.tokens),
+        "tokens": str(sums.tokens),
         "splits": json.dumps(projections.splits.to_json()),
         "rotates": json.dumps([projections.rotates_keys, projections.rotates_down]),
     }
     try:
         with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata)
-    except (OSError, SafetensorError) as error:
+            write_tensors(temporary, tensors, metadata, layout, moments)
+    except OSError as error:
         raise ResqError(f"{path}: cannot be written: {error}") from error
 
 
@@ -129,15 +156,18 @@ def load_calibration(path: str | Path) -> Calibration:
                 f"{path}: format version is {version or 'absent'} and must be {FORMAT_VERSION}; "
                 "make the file anew with `resq-onnx calibrate`"
             )
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        moments = Moments(
-            **{site: _unpack(tensors.pop(f"moments.{site}")) for site in SITES},
-            tokens=int(metadata["tokens"]),
-        )
+        names = set(file.keys())
+        tensors = {name: file.get_tensor(name) for name in names if not name.startswith(PREFIX)}
+        tokens, with_sums = int(metadata["tokens"]), version == FORMAT_VERSION
+        has_moments = any(name.startswith(PREFIX) for name in names)
+        for site in SITES if has_moments or not with_sums else ():
+            if f"{PREFIX}{site}" not in names:
+                raise KeyError(f"{PREFIX}{site}")
         return Calibration(
             recipe_json=json.loads(metadata["recipe"]),
             model_hash=metadata["model_hash"],
-            moments=moments,
+            moments=StoredMoments(Path(path), tokens) if has_moments else None,
+            sums=_sums_from(tensors, tokens) if with_sums else None,
             projections=_projections_from(tensors, metadata),
             has_gains=version not in ("1", "2"),
         )
@@ -151,7 +181,7 @@ def stored_projections(
     Raises:
         ResqError: The calibration is another model's, or an older one that no longer serves.
     """
-    check_shapes(layout, calibration.moments)
+    _check_shapes(calibration, layout)
     if layout.turns_inputs and not calibration.has_gains:
         raise ResqError(
             f"the projections file was made by an older version, whose moments do not serve "
@@ -163,25 +193,25 @@ def stored_projections(
     return calibration.projections if all(stored[f] == asked[f] for f in fields) else None
 
 
-def _pack(matrices: Array) -> NDArray[np.float32]:
-    """The upper triangles of symmetric matrices (..., n, n) as (..., n (n + 1) / 2)."""
-    matrices = np.asarray(matrices, np.float32)
-    return np.ascontiguousarray(matrices[..., _upper(matrices.shape[-1])])
+def _check_shapes(calibration: Calibration, layout: ModelLayout) -> None:
+    """Refuse the calibration of another model."""
+    sums, layers, head = calibration.sums, layout.num_layers, layout.head_dim
+    if sums is not None:
+        heads = (layers, layout.num_kv_heads, head, head)
+        check_shape("hidden", sums.hidden.shape, (layout.hidden_size, layout.hidden_size))
+        check_shape("value", sums.value.shape, heads)
+        check_shape("key", sums.key.shape, heads)
+        check_shape("down", sums.down.shape, (layers, layout.intermediate_size))
+    if calibration.moments is not None:
+        check_layer(layout, calibration.moments.layer(layers - 1), layers - 1)
 
 
-def _unpack(triangles: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The inverse of `_pack`; raises ValueError for a length no triangle has."""
-    size = (int(np.sqrt(8 * triangles.shape[-1] + 1)) - 1) // 2
-    full = np.zeros((*triangles.shape[:-1], size, size), np.float32)
-    upper = _upper(size)
-    for index in np.ndindex(triangles.shape[:-1]):
-        full[index][upper] = triangles[index]
-        full[index] += np.triu(full[index], 1).T
-    return full
-
-
-def _upper(size: int) -> NDArray[np.bool_]:
-    return np.triu(np.ones((size, size), np.bool_))
+def _sums_from(tensors: Mapping[str, Array], tokens: int) -> BasisSums:
+    sums = {site: unpack(tensors[f"sums.{site}"]) for site in ("hidden", "value", "key")}
+    sums["down"] = tensors["sums.down"]
+    return BasisSums(
+        **{site: total.astype(np.float64) for site, total in sums.items()}, tokens=tokens
+    )
 
 
 def _projection_tensors(projections: Projections) -> dict[str, Array]:

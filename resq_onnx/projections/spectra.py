@@ -13,8 +13,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from resq_onnx.projections.bases import Projections, check_finite, hidden_moment
-from resq_onnx.projections.moments import Moments
+from resq_onnx.projections.bases import Projections
+from resq_onnx.projections.sums import BasisSums
 from resq_onnx.recipe import BitSplit
 
 Curves = NDArray[np.float64]  # (curves, width), each descending
@@ -26,13 +26,13 @@ DIGITS: Final = 5
 
 
 def describe_spectra(
-    moments: Moments, projections: Projections, picks_channels: bool
+    sums: BasisSums, projections: Projections, picks_channels: bool
 ) -> dict[str, dict[str, Any]]:
     """The entry `spectra` of resq.json.
 
     Args:
-        moments: Second moments of the calibration.
-        projections: Bases from these moments; their splits are included.
+        sums: Those of the calibration.
+        projections: Bases from these sums; their splits are included.
         picks_channels: Whether the method orders channels instead of directions at every site;
             before down_proj all methods do.
 
@@ -46,20 +46,16 @@ def describe_spectra(
         and `maximum` (energy at those ranks as a multiple of the curve's mean), and
         `high_share` (share of the energy in the high part: minimum, median and maximum over the
         curves; null without a high part).
-
-    Raises:
-        ResqError: The moments are not finite.
     """
-    check_finite(moments)
     energies = _channels if picks_channels else _directions
     splits = projections.splits
     record = splits.record  # of the cache, the same in all layers
     keys = record if projections.rotates_keys else BitSplit(record.width, 0, record.low_bits)
     sites: dict[str, tuple[NDArray[Any], Sequence[BitSplit]]] = {
-        "hidden": (energies(hidden_moment(moments)), (*splits.attention, *splits.mlp)),
-        "value": (energies(moments.value), (record,)),
-        "key": (energies(moments.key), (keys,)),
-        "down": (_channels(moments.down), splits.down),
+        "hidden": (energies(sums.hidden), (*splits.attention, *splits.mlp)),
+        "value": (energies(sums.value), (record,)),
+        "key": (energies(sums.key), (keys,)),
+        "down": (sums.down, splits.down),
     }
     by_channel = {site: picks_channels or site == "down" for site in sites}
     return {

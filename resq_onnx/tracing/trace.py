@@ -182,7 +182,7 @@ def _point_to_weights(model: ir.Model, source: ModelSource, computed: Set[str]) 
         if stored.dtype == ir.DataType.FLOAT:
             value.const_value = stored.external()
         else:
-            value.const_value = FoldedTensor(stored.float32, stored.shape, name)
+            value.const_value = FoldedTensor(stored.float32, stored.shape, name, stored.rows)
 
 
 def computed_buffers(source: ModelSource) -> dict[str, NDArray[np.float32]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +34,15 @@ class QuantisedMatrix:
         """The dequantised matrix, (N, K)."""
         low = self.low * self.low_scale[:, None]
         return np.concatenate([low, self.high * self.high_scale[:, None]], axis=1)
+
+
+def joined(blocks: Sequence[QuantisedMatrix]) -> QuantisedMatrix:
+    """The matrix with the rows of all blocks."""
+    if len(blocks) == 1:
+        return blocks[0]
+    names = [field.name for field in dataclasses.fields(QuantisedMatrix)]
+    parts = {name: np.concatenate([getattr(one, name) for one in blocks]) for name in names}
+    return QuantisedMatrix(**parts)
 
 
 def integer_range(bits: int) -> tuple[int, int]:

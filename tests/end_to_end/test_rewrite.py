@@ -44,7 +44,7 @@ class Calibrated:
 def calibrated(top: Path, kind: str, *, tied: bool) -> Calibrated:
     folder, projections = top / "model", top / "projections.safetensors"
     model = write_model(folder, kind, tied=tied)
-    run_successfully("calibrate", folder, projections, *QUICK)
+    run_successfully("calibrate", folder, projections, "--hessians", *QUICK)
     exported = top / "exported" / "model.onnx"
     run_successfully("export", folder, exported, "--projections", projections, *ROUNDED)
     return Calibrated(model, folder, projections, exported)

@@ -92,7 +92,9 @@ def make_inputs(folder: Path) -> Inputs:
         (inputs.others / name).write_text(content)
     text = inputs.others / "text.txt"
     projections = inputs.others / "projections.safetensors"
-    run_successfully("calibrate", inputs.model, projections, *QUICK, "--calibration", text)
+    run_successfully(
+        "calibrate", inputs.model, projections, "--hessians", *QUICK, "--calibration", text
+    )
     exported = inputs.exported / "model.onnx"
     run_successfully("export", inputs.model, exported, *CHEAP)
     measured = run_successfully("evaluate", exported, "--text", text, "--window", "8", "--json")

@@ -27,7 +27,7 @@ def projections(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     folder = tmp_path_factory.mktemp("calibration")
     text, file = folder / "text.txt", folder / "projections.safetensors"
     text.write_text("A compound statement contains other statements; they affect it. " * 200)
-    run_successfully("calibrate", tiny_model, file, "--calibration", text, *QUICK)
+    run_successfully("calibrate", tiny_model, file, "--hessians", "--calibration", text, *QUICK)
     return file
 
 

@@ -21,9 +21,10 @@ from resq_onnx.families import ModelLayout
 from resq_onnx.graph.modules import make_linear, new_initializer
 from resq_onnx.graph.names import cache_names
 from resq_onnx.graph.tensors import read_float64
-from resq_onnx.passes import exporting, folding, lifting
+from resq_onnx.passes import Statistics, exporting, folding, lifting
 from resq_onnx.projections.bases import Projections, compute_projections
 from resq_onnx.projections.moments import Moments
+from resq_onnx.projections.sums import sums_of
 from resq_onnx.recipe import Recipe
 from resq_onnx.runtime import Decoder
 from resq_onnx.runtime.decoder import decode_logits
@@ -97,6 +98,10 @@ class Case:
         return collect_moments(self.model, self.layout, random_tokens(4, 32, seed=1))
 
     @cached_property
+    def statistics(self) -> Statistics:
+        return Statistics(self.moments, sums_of(self.layout, self.moments))
+
+    @cached_property
     def projections(self) -> Projections:
         return self.projections_of(self.recipe)
 
@@ -110,7 +115,7 @@ class Case:
         return [
             *lifting(self.layout),
             *self.folding(self.projections),
-            *exporting(self.layout, self.recipe, self.projections, self.moments),
+            *exporting(self.layout, self.recipe, self.projections, self.statistics),
         ]
 
     @cached_property

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from resq_onnx.graph.modules import find_linear, module_of, only_node
-from resq_onnx.passes import quantise_linears, quantising
+from resq_onnx.passes import Statistics, quantise_linears, quantising
 from resq_onnx.passes.clean_up import CleanUp, sweep
 from resq_onnx.passes.lift_norms import LiftNorms
 from resq_onnx.passes.quantise_cache import QuantiseCache
@@ -161,7 +161,7 @@ def test_no_float_product_is_left_but_the_head(case: Case) -> None:
 
 def test_a_quantised_layer_is_six_nodes(case: Case) -> None:
     graph = case.before(QuantiseLinears)
-    for one in quantising(case.layout, case.recipe, case.projections, case.moments):
+    for one in quantising(case.layout, case.recipe, case.projections, Statistics(case.moments)):
         one(graph)
     found = [
         node.op_type
@@ -256,7 +256,7 @@ def test_with_a_target_each_layer_has_splits_of_its_own(llama: Case) -> None:
 def assert_near_in_eight_bits(case: Case, **choices: Any) -> None:
     graph, recipe = case.lifted, Recipe(low_bits=8, weights="rtn", **choices)
     bases = case.projections_of(recipe)
-    for one in [*case.folding(bases), *quantising(case.layout, recipe, bases, None)]:
+    for one in [*case.folding(bases), *quantising(case.layout, recipe, bases, Statistics())]:
         one(graph)
     logits, _ = decoder_of(graph).run(case.token_ids)
     assert_close(logits, case.logits, EIGHT_BIT_TOLERANCE)

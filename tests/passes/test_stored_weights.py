@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from resq_onnx.graph.modules import find_linear
 from resq_onnx.graph.tensors import read_float64
-from resq_onnx.passes import quantising
+from resq_onnx.passes import Statistics, quantising
 from resq_onnx.passes.clean_up import CleanUp
 from resq_onnx.passes.quantise_linears import QuantiseLinears
 from resq_onnx.passes.stored_weights import dequantise_weight, store_matrix
@@ -118,7 +118,7 @@ def test_the_cache_is_quantised_or_not_whatever_the_activations_are(
 ) -> None:
     graph = llama.before(QuantiseLinears)
     recipe = replace(llama.recipe, cache=cache)
-    for one in quantising(llama.layout, recipe, llama.projections, llama.moments):
+    for one in quantising(llama.layout, recipe, llama.projections, Statistics(llama.moments)):
         one(graph)
     CleanUp()(graph)
     types = {value.dtype for value in graph.graph.inputs if "past" in (value.name or "")}

@@ -13,6 +13,7 @@ from resq_onnx.projections.bases import (
     high_last_order,
 )
 from resq_onnx.projections.moments import SITES, Moments, moment_shapes
+from resq_onnx.projections.sums import sums_of
 from resq_onnx.recipe import BitSplit, Recipe
 
 ROUNDING = 1e-9
@@ -124,7 +125,7 @@ def test_with_a_target_layers_differ_and_every_basis_is_orthogonal() -> None:
 
 def test_energies_are_those_of_the_bases_coefficients() -> None:
     moments = _moments()
-    found = energies_of(LAYOUT, moments)
+    found = energies_of(LAYOUT, moments, sums_of(LAYOUT, moments))
     hidden = ascending_eigenvectors(moments.hidden_attention.sum(0) + moments.hidden_mlp.sum(0))
     assert found.mlp.shape == (2, 48)
     np.testing.assert_allclose(
@@ -320,7 +321,7 @@ def test_moments_that_are_not_finite_are_refused_by_site_and_layer(site: str, va
 
 def test_moments_of_another_model_are_refused() -> None:
     other = dataclasses.replace(LAYOUT, intermediate_size=80)
-    with pytest.raises(ResqError, match=r"at down have shape \(2, 80, 80\).*\(2, 96, 96\)"):
+    with pytest.raises(ResqError, match=r"at down have shape \(80, 80\).*\(96, 96\)"):
         compute_projections(Recipe(), LAYOUT, _moments(other))
 
 

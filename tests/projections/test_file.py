@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import json
 import os
 from pathlib import Path
@@ -14,6 +15,7 @@ from resq_onnx.families import FAMILIES, ModelLayout
 from resq_onnx.projections.bases import Projections, compute_projections
 from resq_onnx.projections.file import load_calibration, save_calibration, stored_projections
 from resq_onnx.projections.moments import SITES, Moments, moment_shapes
+from resq_onnx.projections.sums import BasisSums, sums_of
 from resq_onnx.recipe import Recipe
 
 LAYOUT = ModelLayout(
@@ -44,10 +46,12 @@ def _moments(layout: ModelLayout = LAYOUT) -> Moments:
     return moments
 
 
-def _saved(path: Path, recipe: Recipe) -> tuple[Moments, Projections]:
+def _saved(path: Path, recipe: Recipe, *, whole: bool = True) -> tuple[Moments, Projections]:
     moments = _moments()
     projections = compute_projections(recipe, LAYOUT, moments)
-    save_calibration(path, recipe, "c0ffee", moments, projections)
+    sums = sums_of(LAYOUT, moments)
+    kept = moments if whole else None
+    save_calibration(path, recipe, "c0ffee", LAYOUT, sums, projections, kept)
     return moments, projections
 
 
@@ -77,12 +81,41 @@ def test_what_is_saved_comes_back(tmp_path: Path, method: str, down_high: float)
     _assert_same(loaded.projections, projections)
     assert loaded.recipe_json == recipe.to_json()
     assert loaded.model_hash == "c0ffee"
+    assert loaded.moments is not None
     assert loaded.moments.tokens == moments.tokens
-    for site in SITES:
-        expected = getattr(moments, site).astype(np.float32)
-        found = getattr(loaded.moments, site)
+    for layer, site in itertools.product(range(2), SITES):
+        expected = getattr(moments, site)[layer].astype(np.float32)
+        found = getattr(loaded.moments.layer(layer), site)
         np.testing.assert_allclose(found, expected, rtol=FLOAT32_ROUNDING, atol=1e-4)
         np.testing.assert_array_equal(found, np.swapaxes(found, -1, -2))
+    _assert_same_sums(loaded.sums_for(LAYOUT), sums_of(LAYOUT, moments))
+
+
+def _assert_same_sums(found: BasisSums, expected: BasisSums) -> None:
+    assert found.tokens == expected.tokens
+    for name in ("hidden", "value", "key", "down"):
+        np.testing.assert_allclose(
+            getattr(found, name), getattr(expected, name), rtol=FLOAT32_ROUNDING, atol=1e-4
+        )
+
+
+def test_without_the_moments_of_the_layers_the_file_is_small(tmp_path: Path) -> None:
+    moments, projections = _saved(tmp_path / "small.safetensors", Recipe(), whole=False)
+    _saved(tmp_path / "whole.safetensors", Recipe())
+    loaded = load_calibration(tmp_path / "small.safetensors")
+    assert loaded.moments is None
+    _assert_same(loaded.projections, projections)
+    _assert_same_sums(loaded.sums_for(LAYOUT), sums_of(LAYOUT, moments))
+    small, whole = (path.stat().st_size for path in sorted(tmp_path.iterdir()))
+    assert small < 0.75 * whole  # layers weigh more in every real model
+
+
+def test_moments_of_more_layers_than_there_are_belong_to_another_model(tmp_path: Path) -> None:
+    _saved(tmp_path / "a.safetensors", Recipe())
+    loaded = load_calibration(tmp_path / "a.safetensors")
+    assert loaded.moments is not None
+    with pytest.raises(ResqError, match="moments of 2 layers: they belong to another model"):
+        loaded.moments.layer(2)
 
 
 def test_splits_that_differ_by_layer_come_back(tmp_path: Path) -> None:
@@ -91,7 +124,7 @@ def test_splits_that_differ_by_layer_come_back(tmp_path: Path) -> None:
     recipe, file = Recipe(target_bits=4.6), tmp_path / "projections.safetensors"
     projections = compute_projections(recipe, LAYOUT, moments)
     assert len(set(projections.splits.down)) == 2
-    save_calibration(file, recipe, "c0ffee", moments, projections)
+    save_calibration(file, recipe, "c0ffee", LAYOUT, sums_of(LAYOUT, moments), projections)
     _assert_same(load_calibration(file).projections, projections)
 
 
@@ -108,6 +141,7 @@ def test_a_file_of_version_1_is_read(tmp_path: Path) -> None:
     uniform = (projections.hidden_split, projections.head_split, projections.down_split)
     metadata["splits"] = json.dumps([dataclasses.asdict(split) for split in uniform])
     metadata["format_version"] = "1"
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("sums.")}
     recipe = json.loads(metadata["recipe"])
     del recipe["target_bits"], recipe["cache"]
     metadata["recipe"] = json.dumps(recipe)
@@ -198,17 +232,17 @@ def test_a_truncated_file_is_refused(tmp_path: Path, kept: float) -> None:
         load_calibration(file)
 
 
-@pytest.mark.parametrize("version", [None, "0", "4"])
+@pytest.mark.parametrize("version", [None, "0", "5"])
 def test_another_format_version_is_refused(tmp_path: Path, version: str | None) -> None:
     file = tmp_path / "old.safetensors"
     metadata = {"recipe": "{}"} | ({} if version is None else {"format_version": version})
     save_file({"x": np.zeros(1)}, file, metadata)
-    with pytest.raises(ResqError, match=r"old\.safetensors: format version is .* must be 3"):
+    with pytest.raises(ResqError, match=r"old\.safetensors: format version is .* must be 4"):
         load_calibration(file)
 
 
 @pytest.mark.parametrize(
-    "name", ["moments.down", "projections.hidden", "projections.down_high.6.outer"]
+    "name", ["moments.down", "sums.key", "projections.hidden", "projections.down_high.6.outer"]
 )
 def test_a_missing_tensor_is_named(tmp_path: Path, name: str) -> None:
     file = tmp_path / "part.safetensors"
@@ -227,11 +261,11 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(
     file = tmp_path / "projections.safetensors"
     file.write_bytes(b"old")
 
-    def fill_the_disk(_tensors: object, path: Path, _metadata: object) -> None:
+    def fill_the_disk(path: Path, *_others: object) -> None:
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("resq_onnx.projections.file.save_file", fill_the_disk)
+    monkeypatch.setattr("resq_onnx.projections.file.write_tensors", fill_the_disk)
     with pytest.raises(ResqError, match=r"projections\.safetensors: cannot be written.*No space"):
         _saved(file, Recipe())
     assert file.read_bytes() == b"old"
@@ -245,11 +279,11 @@ def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
 
 def test_moments_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     moments = _moments()
-    projections = compute_projections(Recipe(), LAYOUT, moments)
+    projections, sums = compute_projections(Recipe(), LAYOUT, moments), sums_of(LAYOUT, moments)
     moments.attention_out[0, 1, 1] = np.nan
     file = tmp_path / "projections.safetensors"
     with pytest.raises(ResqError, match="attention_out are not finite"):
-        save_calibration(file, Recipe(), "c0ffee", moments, projections)
+        save_calibration(file, Recipe(), "c0ffee", LAYOUT, sums, projections, moments)
     assert not file.exists()
 
 

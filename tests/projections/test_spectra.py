@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout, layout_of
-from resq_onnx.projections.bases import compute_projections, hidden_moment
+from resq_onnx.projections.bases import compute_projections
 from resq_onnx.projections.moments import Moments, moment_shapes
 from resq_onnx.projections.spectra import POINTS, describe_spectra, thinned_ranks
+from resq_onnx.projections.sums import sums_of
 from resq_onnx.recipe import BitSplit, Recipe
 
 CONFIG = {
@@ -50,17 +50,18 @@ def moments_of(layout: ModelLayout) -> Moments:
 
 LAYOUT = layout_of(CONFIG, "test")
 MOMENTS = moments_of(LAYOUT)
+SUMS = sums_of(LAYOUT, MOMENTS)
 
 
 def described(method: str, **changes: object) -> dict[str, dict[str, object]]:
     recipe = replace(Recipe(method=method), **changes)  # type: ignore[arg-type]
     bases = compute_projections(recipe, LAYOUT, MOMENTS)
-    return describe_spectra(MOMENTS, bases, method == "outlier")
+    return describe_spectra(SUMS, bases, method == "outlier")
 
 
 def test_the_hidden_spectrum_is_that_of_all_layers_together_its_mean_1() -> None:
     found = described("resq")["hidden"]
-    values = np.linalg.eigvalsh(hidden_moment(MOMENTS))[::-1]
+    values = np.linalg.eigvalsh(SUMS.hidden)[::-1]
     expected = values / values.mean()
     assert found["median"] == pytest.approx(expected[np.array(found["ranks"]) - 1], rel=DIGITS_KEPT)
     assert "minimum" not in found
@@ -129,7 +130,7 @@ def test_where_splits_differ_each_curve_has_its_own() -> None:
     down = tuple(BitSplit(192 - count, count) for count in high)
     attention = (BitSplit(120, 8), BitSplit(112, 16), BitSplit(96, 32))
     splits = replace(bases.splits, down=down, attention=attention)
-    found = describe_spectra(MOMENTS, replace(bases, splits=splits), picks_channels=False)
+    found = describe_spectra(SUMS, replace(bases, splits=splits), picks_channels=False)
 
     assert [found["down"][name] for name in ("high", "high_least", "high_most")] == [8, 0, 24]
     energies = np.sort(np.diagonal(MOMENTS.down, axis1=1, axis2=2), axis=1)[:, ::-1]
@@ -138,7 +139,7 @@ def test_where_splits_differ_each_curve_has_its_own() -> None:
     assert found["down"]["high_share"] == pytest.approx(expected, rel=DIGITS_KEPT)
 
     assert [found["hidden"][name] for name in ("high", "high_least", "high_most")] == [16, 8, 32]
-    values = np.linalg.eigvalsh(hidden_moment(MOMENTS))[::-1]
+    values = np.linalg.eigvalsh(SUMS.hidden)[::-1]
     ends = {name: values[:n].sum() / values.sum() for name, n in (("minimum", 8), ("maximum", 32))}
     share = found["hidden"]["high_share"]
     assert {name: share[name] for name in ends} == pytest.approx(ends, rel=DIGITS_KEPT)
@@ -155,10 +156,3 @@ def test_thinned_ranks_keep_both_ends_and_both_sides_of_the_split(width: int, pa
     assert (np.diff(ranks) > 0).all()
     if 0 < high < width:
         assert {high, high + 1} <= set(ranks.tolist())
-
-
-def test_moments_that_are_not_finite_are_refused() -> None:
-    bases = compute_projections(Recipe(), LAYOUT, MOMENTS)
-    broken = replace(MOMENTS, key=np.where(MOMENTS.key == MOMENTS.key.max(), np.nan, MOMENTS.key))
-    with pytest.raises(ResqError, match="second moments at key are not finite"):
-        describe_spectra(broken, bases, picks_channels=False)

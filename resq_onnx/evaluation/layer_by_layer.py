@@ -1,0 +1,193 @@
+"""Check the folded float graph against PyTorch, and quantise it, one layer at a time.
+
+Nothing larger than a layer is written or held: each layer is a small ONNX file for as long as it is
+checked, and its matrices are quantised from the weights in that file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from resq_onnx.calibration.measured import ReferenceMeasurements
+from resq_onnx.errors import ResqError
+from resq_onnx.evaluation.against_float import ModelOutputs
+from resq_onnx.evaluation.distance import Distance
+from resq_onnx.evaluation.parity import FLOAT_TOLERANCE, check_float_parity
+from resq_onnx.files import writing_to
+from resq_onnx.files.work_folder import WorkFolder
+from resq_onnx.graph.files import save_model
+from resq_onnx.graph.modules import find_head, find_weight
+from resq_onnx.graph.pieces import (
+    STREAM,
+    embedding_piece,
+    head_piece,
+    layer_piece,
+    stream_values,
+)
+from resq_onnx.graph.tensors import FoldedTensor, dims, read_rows, row_blocks
+from resq_onnx.passes.quantise_linears import sites_of
+from resq_onnx.runtime.piece import Piece
+from resq_onnx.weights.quantised import QuantisedMatrix
+
+LEAST_CONTRIBUTION: Final = 0.01
+"""An error is relative to what a layer adds to the residual stream, but at least to this share of
+the stream: float32 rounds a stream of large elements by more than a thousandth of a small sum."""
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class LayerByLayer:
+    """A folded float graph, and where its layers' matrices go.
+
+    Attributes:
+        graph: Lifted and folded.
+        measured: Float outputs of PyTorch, bases and moments.
+        expected: PyTorch's outputs on the short text, with the stream of all halves.
+        work: Finished matrices are kept there.
+        threads: Of ONNX Runtime.
+    """
+
+    graph: ir.Model
+    measured: ReferenceMeasurements
+    expected: ModelOutputs
+    work: WorkFolder
+    threads: int | None
+
+    def run(self, progress: Callable[[int, int], None]) -> Distance:
+        """Check every layer, and quantise it.
+
+        Args:
+            progress: Called with the number of finished layers and of all.
+
+        Returns:
+            The distance of the logits from PyTorch's. Its relative error is the largest of all
+            pieces.
+
+        Raises:
+            ResqError: A piece computes something else; names the layer and the value.
+        """
+        layers = self.measured.layout.num_layers
+        worst = self._check_embedding()
+        for layer in range(layers):
+            if not self.work.has(part := f"matrices-{layer:05}"):
+                error = self._finish(layer)
+                self.work.save(part, {"error": np.array([error])})
+            worst = max(worst, float(self.work.load(part)["error"][0]))
+            progress(layer + 1, layers)
+        distance = self._check_head()
+        return dataclasses.replace(distance, relative_error=max(worst, distance.relative_error))
+
+    def matrix(self, module: str) -> QuantisedMatrix:
+        """The quantised matrix of a module."""
+        return QuantisedMatrix(**self.work.load(module))
+
+    def _finish(self, layer: int) -> float:
+        """Check a layer and quantise its matrices; returns the error."""
+        layout, recipe = self.measured.layout, self.measured.recipe
+        with self._written(layer_piece(self.graph, layout, layer)) as path:
+            places = slice(2 * layer, 2 * layer + 3)
+            before, *expected = (self._turned(one) for one in self.expected.stream[places])
+            piece = Piece(path, self.threads)
+            found = piece.run({STREAM: before}, *before.shape[:2])
+            del piece
+            names = [value.name for value in stream_values(self.graph, layout)[places]]
+            error, start = 0.0, before
+            for name, one, other in zip(names[1:], expected, found, strict=True):
+                error = max(error, self._check(f"layer {layer}: {name}", start, one, other))
+                start = one
+            if recipe.how.quantises:
+                self._quantise(layer, path)
+        return error
+
+    def _quantise(self, layer: int, path: Path) -> None:
+        measured = self.measured
+        weights = ir.load(path).graph.initializers
+        needed = measured.moments if measured.recipe.weights == "gptq" else None
+        moments = None if needed is None else needed.layer(layer)
+        for site in sites_of(measured.layout, measured.projections, layer):
+            if self.work.has(site.module):
+                continue
+            tensor = weights[f"{site.module}.weight"].const_value
+            assert tensor is not None
+            matrix = site.quantise(tensor.numpy(), measured.recipe, moments)
+            names = [field.name for field in dataclasses.fields(matrix)]
+            self.work.save(site.module, {name: getattr(matrix, name) for name in names})
+
+    def _check_embedding(self) -> float:
+        """Check the embedding, with the rows of its table that the text has."""
+        measured, text = self.measured, self.measured.token_ids
+        used, numbers = np.unique(text, return_inverse=True)
+        piece = embedding_piece(self.graph, measured.layout)
+        table = find_weight(piece, measured.layout.family.embedding)
+        _only_rows(table, used)
+        with self._written(piece) as path:
+            (found,) = Piece(path, self.threads).run(
+                {"input_ids": numbers.reshape(text.shape)}, *text.shape
+            )
+        expected = self._turned(self.expected.stream[0])
+        return self._check("the embedding", np.zeros_like(expected), expected, found)
+
+    def _check_head(self) -> Distance:
+        """Check what follows the last layer, some rows of lm_head at a time."""
+        measured, layout = self.measured, self.measured.layout
+        shared = measured.recipe.how.quantises and measured.recipe.shares_table(tied=layout.tied)
+        shared = shared or (layout.tied and not measured.recipe.how.quantises)
+        stream = self._turned(self.expected.stream[-1])
+        found = np.empty_like(measured.logits)
+        count = measured.logits.shape[-1]
+        for block in row_blocks((count, layout.hidden_size)):
+            piece = head_piece(self.graph, layout)
+            _only_rows(find_head(piece, layout, shared=shared).weight, block)
+            with self._written(piece) as path:
+                (some,) = Piece(path, self.threads).run({STREAM: stream}, *stream.shape[:2])
+            found[..., block] = some
+        return check_float_parity(measured.logits, found, measured.token_ids, measured.reference)
+
+    def _check(self, where: str, before: Array, expected: Array, found: Array) -> float:
+        """The largest error of a token's stream; refuses one above the tolerance."""
+        length, added = (np.linalg.norm(one, axis=-1) for one in (expected, expected - before))
+        error = np.linalg.norm(found - expected, axis=-1)
+        worst = float((error / np.maximum(added, LEAST_CONTRIBUTION * length + 1e-30)).max())
+        if not worst <= FLOAT_TOLERANCE:
+            raise ResqError(
+                f"parity: {where} of the rotated float graph differs from "
+                f"{self.measured.reference}'s by {worst:.2e} of what is added there, more than "
+                f"{FLOAT_TOLERANCE:g}; nothing was written; please report this model"
+            )
+        return worst
+
+    def _turned(self, stream: Array) -> Array:
+        """PyTorch's residual stream in the basis of the graph."""
+        if self.measured.stream_basis is None:
+            return np.asarray(stream, np.float32)
+        return (stream.astype(np.float64) @ self.measured.stream_basis).astype(np.float32)
+
+    @contextmanager
+    def _written(self, piece: ir.Model) -> Iterator[Path]:
+        """The file of a piece, for as long as it is needed."""
+        with tempfile.TemporaryDirectory(dir=self.work.folder) as folder:
+            path = Path(folder) / "piece.onnx"
+            with writing_to(self.work.folder):
+                save_model(piece, path)
+            yield path
+
+
+def _only_rows(weight: ir.Value, rows: NDArray[np.int64] | slice) -> None:
+    """Leave some rows of a weight only."""
+    whole = weight.const_value
+    assert whole is not None
+    count, width = dims(whole)
+    shape = (len(range(count)[rows]) if isinstance(rows, slice) else len(rows), width)
+    weight.const_value = FoldedTensor(lambda: read_rows(whole, rows), shape, weight.name)
+    weight.shape = ir.Shape(shape)

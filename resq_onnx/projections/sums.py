@@ -1,0 +1,82 @@
+"""What the bases are made of: sums of the second moments, megabytes for a model of any depth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resq_onnx.families import ModelLayout
+from resq_onnx.projections.moments import SecondMoments, checked_layers
+
+Matrix = NDArray[np.float64]
+
+
+@dataclass
+class BasisSums:
+    """Sums over layers, and the small second moments of each layer, in float64.
+
+    Attributes:
+        hidden: (D, D), the HIDDEN moments of all layers together. For families of which
+            `ModelLayout.turns_inputs` says so, each is divided by its mean square, so that all
+            layers have equal weight: that square is 1 behind a norm's division, and behind its
+            gains another number in each layer.
+        value: (layers, kv heads, d, d).
+        key: (layers, kv heads, d, d).
+        down: (layers, I), the diagonals of the DOWN moments.
+        tokens: Number of tokens in the sums.
+    """
+
+    hidden: Matrix
+    value: Matrix
+    key: Matrix
+    down: Matrix
+    tokens: int
+
+    @classmethod
+    def zeros(cls, layout: ModelLayout, tokens: int) -> BasisSums:
+        """Empty sums, to which `add` adds each layer."""
+        heads = (layout.num_layers, layout.num_kv_heads, layout.head_dim, layout.head_dim)
+        return cls(
+            hidden=np.zeros((layout.hidden_size, layout.hidden_size)),
+            value=np.zeros(heads),
+            key=np.zeros(heads),
+            down=np.zeros((layout.num_layers, layout.intermediate_size)),
+            tokens=tokens,
+        )
+
+    def add(
+        self,
+        layout: ModelLayout,
+        layer: int,
+        hidden: Sequence[NDArray[Any]],
+        value: NDArray[Any],
+        key: NDArray[Any],
+        down: NDArray[Any],
+    ) -> None:
+        """Add a layer: both HIDDEN moments, those of values and keys, and DOWN's diagonal."""
+        for moment in hidden:
+            if not layout.turns_inputs:
+                self.hidden += moment
+                continue
+            trace = float(np.trace(moment, dtype=np.float64))
+            mean_square = trace / (len(moment) * max(self.tokens, 1))
+            if mean_square > 0:
+                self.hidden += moment.astype(np.float64) / mean_square
+        self.value[layer], self.key[layer], self.down[layer] = value, key, down
+
+
+def sums_of(layout: ModelLayout, moments: SecondMoments) -> BasisSums:
+    """The sums of all layers.
+
+    Raises:
+        ResqError: As for `checked_layers`.
+    """
+    sums = BasisSums.zeros(layout, moments.tokens)
+    for layer, found in enumerate(checked_layers(layout, moments)):
+        hidden = (found.hidden_attention, found.hidden_mlp)
+        sums.add(layout, layer, hidden, found.value, found.key, np.diagonal(found.down))
+    return sums

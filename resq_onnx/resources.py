@@ -1,0 +1,43 @@
+"""Resources: what an export may use of a machine; none of it is part of the recipe."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from resq_onnx.errors import ResqError
+
+UNITS: Final = {"": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "tb": 1000**4}
+UNITS_OF_TWO: Final = {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a computation may use; none of it changes more than the last bits of a result.
+
+    Attributes:
+        device: Where PyTorch computes: `cpu`, `cuda`, `cuda:1`, or `auto`, a GPU if there is one.
+        max_memory: Bytes of main memory that may be taken; None for no limit.
+        work: The work folder; None for one beside the output.
+        fresh: Whether finished parts of an earlier, stopped run are thrown away.
+    """
+
+    device: str = "auto"
+    max_memory: int | None = None
+    work: Path | None = None
+    fresh: bool = False
+
+
+def bytes_of(text: str) -> int:
+    """The number of bytes that a text such as `8GB` or `7.5GiB` says.
+
+    Raises:
+        ResqError: It says none.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
+    unit = (UNITS | UNITS_OF_TWO).get(found[2]) if found else None
+    if found is None or unit is None:
+        raise ResqError(f"{text!r} is no amount of memory; write it as 8GB or 7.5GiB")
+    return int(float(found[1]) * unit)
