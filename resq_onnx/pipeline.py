@@ -53,7 +53,13 @@ from resq_onnx.runtime.library import kernels_run
 from resq_onnx.runtime.session import create_session
 from resq_onnx.runtime.taps import open_tapped
 from resq_onnx.tracing.trace import trace
-from resq_onnx.tracing.traced_file import ASKED, TracedFile, check_lifted, read_traced
+from resq_onnx.tracing.traced_file import (
+    ASKED,
+    TracedFile,
+    check_factors,
+    check_lifted,
+    read_traced,
+)
 
 
 def export(
@@ -104,7 +110,7 @@ def export(
     with limited_threads(threads), staged_output(out, runtime, *asked) as output:
         # 1. Check the inputs early. A .gguf file is unpacked first.
         output.progress.step("Reading the model")
-        with open_model(model) as source:
+        with open_model(model, recipe.max_length) as source:
             source.check(output.progress.warn)
             check_recipe(recipe, source)
 
@@ -165,7 +171,9 @@ def rewrite(
         output.progress.step("Reading the graph")
         check_folder(folder)
         calibration = load_calibration(projections)
-        source = TracedFile(folder, str(folder), path, calibration.model_hash)
+        digest, length = calibration.model_hash, recipe.max_length
+        source = TracedFile(folder, str(folder), path, digest, max_length=length)
+        check_factors(source)
         check_calibrated(source, calibration, projections)
         check_recipe(recipe, source)
         read = read_traced(source)
@@ -281,7 +289,7 @@ def calibrate(
     with (
         limited_threads(threads),
         staging_of_the_first as staging,
-        open_model(model) as source,
+        open_model(model, recipe.max_length) as source,
     ):
         source.check(progress.warn)
         check_widths(recipe, source)

@@ -11,6 +11,7 @@ from resq_onnx.cli.console import print_line, showing_progress
 from resq_onnx.cli.options import (
     basis_options,
     calibration_options,
+    length_option,
     quiet_option,
     threads_option,
 )
@@ -24,6 +25,7 @@ from resq_onnx.files.recipe_file import RecipeFile
 @recipe_option
 @basis_options
 @calibration_options
+@length_option
 @threads_option
 @quiet_option
 def calibrate(
