@@ -42,7 +42,13 @@ from resq_onnx.recipe import Recipe
 from resq_onnx.report.summary import Summary
 from resq_onnx.resources import Resources
 from resq_onnx.tracing.trace import trace
-from resq_onnx.tracing.traced_file import ASKED, TracedFile, check_lifted, read_traced
+from resq_onnx.tracing.traced_file import (
+    ASKED,
+    TracedFile,
+    check_factors,
+    check_lifted,
+    read_traced,
+)
 
 
 def export(
@@ -95,7 +101,7 @@ def export(
     with limited_threads(threads), staged_output(out, runtime, *asked) as output:
         # 1. Check the inputs early. A .gguf file is unpacked first.
         output.progress.step("Reading the model")
-        with open_model(model) as source:
+        with open_model(model, recipe.max_length) as source:
             source.check(output.progress.warn)
             check_recipe(recipe, source)
 
@@ -159,7 +165,9 @@ def rewrite(
         output.progress.step("Reading the graph")
         check_folder(folder)
         calibration = load_calibration(projections)
-        source = TracedFile(folder, str(folder), path, calibration.model_hash)
+        digest, length = calibration.model_hash, recipe.max_length
+        source = TracedFile(folder, str(folder), path, digest, max_length=length)
+        check_factors(source)
         check_calibrated(source, calibration, projections)
         check_recipe(recipe, source)
         read = read_traced(source)
@@ -222,7 +230,7 @@ def calibrate(
     with (
         limited_threads(threads),
         staging_of_the_first as staging,
-        open_model(model) as source,
+        open_model(model, recipe.max_length) as source,
     ):
         source.check(progress.warn)
         check_widths(recipe, source)

@@ -28,6 +28,9 @@ HEAD_BITS: Final = (4, 8)
 CLIPPED_BITS: Final = 4
 """Bits of the activations whose range is clipped; with 255 levels clipping does not help."""
 
+LEAST_LENGTH: Final = 64
+"""Smallest `max_length`: no less than the texts on which an export checks the graph."""
+
 
 @dataclass(frozen=True)
 class Method:
@@ -194,6 +197,8 @@ class Recipe:
         dtype: Type of the activations between operators: the residual stream and everything inside
             a layer. For format `custom` with quantised activations. Operators always compute in
             float32; parameters, lm_head and the logits are float32, too.
+        max_length: Tokens of the longest text that the exported model is for. None is all that the
+            model's config.json gives; for models with LongRoPE, all with the short factors.
     """
 
     method: str = "resq"
@@ -218,6 +223,7 @@ class Recipe:
     tables: Tables = "shared"
     head_bits: int = 8
     dtype: Dtype = "float32"
+    max_length: int | None = None
 
     def __post_init__(self) -> None:
         choices: list[tuple[str, Any, tuple[Any, ...]]] = [
@@ -255,6 +261,11 @@ class Recipe:
             value = getattr(self, name)
             if value < 1:
                 raise ResqError(f"{name} is {value}; it must be at least 1")
+        if self.max_length is not None and self.max_length < LEAST_LENGTH:
+            raise ResqError(
+                f"max_length is {self.max_length}; it must be at least {LEAST_LENGTH}, because an "
+                f"export tries the model on a text that long"
+            )
 
     def _check_format(self) -> None:
         """Reject settings that the format lacks; set its defaults for activations and cache."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -19,7 +20,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma3Config,
     Gemma3ForCausalLM,
+    Gemma3ForConditionalGeneration,
     Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
@@ -75,6 +78,18 @@ YARN_ROPE: Final[dict[str, Any]] = {
 }
 """As Qwen2.5's model cards give it for long texts."""
 
+ORIGINAL: Final = 64
+"""Positions of a model before YaRN or LongRoPE stretched it."""
+
+LONGROPE: Final[dict[str, Any]] = {
+    "rope_type": "longrope",
+    "rope_theta": 100.0,
+    "partial_rotary_factor": 0.75,
+    "short_factor": [1.0, 1.1, 1.2, 1.3, 1.5, 2.0],
+    "long_factor": [1.0, 1.5, 2.5, 4.0, 6.0, 8.0],
+}
+"""As Phi-4-mini's: a factor for each of the six frequencies of 3/4 of a head of 16."""
+
 GEMMA3_ROPE: Final[dict[str, Any]] = {
     "full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1000.0},
     "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
@@ -103,6 +118,14 @@ VISION: Final[dict[str, Any]] = {
     "patch_size": 4,
     "hidden_size": 64,
 }
+SIGLIP: Final[dict[str, Any]] = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 16,
+    "patch_size": 4,
+}
 MROPE: Final[dict[str, Any]] = {
     "rope_type": "default",
     "rope_theta": 100.0,
@@ -110,7 +133,24 @@ MROPE: Final[dict[str, Any]] = {
 }
 """The eight frequencies of a head of 16, cut into time, height and width."""
 
-KINDS: Final[dict[str, tuple[type[Any], type[Any], dict[str, Any]]]] = {
+
+def gemma3_with_images(**text: Any) -> Gemma3Config:
+    """The configuration of a language model with a vision tower, of the language model's entries.
+
+    Qwen2-VL's takes these entries itself.
+    """
+    return Gemma3Config(
+        text_config=GEMMA | {"rope_parameters": GEMMA3_ROPE} | text,
+        vision_config=SIGLIP,
+        mm_tokens_per_image=4,
+        image_token_index=250,
+        boi_token_index=251,
+        eoi_token_index=252,
+        tie_word_embeddings=text.get("tie_word_embeddings", True),
+    )
+
+
+KINDS: Final[dict[str, tuple[Callable[..., Any], type[Any], dict[str, Any]]]] = {
     "llama": (LlamaConfig, LlamaForCausalLM, {}),
     "llama3": (LlamaConfig, LlamaForCausalLM, {"rope_parameters": LLAMA3_ROPE}),
     "qwen2_yarn": (Qwen2Config, Qwen2ForCausalLM, {"rope_parameters": YARN_ROPE}),
@@ -153,7 +193,13 @@ KINDS: Final[dict[str, tuple[type[Any], type[Any], dict[str, Any]]]] = {
         GEMMA | {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 4.0},
     ),
     "gemma3": (Gemma3TextConfig, Gemma3ForCausalLM, GEMMA | {"rope_parameters": GEMMA3_ROPE}),
+    "gemma3_vl": (gemma3_with_images, Gemma3ForConditionalGeneration, {}),
     "phi3": (Phi3Config, Phi3ForCausalLM, SMALL_TOKENS),
+    "phi3_longrope": (
+        Phi3Config,
+        Phi3ForCausalLM,
+        {"rope_parameters": LONGROPE, "original_max_position_embeddings": ORIGINAL} | SMALL_TOKENS,
+    ),
     "phi3_partly_rotary": (
         Phi3Config,
         Phi3ForCausalLM,

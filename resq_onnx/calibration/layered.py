@@ -24,7 +24,7 @@ from resq_onnx.checkpoint.safetensors_store import StoredTensor
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import blaming
 from resq_onnx.tracing.configuration import load_config
-from resq_onnx.tracing.trace import computed_buffers
+from resq_onnx.tracing.trace import computed_buffers, keep_frequencies
 
 HEAD_BYTES: Final = 1 << 28
 """Bytes of lm_head's rows, in float32, that are in memory at a time."""
@@ -76,6 +76,7 @@ class LayeredModel:
                 config, dtype=torch.float32
             )
         self._model.eval()
+        keep_frequencies(self._model, source.layout)
         self._buffers = computed_buffers(source)
         for name, buffer in self._buffers.items():
             self._put_buffer(name, buffer)

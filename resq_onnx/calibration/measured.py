@@ -200,8 +200,11 @@ def check_calibrated(source: ModelSource, calibration: Calibration, saved: str |
         ResqError: The file belongs to another model.
     """
     if calibration.model_hash != source.digest:
+        others = "" if source.layout.longrope is None else ", or for other RoPE factors"
+        length = "" if source.max_length is None else f" --max-length {source.max_length}"
         raise ResqError(
-            f"{saved}: made for another model; run resq-onnx calibrate {source.name} {saved}"
+            f"{saved}: made for another model{others}; run resq-onnx calibrate {source.name} "
+            f"{saved}{length}"
         )
 
 

@@ -6,7 +6,7 @@ import math
 import operator
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -81,19 +81,19 @@ class StoredTensor:
 class SafetensorsStore:
     """The tensors of one model folder, by name; only headers are read up front."""
 
-    def __init__(self, folder: Path, stored_prefix: tuple[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, stored_prefixes: Mapping[str, str] | None = None) -> None:
         """Read the header of every file.
 
         Args:
             folder: Where the files are.
-            stored_prefix: A prefix of some names, and the one that files may have instead.
+            stored_prefixes: Prefixes of names, and those that files may have instead.
 
         Raises:
             ResqError: There is no .safetensors file, one is damaged or truncated, or a
                 tensor has a type that is not a float.
         """
         self.folder = folder
-        self._stored_prefix = stored_prefix
+        self._stored_prefixes = stored_prefixes or {}
         self._tensors: dict[str, StoredTensor] = {}
         for file in _weight_files(folder):
             self._tensors.update({tensor.name: tensor for tensor in _read_header(file)})
@@ -107,9 +107,10 @@ class SafetensorsStore:
         return name in self._tensors or self._other_name(name) in self._tensors
 
     def _other_name(self, name: str) -> str:
-        if self._stored_prefix is None or not name.startswith(self._stored_prefix[0]):
-            return name
-        return self._stored_prefix[1] + name.removeprefix(self._stored_prefix[0])
+        for prefix, stored in self._stored_prefixes.items():
+            if name.startswith(prefix):
+                return stored + name.removeprefix(prefix)
+        return name
 
     def __iter__(self) -> Iterator[StoredTensor]:
         return iter(self._tensors.values())

@@ -9,7 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +19,7 @@ from resq_onnx.checkpoint.hub import fetch_model, hub_name
 from resq_onnx.checkpoint.licence import stated_licence
 from resq_onnx.checkpoint.safetensors_store import SafetensorsStore
 from resq_onnx.errors import ResqError
-from resq_onnx.families import ModelLayout, layout_of
+from resq_onnx.families import ModelLayout, layout_of, with_length
 from resq_onnx.files import copy_file, reading
 from resq_onnx.files.contents import read_json
 
@@ -34,13 +34,21 @@ class ModelSource:
     Attributes:
         folder: Where the files are; a temporary folder for a .gguf file.
         name: The path or name that the user gave, for messages and reports.
+        max_length: Tokens of the longest text that the exported model is for; None for the model's
+            usual positions (`families.length`).
     """
 
     folder: Path
     name: str
+    max_length: int | None = field(default=None, kw_only=True)
 
     @cached_property
     def config(self) -> dict[str, Any]:
+        """The config.json of the model that is exported: the one in the folder, for its length."""
+        return with_length(self.stored_config, self.max_length, self.name)
+
+    @cached_property
+    def stored_config(self) -> dict[str, Any]:
         """The contents of config.json."""
         path = self.folder / "config.json"
         if path.exists():
@@ -66,7 +74,7 @@ class ModelSource:
     @cached_property
     def weights(self) -> SafetensorsStore:
         """The weights, not yet loaded."""
-        return SafetensorsStore(self.folder, self.layout.family.stored_prefix)
+        return SafetensorsStore(self.folder, self.layout.family.stored_prefixes)
 
     @property
     def float32_bytes(self) -> int:
@@ -77,8 +85,13 @@ class ModelSource:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over config.json and the names, shapes and bytes of all weights."""
-        digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
+        """SHA-256 over config.json and the names, shapes and bytes of all weights.
+
+        With LongRoPE's long factors it is another: activations are then others, too.
+        """
+        digest = hashlib.sha256(json.dumps(self.stored_config, sort_keys=True).encode())
+        if self.layout.longrope == "long":
+            digest.update(b"long")
         for tensor in sorted(self.weights, key=lambda tensor: tensor.name):
             digest.update(f"{tensor.name}{tensor.shape}{tensor.dtype}".encode())
             external = tensor.external()
@@ -105,7 +118,8 @@ class ModelSource:
         """Reject early a model that cannot be exported.
 
         Args:
-            warn: Receives one line if the folder also contains an adapter.
+            warn: Receives one line for each part of the model that the export leaves out: its
+                vision tower, positions with other RoPE factors, an adapter beside it.
 
         Raises:
             ResqError: Unsupported architecture, damaged files, a weight that is missing or does not
@@ -119,6 +133,22 @@ class ModelSource:
             ):  # its own library reads that file
                 shown = f"{self.name}: {name}"
                 read_json(self.folder / name, "download it again", optional=True, shown=shown)
+        self._tell_what_is_left_out(warn)
+
+    def _tell_what_is_left_out(self, warn: Callable[[str], None]) -> None:
+        layout, others = self.layout, self.layout.family.other_parts
+        if count := sum(tensor.name.startswith(others) for tensor in self.weights):
+            warn(
+                f"{self.name}: {count} tensors for images are left out; the exported model reads "
+                f"text alone"
+            )
+        most = layout_of(self.stored_config, self.name).max_positions
+        if self.max_length is None and layout.longrope == "short" and layout.max_positions < most:
+            warn(
+                f"{self.name}: exported for texts of {layout.max_positions} tokens, by LongRoPE's "
+                f"short factors; --max-length {most} exports it for longer ones, by the long "
+                f"factors"
+            )
         if (self.folder / ADAPTER).exists():
             warn(
                 f"{self.name}: the adapter in it ({ADAPTER}) is left out; to have it in, merge it "
@@ -126,10 +156,15 @@ class ModelSource:
             )
 
     def copy_companions(self, target: Path) -> list[str]:
-        """Copy tokenizer, chat template and configuration; returns the names copied."""
+        """Copy tokenizer, chat template and configuration; returns the names copied.
+
+        The configuration is that of the exported model, with its own number of positions.
+        """
         present = [name for name in COMPANION_FILES if (self.folder / name).is_file()]
         for name in present:
             copy_file(self.folder / name, target / name)
+        if self.config != self.stored_config:
+            (target / "config.json").write_text(json.dumps(self.config, indent=2) + "\n")
         return present
 
 
@@ -166,10 +201,14 @@ def _expected_shapes(layout: ModelLayout) -> Iterator[tuple[str, tuple[int, ...]
 
 
 @contextmanager
-def open_model(path: str | Path) -> Iterator[ModelSource]:
+def open_model(path: str | Path, max_length: int | None = None) -> Iterator[ModelSource]:
     """Open a model directory or a .gguf file for as long as the context lasts.
 
     Any other path may be a model's name on the Hugging Face hub, which is then downloaded.
+
+    Args:
+        path: The model.
+        max_length: As for `ModelSource`.
 
     Raises:
         ResqError: The model does not exist, or its files cannot be read.
@@ -177,19 +216,19 @@ def open_model(path: str | Path) -> Iterator[ModelSource]:
     path = Path(path)
     if path.is_dir():
         check_folder(path)
-        yield ModelSource(path, str(path))
+        yield ModelSource(path, str(path), max_length=max_length)
     elif path.is_file() and path.suffix == ".gguf":
         with tempfile.TemporaryDirectory(prefix="resq-onnx-gguf-") as folder:
             from resq_onnx.checkpoint.gguf import unpack_gguf
 
             unpack_gguf(path, Path(folder))
-            yield ModelSource(Path(folder), str(path))
+            yield ModelSource(Path(folder), str(path), max_length=max_length)
     elif path.exists():
         raise ResqError(f"{path}: neither a model directory nor a .gguf file")
     elif name := hub_name(path):
         fetched = fetch_model(name)
         check_folder(fetched)
-        yield ModelSource(fetched, name)
+        yield ModelSource(fetched, name, max_length=max_length)
     else:
         raise ResqError(
             f"{path}: no such model directory or .gguf file; a model on the Hugging Face hub is "

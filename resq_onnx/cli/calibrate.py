@@ -11,6 +11,7 @@ from resq_onnx.cli.console import print_line, showing_progress
 from resq_onnx.cli.options import (
     basis_options,
     calibration_options,
+    length_option,
     quiet_option,
     resource_options,
     resources_from,
@@ -31,6 +32,7 @@ from resq_onnx.files.recipe_file import RecipeFile
     is_flag=True,
     help="Keep the second moments of every layer too: large, but GPTQ needs no second pass.",
 )
+@length_option
 @resource_options
 @threads_option
 @quiet_option

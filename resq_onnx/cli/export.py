@@ -11,6 +11,7 @@ from resq_onnx.cli.console import out, showing_progress
 from resq_onnx.cli.options import (
     basis_options,
     calibration_options,
+    length_option,
     output_options,
     quantising_options,
     quiet_option,
@@ -29,6 +30,7 @@ from resq_onnx.files.recipe_file import RecipeFile
 @basis_options
 @calibration_options
 @quantising_options
+@length_option
 @click.option(
     "--projections",
     type=click.Path(path_type=Path),

@@ -63,6 +63,16 @@ calibration_options = _together(
 )  # fmt: skip
 """The text on which the activations are measured."""
 
+length_option = click.option(
+    "--max-length",
+    type=int,
+    default=DEFAULTS.max_length,
+    show_default="as config.json says",
+    help="Tokens of the longest text that the exported model is for. Past the original positions "
+    "of a LongRoPE model (Phi-3.5, Phi-4-mini), it has the long factors.",
+)
+"""How many positions an exported model has."""
+
 basis_options = _together(
     click.option("--method", type=click.Choice(list(METHODS)), default=DEFAULTS.method,
                  help="How the 4/8-bit bases are found; all but resq are baselines."),

@@ -10,6 +10,7 @@ import click
 from resq_onnx.cli.console import out, showing_progress
 from resq_onnx.cli.options import (
     basis_options,
+    length_option,
     output_options,
     quantising_options,
     quiet_option,
@@ -38,6 +39,7 @@ from resq_onnx.files.recipe_file import RecipeFile
 @recipe_option
 @basis_options
 @quantising_options
+@length_option
 @output_options
 @threads_option
 @quiet_option

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from resq_onnx.errors import ResqError, blaming
 from resq_onnx.families.attention import LayerAttention, attention_of_layers
-from resq_onnx.families.records import FAMILIES, Family
-from resq_onnx.families.rope import check_rope, rope_factor, rotary_dim
+from resq_onnx.families.lookup import family_of, text_config
+from resq_onnx.families.records import Family
+from resq_onnx.families.rope import (
+    check_longrope,
+    check_rope,
+    longrope_factors,
+    rope_factor,
+    rotary_dim,
+)
 
 MOST_LAYERS: Final = 10_000
 """Largest number of layers, because each has a record; the deepest models have a hundredth."""
@@ -35,7 +42,8 @@ class ModelLayout:
         query_scalar: Its square root divides the attention's scores; None for the head size.
         softcap: A score s becomes softcap · tanh(s / softcap); None for no cap.
         activation: Activation of the MLP's gate, by its name in GatedHadamard.
-        rope_factor: Factor of RoPE's cosines and sines, by which YaRN scales attention.
+        rope_factor: Factor of RoPE's cosines and sines, by which YaRN and LongRoPE scale attention.
+        longrope: Which of LongRoPE's factors apply to a model of `max_positions`; None for others.
     """
 
     family: Family
@@ -55,6 +63,7 @@ class ModelLayout:
     softcap: float | None = None
     activation: str = "silu"
     rope_factor: float = 1.0
+    longrope: Literal["short", "long"] | None = None
 
     @property
     def heads_per_kv_head(self) -> int:
@@ -113,8 +122,8 @@ def layout_of(config: Mapping[str, Any], where: str) -> ModelLayout:
 
 
 def _layout_of(config: Mapping[str, Any], where: str) -> ModelLayout:
-    family = _family_of(config, where)
-    config = _text_config(config, family)
+    family = family_of(config, where)
+    config = text_config(config, family)
     _check_supported(config, family, where)
 
     def size(name: str, default: int | None = None) -> int:
@@ -146,7 +155,9 @@ def _layout_of(config: Mapping[str, Any], where: str) -> ModelLayout:
         softcap=_optional(config, family.softcap_key, where),
         activation=_activation(config, family, where),
         rope_factor=rope_factor(config, where),
+        longrope=longrope_factors(config, max_positions, where),
     )
+    check_longrope(config, layout.rotary_dim or head_dim, where)
     if layout.num_heads % layout.num_kv_heads:
         raise ResqError(
             f"{where}: {layout.num_heads} attention heads cannot share "
@@ -174,16 +185,6 @@ def _positive(
     return value
 
 
-def _text_config(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
-    """The language model's entries of a config.json, with the family's defaults filled in."""
-    section = config.get(family.text_section) if family.text_section else None
-    if not isinstance(section, Mapping):
-        return {**family.defaults, **config}
-    tied = "tie_word_embeddings"  # given at the top level, or by older versions in the section
-    said = {tied: bool(config.get(tied)) or bool(section.get(tied))}
-    return {**family.defaults, **config, **section, **said}
-
-
 def _optional(config: Mapping[str, Any], name: str | None, where: str) -> float | None:
     """A number above 0 that may be null, or have no entry."""
     value = config.get(name) if name else None
@@ -192,20 +193,6 @@ def _optional(config: Mapping[str, Any], name: str | None, where: str) -> float 
     if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
         raise ResqError(f"{where}: config.json says {name} is {value!r}; it must be above 0")
     return float(value)
-
-
-def _family_of(config: Mapping[str, Any], where: str) -> Family:
-    architectures = config.get("architectures") or ["(none named)"]
-    if not isinstance(architectures, list):
-        architectures = [architectures]
-    names = [str(name) for name in architectures]
-    for name in names:
-        if name in FAMILIES:
-            return FAMILIES[name]
-    raise ResqError(
-        f"{where}: architecture {', '.join(names)} is not supported; "
-        f"supported: {', '.join(sorted(FAMILIES))}"
-    )
 
 
 def _activation(config: Mapping[str, Any], family: Family, where: str) -> str:

@@ -60,7 +60,7 @@ class Family:
         auto_class: The class of transformers that opens a model of the family.
         text_section: The section of config.json for the language model, if it is part of a larger
             model; older files have its entries at the top level.
-        stored_prefix: The prefix of the modules' names, and the one that a checkpoint may have
+        stored_prefixes: Prefixes of the modules' names, and those that a checkpoint may have
             instead.
         other_parts: Prefixes of names in a checkpoint that do not belong to the language model.
         rope_types: Values of `rope_type` whose tables this project has checked.
@@ -107,7 +107,7 @@ class Family:
     traced_attention: str = "sdpa"
     auto_class: str = "AutoModelForCausalLM"
     text_section: str | None = None
-    stored_prefix: tuple[str, str] | None = None
+    stored_prefixes: Mapping[str, str] = field(default_factory=dict)
     other_parts: tuple[str, ...] = ()
     rope_types: tuple[str, ...] = ("default", "linear", "llama3", "yarn")
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -160,7 +160,8 @@ SMOLLM3: Final = Family(
 PHI3: Final = Family(
     name="Phi-3",
     architecture="Phi3ForCausalLM",
-    rope_types=("default",),
+    rope_types=("default", "longrope", "su"),
+    defaults={"original_max_position_embeddings": 4096},
     windowed=every_layer,
     partly_rotary=True,
     fused={
@@ -207,6 +208,38 @@ GEMMA3: Final = replace(
     defaults=GEMMA_DEFAULTS | {"sliding_window_pattern": 6},
     frequencies=("full_attention_inv_freq", "sliding_attention_inv_freq"),
 )
+GEMMA3_VL: Final = replace(
+    GEMMA3,
+    name="Gemma 3 with images",
+    architecture="Gemma3ForConditionalGeneration",
+    embedding="model.language_model.embed_tokens",
+    layer="model.language_model.layers.{}",
+    final_norm="model.language_model.norm",
+    rotary="model.language_model.rotary_emb",
+    auto_class="AutoModelForImageTextToText",
+    text_section="text_config",
+    # The names of transformers 4, which it still writes.
+    stored_prefixes={
+        "model.language_model.": "language_model.model.",
+        "lm_head.": "language_model.lm_head.",
+    },
+    other_parts=(
+        *("vision_tower.", "model.vision_tower."),
+        *("multi_modal_projector.", "model.multi_modal_projector."),
+    ),
+    # Google's files leave out whatever is transformers' default.
+    defaults={
+        **GEMMA3.defaults,
+        "vocab_size": 262_208,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 131_072,
+        "rms_norm_eps": 1e-6,
+    },
+)
 QWEN2_VL: Final = replace(
     QWEN2,
     name="Qwen2-VL",
@@ -219,7 +252,7 @@ QWEN2_VL: Final = replace(
     rope_types=("default", "mrope"),
     auto_class="AutoModelForImageTextToText",
     text_section="text_config",
-    stored_prefix=("model.language_model.", "model."),
+    stored_prefixes={"model.language_model.": "model."},
     other_parts=("visual.", "model.visual."),
     defaults=QWEN_DEFAULTS | {"max_window_layers": 80},
 )
@@ -231,7 +264,7 @@ FAMILIES: Final[dict[str, Family]] = {
     family.architecture: family
     for family in (
         *(LLAMA, QWEN2, QWEN3, MISTRAL, SMOLLM3, PHI3, GEMMA2, GEMMA3),
-        *(QWEN2_VL, QWEN2_5_VL),
+        *(GEMMA3_VL, QWEN2_VL, QWEN2_5_VL),
     )
 }
 """Every family that can be exported, by the architecture its config.json names."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from resq_onnx.errors import ResqError
 from resq_onnx.families.records import Family
@@ -12,8 +12,15 @@ from resq_onnx.families.records import Family
 YARN: Final = ("attention_factor", "mscale", "mscale_all_dim", "beta_fast", "beta_slow")
 """Numbers that YaRN may have."""
 
+LONGROPE: Final = ("longrope", "su")
+"""Names of LongRoPE: today's, and that of the first Phi-3 models."""
+
+ORIGINAL: Final = "original_max_position_embeddings"
+
 WAY_OUT: Final[Mapping[str, str]] = {
     "dynamic": "Within its positions the model is the same without: remove it from config.json",
+    "yarn": f"Within {ORIGINAL} a model not trained with it is the same without: remove it from "
+    "config.json",
 }
 """By what is not supported, what to do; for others, there is none but another model."""
 
@@ -26,9 +33,10 @@ NUMBERS: Final[Mapping[str, tuple[str, ...]]] = {
     "linear": ("factor",),
     "llama3": (
         *("factor", "low_freq_factor", "high_freq_factor"),
-        "original_max_position_embeddings",
+        ORIGINAL,
     ),
-    "yarn": ("factor", "original_max_position_embeddings"),
+    "yarn": ("factor", ORIGINAL),
+    **dict.fromkeys(LONGROPE, (ORIGINAL,)),
 }
 """The parameters, all above 0, from which the table of each `rope_type` is computed."""
 
@@ -39,15 +47,64 @@ def rope_of(config: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     Raises:
         ResqError: It is not a JSON object.
     """
+    name = rope_entry(config)
+    said = config.get(name) or {}
+    if not isinstance(said, Mapping):
+        raise ResqError(
+            f"{where}: config.json says {name} is {said!r}; it must be an object, or null"
+        )
+    return said
+
+
+def rope_entry(config: Mapping[str, Any]) -> str:
+    """Name of the entry of config.json that holds RoPE's settings."""
     # transformers 5 writes rope_parameters, earlier versions rope_scaling.
-    for name in ("rope_parameters", "rope_scaling"):
-        if said := config.get(name):
-            if not isinstance(said, Mapping):
-                raise ResqError(
-                    f"{where}: config.json says {name} is {said!r}; it must be an object, or null"
-                )
-            return said
-    return {}
+    return "rope_parameters" if config.get("rope_parameters") else "rope_scaling"
+
+
+def rope_type(config: Mapping[str, Any], where: str) -> str:
+    """The `rope_type` of a model whose layers have all the same RoPE; "default" for others.
+
+    Raises:
+        ResqError: As for `rope_of`.
+    """
+    rope = rope_of(config, where)
+    return str(rope.get("rope_type", rope.get("type", "default")))
+
+
+def longrope_factors(
+    config: Mapping[str, Any], positions: int, where: str
+) -> Literal["short", "long"] | None:
+    """Which of LongRoPE's two lists of factors a model of some positions takes.
+
+    LongRoPE (Ding et al. 2024) divides RoPE's frequencies by one list of factors in texts of up to
+    `original_max_position_embeddings` tokens, and by another in longer ones. transformers chooses
+    at each call. A graph has one table, so its number of positions decides.
+
+    Args:
+        config: The language model's entries, with the family's defaults filled in.
+        positions: Positions of the exported model.
+        where: The model's path, for error messages.
+
+    Returns:
+        None if the model has another RoPE.
+
+    Raises:
+        ResqError: As for `rope_of`.
+    """
+    if rope_type(config, where) not in LONGROPE:
+        return None
+    return "long" if positions > original_positions(config, where) else "short"
+
+
+def original_positions(config: Mapping[str, Any], where: str) -> int:
+    """Positions with which a model was trained before YaRN or LongRoPE stretched it.
+
+    Raises:
+        ResqError: As for `rope_of`.
+    """
+    # transformers prefers the entry beside the section, which Phi-3 has.
+    return int(config.get(ORIGINAL) or rope_of(config, where)[ORIGINAL])
 
 
 def check_rope(config: Mapping[str, Any], family: Family, where: str) -> None:
@@ -78,16 +135,19 @@ def check_rope(config: Mapping[str, Any], family: Family, where: str) -> None:
 
 
 def rope_factor(config: Mapping[str, Any], where: str) -> float:
-    """What cosines and sines are multiplied with: YaRN's attention factor, else 1.
+    """What cosines and sines are multiplied with: YaRN's or LongRoPE's attention factor, else 1.
 
     YaRN (Peng et al. 2023, section 3.4) sharpens the attention of stretched texts: it divides the
-    scores by a temperature, whose square root is put into RoPE.
+    scores by a temperature, whose square root is put into RoPE. LongRoPE's is √(1 + ln s / ln L),
+    for L original positions stretched s times.
 
     Raises:
         ResqError: A number of it is none.
     """
-    rope = rope_of(config, where)
-    if rope.get("rope_type", rope.get("type")) != "yarn":
+    rope, kind = rope_of(config, where), rope_type(config, where)
+    if kind in LONGROPE:
+        return _longrope_factor(config, rope, where)
+    if kind != "yarn":
         return 1.0
     said = {name: rope[name] for name in YARN if rope.get(name) is not None}
     for name, value in said.items():
@@ -99,6 +159,41 @@ def rope_factor(config: Mapping[str, Any], where: str) -> float:
             rope["factor"], said["mscale_all_dim"]
         )
     return _stretch(rope["factor"], 1.0)
+
+
+def _longrope_factor(config: Mapping[str, Any], rope: Mapping[str, Any], where: str) -> float:
+    for name in ("attention_factor", "factor"):
+        if rope.get(name) is not None:
+            _check_number(rope[name], name, where)
+    if rope.get("attention_factor") is not None:
+        return float(rope["attention_factor"])
+    original = original_positions(config, where)
+    stretch = rope.get("factor") or config["max_position_embeddings"] / original
+    return 1.0 if stretch <= 1 else math.sqrt(1 + math.log(stretch) / math.log(original))
+
+
+def check_longrope(config: Mapping[str, Any], width: int, where: str) -> None:
+    """Reject LongRoPE without its two lists of factors.
+
+    Args:
+        config: The language model's entries, with the family's defaults filled in.
+        width: Coefficients of a head that RoPE rotates, in pairs with a factor each.
+        where: The model's path, for error messages.
+
+    Raises:
+        ResqError: A list is missing, or does not have width / 2 numbers above 0.
+    """
+    if rope_type(config, where) not in LONGROPE:
+        return
+    for name in ("short_factor", "long_factor"):
+        said = rope_of(config, where).get(name)
+        if not isinstance(said, list) or len(said) != width // 2:
+            raise ResqError(
+                f"{where}: config.json says {name} is {said!r:.60}; it must list "
+                f"{width // 2} numbers, one for each frequency: {CORRECT}"
+            )
+        for number in said:
+            _check_number(number, name, where)
 
 
 def _stretch(factor: float, scale: float) -> float:

@@ -63,10 +63,13 @@ def write_summary(
         "licence": source.licence,
         "target": target,
         "recipe": recipe.to_json(),
+        "positions": source.layout.max_positions,
         "versions": {name: _version(name) for name in PACKAGES},
         "parity": {name: dataclasses.asdict(distance) for name, distance in parity.items()},
         "bytes": {**sizes, "total": sum(sizes.values()), "source_float32": source_bytes},
     }
+    if source.layout.longrope is not None:
+        content["longrope_factors"] = source.layout.longrope
     if quality is not None:
         content["quality"] = quality.to_json()
     if spectra is not None:

@@ -95,15 +95,19 @@ def trace(source: ModelSource) -> ir.Model:
 def _export_without_weights(source: ModelSource) -> ir.Model:
     import transformers
     from torch._subclasses.fake_tensor import FakeTensorMode
+    from transformers.initialization import no_init_weights
 
     layout = source.layout
     config = load_config(source)
     batch, tokens, past = TRACED_BATCH, TRACED_TOKENS, TRACED_PAST
     cache = (batch, layout.num_kv_heads, past, layout.head_dim)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        causal_lm = getattr(transformers, layout.family.auto_class).from_config(
-            config, attn_implementation=layout.family.traced_attention, dtype=torch.float32
-        )
+        with no_init_weights():  # a vision tower's read the values, and there are none
+            causal_lm = getattr(transformers, layout.family.auto_class).from_config(
+                config, attn_implementation=layout.family.traced_attention, dtype=torch.float32
+            )
+        causal_lm.tie_weights()
+        keep_frequencies(causal_lm, layout)
         arguments = (
             torch.zeros(batch, tokens, dtype=torch.int64),
             torch.ones(batch, tokens + past, dtype=torch.int64),
@@ -120,6 +124,16 @@ def _export_without_weights(source: ModelSource) -> ir.Model:
         )
     assert program is not None
     return program.model
+
+
+def keep_frequencies(model: nn.Module, layout: ModelLayout) -> None:
+    """Make LongRoPE's module keep its frequencies, which are those of the exported model's length.
+
+    At each call it would choose between two lists and write them into a buffer.
+    """
+    if layout.longrope is not None:
+        rotary: Any = model.get_submodule(layout.family.rotary)
+        rotary.rope_type = "default"
 
 
 def tag_nodes_with_modules(model: ir.Model, prefix: str) -> None:

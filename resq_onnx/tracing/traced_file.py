@@ -89,6 +89,20 @@ def read_traced(source: TracedFile) -> ir.Model:
     return model
 
 
+def check_factors(source: TracedFile) -> None:
+    """Refuse LongRoPE's long factors: in the short texts of our checks the graph has the others.
+
+    Raises:
+        ResqError: The length asked for needs the long ones.
+    """
+    if source.layout.longrope == "long":
+        raise ResqError(
+            f"{source.path}: takes LongRoPE's long factors in long texts only, and a max_length of "
+            f"{source.max_length} needs them always; use resq-onnx export {source.folder}, or a "
+            f"smaller --max-length"
+        )
+
+
 def check_lifted(model: ir.Model, path: Path) -> None:
     """Refuse a graph in which a node still depends on an original input of the file.
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
+from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from resq_onnx.families import FAMILIES
 from tests.bad_input.refusals import refusal
-from tests.tiny_models import change_config
+from tests.tiny_models import SIZES, change_config
 
 
 def test_a_model_that_is_not_there(tmp_path: Path, out: Path) -> None:
@@ -90,6 +91,14 @@ def test_weights_that_are_quantised_already(damaged: Path, out: Path) -> None:
     tensors["model.norm.weight"] = tensors["model.norm.weight"].astype(np.int8)
     save_file(tensors, file, {"format": "pt"})
     assert "already quantised" in refusal(out, damaged)
+
+
+def test_a_mixture_of_experts(tmp_path: Path, out: Path) -> None:
+    sizes = SIZES | {"moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2}
+    Qwen3MoeForCausalLM(Qwen3MoeConfig(**sizes)).save_pretrained(tmp_path / "experts")
+    line = refusal(out, tmp_path / "experts")
+    assert "Qwen3MoeForCausalLM is a mixture of experts, which is not supported" in line
+    assert "export a dense model, such as Qwen3ForCausalLM" in line
 
 
 def test_an_unknown_architecture_is_told_the_known_ones(damaged: Path, out: Path) -> None:

@@ -213,7 +213,7 @@ def test_a_name_may_begin_otherwise_in_a_file(tmp_path: Path) -> None:
     save_file(
         {"model.norm": torch.ones(2), "visual.norm": torch.ones(3)}, tmp_path / "a.safetensors"
     )
-    store = SafetensorsStore(tmp_path, ("model.text.", "model."))
+    store = SafetensorsStore(tmp_path, {"model.text.": "model."})
     assert store["model.text.norm"].shape == (2,)
     assert store["model.norm"] == store["model.text.norm"]
     assert store["visual.norm"].shape == (3,)

@@ -33,8 +33,10 @@ KINDS: Final = {
     "qwen3_with_windows": False,
     "smollm3": True,
     "phi3_partly_rotary": False,
+    "phi3_longrope": True,
     "gemma2": True,
     "gemma3": False,
+    "gemma3_vl": False,
     "qwen2_vl": True,
     "qwen2_5_vl": False,
 }

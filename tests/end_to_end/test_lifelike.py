@@ -22,8 +22,10 @@ KINDS: Final = {
     "mistral": False,
     "smollm3": True,
     "phi3": False,
+    "phi3_longrope": True,
     "gemma2": True,
     "gemma3": False,
+    "gemma3_vl": True,
     "qwen2_vl": True,
 }
 """One of each family, and whether the embedding is tied."""

@@ -74,7 +74,8 @@ def test_a_config_that_transformers_wrote_gives_the_sizes_of_the_model(
     tmp_path: Path, kind: str, tied: bool
 ) -> None:
     model = tiny_models.write_model(tmp_path, kind, tied=tied)
-    layout, weights = ModelSource(tmp_path, kind).layout, dict(model.named_parameters())
+    layout = layout_of(ModelSource(tmp_path, kind).stored_config, kind)
+    weights = dict(model.named_parameters())
     assert layout.tied == tied
     query, value, up = (layout.module(1, role) + ".weight" for role in ("query", "value", "up"))
     sizes = {
@@ -111,6 +112,17 @@ def test_every_module_that_a_family_names_is_in_its_model(architecture: str) -> 
     modules = {layout.module(1, role) for role in roles - stored}
     modules |= {f"{family.layer.format(1)}.{name}" for name in family.fused}
     assert modules | {family.embedding, family.final_norm, family.head, family.rotary} <= names
+
+
+@pytest.mark.parametrize(
+    ("architecture", "experts"),
+    [("Qwen3MoeForCausalLM", "num_experts"), ("MixtralForCausalLM", "num_local_experts")],
+)
+def test_a_mixture_of_experts_is_refused_by_that_name(architecture: str, experts: str) -> None:
+    line = refusal(architectures=[architecture], **{experts: 8})
+    assert f"architecture {architecture} is a mixture of experts" in line
+    assert "export a dense model" in line
+    assert "\n" not in line
 
 
 def test_an_unknown_architecture_is_told_the_known_ones() -> None:
@@ -166,6 +178,24 @@ def test_another_rope_scaling_is_refused_with_those_that_are_known(rope: dict[st
     assert "RoPE scaling 'dynamic' is not supported" in line
     assert "default, linear, llama3, yarn" in line
     assert "Within its positions the model is the same without" in line
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind", "way_out"),
+    [
+        ("LlamaForCausalLM", "longrope", "Export a model of this family that has one of these"),
+        ("Qwen3ForCausalLM", "proportional", "Export a model of this family"),
+        ("Phi3ForCausalLM", "dynamic", "the model is the same without: remove it"),
+        ("Gemma2ForCausalLM", "yarn", "is the same without: remove it from config.json"),
+    ],
+)
+def test_a_refused_rope_scaling_is_told_the_way_out(
+    architecture: str, kind: str, way_out: str
+) -> None:
+    gate = {"hidden_activation": "gelu_pytorch_tanh"}
+    line = refusal(architectures=[architecture], rope_scaling={"rope_type": kind}, **gate)
+    assert f"RoPE scaling {kind!r} is not supported" in line
+    assert way_out in line
 
 
 @pytest.mark.parametrize(
