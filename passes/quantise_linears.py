@@ -139,12 +139,13 @@ class QuantiseLinears(ir.passes.InPlacePass):
 
     def _quantiser(self, linear: Linear, site: Site, layer: int) -> Callable[[], QuantisedMatrix]:
         tensor, moments, known = linear.weight.const_value, self._moments, self._matrices
+        assert tensor is not None, "the weight has no values"
 
         def quantise() -> QuantisedMatrix:
             if known is not None:
                 return known(site.module)
             of_layer = moments.layer(layer) if moments and self._recipe.weights == "gptq" else None
-            return site.quantise(read_float64(tensor), self._recipe, of_layer)
+            return site.quantise(tensor.numpy(), self._recipe, of_layer)
 
         return quantise
 

@@ -81,8 +81,8 @@ def opened_work(
     except BaseException:
         if WorkFolder(folder, target).holds_parts:
             progress.warn(
-                f"{folder}: what is finished is kept there; the same command goes on from it, "
-                "--fresh starts anew, and the folder may be removed"
+                f"{folder}: holds what is finished, and the same command goes on from there; "
+                "--fresh starts anew, or remove the folder"
             )
         raise
 

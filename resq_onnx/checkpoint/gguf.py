@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
+
+import numpy as np
 
 from resq_onnx.checkpoint.licence import KEYS
 from resq_onnx.checkpoint.quiet import quiet_libraries
 from resq_onnx.errors import blaming
+from resq_onnx.files.tensor_file import tensor_file
 
 TEXT: Final = 8
 SCALARS: Final = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
@@ -30,29 +33,69 @@ def unpack_gguf(file: Path, folder: Path) -> None:
     """
     with quiet_libraries():
         import torch
-        from safetensors.torch import save_file
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
         with blaming(file, "cannot be read as a GGUF model", "download it again"):
-            model = AutoModelForCausalLM.from_pretrained(
-                file.parent, gguf_file=file.name, dtype=torch.float32
-            )
+            config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+            with torch.device("meta"):
+                model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        state = model.state_dict()
-        if model.config.tie_word_embeddings:
-            state.pop("lm_head.weight", None)
-        # The config still says the weights are GGUF's; they are plain float32 from here on.
-        del model.config.quantization_config
-        save_file(
-            {name: tensor.contiguous() for name, tensor in state.items()},
-            folder / "model.safetensors",
-            metadata={"format": "pt"},
-        )
+            _write_weights(file, folder / "model.safetensors", model)
+        # The config may still say the weights are GGUF's; they are plain float32 from here on.
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
         model.config.architectures = [type(model).__name__]
         model.config.save_pretrained(folder)
         model.generation_config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     _write_licence(file, folder)
+
+
+def _write_weights(file: Path, target: Path, model: Any) -> None:
+    """Dequantise the weights to float32, one at a time.
+
+    Args:
+        file: The .gguf file.
+        target: The .safetensors file to write.
+        model: The model without weights: the names and shapes of its parameters.
+
+    Raises:
+        ValueError: A weight is missing, or has another shape.
+    """
+    from gguf import GGUFReader, dequantize
+    from transformers import modeling_gguf_pytorch_utils as conversion
+
+    shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        shapes.pop("lm_head.weight", None)
+    described = conversion.load_gguf_checkpoint(str(file))
+    reader = GGUFReader(str(file))
+    (architecture, *_) = conversion.read_field(reader, "general.architecture")
+    kind: Any = conversion.TENSOR_PROCESSORS.get(architecture, conversion.TensorProcessor)
+    processor = kind(config=described["config"])
+    names = conversion.get_gguf_hf_weights_map(model, processor)
+    missing = set(shapes)
+    tensors = {name: ("F32", shape) for name, shape in shapes.items()}
+    with tensor_file(target, tensors, {"format": "pt"}) as output:
+        for tensor in reader.tensors:
+            found = processor.process(
+                weights=dequantize(tensor.data, tensor.tensor_type),
+                name=tensor.name,
+                tensor_key_mapping=names,
+                parsed_parameters=described,
+            )
+            name = names.get(found.name)
+            if name not in shapes:
+                continue
+            if found.weights.shape != shapes[name]:
+                raise ValueError(
+                    f"tensor {tensor.name} has shape {found.weights.shape}, the model requires "
+                    f"{shapes[name]}"
+                )
+            output.write(name, np.asarray(found.weights, np.float32))
+            missing.discard(name)
+    if missing:
+        raise ValueError(f"it has no tensor for {min(missing)}")
 
 
 def _write_licence(file: Path, folder: Path) -> None:

@@ -31,6 +31,11 @@ DTYPES: Final = {
 MAX_HEADER_BYTES: Final = 100_000_000
 """The limit the safetensors format itself sets on its header."""
 
+ELEMENTS_AT_A_TIME: Final = 1 << 24
+"""Elements of a tensor that are checked at a time."""
+
+BYTES_AT_A_TIME: Final = 1 << 24
+
 AGAIN: Final = "download it again"
 """Remedy for a damaged file."""
 
@@ -69,6 +74,25 @@ class StoredTensor:
     def rows(self, rows: NDArray[np.int64] | slice) -> NDArray[np.float32]:
         """Read some rows now, as float32."""
         return self._read(rows)
+
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        """Read the values in ranges of rows, as float32: the tables of 70B models are large."""
+        rows = self.shape[0] if self.shape else 0
+        step = max(1, ELEMENTS_AT_A_TIME * rows // max(math.prod(self.shape), 1))
+        if rows <= step:
+            yield self.float32()
+            return
+        for start in range(0, rows, step):
+            yield self.rows(slice(start, start + step))
+
+    def bytes(self) -> Iterator[bytes]:
+        """The tensor's bytes in the file, in parts."""
+        with reading(self.file), self.file.open("rb") as file:
+            file.seek(self.offset)
+            left = self.length
+            while left > 0 and (part := file.read(min(left, BYTES_AT_A_TIME))):
+                left -= len(part)
+                yield part
 
     def _read(self, place: Any) -> NDArray[np.float32]:
         tensor = self.external()
@@ -122,7 +146,7 @@ class SafetensorsStore:
             ResqError: Names the first such tensor and its file.
         """
         for tensor in self:
-            if not np.isfinite(tensor.float32()).all():
+            if not all(np.isfinite(block).all() for block in tensor.blocks()):
                 raise ResqError(
                     f"{tensor.file}: tensor {tensor.name} holds NaN or infinite values; "
                     "the checkpoint is damaged, download it again"

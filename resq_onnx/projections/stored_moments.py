@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import math
-import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
-import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
+from resq_onnx.files.tensor_file import kind_of, tensor_file
 from resq_onnx.projections.moments import (
     SITES,
     LayerMoments,
@@ -26,8 +23,6 @@ from resq_onnx.projections.triangles import pack, unpack
 
 PREFIX: Final = "moments."
 """Names of the tensors: this and a site, (layers, ..., n (n + 1) / 2), float32."""
-
-ITEM: Final = 4
 
 
 class StoredMoments:
@@ -74,51 +69,17 @@ def write_tensors(
         ResqError: Moments are not finite.
         OSError: The file cannot be written.
     """
-    sizes = {name: (_kind(tensor), tensor.shape, tensor.nbytes) for name, tensor in tensors.items()}
+    described = {name: (kind_of(tensor), tensor.shape) for name, tensor in tensors.items()}
     if moments is not None:
         for site, (*rest, _, width) in moment_shapes(layout).items():
-            shape = (*rest, width * (width + 1) // 2)
-            sizes[f"{PREFIX}{site}"] = "F32", shape, ITEM * math.prod(shape)
-    header: dict[str, Any] = {"__metadata__": dict(metadata)}
-    places, end = {}, 0
-    # The format wants no gaps; larger elements first keep all of them aligned.
-    for name in sorted(sizes, key=lambda name: (-int(sizes[name][0][1:]), name)):
-        kind, shape, size = sizes[name]
-        places[name] = end
-        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [end, end + size]}
-        end += size
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    begin = 8 + len(text)
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
+            described[f"{PREFIX}{site}"] = "F32", (*rest, width * (width + 1) // 2)
+    with tensor_file(path, described, metadata) as file:
         for name, tensor in tensors.items():
-            _write(file, begin + places[name], tensor)
-        if moments is not None:
-            for layer in range(layout.num_layers):
-                _write_layer(file, layer, moments, {
-                    site: (begin + places[f"{PREFIX}{site}"], sizes[f"{PREFIX}{site}"][2])
-                    for site in SITES
-                }, layout)  # fmt: skip
-
-
-def _write_layer(
-    file: BinaryIO,
-    layer: int,
-    moments: SecondMoments,
-    places: Mapping[str, tuple[int, int]],
-    layout: ModelLayout,
-) -> None:
-    of_layer = moments.layer(layer)
-    check_layer(layout, of_layer, layer)
-    for site, (begin, size) in places.items():
-        _write(file, begin + layer * (size // layout.num_layers), pack(getattr(of_layer, site)))
-
-
-def _write(file: BinaryIO, place: int, tensor: NDArray[Any]) -> None:
-    file.seek(place)
-    file.write(np.ascontiguousarray(tensor).data)
-
-
-def _kind(tensor: NDArray[Any]) -> str:
-    return {"f": "F", "i": "I"}[tensor.dtype.kind] + str(8 * tensor.dtype.itemsize)
+            file.write(name, tensor)
+        for layer in range(layout.num_layers if moments is not None else 0):
+            assert moments is not None
+            of_layer = moments.layer(layer)
+            check_layer(layout, of_layer, layer)
+            for site in SITES:
+                packed = pack(getattr(of_layer, site))
+                file.write(f"{PREFIX}{site}", packed, layer * packed.nbytes)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from resq_onnx import pipeline
+from resq_onnx import finishing, pipeline
 from resq_onnx.evaluation import parity
 from resq_onnx.passes import folding
 from resq_onnx.passes.fuse_norm_gains import FuseNormGains
@@ -112,8 +112,9 @@ def test_a_disk_that_is_full_after_a_step(
         resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL_FILE, hard))
         return original(*arguments)
 
-    original = getattr(pipeline, step)
-    monkeypatch.setattr(pipeline, step, limited)
+    place = pipeline if step == "trace" else finishing
+    original = getattr(place, step)
+    monkeypatch.setattr(place, step, limited)
     try:
         line = refusal(out, model, *FAST)
     finally:
@@ -144,7 +145,7 @@ def test_a_file_that_cannot_be_replaced_leaves_the_others_as_they_were(
     assert result.exit_code == 1
     assert f"{obstacle}: cannot be written: " in error_line(result.stderr)
     obstacle.rmdir()
-    assert_untouched(out)
+    assert_untouched(out, result.stderr)
 
 
 def test_a_float_graph_that_is_not_the_model(
@@ -153,7 +154,7 @@ def test_a_float_graph_that_is_not_the_model(
     def without_gains(*arguments: Any) -> list[Any]:
         return [one for one in folding(*arguments) if not isinstance(one, FuseNormGains)]
 
-    monkeypatch.setattr(pipeline, "folding", without_gains)
+    monkeypatch.setattr(finishing, "folding", without_gains)
     line = refusal(out, model, *FAST, "--save-rotated", out.with_name("rotated.onnx"))
     assert "parity: the logits of the rotated float graph differ from PyTorch's" in line
 
@@ -195,7 +196,7 @@ def test_an_export_that_is_interrupted(
             process.kill()
     assert process.returncode == 130, stderr
     assert error_line(stderr) == "Interrupted; nothing was written."
-    assert_untouched(out)
+    assert_untouched(out, stderr)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

@@ -81,7 +81,7 @@ def test_a_direct_export_gives_the_model_of_saved_projections(
 
 def test_calibrate_says_how_its_file_is_used(small: TinyModel, tmp_path: Path) -> None:
     file = tmp_path / "projections.safetensors"
-    printed = run_successfully("calibrate", small.folder, file, *QUICK).stdout
+    printed = run_successfully("calibrate", small.folder, file, "--hessians", *QUICK).stdout
     assert f"--projections {file}" in printed
     found, expected = load_file(file), load_file(small.projections)
     assert found.keys() == expected.keys()
