@@ -218,7 +218,8 @@ def finish(
         quality = compare_with_float(floats, found, measured.text)
         check_quality(quality, output.force, progress.warn)
         if measured.moments is not None:
-            spectra = describe_spectra(measured.moments, bases, recipe.how.basis == "channels")
+            by_channel = recipe.how.basis == "channels"
+            spectra = describe_spectra(layout, measured.moments, bases, by_channel)
 
     # 8. The files beside the model; then everything is published at once.
     parity = {"float": rotated, "decode": decoded}

@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from resq_onnx.families import ModelLayout
 from resq_onnx.projections.bases import Projections, check_finite, hidden_moment
 from resq_onnx.projections.moments import Moments
 from resq_onnx.recipe import BitSplit
@@ -26,11 +27,12 @@ DIGITS: Final = 5
 
 
 def describe_spectra(
-    moments: Moments, projections: Projections, picks_channels: bool
+    layout: ModelLayout, moments: Moments, projections: Projections, picks_channels: bool
 ) -> dict[str, dict[str, Any]]:
     """The entry `spectra` of resq.json.
 
     Args:
+        layout: Whether U_A gives all layers equal weight (`hidden_moment`).
         moments: Second moments of the calibration.
         projections: Bases from these moments; their splits are included.
         picks_channels: Whether the method orders channels instead of directions at every site;
@@ -52,11 +54,11 @@ def describe_spectra(
     """
     check_finite(moments)
     energies = _channels if picks_channels else _directions
-    splits = projections.splits
+    hidden, splits = hidden_moment(moments, evenly=layout.turns_inputs), projections.splits
     record = splits.record  # of the cache, the same in all layers
     keys = record if projections.rotates_keys else BitSplit(record.width, 0, record.low_bits)
     sites: dict[str, tuple[NDArray[Any], Sequence[BitSplit]]] = {
-        "hidden": (energies(hidden_moment(moments)), (*splits.attention, *splits.mlp)),
+        "hidden": (energies(hidden), (*splits.attention, *splits.mlp)),
         "value": (energies(moments.value), (record,)),
         "key": (energies(moments.key), (keys,)),
         "down": (_channels(moments.down), splits.down),

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
-from resq_onnx.families import ModelLayout, layout_of
+from resq_onnx.families import FAMILIES, ModelLayout, layout_of
 from resq_onnx.projections.bases import compute_projections, hidden_moment
 from resq_onnx.projections.moments import Moments, moment_shapes
 from resq_onnx.projections.spectra import POINTS, describe_spectra, thinned_ranks
@@ -55,7 +55,7 @@ MOMENTS = moments_of(LAYOUT)
 def described(method: str, **changes: object) -> dict[str, dict[str, object]]:
     recipe = replace(Recipe(method=method), **changes)  # type: ignore[arg-type]
     bases = compute_projections(recipe, LAYOUT, MOMENTS)
-    return describe_spectra(MOMENTS, bases, method == "outlier")
+    return describe_spectra(LAYOUT, MOMENTS, bases, method == "outlier")
 
 
 def test_the_hidden_spectrum_is_that_of_all_layers_together_its_mean_1() -> None:
@@ -69,6 +69,18 @@ def test_the_hidden_spectrum_is_that_of_all_layers_together_its_mean_1() -> None
         dict.fromkeys(("minimum", "median", "maximum"), values[:16].sum() / values.sum()),
         rel=DIGITS_KEPT,
     )
+
+
+def test_the_hidden_spectrum_is_that_of_the_moment_of_which_the_basis_is_made() -> None:
+    """Behind gains one layer's activations may be a thousand times those of the others."""
+    layout = replace(LAYOUT, family=FAMILIES["Gemma2ForCausalLM"])
+    factors = np.geomspace(1, 1e6, layout.num_layers)[:, None, None]
+    moments = replace(MOMENTS, hidden_mlp=MOMENTS.hidden_mlp * factors)
+    bases = compute_projections(Recipe(), layout, moments)
+    found = describe_spectra(layout, moments, bases, picks_channels=False)["hidden"]
+    values = np.linalg.eigvalsh(hidden_moment(moments, evenly=True))[::-1]
+    expected = values / values.mean()
+    assert found["median"] == pytest.approx(expected[np.array(found["ranks"]) - 1], rel=DIGITS_KEPT)
 
 
 def test_keys_have_a_curve_for_each_layer_and_head() -> None:
@@ -129,7 +141,7 @@ def test_where_splits_differ_each_curve_has_its_own() -> None:
     down = tuple(BitSplit(192 - count, count) for count in high)
     attention = (BitSplit(120, 8), BitSplit(112, 16), BitSplit(96, 32))
     splits = replace(bases.splits, down=down, attention=attention)
-    found = describe_spectra(MOMENTS, replace(bases, splits=splits), picks_channels=False)
+    found = describe_spectra(LAYOUT, MOMENTS, replace(bases, splits=splits), picks_channels=False)
 
     assert [found["down"][name] for name in ("high", "high_least", "high_most")] == [8, 0, 24]
     energies = np.sort(np.diagonal(MOMENTS.down, axis1=1, axis2=2), axis=1)[:, ::-1]
@@ -161,4 +173,4 @@ def test_moments_that_are_not_finite_are_refused() -> None:
     bases = compute_projections(Recipe(), LAYOUT, MOMENTS)
     broken = replace(MOMENTS, key=np.where(MOMENTS.key == MOMENTS.key.max(), np.nan, MOMENTS.key))
     with pytest.raises(ResqError, match="second moments at key are not finite"):
-        describe_spectra(broken, bases, picks_channels=False)
+        describe_spectra(LAYOUT, broken, bases, picks_channels=False)
