@@ -11,6 +11,7 @@ With float activations, lm_head reads its dequantised weight.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import onnx_ir as ir
 
@@ -27,12 +28,16 @@ from resq_onnx.graph.modules import (
     tag,
 )
 from resq_onnx.graph.replacing import put_in_place_of
-from resq_onnx.graph.tensors import FoldedTensor, PackedBytes, dims, read_float64
+from resq_onnx.graph.tensors import FoldedTensor, PackedBytes, dims, read_float64, rows_of
 from resq_onnx.passes.quantise_linears import replace_linear
 from resq_onnx.passes.stored_weights import dequantise_weight, store_matrix
 from resq_onnx.projections.splits import table_split
-from resq_onnx.recipe import Recipe
-from resq_onnx.weights.rtn import QuantisedMatrix, round_to_nearest
+from resq_onnx.recipe import BitSplit, Recipe
+from resq_onnx.weights.quantised import QuantisedMatrix, stacked
+from resq_onnx.weights.rtn import round_to_nearest
+
+ROWS_AT_A_TIME: Final = 1 << 14
+"""Rows of a stored table that are widened to float64 together."""
 
 
 class QuantiseEmbedding(ir.passes.InPlacePass):
@@ -65,10 +70,9 @@ class QuantiseEmbedding(ir.passes.InPlacePass):
         tensor = weight.const_value
         assert tensor is not None
 
-        def quantise() -> QuantisedMatrix:
-            return round_to_nearest(read_float64(tensor), self._split)
-
-        return store_matrix(model, module, dims(tensor)[0], self._split, quantise)
+        return store_matrix(
+            model, module, dims(tensor)[0], self._split, lambda: _rounded(tensor, self._split)
+        )
 
     def _quantise_embedding(
         self, model: ir.Model, table: ir.Value, parts: Sequence[ir.Value | None]
@@ -83,6 +87,21 @@ class QuantiseEmbedding(ir.passes.InPlacePass):
         form, name = GatherForm(self._split), f"{module}.rows"
         node = add_call(model, form, inputs, {}, name, [f"{name}.out"])
         put_in_place_of(model, [gather], tag(node, module))
+
+
+def _rounded(table: ir.TensorProtocol, split: BitSplit) -> QuantisedMatrix:
+    """Round a table (N, D); some rows at a time if it is stored, or the whole in float64 is large.
+
+    A folded table is computed as a whole.
+    """
+    rows = dims(table)[0]
+    step = ROWS_AT_A_TIME if isinstance(table, ir.ExternalTensor) else rows
+    return stacked(
+        [
+            round_to_nearest(read_float64(rows_of(table, start, min(start + step, rows))), split)
+            for start in range(0, rows, step)
+        ]
+    )
 
 
 def halve(model: ir.Model, linear: Linear) -> None:

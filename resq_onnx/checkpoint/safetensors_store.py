@@ -31,6 +31,8 @@ DTYPES: Final = {
 MAX_HEADER_BYTES: Final = 100_000_000
 """The limit the safetensors format itself sets on its header."""
 
+BYTES_AT_A_TIME: Final = 1 << 22
+
 AGAIN: Final = "download it again"
 """Remedy for a damaged file."""
 
@@ -69,6 +71,13 @@ class StoredTensor:
             values = np.array(tensor.numpy(), dtype=np.float32)
         tensor.release()
         return values
+
+    def blocks(self) -> Iterator[bytes]:
+        """The bytes as stored, a few megabytes at a time."""
+        with reading(self.file), self.file.open("rb") as stream:
+            stream.seek(self.offset)
+            for done in range(0, self.length, BYTES_AT_A_TIME):
+                yield stream.read(min(BYTES_AT_A_TIME, self.length - done))
 
 
 class SafetensorsStore:

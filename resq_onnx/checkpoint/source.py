@@ -20,7 +20,7 @@ from resq_onnx.checkpoint.licence import stated_licence
 from resq_onnx.checkpoint.safetensors_store import SafetensorsStore
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout, layout_of
-from resq_onnx.files import copy_file, reading
+from resq_onnx.files import copy_file
 from resq_onnx.files.contents import read_json
 
 ADAPTER: Final = "adapter_config.json"
@@ -81,10 +81,8 @@ class ModelSource:
         digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
         for tensor in sorted(self.weights, key=lambda tensor: tensor.name):
             digest.update(f"{tensor.name}{tensor.shape}{tensor.dtype}".encode())
-            external = tensor.external()
-            with reading(tensor.file):
-                digest.update(external.tobytes())
-            external.release()
+            for block in tensor.blocks():
+                digest.update(block)
         return digest.hexdigest()
 
     def check_shapes(self) -> None:

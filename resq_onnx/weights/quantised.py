@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,14 @@ class QuantisedMatrix:
         """The dequantised matrix, (N, K)."""
         low = self.low * self.low_scale[:, None]
         return np.concatenate([low, self.high * self.high_scale[:, None]], axis=1)
+
+
+def stacked(parts: Sequence[QuantisedMatrix]) -> QuantisedMatrix:
+    """The rows of several matrices of one split, one below the other."""
+    names = [field.name for field in fields(QuantisedMatrix)]
+    return QuantisedMatrix(
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    )
 
 
 def integer_range(bits: int) -> tuple[int, int]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from resq_onnx.checkpoint.folder import COMPANION_FILES
+from resq_onnx.checkpoint.safetensors_store import BYTES_AT_A_TIME
 from resq_onnx.checkpoint.source import ModelSource, open_model
 from resq_onnx.errors import ResqError
 from tests import tiny_models
@@ -106,6 +109,18 @@ def test_every_change_of_the_model_changes_the_digest(folder: Path, change: Any)
     before = ModelSource(folder, "model").digest
     change(folder)
     assert ModelSource(folder, "model").digest != before
+
+
+def test_no_tensor_is_held_in_memory_for_the_digest(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    large = torch.zeros(4 * BYTES_AT_A_TIME // 4)
+    save_file({**load_file(file), "other": large}, file)
+    source = ModelSource(folder, "model")
+    tracemalloc.start()
+    assert len(source.digest) == 64
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3 * BYTES_AT_A_TIME
 
 
 def test_the_digest_does_not_depend_on_how_the_config_is_laid_out(folder: Path) -> None:

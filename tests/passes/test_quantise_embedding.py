@@ -12,12 +12,14 @@ import pytest
 from onnx_ir.passes.common import InlinePass
 
 from resq_onnx.graph.modules import nodes_of, only_node
+from resq_onnx.passes import quantise_embedding
 from resq_onnx.passes.clean_up import CleanUp, sweep
 from resq_onnx.passes.quantise_embedding import QuantiseEmbedding
 from resq_onnx.passes.quantise_linears import QuantiseLinears
 from resq_onnx.recipe import BitSplit
 from resq_onnx.runtime import Decoder
 from resq_onnx.runtime.decoder import decode_logits
+from resq_onnx.weights.quantised import QuantisedMatrix
 from resq_onnx.weights.rtn import round_to_nearest
 from tests.functions.engines import assert_close
 from tests.passes.cases import CASES, Array, Case, decoder_of, ops_of, session_of, weight_of
@@ -109,6 +111,26 @@ def test_the_integers_stand_for_the_folded_rows(case: Case) -> None:
             assert (error <= HALF_A_STEP * scales[:, None])[inside].all()
             assert inside.mean() > 0.8
             assert np.abs(integers).max(axis=1).min() > 0.7 * limit  # the range is used
+
+
+def test_a_stored_table_is_rounded_some_rows_at_a_time_to_the_same_integers(
+    cases: Callable[[str], Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gemma, rows = cases("gemma2 tied"), 7
+    weight = weight_of(gemma.before(QuantiseEmbedding), f"{EMBEDDING}.weight")
+    expected, sizes = round_to_nearest(weight, SPLITS[8]), []
+
+    def counted(weight: Array, split: BitSplit) -> QuantisedMatrix:
+        sizes.append(len(weight))
+        return round_to_nearest(weight, split)
+
+    monkeypatch.setattr(quantise_embedding, "round_to_nearest", counted)
+    monkeypatch.setattr(quantise_embedding, "ROWS_AT_A_TIME", rows)
+    found = parts_of(alone(gemma), EMBEDDING)
+    np.testing.assert_array_equal(found["weight_high"], expected.high)
+    np.testing.assert_array_equal(found["scale_high"], expected.high_scale)
+    assert max(sizes) == rows
+    assert sum(sizes) == len(weight)
 
 
 def test_the_file_has_the_types_and_sizes_it_should(case: Case) -> None:
