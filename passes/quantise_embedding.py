@@ -28,7 +28,14 @@ from resq_onnx.graph.modules import (
     tag,
 )
 from resq_onnx.graph.replacing import put_in_place_of
-from resq_onnx.graph.tensors import FoldedTensor, PackedBytes, dims, read_float64, rows_of
+from resq_onnx.graph.tensors import (
+    FoldedTensor,
+    PackedBytes,
+    dims,
+    read_float64,
+    reads_rows,
+    rows_of,
+)
 from resq_onnx.passes.quantise_linears import replace_linear
 from resq_onnx.passes.stored_weights import dequantise_weight, store_matrix
 from resq_onnx.projections.splits import table_split
@@ -95,7 +102,7 @@ def _rounded(table: ir.TensorProtocol, split: BitSplit) -> QuantisedMatrix:
     A folded table is computed as a whole.
     """
     rows = dims(table)[0]
-    step = ROWS_AT_A_TIME if isinstance(table, ir.ExternalTensor) else rows
+    step = ROWS_AT_A_TIME if reads_rows(table) else rows
     return stacked(
         [
             round_to_nearest(read_float64(rows_of(table, start, min(start + step, rows))), split)

@@ -100,6 +100,7 @@ def observe(tapped: TappedDecoder, token_ids: NDArray[np.int64], folder: Path) -
         if kept is None:
             kept = _array_on_disk(folder, (*token_ids.shape, logits.shape[-1]))
         kept[place] = logits[0]
+        del logits  # before the next ones are computed
         streams.append(stream)
     assert kept is not None, "a text has sequences"
     return ModelOutputs(kept, np.concatenate(streams, axis=1))

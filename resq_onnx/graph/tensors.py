@@ -28,6 +28,20 @@ class FoldedTensor(ir.LazyTensor):
         return ir.Tensor(np.ascontiguousarray(self.compute(), dtype=np.float32), name=self.name)
 
 
+class WidenedTensor(FoldedTensor):
+    """A tensor in a file, of another float type, as float32; its rows can be read alone."""
+
+    def __init__(self, stored: ir.ExternalTensor) -> None:
+        """Describe the values of a tensor, which stays in its file."""
+        super().__init__(self._widened, dims(stored), stored.name)
+        self.stored = stored
+
+    def _widened(self) -> NDArray[np.float32]:
+        values = np.array(self.stored.numpy(), np.float32)
+        self.stored.release()
+        return values
+
+
 class SameBytes(ir.LazyTensor):
     """The bytes of another tensor as UINT8 with another shape, stored once for both.
 
@@ -72,24 +86,35 @@ def read_float64(tensor: ir.TensorProtocol | None) -> NDArray[np.float64]:
     return values
 
 
+def reads_rows(tensor: ir.TensorProtocol) -> bool:
+    """Whether `rows_of` reads the rows of this weight alone; others are computed as a whole."""
+    return isinstance(tensor, ir.ExternalTensor | WidenedTensor)
+
+
 def rows_of(tensor: ir.TensorProtocol | None, begin: int, end: int) -> ir.TensorProtocol:
     """A range of rows of a weight; rows of a file are not loaded."""
     assert tensor is not None, "the weight has no values"
-    rows, *rest = dims(tensor)
-    shape = (end - begin, *rest)
+    if isinstance(tensor, WidenedTensor):
+        return WidenedTensor(_stored_rows(tensor.stored, begin, end))
     if isinstance(tensor, ir.ExternalTensor):
-        row = tensor.nbytes // rows
-        return ir.ExternalTensor(
-            tensor.location,
-            (tensor.offset or 0) + begin * row,
-            (end - begin) * row,
-            tensor.dtype,
-            shape=ir.Shape(shape),
-            name=tensor.name or "",
-            base_dir=tensor.base_dir,
-        )
+        return _stored_rows(tensor, begin, end)
+    shape = (end - begin, *dims(tensor)[1:])
     whole = tensor.compute if isinstance(tensor, FoldedTensor) else tensor.numpy
     return FoldedTensor(lambda: whole()[begin:end], shape, tensor.name)
+
+
+def _stored_rows(tensor: ir.ExternalTensor, begin: int, end: int) -> ir.ExternalTensor:
+    rows, *rest = dims(tensor)
+    row = tensor.nbytes // rows
+    return ir.ExternalTensor(
+        tensor.location,
+        (tensor.offset or 0) + begin * row,
+        (end - begin) * row,
+        tensor.dtype,
+        shape=ir.Shape((end - begin, *rest)),
+        name=tensor.name or "",
+        base_dir=tensor.base_dir,
+    )
 
 
 def fold(

@@ -29,7 +29,7 @@ from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
 from resq_onnx.graph.names import MODULE_KEY, OPSET, cache_names
-from resq_onnx.graph.tensors import FoldedTensor
+from resq_onnx.graph.tensors import WidenedTensor
 from resq_onnx.tracing.configuration import load_config
 
 IR_VERSION: Final = 10
@@ -182,7 +182,7 @@ def _point_to_weights(model: ir.Model, source: ModelSource, computed: Set[str]) 
         if stored.dtype == ir.DataType.FLOAT:
             value.const_value = stored.external()
         else:
-            value.const_value = FoldedTensor(stored.float32, stored.shape, name)
+            value.const_value = WidenedTensor(stored.external())
 
 
 def computed_buffers(source: ModelSource) -> dict[str, NDArray[np.float32]]:

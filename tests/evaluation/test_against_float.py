@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import json
 import resource
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -106,6 +109,28 @@ def test_what_an_export_measures_is_what_its_files_show(tmp_path: Path) -> None:
     )
     scale = np.abs(found.logits).max()
     np.testing.assert_allclose(observed(last.path, ids).logits, found.logits, atol=NEAR * scale)
+
+
+def test_the_logits_of_one_sequence_are_gone_when_the_next_ones_are_computed(
+    tmp_path: Path,
+) -> None:
+    made: list[weakref.ref[NDArray[np.float32]]] = []
+
+    class Tapped:
+        """Of a model whose logits are its token ids."""
+
+        decoder = SimpleNamespace(signature=SimpleNamespace(last_only=False))
+
+        def run(self, ids: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any], None]:
+            assert not any(one() is not None for one in made)
+            logits = ids[..., None].astype(np.float32)
+            made.append(weakref.ref(logits))
+            return logits, random(3, *ids.shape, 4), None
+
+    ids = np.arange(12).reshape(3, 4)
+    found = observe(cast(Any, Tapped()), ids, tmp_path)
+    np.testing.assert_array_equal(found.logits[..., 0], ids)
+    assert len(made) == 3
 
 
 def test_logits_that_find_no_room_are_an_error_and_not_the_end_of_the_process(

@@ -8,12 +8,23 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
+import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as torch_save
 
 from resq_onnx.checkpoint.safetensors_store import SafetensorsStore
 from resq_onnx.graph.modules import new_initializer
-from resq_onnx.graph.tensors import FoldedTensor, Shared, dims, fold, read_float64
+from resq_onnx.graph.tensors import (
+    FoldedTensor,
+    Shared,
+    WidenedTensor,
+    dims,
+    fold,
+    read_float64,
+    reads_rows,
+    rows_of,
+)
 from tests.functions.engines import empty_model
 
 TINY = 2.0**-40
@@ -77,6 +88,27 @@ def test_a_file_can_be_read_again_and_is_not_kept_open(tmp_path: Path) -> None:
     for _ in range(2):
         np.testing.assert_array_equal(read_float64(tensor), values)
         assert tensor.raw is None or tensor.raw.closed
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_rows_of_a_stored_tensor_are_read_alone(tmp_path: Path, dtype: torch.dtype) -> None:
+    values = torch.arange(35.0).reshape(7, 5).to(dtype)
+    torch_save({"other": values + 1, "weight": values}, tmp_path / "model.safetensors")
+    stored = SafetensorsStore(tmp_path)["weight"].external()
+    tensor = stored if dtype == torch.float32 else WidenedTensor(stored)
+    assert reads_rows(tensor)
+    found = rows_of(tensor, 2, 6)
+    np.testing.assert_array_equal(found.numpy(), values[2:6].float().numpy())
+    assert found.dtype == ir.DataType.FLOAT
+    read = found.stored if isinstance(found, WidenedTensor) else found
+    assert isinstance(read, ir.ExternalTensor)
+    assert read.length == 4 * 5 * values.element_size()
+
+
+def test_rows_of_a_folded_tensor_are_cut_from_the_whole() -> None:
+    whole = FoldedTensor(lambda: np.arange(6.0).reshape(3, 2), (3, 2), "weight")
+    assert not reads_rows(whole)
+    np.testing.assert_array_equal(rows_of(whole, 1, 3).numpy(), [[2.0, 3.0], [4.0, 5.0]])
 
 
 def test_a_weight_without_values_is_an_error_of_the_caller() -> None:
