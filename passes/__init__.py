@@ -142,7 +142,7 @@ def quantising(
     """From float operators to those of ai.resq; weights are computed when the file is written."""
     return [
         QuantiseLinears(layout, recipe, projections, statistics.moments, statistics.matrices),
-        HalveInputBasis(layout),
+        HalveInputBasis(),
         *([QuantiseCache(layout, projections)] if recipe.cache == "quantised" else []),
         QuantiseEmbedding(layout, recipe, shares_table=recipe.shares_table(tied=layout.tied)),
         *([NarrowActivations(layout, recipe)] if recipe.dtype != "float32" else []),

@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from resq_onnx.families import ModelLayout
-from resq_onnx.graph.modules import INPUT_BASIS, find_weight, read_halved
+from resq_onnx.graph.modules import INPUT_BASIS, read_halved
 
 
 class HalveInputBasis(ir.passes.InPlacePass):
     """Store U_A in 16 bits if it is applied at run time."""
 
-    def __init__(self, layout: ModelLayout) -> None:
-        """Take from `layout` whether it is applied at run time."""
-        self._runs = layout.turns_inputs
-
     def call(self, model: ir.Model) -> ir.passes.PassResult:  # noqa: D102
-        if self._runs:
-            read_halved(model, find_weight(model, INPUT_BASIS, "matrix"), f"{INPUT_BASIS}.cast")
-        return ir.passes.PassResult(model, modified=self._runs)
+        matrix = model.graph.initializers.get(f"{INPUT_BASIS}.matrix")
+        if matrix is not None:
+            read_halved(model, matrix, f"{INPUT_BASIS}.cast")
+        return ir.passes.PassResult(model, modified=matrix is not None)

@@ -6,6 +6,8 @@ the gains (`ModelLayout.turns_inputs`):
 1. The norms keep their gains, and the residual stream keeps its channels.
 2. The inputs of q, k, v, gate and up are multiplied at run time by U_A, (D, D), stored once.
 3. Their weights: W ← W · U_A.
+
+Nothing changes if U_A is the identity.
 """
 
 from __future__ import annotations
@@ -35,8 +37,11 @@ class TurnInputs(ir.passes.InPlacePass):
         """Take the names from `layout` and U_A (D, D) from `projections`."""
         self._layout = layout
         self._basis: NDArray[np.float64] = projections.hidden
+        self._turns = projections.turns_hidden
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:  # noqa: D102
+        if not self._turns:
+            return ir.passes.PassResult(model, modified=False)
         layout, basis = self._layout, self._basis
         name = f"{INPUT_BASIS}.matrix"
         matrix = new_initializer(model, name, FoldedTensor(lambda: basis, basis.shape, name))

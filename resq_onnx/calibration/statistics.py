@@ -32,6 +32,8 @@ BLOCK: Final = 256
 diagonal are computed; 192 to 288 were fastest: 1.7 times as fast as multiplying all of 1536 columns
 at once."""
 
+ELEMENTS_AT_A_TIME: Final = 1 << 20
+
 
 def collect_moments(
     model: PreTrainedModel,
@@ -84,7 +86,8 @@ def check_weights(model: torch.nn.Module) -> None:
         ResqError: Names the first such tensor; its name holds layer and module.
     """
     for name, tensor in model.named_parameters():
-        wrong = tensor.numel() - int(torch.isfinite(tensor).sum())
+        parts = tensor.detach().flatten().split(ELEMENTS_AT_A_TIME)  # isfinite copies what it gets
+        wrong = tensor.numel() - sum(int(torch.isfinite(part).sum()) for part in parts)
         if wrong:
             raise ResqError(
                 f"{name}: {wrong} of {tensor.numel()} weights are infinite or not a number; "

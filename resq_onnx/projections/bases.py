@@ -78,6 +78,11 @@ class Projections:
     rotates_down: bool
 
     @property
+    def turns_hidden(self) -> bool:
+        """False if U_A is the identity, so that nothing has to be computed."""
+        return not np.array_equal(self.hidden, np.eye(len(self.hidden)))
+
+    @property
     def hidden_split(self) -> BitSplit:
         """The parts of the residual stream as read by the first layer's q/k/v."""
         return self.splits.attention[0]

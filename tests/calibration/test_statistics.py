@@ -161,6 +161,26 @@ def test_a_weight_that_is_no_number_is_named(value: float) -> None:
         collect_moments(model, tiny.layout(model), tiny.sequences(1, 4))
 
 
+def test_weights_are_checked_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a table of 262,144 rows `isfinite` would make copies of more than a gigabyte."""
+    sizes, isfinite = [], torch.isfinite
+
+    def counted(tensor: torch.Tensor) -> torch.Tensor:
+        sizes.append(tensor.numel())
+        return isfinite(tensor)
+
+    monkeypatch.setattr(torch, "isfinite", counted)
+    monkeypatch.setattr(statistics, "ELEMENTS_AT_A_TIME", 100)
+    model = tiny.tiny_llama()
+    statistics.check_weights(model)
+    assert max(sizes) == 100
+    assert sum(sizes) == sum(weight.numel() for weight in model.parameters())
+    with torch.no_grad():
+        model.get_parameter("model.embed_tokens.weight")[-1, -1] = float("nan")
+    with pytest.raises(ResqError, match=r"model\.embed_tokens\.weight: 1 of"):
+        statistics.check_weights(model)
+
+
 @pytest.mark.parametrize(
     ("module", "where"),
     [

@@ -12,11 +12,13 @@ from resq_onnx.graph.modules import INPUT_BASIS, only_node, turned_input
 from resq_onnx.passes.clean_up import CleanUp
 from resq_onnx.passes.fuse_norm_gains import READERS
 from resq_onnx.passes.turn_inputs import TurnInputs
+from resq_onnx.recipe import Recipe
 from tests.passes.cases import (
     FOLD_TOLERANCE,
     Case,
     assert_same_function,
     changed,
+    ops_of,
     weight_of,
     weights_of,
 )
@@ -75,3 +77,13 @@ def test_norms_that_end_a_block_and_the_last_one_keep_their_gains(gemma: Case) -
 def test_a_tied_model_has_one_table(gemma: Case) -> None:
     graph = gemma.after(CleanUp)
     assert not [name for name in graph.graph.initializers if name.startswith("lm_head")]
+
+
+def test_an_identity_is_left_out_of_the_graph(gemma: Case) -> None:
+    graph = gemma.before(TurnInputs)
+    result = TurnInputs(gemma.layout, gemma.projections_of(Recipe(method="rtn")))(graph)
+    assert not result.modified
+    assert not changed(weights_of(gemma.before(TurnInputs)), weights_of(graph))
+    assert ops_of(graph) == ops_of(gemma.before(TurnInputs))
+    whole = gemma.with_recipe(method="rtn")
+    assert not [one for one in whole.after(CleanUp).graph.initializers if INPUT_BASIS in one]

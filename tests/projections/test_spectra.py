@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from resq_onnx.families import ModelLayout, layout_of
+from resq_onnx.families import FAMILIES, ModelLayout, layout_of
 from resq_onnx.projections.bases import compute_projections
 from resq_onnx.projections.moments import Moments, moment_shapes
 from resq_onnx.projections.spectra import POINTS, describe_spectra, thinned_ranks
@@ -70,6 +70,21 @@ def test_the_hidden_spectrum_is_that_of_all_layers_together_its_mean_1() -> None
         dict.fromkeys(("minimum", "median", "maximum"), values[:16].sum() / values.sum()),
         rel=DIGITS_KEPT,
     )
+
+
+def test_the_hidden_spectrum_is_that_of_the_moment_of_which_the_basis_is_made() -> None:
+    """Behind gains one layer's activations may be a thousand times those of the others."""
+    layout = replace(LAYOUT, family=FAMILIES["Gemma2ForCausalLM"])
+    factors = np.geomspace(1, 1e6, layout.num_layers)[:, None, None]
+    moments = replace(MOMENTS, hidden_mlp=MOMENTS.hidden_mlp * factors)
+    bases, sums = compute_projections(Recipe(), layout, moments), sums_of(layout, moments)
+    found = describe_spectra(sums, bases, picks_channels=False)["hidden"]
+    total = np.zeros_like(sums.hidden)
+    for moment in (*moments.hidden_attention, *moments.hidden_mlp):
+        total += moment / np.trace(moment)
+    values = np.linalg.eigvalsh(total)[::-1]
+    expected = values / values.mean()
+    assert found["median"] == pytest.approx(expected[np.array(found["ranks"]) - 1], rel=DIGITS_KEPT)
 
 
 def test_keys_have_a_curve_for_each_layer_and_head() -> None:
