@@ -26,6 +26,7 @@ def test_all_that_an_export_runs_uses_so_many_threads(
     monkeypatch.setattr(session, "_options", noted)
     given = ("--projections", tiny.projections, "--threads", 2, "--quiet")
     result = run_successfully("export", tiny.folder, tmp_path / "model.onnx", *given)
-    assert len(threads) == 3  # the float graph, decoding, and the comparison
+    # The float graph and its pieces (embedding, two layers, head), decoding, and the comparison.
+    assert len(threads) == 7
     assert set(threads) == {(2, 2)}
     assert result.stderr == ""
