@@ -10,6 +10,7 @@ import json
 
 import onnx_ir as ir
 
+from resq_onnx.calibration.distributed import share_of_this_process
 from resq_onnx.calibration.measured import ReferenceMeasurements
 from resq_onnx.calibration.reference import write_tokenizer
 from resq_onnx.checkpoint.licence import copy_licence_files
@@ -129,11 +130,20 @@ def _check_floats(
         if measured.recipe.how.quantises
         else "Checking the layers against PyTorch"
     )
-    expected = ModelOutputs(short.logits, short.stream)
-    layers = LayerByLayer(graph, measured, expected, work, output.threads)
+    layers = layers_of(graph, measured, work, output.threads)
     of_layers = layers.run(progress.advance)
     statistics = Statistics(sums=measured.sums, matrices=layers.matrix)
     return distance or of_layers, ModelOutputs(long.logits, long.stream), statistics
+
+
+def layers_of(
+    graph: ir.Model, measured: ReferenceMeasurements, work: WorkFolder, threads: int | None
+) -> LayerByLayer:
+    """The layers of a folded graph, of which this process checks and quantises its share."""
+    short = measured.short
+    assert short is not None, "PyTorch has run the text"
+    expected = ModelOutputs(short.logits, short.stream)
+    return LayerByLayer(graph, measured, expected, work, threads, share_of_this_process())
 
 
 def _publish(source: ModelSource, output: Output) -> None:

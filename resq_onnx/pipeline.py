@@ -30,12 +30,12 @@ from resq_onnx.checkpoint.folder import check_folder, files_of
 from resq_onnx.checkpoint.source import ModelSource, open_model
 from resq_onnx.errors import ResqError
 from resq_onnx.files import refuse_overwriting, staged
-from resq_onnx.finishing import finish
+from resq_onnx.finishing import finish, layers_of
 from resq_onnx.graph.files import data_files
 from resq_onnx.handoff.output import check_output, staged_output
 from resq_onnx.handoff.targets import DEFAULT as DEFAULT_TARGET
 from resq_onnx.handoff.targets import target_named
-from resq_onnx.passes import NameWeights, lifting, refuse_other_attention
+from resq_onnx.passes import NameWeights, folding, lifting, refuse_other_attention
 from resq_onnx.progress import Progress, progress_for
 from resq_onnx.projections.file import load_calibration, save_calibration
 from resq_onnx.recipe import Recipe
@@ -116,6 +116,37 @@ def export(
                 graph = trace(source)
                 output.passes.run(graph, lifting(source.layout))
                 return finish(graph, measured, source, output, work)
+
+
+def join_export(
+    model: str | Path,
+    out: str | Path,
+    recipe: Recipe | None = None,
+    *,
+    target: str = DEFAULT_TARGET,
+    projections: str | Path | None = None,
+    threads: int | None = None,
+    resources: Resources | None = None,
+) -> None:
+    """Do the share of a process of torchrun that is not the first, which calls `export`.
+
+    It runs its share of the calibration sequences, and checks and quantises its share of the
+    layers. Arguments and errors are those of `export`; the work folder is the same for all.
+    """
+    recipe, resources = recipe or target_named(target).recipe(), resources or Resources()
+    silent = Progress()
+    with (
+        limited_threads(threads),
+        open_model(model, recipe.max_length) as source,
+        opened_work(Path(out), source, recipe, resources, silent, projections) as work,
+    ):
+        measured = measure(source, recipe, projections, work, silent, resources)
+        graph = trace(source)
+        for one in (*lifting(source.layout), *folding(source.layout, recipe, measured.projections)):
+            one(graph)
+        layers = layers_of(graph, measured, work, threads)
+        layers.finish_layers(range(source.layout.num_layers))
+        layers.share.wait()
 
 
 def rewrite(

@@ -44,6 +44,9 @@ class Share:
             dist.barrier()
 
 
+ALONE: Final = Share(0, 1)
+
+
 def share_of_this_process() -> Share:
     """The share given by torchrun's environment variables; all work without them."""
     return Share(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from resq_onnx.calibration.distributed import Share, add_up_sums
+from resq_onnx.calibration.distributed import ALONE, Share, add_up_sums
 from resq_onnx.calibration.layered import LayerCall, LayeredModel
 from resq_onnx.calibration.statistics import add_cache, complete, recording_layer
 from resq_onnx.families import ModelLayout
@@ -83,7 +83,7 @@ class LayerPass:
         layout: ModelLayout,
         work: WorkFolder,
         texts: Texts,
-        share: Share | None = None,
+        share: Share = ALONE,
         batch: int = BATCH,
     ) -> None:
         """Describe a pass.
@@ -92,11 +92,11 @@ class LayerPass:
             layout: Of the model.
             work: Where its parts are.
             texts: The same in every process.
-            share: Which calibration sequences are this process's; None for all.
+            share: Which calibration sequences are this process's.
             batch: Calibration sequences that are run at a time.
         """
         self._layout, self._work, self._texts = layout, work, texts
-        self._share, self._batch = share or Share(0, 1), batch
+        self._share, self._batch = share, batch
         self._own = self._share.of(texts.calibration)
         self.tokens = texts.calibration.size
 
@@ -122,6 +122,7 @@ class LayerPass:
             ResqError: An activation is infinite or NaN, or a part cannot be written.
         """
         layers, first = self._layout.num_layers, self.finished
+        self._share.wait()  # so that no process sees a part of this run
         if first == 0:
             self._begin(model)
         for layer in range(first, layers):
@@ -185,8 +186,7 @@ class LayerPass:
             self._follow(model, module, layer, name, text)
         if self._share.rank == 0:
             self._work.save(_part(layer), None if sums is None else self._packed(sums, layer))
-        if self._share.size > 1:
-            self._share.wait()
+        self._share.wait()
         self._work.discard(self._place(layer))
 
     def _measure(

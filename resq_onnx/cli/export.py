@@ -54,26 +54,36 @@ def export(
     quiet: bool,
     **recipe: Any,
 ) -> None:
-    """Quantise MODEL, a Hugging Face directory or a .gguf file, and write OUT.onnx."""
+    """Quantise MODEL, a Hugging Face directory or a .gguf file, and write OUT.onnx.
+
+    Under torchrun, processes share out the calibration text and the layers.
+    """
     from resq_onnx.cli.printing import print_summary
 
     resources = resources_from(recipe)
     target, asked = recipe_for(said, recipe, target, path, calibrates=projections is None)
     with showing_progress(quiet) as progress:
         from resq_onnx import pipeline
+        from resq_onnx.calibration.distributed import is_main_process
 
+        shared: dict[str, Any] = {
+            "target": target,
+            "projections": projections,
+            "threads": threads,
+            "resources": resources,
+        }
+        if not is_main_process():
+            pipeline.join_export(model, path, asked, **shared)
+            return
         summary = pipeline.export(
             model,
             path,
             asked,
-            target=target,
-            projections=projections,
+            **shared,
             save_rotated=save_rotated,
             dump_passes=dump_passes,
             report=report,
             force=force,
-            threads=threads,
             progress=progress,
-            resources=resources,
         )
     print_summary(out, summary)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from resq_onnx.calibration.distributed import ALONE, Share
 from resq_onnx.calibration.measured import ReferenceMeasurements
 from resq_onnx.errors import ResqError
 from resq_onnx.evaluation.against_float import ModelOutputs
@@ -55,6 +56,7 @@ class LayerByLayer:
         expected: PyTorch's outputs on the short text, with the stream of all halves.
         work: Finished matrices are kept there.
         threads: Of ONNX Runtime.
+        share: Which layers are this process's.
     """
 
     graph: ir.Model
@@ -62,6 +64,7 @@ class LayerByLayer:
     expected: ModelOutputs
     work: WorkFolder
     threads: int | None
+    share: Share = ALONE
 
     def run(self, progress: Callable[[int, int], None]) -> Distance:
         """Check every layer, and quantise it.
@@ -76,16 +79,26 @@ class LayerByLayer:
         Raises:
             ResqError: A piece computes something else; names the layer and the value.
         """
-        layers = self.measured.layout.num_layers
+        layers = range(self.measured.layout.num_layers)
         worst = self._check_embedding()
-        for layer in range(layers):
-            if not self.work.has(part := f"matrices-{layer:05}"):
-                error = self._finish(layer)
-                self.work.save(part, {"error": np.array([error])})
-            worst = max(worst, float(self.work.load(part)["error"][0]))
-            progress(layer + 1, layers)
+        self.finish_layers(list(layers), progress)
+        self.share.wait()
+        for layer in layers:
+            worst = max(worst, float(self.work.load(_part(layer))["error"][0]))
         distance = self._check_head()
         return dataclasses.replace(distance, relative_error=max(worst, distance.relative_error))
+
+    def finish_layers(
+        self, layers: Sequence[int], progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Check and quantise this process's share of the layers, but for finished ones."""
+        own = layers[self.share.rank :: self.share.size]
+        for done, layer in enumerate(own, start=1):
+            if not self.work.has(_part(layer)):
+                error = self._finish(layer)
+                self.work.save(_part(layer), {"error": np.array([error])})
+            if progress is not None:
+                progress(done, len(own))
 
     def matrix(self, module: str) -> QuantisedMatrix:
         """The quantised matrix of a module."""
@@ -180,6 +193,10 @@ class LayerByLayer:
             with writing_to(self.work.folder):
                 save_model(piece, path)
             yield path
+
+
+def _part(layer: int) -> str:
+    return f"matrices-{layer:05}"
 
 
 def _only_rows(weight: ir.Value, rows: NDArray[np.int64] | slice) -> None:

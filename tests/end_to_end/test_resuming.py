@@ -1,0 +1,120 @@
+"""An export that is killed goes on from its last finished layer, and writes the same bytes."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from resq_onnx.files.work_folder import usual_folder
+from tests.command_line import QUICK, contents, program, run_successfully
+from tests.tiny_models import write_model
+
+pytestmark = pytest.mark.slow
+
+KILLED: Final = """
+import os
+from resq_onnx.files.work_folder import WorkFolder
+
+saved, save = [], WorkFolder.save
+
+def save_or_die(self, name, *others):
+    saved.append(name)
+    if len(saved) == {count}:
+        os.kill(os.getpid(), 9)
+    save(self, name, *others)
+
+WorkFolder.save = save_or_die
+"""
+"""Kills the process before it has finished so many parts."""
+
+POINTS: Final = {1: "", 2: "from layer 1 on", 7: "has run already", 13: "has run already"}
+"""Parts before which an export of two layers is killed (two layers, logits, sums, then four
+matrices and an error for each), and what the next run says."""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("resuming") / "model"
+    write_model(folder, "llama", tied=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(model: Path) -> dict[str, bytes]:
+    """The files of an export that was never stopped."""
+    out = model.with_name("whole") / "model.onnx"
+    run_successfully("export", model, out, *QUICK)
+    return contents(out.parent)
+
+
+def kill(model: Path, out: Path, count: int, *options: object) -> None:
+    command = program("export", model, out, *QUICK, *options, before=KILLED.format(count=count))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+@pytest.mark.parametrize("count", POINTS)
+def test_the_same_command_goes_on_and_writes_the_same_files(
+    model: Path, whole: dict[str, bytes], tmp_path: Path, count: int
+) -> None:
+    out = tmp_path / "out" / "model.onnx"
+    kill(model, out, count)
+    assert not out.exists()
+    result = run_successfully("export", model, out, *QUICK)
+    assert POINTS[count] in result.stderr
+    assert contents(out.parent) == whole
+
+
+def test_what_was_there_stays_until_the_end(
+    model: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    out = tmp_path / "model.onnx"
+    for name, content in whole.items():
+        (tmp_path / name).write_bytes(content)
+    kill(model, out, 6, "--seed", 1)
+    found = contents(tmp_path)
+    assert {name: found[name] for name in whole} == whole
+
+
+def test_another_recipe_starts_anew_and_says_what_has_changed(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "model.onnx"
+    kill(model, out, 6)
+    result = run_successfully("export", model, out, *QUICK, "--seed", 1)
+    assert "holds parts of another run (recipe changed); they are removed" in result.stderr
+    assert "from layer" not in result.stderr
+    assert not usual_folder(out).exists()
+
+
+def test_fresh_starts_anew(model: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
+    out = tmp_path / "out" / "model.onnx"
+    kill(model, out, 6)
+    result = run_successfully("export", model, out, *QUICK, "--fresh")
+    assert "has run already" not in result.stderr
+    assert contents(out.parent) == whole
+
+
+def test_the_work_folder_may_be_on_another_disk(
+    model: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    out, work = tmp_path / "out" / "model.onnx", tmp_path / "disk" / "work"
+    kill(model, out, 6, "--work", work)
+    assert any(work.iterdir())
+    shutil.rmtree(out.parent)  # with a hidden folder that the next run would remove
+    result = run_successfully("export", model, out, *QUICK, "--work", work)
+    assert "has run already" in result.stderr
+    assert contents(out.parent) == whole
+    assert not work.exists()
+
+
+def test_a_calibration_goes_on_too(model: Path, tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("whole.safetensors", "resumed.safetensors")]
+    run_successfully("calibrate", model, files[0], *QUICK)
+    killed = program("calibrate", model, files[1], *QUICK, before=KILLED.format(count=2))
+    assert subprocess.run(killed, capture_output=True, timeout=300, check=False).returncode == -9
+    assert "from layer 1 on" in run_successfully("calibrate", model, files[1], *QUICK).stderr
+    assert files[0].read_bytes() == files[1].read_bytes()
