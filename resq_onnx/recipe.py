@@ -173,7 +173,7 @@ class Recipe:
         sequence_length: Tokens per calibration sequence.
         bos: Whether texts begin with BOS, in the calibration and in every check: None follows the
             model's tokenizer.
-        seed: Seeds the random rotations and the choice of calibration sequences.
+        seed: Seeds the random rotations and the choice of calibration sequences; 0 or more.
         format: `custom` keeps the ai.resq functions, `qdq` inlines them. `contrib` uses ONNX
             Runtime's contrib operators: they support 4-bit weights, but neither our activations nor
             our cache, so both are then `float`. `web` is the same for a runtime whose operators for
@@ -255,6 +255,8 @@ class Recipe:
             value = getattr(self, name)
             if value < 1:
                 raise ResqError(f"{name} is {value}; it must be at least 1")
+        if self.seed < 0:
+            raise ResqError(f"seed is {self.seed}; it must be 0 or more")
 
     def _check_format(self) -> None:
         """Reject settings that the format lacks; set its defaults for activations and cache."""
