@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from resq_onnx.checkpoint.hub import unreachable
 from resq_onnx.checkpoint.quiet import quiet_libraries
 from resq_onnx.errors import ResqError, blaming, first_line
 from resq_onnx.files.contents import read_text
+from resq_onnx.files.scratch import scratch_folder
 
 PYTHON_DOCS: Final = "python-docs"
 """A text that needs neither a file nor a network: Python's language reference."""
@@ -135,14 +135,14 @@ def _table_rows(path: Path) -> Iterator[tuple[str, Any]]:
     datasets = _import_datasets(str(path))
     kind = path.suffix.removeprefix(".")
     with (
-        tempfile.TemporaryDirectory(prefix="resq-onnx-text-") as cache,
+        scratch_folder("text") as cache,
         blaming(path, f"cannot be read as {kind}", "give the text as .txt or .jsonl"),
         quiet_libraries(),
     ):
         if not path.is_file():
             raise ResqError(f"{path}: not a regular file; give {KINDS}")
         table = datasets.load_dataset(
-            kind, data_files=str(path.absolute()), split="train", cache_dir=cache
+            kind, data_files=str(path.absolute()), split="train", cache_dir=str(cache)
         )
         yield from _rows(table, str(path))
 
