@@ -27,7 +27,7 @@ PATTERNS: Final = (
 """Files to download: weights, tokenizer, configuration and licence; no executable code."""
 
 PATIENCE: Final = 10.0
-"""Seconds to wait for the hub's first answer, whether a name server, a proxy or the hub is silent."""
+"""Seconds to wait for the hub's first answer, whatever on the way to it is silent."""
 
 
 def hub_name(path: str | Path) -> str | None:

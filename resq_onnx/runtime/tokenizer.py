@@ -15,6 +15,7 @@ from resq_onnx.errors import ResqError, blaming
 from resq_onnx.files.contents import read_json, read_text
 from resq_onnx.runtime.chat import render_chat
 from resq_onnx.runtime.opening import opening_of
+from resq_onnx.runtime.tokenizer_file import check_tokenizer_file
 
 INCOMPLETE: Final = "\N{REPLACEMENT CHARACTER}"
 """Placeholder of a decoder for a character whose bytes are not complete yet."""
@@ -156,6 +157,7 @@ def _load_backend(path: Path) -> tokenizers.Tokenizer:
             f"resq-onnx export writes them"
         )
     with blaming(path, "not a tokenizer", REMEDY):
+        check_tokenizer_file(path, REMEDY)
         backend = tokenizers.Tokenizer.from_file(str(path))
     # Settings of the training run that may be left in the file.
     backend.no_truncation()

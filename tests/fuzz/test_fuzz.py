@@ -56,9 +56,35 @@ def test_a_planted_fault_is_found(
     assert words in case["wrong"][0]
 
 
-def command_of(inputs: Inputs, index: int) -> str:
+def command_of(inputs: Inputs, index: int) -> str | None:
     with tempfile.TemporaryDirectory() as folder:
-        return make_case(0, index, inputs, Path(folder) / "at").command[0]
+        return next(iter(make_case(0, index, inputs, Path(folder) / "at").command), None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("server", "words"),
+    [
+        ("serve", "unexpected error: IndexError('planted')"),
+        ("web", "web raised IndexError('planted')"),
+    ],
+)
+def test_a_fault_of_a_server_is_found(
+    inputs: Inputs, monkeypatch: pytest.MonkeyPatch, server: str, words: str
+) -> None:
+    monkeypatch.setenv(FAULT_VARIABLE, server)
+    found = [one["wrong"] for one in run_cases(inputs, 0, range(8), only=[server])]
+    assert words in itertools.chain(*found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_refused_now_and_then_and_answered_in_one_line(
+    inputs: Inputs, kind: str
+) -> None:
+    found = list(run_cases(inputs, 1, range(12), only=[kind]))
+    assert [case for case in found if case["wrong"]] == []
+    assert any(case["code"] for case in found)
 
 
 @pytest.mark.slow

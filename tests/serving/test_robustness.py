@@ -27,10 +27,11 @@ TOO_SHORT = 0.1
     [
         (b"", "cannot be read as JSON"),
         (b'{"prompt": "a"', "cannot be read as JSON"),
-        (b'{"prompt": "\xff"}', "cannot be read as JSON"),
+        (b'{"prompt": "\xff"}', "cannot be read as JSON: not UTF-8 text (byte 12)"),
+        ('{"prompt": "a"}'.encode("utf-16"), "cannot be read as JSON: not UTF-8 text (byte 0)"),
         (b"[1]", "must be a JSON object"),
         (b'{"prompt": "a", "temperature": NaN}', "NaN is no JSON"),
-        (b'{"prompt": "\\ud800"}', "cannot be read as JSON"),
+        (b'{"prompt": "\\ud800"}', "half a character (a lone surrogate)"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"prompt": "a", "seed": ' + b"1" * 5000 + b"}", "cannot be read as JSON"),
         (b'{"prompt": ""}', "prompt has no tokens"),
