@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from click.testing import Result
 
@@ -102,10 +102,11 @@ def plant(fault: str) -> None:
     def raise_error(*_given: object) -> NoReturn:
         raise IndexError("planted")
 
+    used_by: Any = {"serve": fields, "web": web_server}.get(fault)
     if fault == "serve":
-        fields.parse_object = raise_error
+        used_by.parse_object = raise_error
     if fault == "web":
-        web_server.unquote = raise_error  # type: ignore[attr-defined]
+        used_by.unquote = raise_error
 
     def inspect(model: Path, **_options: object) -> None:
         match fault:
