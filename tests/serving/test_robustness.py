@@ -66,6 +66,22 @@ def test_a_huge_body_is_refused_unread_or_as_soon_as_it_is_too_long(server: Serv
     connection.close()
 
 
+def test_long_prompts_whose_clients_are_gone_hold_up_nobody(server: Served) -> None:
+    count, prompt = len(server.lines()), "\N{SPOUTING WHALE}" * ((MAX_BODY - 1000) // 4)
+    body = json.dumps({"prompt": prompt}, ensure_ascii=False).encode()
+    clients = [server.connect() for _ in range(4)]
+    for client in clients:
+        client.request("POST", COMPLETIONS, body, {"Content-Type": "application/json"})
+        began = time.monotonic()
+        server.health()
+        assert time.monotonic() - began < 5  # half a second on a machine without tests
+    for client in clients:
+        client.close()
+    server.wait_for_line(count + 3)
+    server.wait_for(running=0)
+    assert {line.status for line in server.lines()[count:]} <= {400, 429, 499}
+
+
 def test_only_json_is_read_so_that_no_web_page_can_ask(server: Served) -> None:
     body = {"prompt": "a"}
     assert server.post(COMPLETIONS, body, **{"Content-Type": "text/plain"})[0] == 415
@@ -173,6 +189,7 @@ def test_a_request_that_takes_too_long_is_ended(folder: Path, tmp_path: Path) ->
         stream = client.chat.completions.create(**options, stream=True)
         with pytest.raises(openai.APIError, match=f"longer than {TOO_SHORT} seconds"):
             list(stream)
+        server.wait_for_line(1)
         assert [(line.status, line.reason) for line in server.lines()] == [(504, "timeout")] * 2
 
 
@@ -244,6 +261,7 @@ def test_a_model_that_computes_no_numbers_is_an_error_that_says_so(
         stream = server.client().completions.create(model="tiny", prompt=[5, 6, 7], stream=True)
         with pytest.raises(openai.APIError, match="not finite for new token 1"):
             list(stream)
+        server.wait_for_line(3)
         assert [(line.status, line.reason) for line in server.lines()] == [(500, "model_error")] * 4
         assert "Traceback" not in server.log.read_text()
 
