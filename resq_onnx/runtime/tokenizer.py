@@ -74,8 +74,13 @@ class Tokenizer:
         return max((len(token.encode()) for token in self.backend.get_vocab()), default=1)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of a text; special tokens are those tokenizer.json adds, such as BOS."""
-        with blaming(f"{self.folder}: the tokenizer", "refuses the text", "give it in UTF-8"):
+        """Token ids of a text; special tokens are those tokenizer.json adds, such as BOS.
+
+        Raises:
+            ResqError: The text holds half a character, as bytes that are not UTF-8 give.
+        """
+        with blaming(self.folder, "its tokenizer refuses the text", "give it in UTF-8"):
+            text.encode()  # what the library says of it names neither the text nor the cause
             return list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def opening(self, bos: bool | None = None) -> tuple[int, ...]:

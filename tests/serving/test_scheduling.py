@@ -131,5 +131,5 @@ def test_work_that_ends_after_the_event_loop_says_nothing(
     assert futures[0].result(60) is None
     for thread in threading.enumerate():
         if thread.name.startswith("generation"):
-            thread.join(60)
+            thread.join(1)
     assert caplog.records == []
