@@ -34,6 +34,7 @@ def test_damaged_inputs_end_in_one_line(inputs: Inputs) -> None:
     # A fuzzer that is refused always, or never, tries nothing.
     assert any(case["code"] for case in found)
     assert any(not case["code"] for case in found)
+    assert {"serve", "web", "served", "bench", "site"} <= {case["kind"] for case in found}
 
 
 @pytest.mark.slow
@@ -78,16 +79,6 @@ def test_a_fault_of_a_server_is_found(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_is_refused_now_and_then_and_answered_in_one_line(
-    inputs: Inputs, kind: str
-) -> None:
-    found = list(run_cases(inputs, 1, range(12), only=[kind]))
-    assert [case for case in found if case["wrong"]] == []
-    assert any(case["code"] for case in found)
-
-
-@pytest.mark.slow
 def test_the_same_numbers_make_the_same_case_and_every_kind_comes(
     inputs: Inputs, tmp_path: Path
 ) -> None:
@@ -102,13 +93,13 @@ def test_the_same_numbers_make_the_same_case_and_every_kind_comes(
 
 def cases_at(
     inputs: Inputs, places: Iterator[Path], index: int
-) -> list[tuple[str, str, dict[Path, str]]]:
+) -> list[tuple[str, str, bytes, dict[Path, str]]]:
     made = []
     for at in itertools.islice(places, 2):
         case = make_case(7, index, inputs, at)
         files = {path.relative_to(at): digest for path, digest in digests(at).items()}
-        made.append((case.kind, case.done, files))
-        shutil.rmtree(at)
+        made.append((case.kind, case.done, case.sent, files))
+        shutil.rmtree(at, ignore_errors=True)  # a request needs no files
     return made
 
 
