@@ -51,15 +51,17 @@ def load_tokenizer(source: ModelSource) -> Any:
             f"{source.name}: its tokenizer is not one that tokenizer.json can hold "
             f"({type(tokenizer).__name__}), and exported models need that; {REMEDY}"
         )
-    # What transformers makes of a folder without the files of a tokenizer.
-    if not tokenizer(["a"], add_special_tokens=False)["input_ids"][0]:
-        raise ResqError(f"{source.name}: its tokenizer has no tokens for a text; {REMEDY}")
     longest = tokenizer.model_max_length
     if not isinstance(longest, int | float):
         raise ResqError(
             f"{source.name}: tokenizer_config.json says model_max_length is {longest!r}; it must "
             f"be a number of tokens"
         )
+    # What transformers makes of a folder without the files of a tokenizer.
+    with blaming(source.name, wrong, REMEDY):
+        tokens = tokenizer(["a"], add_special_tokens=False)["input_ids"][0]
+    if not tokens:
+        raise ResqError(f"{source.name}: its tokenizer has no tokens for a text; {REMEDY}")
     return tokenizer
 
 
