@@ -43,7 +43,7 @@ def lines_of(error: BaseException) -> list[str]:
 def reason(error: BaseException) -> str:
     """One line that says why another library, or Python, rejected an input."""
     match error:
-        case FileNotFoundError():
+        case FileNotFoundError(strerror=str()):
             return "no such file"
         case OSError(strerror=str(said)):
             return said

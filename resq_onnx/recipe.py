@@ -176,7 +176,7 @@ class Recipe:
         sequence_length: Tokens per calibration sequence.
         bos: Whether texts begin with BOS, in the calibration and in every check: None follows the
             model's tokenizer.
-        seed: Seeds the random rotations and the choice of calibration sequences.
+        seed: Seeds the random rotations and the choice of calibration sequences; 0 or more.
         format: `custom` keeps the ai.resq functions, `qdq` inlines them. `contrib` uses ONNX
             Runtime's contrib operators: they support 4-bit weights, but neither our activations nor
             our cache, so both are then `float`. `web` is the same for a runtime whose operators for
@@ -266,6 +266,8 @@ class Recipe:
                 f"max_length is {self.max_length}; it must be at least {LEAST_LENGTH}, because an "
                 f"export tries the model on a text that long"
             )
+        if self.seed < 0:
+            raise ResqError(f"seed is {self.seed}; it must be 0 or more")
 
     def _check_format(self) -> None:
         """Reject settings that the format lacks; set its defaults for activations and cache."""

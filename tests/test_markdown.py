@@ -68,3 +68,22 @@ def test_the_code_that_the_guide_quotes_stands_in_the_sources() -> None:
 
 def _without_margins(code: str) -> str:
     return "\n".join(line.strip() for line in code.strip().splitlines())
+
+
+def test_the_tests_that_hold_the_answers_to_hostile_inputs_are_there() -> None:
+    page = (ROOT / "docs" / "hostile-inputs.md").read_text()
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", page)
+    assert len(named) > 50
+    missing = [
+        f"{file}::{name}"
+        for file, name in named
+        if f"def {name}(" not in (ROOT / "tests" / file).read_text()
+    ]
+    assert missing == []
+
+
+def test_every_hostile_input_has_such_a_test() -> None:
+    page = (ROOT / "docs" / "hostile-inputs.md").read_text()
+    rows = [line for line in page.splitlines() if re.match(r"\| (?!input)", line)]
+    assert len(rows) > 50
+    assert [row for row in rows if ".py::test_" not in row] == []

@@ -30,6 +30,7 @@ BAD_CHOICES: list[tuple[str, Any, str]] = [
     ("down_high", 1.5, "at least 0 and less than 1"),
     ("samples", 0, "at least 1"),
     ("sequence_length", -1, "at least 1"),
+    ("seed", -1, "0 or more"),
 ]
 
 
@@ -44,7 +45,7 @@ def test_a_choice_that_is_none_is_refused_with_those_that_are(
 
 
 def test_every_default_is_allowed_and_survives_json() -> None:
-    recipe = Recipe(method="outlier", high_fraction=0.25, seed=-3, format="qdq")
+    recipe = Recipe(method="outlier", high_fraction=0.25, seed=2**70, format="qdq")
     assert Recipe(**recipe.to_json()) == recipe
     assert Recipe().to_json().keys() == {field.name for field in dataclasses.fields(Recipe)}
 

@@ -20,11 +20,14 @@ from resq_onnx.errors import ResqError, blaming
 from resq_onnx.projections import Projections
 from resq_onnx.recipe import Recipe
 from resq_onnx.runtime.opening import opening_of
+from resq_onnx.runtime.tokenizer_file import check_tokenizer_file
 from resq_onnx.tracing.configuration import load_config
 
 Progress = Callable[[int, int], None]
 
 TOKENIZER: Final = "tokenizer.json"
+
+REMEDY: Final = "put the right tokenizer.json beside the weights"
 
 LOADING: Final[dict[str, Any]] = {"local_files_only": True, "trust_remote_code": False}
 """Options with which transformers loads a folder."""
@@ -34,22 +37,16 @@ def load_tokenizer(source: ModelSource) -> Any:
     """The Hugging Face tokenizer of a model.
 
     Raises:
-        ResqError: transformers cannot load it.
+        ResqError: transformers cannot load it, or it is not one.
     """
-    with (
-        quiet_libraries(),
-        blaming(
-            source.name,
-            "no tokenizer that transformers can load",
-            "put the right tokenizer.json beside the weights",
-        ),
-    ):
+    wrong = "no tokenizer that transformers can load"
+    with quiet_libraries(), blaming(source.name, wrong, REMEDY):
+        check_tokenizer_file(source.folder / TOKENIZER, REMEDY)
         tokenizer = AutoTokenizer.from_pretrained(source.folder, **LOADING)
     if not hasattr(tokenizer, "backend_tokenizer"):
         raise ResqError(
             f"{source.name}: its tokenizer is not one that tokenizer.json can hold "
-            f"({type(tokenizer).__name__}), and exported models need that; put tokenizer.json "
-            f"beside the weights"
+            f"({type(tokenizer).__name__}), and exported models need that; {REMEDY}"
         )
     longest = tokenizer.model_max_length
     if not isinstance(longest, int | float):
@@ -57,6 +54,11 @@ def load_tokenizer(source: ModelSource) -> Any:
             f"{source.name}: tokenizer_config.json says model_max_length is {longest!r}; it must "
             f"be a number of tokens"
         )
+    # What transformers makes of a folder without the files of a tokenizer.
+    with blaming(source.name, wrong, REMEDY):
+        tokens = tokenizer(["a"], add_special_tokens=False)["input_ids"][0]
+    if not tokens:
+        raise ResqError(f"{source.name}: its tokenizer has no tokens for a text; {REMEDY}")
     return tokenizer
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any, Final
 
+from resq_onnx.checkpoint.hub import unreachable
 from resq_onnx.checkpoint.quiet import quiet_libraries
 from resq_onnx.errors import ResqError, blaming, first_line
 from resq_onnx.files.contents import read_text
+from resq_onnx.files.scratch import scratch_folder
 
 PYTHON_DOCS: Final = "python-docs"
 """A text that needs neither a file nor a network: Python's language reference."""
@@ -133,14 +135,14 @@ def _table_rows(path: Path) -> Iterator[tuple[str, Any]]:
     datasets = _import_datasets(str(path))
     kind = path.suffix.removeprefix(".")
     with (
-        tempfile.TemporaryDirectory(prefix="resq-onnx-text-") as cache,
+        scratch_folder("text") as cache,
         blaming(path, f"cannot be read as {kind}", "give the text as .txt or .jsonl"),
         quiet_libraries(),
     ):
         if not path.is_file():
             raise ResqError(f"{path}: not a regular file; give {KINDS}")
         table = datasets.load_dataset(
-            kind, data_files=str(path.absolute()), split="train", cache_dir=cache
+            kind, data_files=str(path.absolute()), split="train", cache_dir=str(cache)
         )
         yield from _rows(table, str(path))
 
@@ -149,14 +151,27 @@ def _dataset_rows(spec: str, what: str) -> Iterator[tuple[str, Any]]:
     datasets = _import_datasets(f"{what} {spec!r}")
     name, _, configuration = spec.partition(":")
     name, default = DATASETS.get(name, (name, ""))
+    away = unreachable()
     try:
-        table = datasets.load_dataset(name, configuration or default or None, split="train")
+        with _offline(datasets.config, away is not None):
+            table = datasets.load_dataset(name, configuration or default or None, split="train")
     except Exception as error:  # of the network, the repository or a parser: no common base
         raise ResqError(
             f"{what} {spec!r} is not a file, and loading it as a data set failed: "
-            f"{first_line(error)}; give {KINDS}, {PYTHON_DOCS}, or a data set within reach"
+            f"{away or first_line(error)}; give {KINDS}, {PYTHON_DOCS}, or a data set within reach"
         ) from None
     yield from _rows(table, f"data set {spec}")
+
+
+@contextmanager
+def _offline(config: Any, away: bool) -> Iterator[None]:
+    """Let `datasets` look into its cache alone, if the hub is away."""
+    before = config.HF_HUB_OFFLINE
+    config.HF_HUB_OFFLINE = before or away
+    try:
+        yield
+    finally:
+        config.HF_HUB_OFFLINE = before
 
 
 def _rows(table: Any, shown: str) -> Iterator[tuple[str, Any]]:

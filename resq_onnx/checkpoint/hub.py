@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from threading import Thread
 from typing import Final
 
 from resq_onnx.errors import ResqError, reason
@@ -26,7 +27,7 @@ PATTERNS: Final = (
 """Files to download: weights, tokenizer, configuration and licence; no executable code."""
 
 PATIENCE: Final = 10.0
-"""Seconds to wait for the hub's first answer."""
+"""Seconds to wait for the hub's first answer, whatever on the way to it is silent."""
 
 
 def hub_name(path: str | Path) -> str | None:
@@ -62,11 +63,42 @@ def fetch_model(name: str) -> Path:
             f"{name}: no such folder here, and to fetch it from the Hugging Face hub "
             f'huggingface_hub must be installed: pip install "resq-onnx[export]"'
         ) from None
+    away = unreachable()
     try:
-        return Path(snapshot_download(name, allow_patterns=list(PATTERNS), etag_timeout=PATIENCE))
+        return Path(
+            snapshot_download(
+                name,
+                allow_patterns=list(PATTERNS),
+                etag_timeout=PATIENCE,
+                local_files_only=away is not None,
+            )
+        )
     except Exception as error:  # of the network, the hub or the disk: no common base
+        refused = f"the Hugging Face hub does not give it ({reason(error)})"
         raise ResqError(
-            f"{name}: no such folder here, and the Hugging Face hub does not give it "
-            f"({reason(error)}); where there is a network, run `hf download {name}`, and give the "
-            f"folder that it prints"
+            f"{name}: no such folder here, and {away or refused}; where there is a network, run "
+            f"`hf download {name}`, and give the folder that it prints"
         ) from error
+
+
+def unreachable() -> str | None:
+    """Why the hub cannot be reached; None if it answers.
+
+    Without asking first, huggingface_hub may wait for ever, and `datasets` tries for minutes.
+    """
+    from huggingface_hub import constants, get_session
+
+    wrong = [f"no answer within {PATIENCE:g} seconds"]
+
+    def ask() -> None:
+        try:
+            get_session().head(constants.ENDPOINT, timeout=PATIENCE)
+            wrong.clear()
+        except Exception as error:  # of the network or of offline mode: no common base
+            wrong[:] = [reason(error).rstrip(".")]
+
+    # In a thread, because nothing limits the time of looking up a name.
+    asking = Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(PATIENCE)
+    return f"the Hugging Face hub cannot be reached ({wrong[0]})" if wrong else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout, layout_of, with_length
 from resq_onnx.files import copy_file
 from resq_onnx.files.contents import read_json
+from resq_onnx.files.scratch import scratch_folder
 
 ADAPTER: Final = "adapter_config.json"
 """PEFT's name for the file that names an adapter's base model."""
@@ -216,11 +216,11 @@ def open_model(path: str | Path, max_length: int | None = None) -> Iterator[Mode
         check_folder(path)
         yield ModelSource(path, str(path), max_length=max_length)
     elif path.is_file() and path.suffix == ".gguf":
-        with tempfile.TemporaryDirectory(prefix="resq-onnx-gguf-") as folder:
+        with scratch_folder("gguf") as folder:
             from resq_onnx.checkpoint.gguf import unpack_gguf
 
-            unpack_gguf(path, Path(folder))
-            yield ModelSource(Path(folder), str(path), max_length=max_length)
+            unpack_gguf(path, folder)
+            yield ModelSource(folder, str(path), max_length=max_length)
     elif path.exists():
         raise ResqError(f"{path}: neither a model directory nor a .gguf file")
     elif name := hub_name(path):

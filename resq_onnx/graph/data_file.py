@@ -20,6 +20,7 @@ from typing import Final
 
 from resq_onnx.errors import ResqError
 from resq_onnx.files import reading
+from resq_onnx.files.checks import check_stays_inside
 from resq_onnx.graph.names import DATA_KEY
 
 MARK: Final = b"ai.resq.data"
@@ -81,6 +82,17 @@ def data_file(path: Path) -> Path:
     """Where the data of a graph is: where it says, or under the graph's own name."""
     named = _named(path)
     return path.with_name(named[0] if named else f"{path.name}.data")
+
+
+def folder_of_data(path: Path) -> Path:
+    """The folder in which the data of a graph lies, behind a link if it is one.
+
+    Raises:
+        ResqError: The link leads out of the model's folder, and not into a Hugging Face cache.
+    """
+    data = data_file(path)
+    check_stays_inside(data)
+    return data.resolve().parent
 
 
 def _sealed(data: Path) -> str | None:

@@ -303,9 +303,7 @@ def _largest_last(energies: Array, count: int) -> NDArray[np.int64]:
 
 def _stream(recipe: Recipe, *key: int) -> np.random.Generator:
     """A separate random stream per site, layer and head, so that results do not depend on order."""
-    # SeedSequence takes no negative entropy; the recipe does not forbid a negative seed.
-    entropy = recipe.seed % 2**64
-    return np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=key))
+    return np.random.default_rng(np.random.SeedSequence(recipe.seed, spawn_key=key))
 
 
 def _needed_sums(

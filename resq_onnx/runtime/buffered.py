@@ -32,6 +32,9 @@ not depend on the number of rows, the logits are those of one pass to the last b
 CUDA_PREFILL_SLICE: Final = 2048
 """The same on a GPU, which needs more rows to be fully used and has the memory for them."""
 
+MAX_LENGTH: Final = 1 << 40
+"""Tokens for which no machine has the memory; NumPy refuses some larger sizes as wrong values."""
+
 
 class BufferedDecoder:
     """Runs a decoder graph on the next tokens of a text, or of several of equal length.
@@ -77,6 +80,8 @@ class BufferedDecoder:
         self.max_length = max_length
         self.length = 0
         self.prefill_slice = CUDA_PREFILL_SLICE if runs_on_cuda(session) else PREFILL_SLICE
+        if max_length > MAX_LENGTH:
+            raise MemoryError(f"a buffer of {max_length} tokens")
         self._mask = np.zeros((batch, max_length), np.int64)  # of the tokens so far
         self._seen = np.zeros((batch, 1), np.int64)  # tokens so far that are not padding
         self._memory: Any = memory_for(session)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
+
+from resq_onnx.files.contents import read_json
+from resq_onnx.runtime.tokenizer import REMEDY
 
 CONFIG: Final = "config.json"
 
@@ -12,13 +14,12 @@ NAME: Final = "max_position_embeddings"
 
 
 def positions_of(folder: Path) -> int | None:
-    """Positions of the model in a folder; None if its config.json does not specify them."""
-    try:
-        config: Any = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    if not isinstance(config, dict):
-        return None
+    """Positions of the model in a folder; None if its config.json does not specify them.
+
+    Raises:
+        ResqError: config.json is there and cannot be read.
+    """
+    config = read_json(folder / CONFIG, REMEDY, optional=True)
     section = config.get("text_config")  # of a model that reads images too
     found = [one.get(NAME) for one in (section, config) if isinstance(one, dict)]
     return next((one for one in found if type(one) is int and one > 0), None)

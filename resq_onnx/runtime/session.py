@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from resq_onnx.errors import ResqError, blaming, first_line
 from resq_onnx.files import check_is_file
-from resq_onnx.graph.data_file import check_data
+from resq_onnx.graph.data_file import check_data, folder_of_data
 from resq_onnx.runtime import library
 from resq_onnx.runtime.providers import ASSIGNMENT, CPU, PROVIDERS, check_provider, prepare
 
@@ -76,7 +76,7 @@ def create_session(
             weight takes four bytes (SmolLM2-135M: 900 MB instead of 420). This applies to the
             weights that functions read, not to those of kernels.
         graph: A serialised model to open in place of the file, such as the same model with more
-            outputs; its external data is looked up beside `path`.
+            outputs. Its external data is looked up in `folder_of_data`.
 
     Raises:
         ResqError: onnxruntime is not installed, there are too many threads, a file is missing or
@@ -91,7 +91,7 @@ def create_session(
     prepare(provider, kernels=kernels)
     options = _options(threads, spinning, optimise, fold_weights)
     if graph is not None:
-        options.add_session_config_entry(DATA_FOLDER, str(path.absolute().parent))
+        options.add_session_config_entry(DATA_FOLDER, str(folder_of_data(path)))
     if kernels:
         library.register(options)
     if provider != CPU:

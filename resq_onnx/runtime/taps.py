@@ -151,13 +151,21 @@ class Embedder:
 
 
 def _read_graph(path: str | Path) -> onnx.ModelProto:
-    """Read a file without the weights beside it."""
+    """Read a file without the weights beside it, which are then named as behind their links.
+
+    ONNX Runtime reads links for a graph in a file, but not for one in memory.
+    """
     path = Path(path)
     check_is_file(path)
     try:
-        return onnx.load(path, load_external_data=False)
+        model = onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf's own, which has no public base class
         raise ResqError(f"{path}: not an ONNX model ({error}); export it again") from None
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location" and (beside := path.parent / entry.value).is_symlink():
+                entry.value = beside.resolve().name
+    return model
 
 
 def _give(graph: onnx.GraphProto, value: str, output: str) -> None:

@@ -15,6 +15,7 @@ from resq_onnx.errors import ResqError, blaming
 from resq_onnx.files.contents import read_json, read_text
 from resq_onnx.runtime.chat import render_chat
 from resq_onnx.runtime.opening import opening_of
+from resq_onnx.runtime.tokenizer_file import check_tokenizer_file
 
 INCOMPLETE: Final = "\N{REPLACEMENT CHARACTER}"
 """Placeholder of a decoder for a character whose bytes are not complete yet."""
@@ -73,8 +74,13 @@ class Tokenizer:
         return max((len(token.encode()) for token in self.backend.get_vocab()), default=1)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of a text; special tokens are those tokenizer.json adds, such as BOS."""
-        with blaming(f"{self.folder}: the tokenizer", "refuses the text", "give it in UTF-8"):
+        """Token ids of a text; special tokens are those tokenizer.json adds, such as BOS.
+
+        Raises:
+            ResqError: The text holds half a character, as bytes that are not UTF-8 give.
+        """
+        with blaming(self.folder, "its tokenizer refuses the text", "give it in UTF-8"):
+            text.encode()  # what the library says of it names neither the text nor the cause
             return list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def opening(self, bos: bool | None = None) -> tuple[int, ...]:
@@ -156,6 +162,7 @@ def _load_backend(path: Path) -> tokenizers.Tokenizer:
             f"resq-onnx export writes them"
         )
     with blaming(path, "not a tokenizer", REMEDY):
+        check_tokenizer_file(path, REMEDY)
         backend = tokenizers.Tokenizer.from_file(str(path))
     # Settings of the training run that may be left in the file.
     backend.no_truncation()

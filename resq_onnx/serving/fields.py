@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from resq_onnx.errors import reason
 from resq_onnx.serving.refusals import invalid
 
 
@@ -18,12 +19,12 @@ def parse_object(body: bytes) -> dict[str, Any]:
         RefusalError: It is not a JSON object, or contains invalid Unicode.
     """
     try:
-        found = json.loads(body, parse_constant=_refuse_constant)
+        text = body.decode().removeprefix("\ufeff")
+        found = json.loads(text, parse_constant=_refuse_constant)
         # An escape such as \ud800 is a lone surrogate, which cannot be encoded.
         json.dumps(found, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise invalid(f"the body cannot be read as JSON: {reason}") from None
+        raise invalid(f"the body cannot be read as JSON: {reason(error)}") from None
     if not isinstance(found, dict):
         raise invalid("the body must be a JSON object")
     return {name: value for name, value in found.items() if value is not None}

@@ -7,9 +7,9 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from resq_onnx.serving.refusals import busy
 
@@ -61,7 +61,7 @@ class Running(Generic[Item]):
             raise item.error
 
     def _tell(self, item: Item | _End) -> None:
-        self._loop.call_soon_threadsafe(self._items.put_nowait, item)
+        _call_soon(self._loop, self._items.put_nowait, item)
 
 
 class Scheduler:
@@ -106,7 +106,7 @@ class Scheduler:
         loop = asyncio.get_running_loop()
         self._unfinished += 1
         running.future = self._executor.submit(running.run)
-        running.future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._finish))
+        running.future.add_done_callback(lambda _: _call_soon(loop, self._finish))
         return running
 
     async def join(self, seconds: float) -> bool:
@@ -123,3 +123,9 @@ class Scheduler:
 
     def _finish(self) -> None:
         self._unfinished -= 1
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *given: Any) -> None:
+    """Call a function in the event loop, unless that has ended before this thread."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(function, *given)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from resq_onnx.calibration import held_out
 from resq_onnx.calibration.corpus import calibration_sequences
-from resq_onnx.calibration.held_out import held_out_sequences
+from resq_onnx.calibration.held_out import TOKENS, held_out_sequences, text_shape
 from resq_onnx.calibration.texts import load_text
 from resq_onnx.recipe import Recipe
 
@@ -79,3 +79,10 @@ def test_the_text_is_long_enough_for_a_default_calibration() -> None:
     taken = Recipe().samples * Recipe().sequence_length
     # Four characters are about a token.
     assert sum(map(len, load_text("python-docs"))) / 4 > 2 * taken
+
+
+@pytest.mark.parametrize("positions", [0, 1, 2, 7, 64, 256, 10**6])
+def test_enough_tokens_are_compared_however_few_positions_a_model_has(positions: int) -> None:
+    count, length = text_shape(positions)
+    assert count * length >= TOKENS
+    assert length <= max(positions, 2)

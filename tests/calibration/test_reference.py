@@ -2,47 +2,26 @@
 
 from __future__ import annotations
 
-import io
-import json
 from pathlib import Path
-from pydoc_data.topics import topics
 
 import pytest
-import sentencepiece
 
 from resq_onnx.calibration.reference import load_tokenizer, write_tokenizer
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError
 from resq_onnx.runtime.tokenizer import Tokenizer
+from tests.calibration.pieces import write_pieces
 from tests.tiny_models import write_model
 
 TEXT = "The sea is wide, and so is the sky."
 
 
-@pytest.fixture(scope="module")
-def trained() -> bytes:
-    """A tokenizer.model."""
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter("\n".join(list(topics.values())[:9]).splitlines()),
-        model_writer=model,
-        vocab_size=256,
-        model_type="bpe",
-        character_coverage=0.99,
-        minloglevel=2,
-    )
-    return model.getvalue()
-
-
 @pytest.fixture
-def source(tmp_path: Path, trained: bytes) -> ModelSource:
+def source(tmp_path: Path) -> ModelSource:
     """A Llama whose tokenizer is tokenizer.model alone, as Meta gave it."""
     folder = tmp_path / "model"
     write_model(folder, "llama", tied=True, num_hidden_layers=1)
-    (folder / "tokenizer.json").unlink()
-    (folder / "tokenizer.model").write_bytes(trained)
-    said = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(said))
+    write_pieces(folder)
     return ModelSource(folder, "the model")
 
 
@@ -59,6 +38,16 @@ def test_a_tokenizer_json_that_is_there_is_left_alone(source: ModelSource, tmp_p
     (source.folder / "tokenizer.json").touch()
     write_tokenizer(source, tmp_path)
     assert not (tmp_path / "tokenizer.json").exists()
+
+
+@pytest.mark.parametrize("left", [None, b""], ids=["absent", "empty"])
+def test_a_folder_without_a_tokenizer_is_refused(source: ModelSource, left: bytes | None) -> None:
+    file = source.folder / "tokenizer.model"
+    file.unlink()
+    if left is not None:
+        file.write_bytes(left)
+    with pytest.raises(ResqError, match=r"^the model: its tokenizer has no tokens .*; put the"):
+        load_tokenizer(source)
 
 
 def test_a_damaged_tokenizer_model_is_refused(source: ModelSource) -> None:

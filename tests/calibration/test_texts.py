@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from resq_onnx.calibration import texts
 from resq_onnx.calibration.texts import load_text
 from resq_onnx.errors import ResqError
 
@@ -80,7 +81,10 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None, str
             raise ConnectionError("no route to host\nand a long story")
         return FakeRows(body=["x"]) if name == "the/bodies" else FakeRows(text=["a", "b"])
 
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    config = SimpleNamespace(HF_HUB_OFFLINE=False)
+    fake = SimpleNamespace(load_dataset=load_dataset, config=config)
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    monkeypatch.setattr(texts, "unreachable", lambda: None)
     return asked
 
 
@@ -121,6 +125,34 @@ def test_a_data_set_without_the_library_says_what_to_install(
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ResqError, match="pip install datasets"):
         load_text("wikitext")
+
+
+def test_without_a_hub_a_data_set_is_looked_for_in_the_cache_alone(
+    requests: list[tuple[str, str | None, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    offline = []
+    load_dataset = datasets.load_dataset
+
+    def load_noted(*given: Any, **how: Any) -> Any:
+        offline.append(datasets.config.HF_HUB_OFFLINE)
+        return load_dataset(*given, **how)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_noted)
+    load_text("someone/books")
+    monkeypatch.setattr(texts, "unreachable", lambda: "the hub cannot be reached (no route)")
+    assert load_text("someone/books") == ["a", "b"]
+    with pytest.raises(ResqError, match=r"failed: the hub cannot be reached \(no route\); give"):
+        load_text("far/away")
+    assert offline == [False, True, True]
+    assert not datasets.config.HF_HUB_OFFLINE
+
+
+@pytest.mark.parametrize("what", ["text", "calibration text"])
+def test_a_plain_name_says_how_a_data_set_is_called(what: str) -> None:
+    with pytest.raises(ResqError, match=r"text imdb: .* a data set .* as OWNER/NAME$"):
+        load_text("imdb", what)
 
 
 TYPOS = ["TYPO", "./brown", "brown.txt", "texts/brown.jsonl", "a/b/c", "/x", "~/brown"]

@@ -10,6 +10,7 @@ from typing import Any, Final
 import gguf
 import numpy as np
 import pytest
+import sentencepiece
 import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -38,8 +39,13 @@ def interleaved(weight: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
     return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(weight.shape))
 
 
-def write_gguf(model: PreTrainedModel, folder: Path, file: Path) -> None:
-    """A Llama in llama.cpp's format, float32, with the tokenizer of `folder`."""
+def write_gguf(
+    model: PreTrainedModel, folder: Path, file: Path, *, of_pieces: bool = False
+) -> None:
+    """A Llama in llama.cpp's format, float32, with the tokenizer of `folder`.
+
+    That is a tokenizer.json, or `of_pieces` a tokenizer.model.
+    """
     config: Any = model.config
     writer = gguf.GGUFWriter(file, "llama")
     writer.add_license("other")
@@ -54,12 +60,7 @@ def write_gguf(model: PreTrainedModel, folder: Path, file: Path) -> None:
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
-    tokenizer = json.loads((folder / "tokenizer.json").read_text())["model"]
-    ordered = sorted(tokenizer["vocab"], key=tokenizer["vocab"].get)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(ordered)
-    writer.add_token_types([3] * 3 + [1] * (len(ordered) - 3))
-    writer.add_token_merges([" ".join(pair) for pair in tokenizer["merges"]])
+    (_add_pieces if of_pieces else _add_merges)(writer, folder)
     for add, token in ((writer.add_unk_token_id, 0), (writer.add_bos_token_id, 1)):
         add(token)
     writer.add_eos_token_id(2)
@@ -79,6 +80,24 @@ def write_gguf(model: PreTrainedModel, folder: Path, file: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _add_merges(writer: gguf.GGUFWriter, folder: Path) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())["model"]
+    ordered = sorted(tokenizer["vocab"], key=tokenizer["vocab"].get)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(ordered)
+    writer.add_token_types([3] * 3 + [1] * (len(ordered) - 3))
+    writer.add_token_merges([" ".join(pair) for pair in tokenizer["merges"]])
+
+
+def _add_pieces(writer: gguf.GGUFWriter, folder: Path) -> None:
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    ids = range(pieces.get_piece_size())
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([pieces.id_to_piece(one) for one in ids])
+    writer.add_token_scores([pieces.get_score(one) for one in ids])
+    writer.add_token_types([3] * 3 + [1] * (len(ids) - 3))
 
 
 def test_a_gguf_file_is_unpacked_into_a_directory_that_is_gone_afterwards(tmp_path: Path) -> None:

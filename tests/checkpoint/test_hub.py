@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from resq_onnx.checkpoint.hub import PATTERNS, hub_name
+from resq_onnx.calibration.texts import load_text
+from resq_onnx.checkpoint import hub as hub_module
+from resq_onnx.checkpoint.hub import PATTERNS, fetch_model, hub_name
 from resq_onnx.checkpoint.source import open_model
 from resq_onnx.errors import ResqError
 
@@ -70,6 +75,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     fake = SimpleNamespace(snapshot_download=snapshot_download)
     monkeypatch.setitem(sys.modules, "huggingface_hub", fake)
+    monkeypatch.setattr(hub_module, "unreachable", lambda: None)
     return asked
 
 
@@ -98,3 +104,38 @@ def test_without_the_library_a_name_says_what_to_install(monkeypatch: pytest.Mon
 def test_nothing_that_can_run_is_fetched() -> None:
     ends = (".py", ".bin", ".pt", ".pkl", ".so")
     assert not [pattern for pattern in PATTERNS if pattern.endswith(ends) or pattern == "*"]
+
+
+PATIENCE = 0.5
+
+
+@pytest.fixture(params=["silent", "absent", "offline"])
+def away(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    """A hub that never answers, that is not there, or that is not to be asked; and what is said."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(hub_module, "PATIENCE", PATIENCE)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", request.param == "offline")
+    listening = socket.create_server(("127.0.0.1", 0))
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{listening.getsockname()[1]}")
+    if request.param == "absent":
+        listening.close()
+    with listening:
+        yield {
+            "silent": f"no answer within {PATIENCE} seconds|timed out",
+            "absent": "Connection refused",
+            "offline": "offline mode is enabled",
+        }[request.param]
+
+
+@pytest.mark.parametrize("find", [fetch_model, load_text], ids=["model", "data set"])
+def test_a_hub_that_is_away_is_said_at_once(away: str, find: Callable[[str], object]) -> None:
+    import datasets  # noqa: F401, which takes seconds
+
+    begun = time.monotonic()
+    with pytest.raises(ResqError, match=rf"the Hugging Face hub cannot be reached \(.*({away})"):
+        find("far/away")
+    assert time.monotonic() - begun < PATIENCE + 2

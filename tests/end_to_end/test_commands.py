@@ -14,6 +14,7 @@ from resq_onnx.runtime import BufferedDecoder, Decoder, Tokenizer, create_sessio
 from tests.command_line import run_process, run_successfully
 from tests.end_to_end.tiny import Exported
 from tests.end_to_end.tiny_text import WINDOW, token_ids, torch_logits
+from tests.serving.served import CHAT, HELLO, served
 
 NOISE: Final = 0.25
 """Relative: what one flipped bit in the cache can do to the perplexity of a model so small, on a
@@ -88,11 +89,22 @@ def test_evaluate_finds_the_same_perplexity_token_by_token(exported: Exported, t
     assert token_by_token["perplexity"] == pytest.approx(one_pass["perplexity"], rel=NOISE)
 
 
-def test_running_a_model_needs_nothing_of_the_export_extra(exported: Exported, text: Path) -> None:
+def test_running_a_model_needs_nothing_of_the_export_extra(
+    exported: Exported, text: Path, tmp_path: Path
+) -> None:
     for command in (
         ["generate", exported.out, "--prompt", "A", "--max-new-tokens", "2"],
         ["evaluate", exported.out, "--text", text, "--window", WINDOW],
+        [
+            *("evaluate", exported.out, "--text", text, "--window", WINDOW, "--max-windows", "1"),
+            *("--per-layer", "--reference", exported.rotated),
+        ],
         ["inspect", exported.out],
+        ["bench", exported.out, "--prompt-tokens", "4", "--new-tokens", "2", "--repeat", "1"],
+        ["report", exported.out, "--out", tmp_path / "page.html"],
     ):
         result = run_process(*command, before=BLOCK_TORCH)
         assert result.returncode == 0, result.stderr
+    with served(exported.out, tmp_path / "log.txt", before=BLOCK_TORCH) as server:
+        asked = {"messages": HELLO, "max_tokens": 2}
+        assert server.post(CHAT, asked)[0] == 200

@@ -11,7 +11,7 @@ from resq_onnx.errors import ResqError
 from resq_onnx.files.recipe_file import read_recipe, read_recipe_file
 from resq_onnx.recipe import Recipe
 
-RECIPE = Recipe(method="outlier", high_fraction=0.25, format="qdq", bos=True, seed=-3)
+RECIPE = Recipe(method="outlier", high_fraction=0.25, format="qdq", bos=True, seed=3)
 
 
 def write(path: Path, content: Any) -> Path:

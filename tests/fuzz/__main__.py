@@ -9,14 +9,16 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import shlex
 import shutil
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tests.fuzz.cases import make_case
+from tests.fuzz.cases import KINDS, make_case
 from tests.fuzz.inputs import Inputs, make_inputs
 from tests.fuzz.supervisor import run_cases
 
@@ -30,37 +32,41 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first case")
     parser.add_argument("--keep", type=Path, help="only write the first case into this new folder")
     parser.add_argument("--inputs", type=Path, help="good inputs that an earlier run has left here")
+    parser.add_argument("--only", action="append", choices=KINDS, help="this kind alone")
     asked = parser.parse_args()
+    only = asked.only or []
     folder = asked.inputs or Path(tempfile.mkdtemp(prefix="resq-fuzz-inputs-")) / "inputs"
     try:
         inputs = Inputs(folder) if folder.is_dir() else make_inputs(folder)
         if asked.keep is not None:
-            case = make_case(asked.seed, asked.first, inputs, asked.keep)
-            print(case.done, *case.command, sep="\n")
+            case = make_case(asked.seed, asked.first, inputs, asked.keep, only)
+            print(case.done, *case.command, case.sent, sep="\n")
             return 0
-        return fuzz(inputs, asked.seed, asked.first, asked.count, asked.seconds)
+        indices: Iterable[int] = itertools.count(asked.first)
+        if asked.count is not None:
+            indices = itertools.islice(indices, asked.count)
+        return fuzz(inputs, asked.seed, indices, asked.seconds, only)
     finally:
         if asked.inputs is None:
             shutil.rmtree(folder.parent, ignore_errors=True)
 
 
-def fuzz(inputs: Inputs, seed: int, first: int, count: int | None, seconds: float) -> int:
+def fuzz(
+    inputs: Inputs, seed: int, indices: Iterable[int], seconds: float, only: Sequence[str]
+) -> int:
     """Run cases and print what was found; returns the number of findings, at most 1."""
     refused: Counter[str] = Counter()
     accepted: Counter[str] = Counter()
     found = 0
     until = time.monotonic() + seconds
-    indices = itertools.takewhile(
-        lambda index: time.monotonic() < until and (count is None or index < first + count),
-        itertools.count(first),
-    )
-    for case in run_cases(inputs, seed, indices):
+    in_time = itertools.takewhile(lambda _: time.monotonic() < until, indices)
+    for case in run_cases(inputs, seed, in_time, only):
         (refused if case["code"] else accepted)[case["kind"]] += 1
         for wrong in case["wrong"]:
             found += 1
             print(f"FOUND {case['kind']}: {case['done']}\n  {wrong}")
             again = f"python -m tests.fuzz --seed {seed} --first {case['index']} --count 1"
-            print(f"  {again}", flush=True)
+            print(" ", again, *(f"--only {shlex.quote(kind)}" for kind in only), flush=True)
         if os.environ.get("RESQ_FUZZ_ALL"):
             print(f"{case['index']} {case['kind']}: {case['done']}: {case.get('last', '')}")
     total = refused.total() + accepted.total()

@@ -11,6 +11,8 @@ from typing import Final
 
 from tests.fuzz.damage import damage_file
 from tests.fuzz.inputs import CHEAP, QUICK, Inputs
+from tests.fuzz.names import strange_name
+from tests.fuzz.requests import request_to_serve, request_to_web
 
 Command = Callable[[Path], Sequence[object]]
 """The command line for a folder with the copied inputs; it may write to `out` in it."""
@@ -54,6 +56,24 @@ def _evaluate(text: str) -> Command:
     return command
 
 
+def _bench(at: Path) -> Sequence[object]:
+    asked = ("--prompt-tokens", "4", "--new-tokens", "2", "--repeat", "1", "--threads", "1")
+    return ("bench", at / "exported", *asked)
+
+
+def _web(at: Path) -> Sequence[object]:
+    return ("web", at / "exported", "--write", at / "out" / "site")
+
+
+def _serve(at: Path) -> Sequence[object]:
+    """The worker lets it answer two requests, and end."""
+    return ("serve", at / "exported", "--port", "0", "--threads", "1")
+
+
+def _per_layer(at: Path) -> Sequence[object]:
+    return (*_evaluate("text.txt")(at), "--per-layer", "--reference", at / "exported")
+
+
 def _rewrite(at: Path) -> Sequence[object]:
     projections = ("--projections", at / "others" / "projections.safetensors")
     return ("rewrite", at / "exported/model.onnx", at / "out" / "model.onnx", *projections)
@@ -74,6 +94,15 @@ class Kind:
     weight: int = 10
 
 
+RUN_FILES: Final = tuple(
+    f"exported/{name}"
+    for name in (
+        *("model.onnx", "model.onnx.data", "tokenizer.json", "tokenizer_config.json"),
+        *("config.json", "generation_config.json", "chat_template.jinja", "resq.json"),
+    )
+)
+"""Files of an export that the two servers read."""
+
 KINDS: Final = {
     "config.json": Kind(("model/config.json",), (_calibrate("model"),), 30),
     "generation_config.json": Kind(("model/generation_config.json",), (_calibrate("model"),), 5),
@@ -84,9 +113,16 @@ KINDS: Final = {
     "index": Kind(
         ("sharded/model.safetensors.index.json", "sharded/config.json"), (_calibrate("sharded"),)
     ),
+    "tokenizer.model": Kind(("pieces/tokenizer.model",), (_calibrate("pieces"),)),
     "gguf": Kind(("gguf/model.gguf",), (_calibrate("gguf/model.gguf"),), 8),
-    "onnx": Kind(("exported/model.onnx",), (_inspect, _generate(), _evaluate("text.txt")), 40),
+    "gguf of pieces": Kind(("gguf/pieces.gguf",), (_calibrate("gguf/pieces.gguf"),), 8),
+    "onnx": Kind(
+        ("exported/model.onnx",), (_inspect, _generate(), _evaluate("text.txt"), _per_layer), 40
+    ),
     "data": Kind(("exported/model.onnx.data",), (_inspect, _generate()), 5),
+    "bench": Kind(("exported/model.onnx", "exported/model.onnx.data"), (_bench,), 5),
+    "site": Kind(RUN_FILES, (_web,)),
+    "served": Kind(RUN_FILES, (_serve,)),
     "exported tokenizer": Kind(
         ("exported/tokenizer.json", "exported/tokenizer_config.json"), (_generate(),)
     ),
@@ -108,7 +144,13 @@ KINDS: Final = {
     "table": Kind(("others/text.csv",), (_calibrate("model", "text.csv"),), 2),
     "export": Kind(("model/config.json", "model/tokenizer.json"), (_export,), 1),
     "values": Kind((), (), 30),
+    "hub name": Kind((), (), 10),
+    "serve": Kind((), (), 30),
+    "web": Kind((), (), 10),
 }
+
+REQUESTS: Final = {"serve": request_to_serve, "web": request_to_web}
+"""By kind, what makes a request to that server."""
 
 VALUES: Final = (
     *(
@@ -141,6 +183,9 @@ OPTIONS: Final = {
     "inspect": (),
     "report": ("--evaluation", "--benchmark", "--out"),
     "rewrite": ("--projections", "--model", "--format", "--target"),
+    "bench": ("--prompt-tokens", "--new-tokens", "--against", "--threads"),
+    "web": ("--packages", "--port", "--write"),
+    "serve": ("--host", "--name", "--max-length", "--max-concurrent", "--max-waiting", "--timeout"),
 }
 
 
@@ -153,6 +198,9 @@ def command_with_strange_values(at: Path, dice: random.Random) -> list[object]:
         "inspect": _inspect,
         "report": _report,
         "rewrite": _rewrite,
+        "bench": _bench,
+        "web": _web,
+        "serve": _serve,
     }
     name = dice.choice(list(good))
     line = list(good[name](at))
@@ -164,6 +212,22 @@ def command_with_strange_values(at: Path, dice: random.Random) -> list[object]:
     return line
 
 
+def command_with_a_hub_name(at: Path, dice: random.Random) -> tuple[list[object], str]:
+    """A command line that names a model or a data set which is not there."""
+    name = strange_name(dice)
+    text = ("--calibration", at / "others" / "text.txt")
+    line: list[object] = dice.choice(
+        [
+            ["calibrate", name, at / "out" / "p.safetensors", *QUICK, *text],
+            ["export", name, at / "out" / "model.onnx", *CHEAP],
+            [*_calibrate("model")(at), "--calibration", name],
+            [*_evaluate("text.txt")(at), "--text", name],
+            [*_evaluate("text.txt")(at), "--reference", name],
+        ]
+    )
+    return line, f"name {name[:40]!r}"
+
+
 @dataclass(frozen=True)
 class Case:
     """A damaged input.
@@ -171,22 +235,30 @@ class Case:
     Attributes:
         kind: A key of `KINDS`.
         done: What was done, for people.
-        command: The command line to run.
+        command: The command line to run; none for a request to one of the servers.
+        sent: Such a request.
     """
 
     kind: str
     done: str
     command: list[str]
+    sent: bytes = b""
 
 
-def make_case(seed: int, index: int, inputs: Inputs, at: Path) -> Case:
+def make_case(seed: int, index: int, inputs: Inputs, at: Path, only: Sequence[str] = ()) -> Case:
     """Copy the inputs into the folder `at`, and damage one; the same numbers give the same."""
     dice = random.Random(f"{seed}/{index}")
-    kind = dice.choices(list(KINDS), [kind.weight for kind in KINDS.values()])[0]
+    kinds = only or list(KINDS)
+    kind = dice.choices(kinds, [KINDS[kind].weight for kind in kinds])[0]
+    if kind in REQUESTS:
+        sent, done = REQUESTS[kind](dice)
+        return Case(kind, done, [], sent)
     shutil.copytree(inputs.folder, at)
     (at / "out").mkdir()
     if kind == "values":
         line, done = command_with_strange_values(at, dice), "values"
+    elif kind == "hub name":
+        line, done = command_with_a_hub_name(at, dice)
     else:
         file = at / dice.choice(KINDS[kind].files)
         done = f"{file.relative_to(at)}: {damage_file(file, dice)}"

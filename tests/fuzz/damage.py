@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,9 +39,10 @@ def damage_file(path: Path, dice: Dice) -> str:
         ".onnx": _damage_onnx,
         ".jinja": _damage_template,
         ".jsonl": _damage_lines,
+        ".gguf": _damage_gguf,
     }.get(path.suffix)
     if of_kind is None or dice.random() < 0.2:
-        return _damage_bytes(path, dice)
+        return _damage_file_bytes(path, dice)
     return of_kind(path, dice)
 
 
@@ -60,10 +63,29 @@ def _replaced(path: Path, dice: Dice) -> str:
     return what
 
 
-def _damage_bytes(path: Path, dice: Dice) -> str:
+def _damage_file_bytes(path: Path, dice: Dice) -> str:
     data = bytearray(path.read_bytes())
+    done = damage_bytes(data, dice)
+    path.write_bytes(data)
+    return done
+
+
+def _damage_gguf(path: Path, dice: Dice) -> str:
+    """Damage one entry of the metadata, which is most of what can be misunderstood."""
+    data = bytearray(path.read_bytes())
+    names = list(re.finditer(rb"(?:general|llama|tokenizer)\.[a-z_.]{2,40}", data))
+    name = dice.choice(names)
+    begin = name.start() - 8 if dice.random() < 0.2 else name.end()
+    part = data[begin:]
+    done = damage_bytes(part, dice, (4, 12, 24, 100))
+    path.write_bytes(data[:begin] + part)
+    return f"{name[0].decode()}: {done}"
+
+
+def damage_bytes(data: bytearray, dice: Dice, reaches: Sequence[int] = (16, 200, 2000)) -> str:
+    """Damage bytes in place, within one of the reaches or anywhere; returns what was done."""
     # What says how the rest is to be read comes first in most formats.
-    reach = dice.choice([16, 200, 2000, len(data)])
+    reach = dice.choice([*reaches, len(data)])
     place = dice.randrange(max(1, min(len(data), reach)))
     match what := dice.choice(["cut", "flip", "integer", "insert", "remove", "append", "text"]):
         case "cut":
@@ -85,18 +107,17 @@ def _damage_bytes(path: Path, dice: Dice) -> str:
             data += dice.randbytes(dice.choice([1, 8, 1000]))
         case "text":
             data[place:place] = dice.choice([b"\xff", b"\xef\xbb\xbf", b"\0", b"\xed\xa0\x80"])
-    path.write_bytes(data)
     return f"{what} at {place}"
 
 
 def _damage_json(path: Path, dice: Dice) -> str:
     content = json.loads(path.read_text(encoding="utf-8"))
-    content, done = _damage_value(content, dice)
+    content, done = damage_value(content, dice)
     path.write_text(json.dumps(content), encoding="utf-8")
     return done
 
 
-def _damage_value(content: Any, dice: Dice) -> tuple[Any, str]:
+def damage_value(content: Any, dice: Dice) -> tuple[Any, str]:
     """Change one or two places of a tree of JSON."""
     done = []
     for _ in range(dice.choice([1, 1, 2])):
@@ -148,7 +169,7 @@ def _near(value: Any, dice: Dice) -> Any:
 def _damage_safetensors(path: Path, dice: Dice) -> str:
     data = path.read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
-    header, done = _damage_value(json.loads(data[8 : 8 + length]), dice)
+    header, done = damage_value(json.loads(data[8 : 8 + length]), dice)
     text = json.dumps(header).encode()
     said = len(text) if dice.random() < 0.9 else dice.choice(EXTREMES)
     path.write_bytes(struct.pack("<Q", said) + text + data[8 + length :])
@@ -158,7 +179,7 @@ def _damage_safetensors(path: Path, dice: Dice) -> str:
 def _damage_lines(path: Path, dice: Dice) -> str:
     lines = path.read_text().splitlines()
     place = dice.randrange(len(lines))
-    content, done = _damage_value(json.loads(lines[place]), dice)
+    content, done = damage_value(json.loads(lines[place]), dice)
     lines[place] = json.dumps(content)
     path.write_text("\n".join(lines))
     return f"line {place}: {done}"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from resq_onnx.web.packages import PACKAGES
+from tests.calibration.pieces import write_pieces
 from tests.checkpoint.test_gguf import write_gguf
 from tests.command_line import run_successfully
 from tests.tiny_models import write_model
@@ -50,7 +53,9 @@ class Inputs:
         folder: The folder of all of them.
         model: A Hugging Face directory.
         sharded: The same with an index of weights.
-        gguf: A folder with a .gguf file.
+        gguf: A folder with .gguf files.
+        pieces: A Hugging Face directory whose tokenizer is a tokenizer.model.
+        cache: A user's cache, with the packages of the page.
         exported: What `export` made of the model.
         others: Texts, projections, and what `evaluate --json` and `bench --json` print.
     """
@@ -74,6 +79,14 @@ class Inputs:
         return self.folder / "exported"
 
     @property
+    def pieces(self) -> Path:
+        return self.folder / "pieces"
+
+    @property
+    def cache(self) -> Path:
+        return self.folder / "cache"
+
+    @property
     def others(self) -> Path:
         return self.folder / "others"
 
@@ -85,9 +98,18 @@ def make_inputs(folder: Path) -> Inputs:
     torch_model.save_pretrained(inputs.sharded, max_shard_size="8KB")
     for path in inputs.model.glob("*token*"):
         (inputs.sharded / path.name).write_bytes(path.read_bytes())
-    for made in (inputs.gguf, inputs.exported, inputs.others):
+    for made in (inputs.gguf, inputs.exported, inputs.others, inputs.pieces):
         made.mkdir()
     write_gguf(torch_model, inputs.model, inputs.gguf / "model.gguf")
+    for path in inputs.model.iterdir():
+        shutil.copy(path, inputs.pieces)
+    write_pieces(inputs.pieces)
+    write_gguf(torch_model, inputs.pieces, inputs.gguf / "pieces.gguf", of_pieces=True)
+    for package in PACKAGES:
+        kept = inputs.cache / "resq-onnx" / "web" / package.archive.removesuffix(".tgz")
+        kept.mkdir(parents=True)
+        for name in package.files:
+            (kept / name).write_text(f"// {name}")
     for name, content in TEXTS.items():
         (inputs.others / name).write_text(content)
     text = inputs.others / "text.txt"

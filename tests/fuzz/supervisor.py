@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,10 +38,10 @@ ENVIRONMENT: Final = {
 class Worker:
     """A process of `tests.fuzz.worker`."""
 
-    def __init__(self, inputs: Inputs, seed: int) -> None:
+    def __init__(self, inputs: Inputs, seed: int, only: Sequence[str]) -> None:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115, closed with the worker
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.fuzz.worker", str(inputs.folder), str(seed)],
+            [sys.executable, "-m", "tests.fuzz.worker", str(inputs.folder), str(seed), *only],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
@@ -96,14 +96,16 @@ class Worker:
         return line
 
 
-def run_cases(inputs: Inputs, seed: int, indices: Iterable[int]) -> Iterator[dict[str, Any]]:
-    """What happened in each case, in their order."""
-    worker, ran = Worker(inputs, seed), 0
+def run_cases(
+    inputs: Inputs, seed: int, indices: Iterable[int], only: Sequence[str] = ()
+) -> Iterator[dict[str, Any]]:
+    """What happened in each case, in their order; `only` names the kinds of which they are."""
+    worker, ran = Worker(inputs, seed, only), 0
     try:
         for index in indices:
             if ran >= CASES_OF_A_WORKER:
                 worker.end()
-                worker, ran = Worker(inputs, seed), 0
+                worker, ran = Worker(inputs, seed, only), 0
             begun = time.monotonic()
             found = worker.run(index)
             if found is None:
@@ -111,7 +113,7 @@ def run_cases(inputs: Inputs, seed: int, indices: Iterable[int]) -> Iterator[dic
                 status, words = worker.end()
                 wrong = f"crashed ({status}): {words}" if status else f"no end in {took:.0f} s"
                 found = {"index": index, "kind": "?", "done": "?", "wrong": [wrong], "code": None}
-                worker, ran = Worker(inputs, seed), 0
+                worker, ran = Worker(inputs, seed, only), 0
             ran += 1
             yield found
     finally:

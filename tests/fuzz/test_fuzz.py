@@ -34,6 +34,7 @@ def test_damaged_inputs_end_in_one_line(inputs: Inputs) -> None:
     # A fuzzer that is refused always, or never, tries nothing.
     assert any(case["code"] for case in found)
     assert any(not case["code"] for case in found)
+    assert {"serve", "web", "served", "bench", "site"} <= {case["kind"] for case in found}
 
 
 @pytest.mark.slow
@@ -56,9 +57,25 @@ def test_a_planted_fault_is_found(
     assert words in case["wrong"][0]
 
 
-def command_of(inputs: Inputs, index: int) -> str:
+def command_of(inputs: Inputs, index: int) -> str | None:
     with tempfile.TemporaryDirectory() as folder:
-        return make_case(0, index, inputs, Path(folder) / "at").command[0]
+        return next(iter(make_case(0, index, inputs, Path(folder) / "at").command), None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("server", "words"),
+    [
+        ("serve", "unexpected error: IndexError('planted')"),
+        ("web", "web raised IndexError('planted')"),
+    ],
+)
+def test_a_fault_of_a_server_is_found(
+    inputs: Inputs, monkeypatch: pytest.MonkeyPatch, server: str, words: str
+) -> None:
+    monkeypatch.setenv(FAULT_VARIABLE, server)
+    found = [one["wrong"] for one in run_cases(inputs, 0, range(8), only=[server])]
+    assert words in itertools.chain(*found)
 
 
 @pytest.mark.slow
@@ -76,13 +93,13 @@ def test_the_same_numbers_make_the_same_case_and_every_kind_comes(
 
 def cases_at(
     inputs: Inputs, places: Iterator[Path], index: int
-) -> list[tuple[str, str, dict[Path, str]]]:
+) -> list[tuple[str, str, bytes, dict[Path, str]]]:
     made = []
     for at in itertools.islice(places, 2):
         case = make_case(7, index, inputs, at)
         files = {path.relative_to(at): digest for path, digest in digests(at).items()}
-        made.append((case.kind, case.done, files))
-        shutil.rmtree(at)
+        made.append((case.kind, case.done, case.sent, files))
+        shutil.rmtree(at, ignore_errors=True)  # a request needs no files
     return made
 
 

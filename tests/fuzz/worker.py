@@ -10,15 +10,20 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, NoReturn
 
 from click.testing import Result
 
 from resq_onnx.cli import main as main_command
+from resq_onnx.serving import fields
+from resq_onnx.web import server as web_server
 from tests.command_line import run
 from tests.fuzz.cases import make_case
 from tests.fuzz.inputs import DECOY, Inputs
+from tests.fuzz.servers import Servers, serve_briefly
 
 FAULT_VARIABLE: Final = "RESQ_FUZZ_FAULT"
 """The environment variable that names a fault to plant."""
@@ -58,18 +63,31 @@ def digests(folder: Path) -> dict[Path, str]:
     return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def run_case(seed: int, index: int, inputs: Inputs) -> dict[str, object]:
+@dataclass(frozen=True)
+class Asked:
+    """What a worker is to do: cases of a seed, perhaps of some kinds alone."""
+
+    inputs: Inputs
+    seed: int
+    only: Sequence[str]
+
+
+def run_case(asked: Asked, index: int, servers: Servers) -> dict[str, object]:
     """Run one case in a folder of its own, which is the working directory meanwhile."""
     folder = Path(tempfile.mkdtemp(prefix="resq-fuzz-"))
     try:
         at = folder / "at"
-        case = make_case(seed, index, inputs, at)
-        os.chdir(at)
-        before = digests(at)
-        result = run(*case.command)
-        wrong = findings(result, before, digests(at))
-        last = (result.stderr.strip().splitlines() or [""])[-1]
-        said = {"index": index, "kind": case.kind, "done": case.done, "code": result.exit_code}
+        case = make_case(asked.seed, index, asked.inputs, at, asked.only)
+        if not case.command:
+            code, wrong, last = servers.ask(case.kind, case.sent)
+        else:
+            os.chdir(at)
+            before = digests(at)
+            servers.errors.clear()
+            result = run(*case.command)
+            wrong = [*findings(result, before, digests(at)), *servers.errors]
+            code, last = result.exit_code, (result.stderr.strip().splitlines() or [""])[-1]
+        said = {"index": index, "kind": case.kind, "done": case.done, "code": code}
         return {**said, "command": case.command, "wrong": wrong, "last": last}
     finally:
         os.chdir("/")
@@ -77,14 +95,23 @@ def run_case(seed: int, index: int, inputs: Inputs) -> dict[str, object]:
 
 
 def plant(fault: str) -> None:
-    """Spoil the command inspect, so that the fuzzer has something to find."""
+    """Spoil the command inspect or a server, so that the fuzzer has something to find."""
     if not fault:
         return
+
+    def raise_error(*_given: object) -> NoReturn:
+        raise IndexError("planted")
+
+    used_by: Any = {"serve": fields, "web": web_server}.get(fault)
+    if fault == "serve":
+        used_by.parse_object = raise_error
+    if fault == "web":
+        used_by.unquote = raise_error
 
     def inspect(model: Path, **_options: object) -> None:
         match fault:
             case "raise":
-                raise IndexError("planted")
+                raise_error()
             case "hang":
                 time.sleep(1000)
             case "crash":
@@ -103,15 +130,19 @@ def limit_memory() -> None:
 
 def main() -> None:
     """Answer each number on stdin by a line of JSON on stdout."""
-    inputs, seed = Inputs(Path(sys.argv[1])), int(sys.argv[2])
+    folder, seed, *only = sys.argv[1:]
+    asked = Asked(Inputs(Path(folder)), int(seed), only)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints is no answer
-    warm_up(inputs)
+    os.environ["XDG_CACHE_HOME"] = str(asked.inputs.cache)
+    warm_up(asked.inputs)
+    servers = Servers(asked.inputs)
+    serve_briefly()
     plant(os.environ.get(FAULT_VARIABLE, ""))
     limit_memory()
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
-        print(json.dumps(run_case(seed, int(line), inputs)), file=answers, flush=True)
+        print(json.dumps(run_case(asked, int(line), servers)), file=answers, flush=True)
 
 
 def warm_up(inputs: Inputs) -> None:

@@ -256,7 +256,7 @@ def test_a_hessian_is_the_second_moment_of_the_rotated_activations() -> None:
 
 def test_the_same_seed_gives_the_same_bases_and_another_seed_others() -> None:
     first, again, other = (
-        compute_projections(Recipe(seed=seed), LAYOUT, _moments()) for seed in (-5, -5, 6)
+        compute_projections(Recipe(seed=seed), LAYOUT, _moments()) for seed in (5, 5, 6)
     )
     for name in ("hidden", "value", "key"):
         np.testing.assert_array_equal(getattr(first, name), getattr(again, name))

@@ -132,6 +132,14 @@ def test_a_buffer_for_nothing_is_refused(session: Any, length: int, batch: int) 
         BufferedDecoder(session, length, batch)
 
 
+@pytest.mark.parametrize("length", [2**50, 2**60, 2**63, 10**30])
+def test_a_buffer_that_no_machine_has_room_for_is_a_lack_of_memory(
+    session: Any, length: int
+) -> None:
+    with pytest.raises(MemoryError):
+        BufferedDecoder(session, length)
+
+
 @pytest.mark.parametrize("shape", [(2,), (1, 3), (2, 0)])
 def test_tokens_of_another_shape_are_a_mistake(session: Any, shape: tuple[int, ...]) -> None:
     decoder = BufferedDecoder(session, ROOM, batch=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any, Final
 
@@ -124,6 +125,38 @@ def test_taps_leave_no_file_behind(exported: dict[str, Path]) -> None:
     before = contents(exported["custom"].parent)
     layer_outputs(exported["custom"], IDS)
     assert contents(exported["custom"].parent) == before
+
+
+def linked(exported: Path, cache: Path) -> Path:
+    """The same file as a Hugging Face cache has it: links into another folder."""
+    snapshot, blobs = cache / "snapshots" / "0a1b", cache / "blobs"
+    for folder in (snapshot, blobs):
+        folder.mkdir(parents=True)
+    for number, file in enumerate(exported.parent.glob(f"{exported.name}*")):
+        shutil.copy(file, blobs / f"sha{number}")
+        (snapshot / file.name).symlink_to(f"../../blobs/sha{number}")
+    return snapshot / exported.name
+
+
+def test_a_file_in_a_cache_of_links_has_the_same_stream(
+    exported: dict[str, Path], tmp_path: Path
+) -> None:
+    path = linked(exported["custom"], tmp_path)
+    assert np.array_equal(layer_outputs(path, IDS), layer_outputs(exported["custom"], IDS))
+    embedded = Embedder(exported["custom"]).run(IDS)
+    assert np.array_equal(Embedder(path).run(IDS), embedded)
+
+
+def test_data_behind_a_link_out_of_the_folder_is_refused(
+    exported: dict[str, Path], tmp_path: Path
+) -> None:
+    path = linked(exported["custom"], tmp_path)
+    away = tmp_path / "away.data"
+    shutil.copy(f"{path}.data", away)
+    Path(f"{path}.data").unlink()
+    Path(f"{path}.data").symlink_to(away)
+    with pytest.raises(ResqError, match=r"model\.onnx\.data: is a link to .*away\.data, outside"):
+        layer_outputs(path, IDS)
 
 
 def test_what_has_no_taps_is_refused(tmp_path: Path) -> None:

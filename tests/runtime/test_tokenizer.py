@@ -81,6 +81,12 @@ def test_text_survives_encoding_and_decoding(tmp_path: Path) -> None:
     assert tokenizer.encode("a", add_special_tokens=False) == tokenizer.encode("a")[1:]
 
 
+def test_a_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.load(write(tmp_path))
+    with pytest.raises(ResqError, match=r"refuses the text: .* half a character .*; give it in"):
+        tokenizer.encode("caf\udce9")
+
+
 def test_truncation_and_padding_left_in_the_file_are_ignored(tmp_path: Path) -> None:
     write(tmp_path)
     backend = byte_tokenizer()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import resource
 import socket
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,8 +19,11 @@ from resq_onnx.serving import connections
 from resq_onnx.serving.connections import MAX_CONNECTIONS, room_for
 from tests.serving.served import COMPLETIONS, Served, served
 
-FLOOD = 600
-"""Silent connections: more than the server takes."""
+FLOOD = 2000
+"""Silent connections: several times as many as the server takes."""
+
+SLOW = 10
+"""Clients that send a header byte by byte."""
 
 PROMPT = json.dumps({"prompt": "a", "max_tokens": 1}).encode()
 
@@ -42,13 +47,48 @@ def status_of(found: socket.socket) -> int:
     return int(found.makefile("rb").readline().split()[1])
 
 
-def test_silent_connections_make_room_and_nobody_waits_for_them(
-    folder: Path, tmp_path: Path
-) -> None:
+def send_slowly(server: Served, ended: threading.Event) -> None:
+    while not ended.wait(0.1):
+        with suppress(OSError), connected(server) as found:  # it closes the slow, and ends
+            for letter in b"POST /v1/completions HTTP/1.1\r\nX-Long: " + b"a" * 1000:
+                found.sendall(bytes([letter]))
+                if ended.wait(0.1):
+                    break
+
+
+@contextmanager
+def slow_clients(server: Served) -> Iterator[None]:
+    ended = threading.Event()
+    with ThreadPoolExecutor(SLOW) as threads:
+        sending = [threads.submit(send_slowly, server, ended) for _ in range(SLOW)]
+        try:
+            yield
+        finally:
+            ended.set()
+    for one in sending:
+        one.result()
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """This process may open as many connections as it needs."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 2 * FLOOD)), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("many_files")
+def test_silent_and_slow_clients_make_room_and_nobody_waits_for_them(
+    folder: Path, tmp_path: Path
+) -> None:
     before = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))"
-    with served(folder, tmp_path / "log.txt", before=before) as server, ExitStack() as stack:
+    with (
+        served(folder, tmp_path / "log.txt", before=before) as server,
+        slow_clients(server),
+        ExitStack() as stack,
+    ):
         running = server.begin_stream(max_tokens=8000)
         for i in range(FLOOD):
             silent = stack.enter_context(connected(server))
@@ -56,7 +96,7 @@ def test_silent_connections_make_room_and_nobody_waits_for_them(
                 silent.sendall(b"POST /v1/completions HTTP/1.1\r\nHost:"[: 10 * (i % 4)])
             if i % 100 == 99:
                 began = time.monotonic()
-                assert server.health()["running"] == 1
+                server.health()
                 assert time.monotonic() - began < 5  # half a second on a machine without tests
         assert b"data: " in running.stream.readline() + running.stream.readline()  # type: ignore[attr-defined]
         running.close()
@@ -64,7 +104,9 @@ def test_silent_connections_make_room_and_nobody_waits_for_them(
         log = server.log.read_text()
         assert "Traceback" not in log
         assert len(log) < 2000
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        began = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - began < 5
 
 
 IMPATIENT = """

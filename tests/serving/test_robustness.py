@@ -27,10 +27,11 @@ TOO_SHORT = 0.1
     [
         (b"", "cannot be read as JSON"),
         (b'{"prompt": "a"', "cannot be read as JSON"),
-        (b'{"prompt": "\xff"}', "cannot be read as JSON"),
+        (b'{"prompt": "\xff"}', "cannot be read as JSON: not UTF-8 text (byte 12)"),
+        ('{"prompt": "a"}'.encode("utf-16"), "cannot be read as JSON: not UTF-8 text (byte 0)"),
         (b"[1]", "must be a JSON object"),
         (b'{"prompt": "a", "temperature": NaN}', "NaN is no JSON"),
-        (b'{"prompt": "\\ud800"}', "cannot be read as JSON"),
+        (b'{"prompt": "\\ud800"}', "half a character (a lone surrogate)"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"prompt": "a", "seed": ' + b"1" * 5000 + b"}", "cannot be read as JSON"),
         (b'{"prompt": ""}', "prompt has no tokens"),
@@ -63,6 +64,22 @@ def test_a_huge_body_is_refused_unread_or_as_soon_as_it_is_too_long(server: Serv
     assert response.status == 413
     response.read()
     connection.close()
+
+
+def test_long_prompts_whose_clients_are_gone_hold_up_nobody(server: Served) -> None:
+    count, prompt = len(server.lines()), "\N{SPOUTING WHALE}" * ((MAX_BODY - 1000) // 4)
+    body = json.dumps({"prompt": prompt}, ensure_ascii=False).encode()
+    clients = [server.connect() for _ in range(4)]
+    for client in clients:
+        client.request("POST", COMPLETIONS, body, {"Content-Type": "application/json"})
+        began = time.monotonic()
+        server.health()
+        assert time.monotonic() - began < 5  # half a second on a machine without tests
+    for client in clients:
+        client.close()
+    server.wait_for_line(count + 3)
+    server.wait_for(running=0)
+    assert {line.status for line in server.lines()[count:]} <= {400, 429, 499}
 
 
 def test_only_json_is_read_so_that_no_web_page_can_ask(server: Served) -> None:
@@ -172,6 +189,7 @@ def test_a_request_that_takes_too_long_is_ended(folder: Path, tmp_path: Path) ->
         stream = client.chat.completions.create(**options, stream=True)
         with pytest.raises(openai.APIError, match=f"longer than {TOO_SHORT} seconds"):
             list(stream)
+        server.wait_for_line(1)
         assert [(line.status, line.reason) for line in server.lines()] == [(504, "timeout")] * 2
 
 
@@ -243,6 +261,7 @@ def test_a_model_that_computes_no_numbers_is_an_error_that_says_so(
         stream = server.client().completions.create(model="tiny", prompt=[5, 6, 7], stream=True)
         with pytest.raises(openai.APIError, match="not finite for new token 1"):
             list(stream)
+        server.wait_for_line(3)
         assert [(line.status, line.reason) for line in server.lines()] == [(500, "model_error")] * 4
         assert "Traceback" not in server.log.read_text()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 
 import pytest
 
@@ -109,3 +110,26 @@ def test_work_that_hears_nothing_is_waited_for_only_so_long() -> None:
 
     opened = threading.Event()
     asyncio.run(scenario())
+
+
+def test_work_that_ends_after_the_event_loop_says_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def deaf(_: threading.Event) -> Iterator[str]:
+        yield "begun"
+        opened.wait(60)
+
+    async def scenario() -> None:
+        running = Scheduler(1, 0).start(deaf)
+        assert await anext(aiter(running)) == "begun"
+        assert running.future is not None
+        futures.append(running.future)
+
+    opened, futures = threading.Event(), list[Future[None]]()
+    asyncio.run(scenario())
+    opened.set()
+    assert futures[0].result(60) is None
+    for thread in threading.enumerate():
+        if thread.name.startswith("generation"):
+            thread.join(1)
+    assert caplog.records == []
