@@ -23,6 +23,7 @@ from resq_onnx.calibration.measured import (
     measure_graph,
     run_pass,
 )
+from resq_onnx.calibration.memory import batch_within
 from resq_onnx.calibration.reference import load_tokenizer, text_opening
 from resq_onnx.calibration.threads import limited_threads
 from resq_onnx.calibration.working import opened_work
@@ -270,7 +271,8 @@ def calibrate(
         none = np.empty((0, 0), np.int64)
         with opened_work(out, source, recipe, resources, progress) as work:
             texts = Texts(text, none, none)
-            layer_pass = LayerPass(layout, work, texts, share_of_this_process())
+            batch = batch_within(layout, recipe.sequence_length, resources.max_memory)
+            layer_pass = LayerPass(layout, work, texts, share_of_this_process(), batch)
             run_pass(source, layer_pass, resources, progress)
             if staging is None:
                 return None

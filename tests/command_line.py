@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -47,6 +48,13 @@ def contents(folder: Path) -> dict[str, bytes]:
     """Every file under a folder, hidden ones too."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def exported(folder: Path) -> dict[str, bytes]:
+    """The files of an export, without what resq.json says of the memory it took."""
+    found = contents(folder)
+    found["resq.json"] = re.sub(rb'\n  "peak_memory_bytes": \d+,', b"", found["resq.json"])
+    return found
 
 
 def error_line(stderr: str) -> str:

@@ -16,6 +16,7 @@ from resq_onnx.calibration.distributed import share_of_this_process
 from resq_onnx.calibration.held_out import held_out_sequences, text_shape
 from resq_onnx.calibration.layer_pass import FloatOutputs, LayerPass, Texts
 from resq_onnx.calibration.layered import LayeredModel
+from resq_onnx.calibration.memory import batch_within
 from resq_onnx.calibration.reference import Reference, load_tokenizer, text_opening
 from resq_onnx.calibration.texts import FILE_SUFFIXES, PYTHON_DOCS
 from resq_onnx.calibration.training import BATCH
@@ -129,7 +130,8 @@ def measure(
         asked = dataclasses.replace(recipe, **_calibration_fields(calibrated))
         calibration = calibration_text(tokenizer, asked, source, progress.warn)
     texts = Texts(calibration, token_ids, text)
-    layer_pass = LayerPass(layout, work, texts, share_of_this_process())
+    batch = batch_within(layout, recipe.sequence_length, resources.max_memory)
+    layer_pass = LayerPass(layout, work, texts, share_of_this_process(), batch)
     run_pass(source, layer_pass, resources, progress)
     moments = layer_pass.moments() or (None if known is None else known.moments)
     sums = known.sums_for(layout) if known else layer_pass.sums()

@@ -33,6 +33,7 @@ def print_summary(out: Console, summary: Summary) -> None:
         "Cached decode": f"perplexity {decode.perplexity_ratio:.4f} times that of one pass, "
         f"top-1 agreement {decode.top1_agreement:.1%}",
         **_quality_row(summary),
+        **_memory_row(summary),
         "Run it": f'resq-onnx generate {summary.path} --prompt "Once upon a time"{_how(summary)}',
     }
     for name, value in rows.items():
@@ -42,6 +43,12 @@ def print_summary(out: Console, summary: Summary) -> None:
 def _how(summary: Summary) -> str:
     """Options that `generate` needs on a machine like this."""
     return "" if summary.dtype in CPU_DTYPES else " --no-kernels"
+
+
+def _memory_row(summary: Summary) -> dict[str, str]:
+    if summary.peak_bytes is None:
+        return {}
+    return {"Memory": f"at most {summary.peak_bytes / 1e9:.2f} GB during this export"}
 
 
 def _quality_row(summary: Summary) -> dict[str, str]:

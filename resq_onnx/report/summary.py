@@ -13,6 +13,7 @@ from typing import Any, Final
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.evaluation.against_float import Quality
 from resq_onnx.evaluation.distance import Distance
+from resq_onnx.evaluation.fresh_process import peak_bytes
 from resq_onnx.files import Staging
 from resq_onnx.recipe import Recipe
 
@@ -33,6 +34,7 @@ class Summary:
         parity: Distances of logits by comparison, `float` and `decode`.
         quality: Comparison of the quantised with the float model; None if nothing is quantised.
         dtype: Type of the activations.
+        peak_bytes: The most memory that the process took, with Python and its libraries.
     """
 
     path: Path
@@ -41,6 +43,7 @@ class Summary:
     parity: dict[str, Distance]
     quality: Quality | None = None
     dtype: str = "float32"
+    peak_bytes: int | None = None
 
 
 def write_summary(
@@ -55,7 +58,7 @@ def write_summary(
     """Write resq.json into the staging folder, and return a summary of it."""
     graph, data = staging.model, staging.folder / f"{staging.target.name}.data"
     sizes = {"graph": graph.stat().st_size, "data": data.stat().st_size if data.exists() else 0}
-    source_bytes = source.float32_bytes
+    source_bytes, peak = source.float32_bytes, peak_bytes()
     content: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "model": source.config.get("_name_or_path") or Path(source.name).name,
@@ -67,6 +70,7 @@ def write_summary(
         "versions": {name: _version(name) for name in PACKAGES},
         "parity": {name: dataclasses.asdict(distance) for name, distance in parity.items()},
         "bytes": {**sizes, "total": sum(sizes.values()), "source_float32": source_bytes},
+        "peak_memory_bytes": peak,
     }
     if source.layout.longrope is not None:
         content["longrope_factors"] = source.layout.longrope
@@ -75,7 +79,8 @@ def write_summary(
     if spectra is not None:
         content["spectra"] = spectra
     (staging.folder / FILE_NAME).write_text(json.dumps(content, indent=2) + "\n")
-    return Summary(staging.target, sum(sizes.values()), source_bytes, parity, quality, recipe.dtype)
+    size = sum(sizes.values())
+    return Summary(staging.target, size, source_bytes, parity, quality, recipe.dtype, peak)
 
 
 def _version(package: str) -> str:

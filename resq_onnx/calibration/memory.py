@@ -1,0 +1,70 @@
+"""How much memory an export takes, estimated before it begins.
+
+The numbers are sums of the large arrays that are held at once, for each of the steps; what a
+recipe's details add is small beside them. The finished file is checked where it is mapped to
+memory: its pages are in a process's resident memory, but the system takes them back where others
+need it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from resq_onnx.calibration.layer_pass import BATCH
+from resq_onnx.calibration.layered import HEAD_BYTES, LOGITS_BYTES
+from resq_onnx.errors import ResqError
+from resq_onnx.families import ModelLayout
+from resq_onnx.projections.moments import layer_shapes
+from resq_onnx.projections.splits import weight_counts
+
+PROCESS_BYTES: Final = 750_000_000
+"""Python with PyTorch, transformers and ONNX Runtime, before they do anything."""
+
+BUFFERS: Final = 4
+"""Arrays as large as the input of down_proj that the layers' code holds at once: gate, up, their
+product, and the one that an operator is writing."""
+
+
+def steps_of(layout: ModelLayout, sequence_length: int, batch: int) -> dict[str, int]:
+    """Bytes that each large step takes, with the process itself.
+
+    Args:
+        layout: Of the model.
+        sequence_length: Tokens of a calibration sequence.
+        batch: Sequences that are run at a time.
+    """
+    shapes = {site: math.prod(shape) for site, shape in layer_shapes(layout).items()}
+    weights = sum(weight_counts(layout).values())
+    tokens = sequence_length * batch
+    activations = 4 * tokens * (BUFFERS * layout.intermediate_size + 4 * layout.hidden_size)
+    hessian = max(shapes.values())
+    steps = {
+        "calibrating a layer": 4 * weights + 8 * sum(shapes.values()) + activations,
+        "quantising a layer": 2 * 4 * weights + (8 + 4) * hessian,
+        "computing logits": HEAD_BYTES + 3 * LOGITS_BYTES,
+    }
+    return {name: PROCESS_BYTES + size for name, size in steps.items()}
+
+
+def batch_within(layout: ModelLayout, sequence_length: int, most: int | None) -> int:
+    """The largest number of calibration sequences at a time, up to `BATCH`, for so much memory.
+
+    Args:
+        layout: Of the model.
+        sequence_length: Tokens of a calibration sequence.
+        most: Bytes that may be taken; None for no limit.
+
+    Raises:
+        ResqError: It cannot be done with so little; says how much is needed, and for what.
+    """
+    if most is None:
+        return BATCH
+    for batch in range(BATCH, 0, -1):
+        if max(steps_of(layout, sequence_length, batch).values()) <= most:
+            return batch
+    name, size = max(steps_of(layout, sequence_length, 1).items(), key=lambda step: step[1])
+    raise ResqError(
+        f"{name} of this model takes about {size / 1e9:.1f} GB, and --max-memory allows "
+        f"{most / 1e9:.1f}; use --max-memory {size / 1e9 + 0.1:.1f}GB or more"
+    )

@@ -1,0 +1,49 @@
+"""What an export takes is estimated, and refused at the beginning where that is too much."""
+
+import pytest
+
+from resq_onnx.calibration.layer_pass import BATCH
+from resq_onnx.calibration.memory import batch_within, steps_of
+from resq_onnx.errors import ResqError
+from resq_onnx.families import layout_of
+from resq_onnx.resources import Resources, bytes_of
+from scripts.random_model import SHAPES
+
+LLAMA_8B = layout_of(SHAPES["Llama-3-8B"], "8B")
+
+
+def test_without_a_limit_the_usual_batch_is_run() -> None:
+    assert batch_within(LLAMA_8B, 512, None) == BATCH
+
+
+def test_a_smaller_batch_serves_a_smaller_memory() -> None:
+    most = max(steps_of(LLAMA_8B, 4096, 3).values())
+    assert batch_within(LLAMA_8B, 4096, most) == 3
+    assert batch_within(LLAMA_8B, 4096, most - 1) == 2
+
+
+def test_too_little_is_refused_with_what_would_do() -> None:
+    with pytest.raises(
+        ResqError, match=r"layer of this model takes about .* use --max-memory"
+    ) as e:
+        batch_within(LLAMA_8B, 512, 1_000_000_000)
+    enough = bytes_of(str(e.value).split("--max-memory ")[2].split(" ")[0])
+    assert batch_within(LLAMA_8B, 512, enough) >= 1
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("8GB", 8e9), ("7.5 GiB", 7.5 * 2**30), ("512mb", 512e6), ("1000", 1000), ("1kib", 1024)],
+)
+def test_an_amount_of_memory_is_read(text: str, size: float) -> None:
+    assert bytes_of(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1GB", "8 apples", "nan", "1e9", "8GB8"])
+def test_another_text_is_refused(text: str) -> None:
+    with pytest.raises(ResqError, match="is no amount of memory"):
+        bytes_of(text)
+
+
+def test_resources_have_defaults() -> None:
+    assert Resources() == Resources("auto", None, None, False)
