@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from resq_onnx.errors import ResqError
 from resq_onnx.recipe import BitSplit, Recipe
+from resq_onnx.resources import Resources
 
 if TYPE_CHECKING:
     from resq_onnx.files.recipe_file import read_recipe
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BitSplit",
     "Recipe",
+    "Resources",
     "ResqError",
     "__version__",
     "create_session",

@@ -30,6 +30,7 @@ def test_the_public_list_is_this_one() -> None:
     assert resq_onnx.__all__ == [
         "BitSplit",
         "Recipe",
+        "Resources",
         "ResqError",
         "__version__",
         "create_session",
