@@ -56,6 +56,7 @@ class LayerByLayer:
         expected: PyTorch's outputs on the short text, with the stream of all halves.
         work: Finished matrices are kept there.
         threads: Of ONNX Runtime.
+        device: Where PyTorch quantises.
     """
 
     graph: ir.Model
@@ -63,6 +64,7 @@ class LayerByLayer:
     expected: ModelOutputs
     work: WorkFolder
     threads: int | None
+    device: str = "cpu"
 
     def run(self, progress: Callable[[int, int], None]) -> Distance:
         """Check every layer, and quantise it.
@@ -113,14 +115,12 @@ class LayerByLayer:
     def _quantise(self, layer: int, path: Path) -> None:
         measured = self.measured
         weights = ir.load(path).graph.initializers
-        needed = measured.moments if measured.recipe.weights == "gptq" else None
-        moments = None if needed is None else needed.layer(layer)
         for site in sites_of(measured.layout, measured.projections, layer):
             if self.work.has(site.module):
                 continue
             tensor = weights[f"{site.module}.weight"].const_value
             assert tensor is not None
-            matrix = site.quantise(tensor.numpy(), measured.recipe, moments)
+            matrix = site.quantise(tensor.numpy(), measured.recipe, measured.moments, self.device)
             names = [field.name for field in dataclasses.fields(matrix)]
             self.work.save(site.module, {name: getattr(matrix, name) for name in names})
 

@@ -17,9 +17,8 @@ from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
 from resq_onnx.projections.moments import (
     SITES,
-    LayerMoments,
     SecondMoments,
-    check_layer,
+    checked_site,
     moment_shapes,
 )
 from resq_onnx.projections.triangles import pack, unpack
@@ -37,21 +36,21 @@ class StoredMoments:
         """Take a file whose header was read."""
         self._path, self.tokens = path, tokens
 
-    def layer(self, layer: int) -> LayerMoments:
-        """The sums of one layer, read now.
+    def site(self, layer: int, site: str) -> NDArray[np.float32]:
+        """The sum of one layer at one site, read now.
 
         Raises:
             ResqError: The file has not so many layers.
         """
         with safe_open(self._path, framework="numpy") as file:
-            slices = {site: file.get_slice(f"{PREFIX}{site}") for site in SITES}
-            layers = min(one.get_shape()[0] for one in slices.values())
+            stored = file.get_slice(f"{PREFIX}{site}")
+            layers = stored.get_shape()[0]
             if layer >= layers:
                 raise ResqError(
                     f"{self._path}: has second moments of {layers} layers: they belong to another "
                     "model; calibrate this one"
                 )
-            return LayerMoments(**{site: unpack(one[layer]) for site, one in slices.items()})
+            return unpack(stored[layer])
 
 
 def write_tensors(
@@ -109,10 +108,9 @@ def _write_layer(
     places: Mapping[str, tuple[int, int]],
     layout: ModelLayout,
 ) -> None:
-    of_layer = moments.layer(layer)
-    check_layer(layout, of_layer, layer)
     for site, (begin, size) in places.items():
-        _write(file, begin + layer * (size // layout.num_layers), pack(getattr(of_layer, site)))
+        moment = checked_site(layout, moments, layer, site)
+        _write(file, begin + layer * (size // layout.num_layers), pack(moment))
 
 
 def _write(file: BinaryIO, place: int, tensor: NDArray[Any]) -> None:
