@@ -112,11 +112,13 @@ class Statistics:
         moments: For GPTQ's Hessians; None if `matrices` are known, or the recipe needs none.
         sums: For the scales of an INT8 cache; None if the recipe needs none.
         matrices: The quantised matrices of the layers, if they are known already.
+        device: Where PyTorch computes those that are not.
     """
 
     moments: SecondMoments | None = None
     sums: BasisSums | None = None
     matrices: Matrices | None = None
+    device: str = "cpu"
 
 
 def exporting(
@@ -140,11 +142,13 @@ def quantising(
     layout: ModelLayout, recipe: Recipe, projections: Projections, statistics: Statistics
 ) -> Passes:
     """From float operators to those of ai.resq; weights are computed when the file is written."""
+    moments, device = statistics.moments, statistics.device
+    shares_table = recipe.shares_table(tied=layout.tied)
     return [
-        QuantiseLinears(layout, recipe, projections, statistics.moments, statistics.matrices),
+        QuantiseLinears(layout, recipe, projections, moments, statistics.matrices, device),
         HalveInputBasis(),
         *([QuantiseCache(layout, projections)] if recipe.cache == "quantised" else []),
-        QuantiseEmbedding(layout, recipe, shares_table=recipe.shares_table(tied=layout.tied)),
+        QuantiseEmbedding(layout, recipe, shares_table=shares_table, device=device),
         *([NarrowActivations(layout, recipe)] if recipe.dtype != "float32" else []),
     ]
 

@@ -46,12 +46,20 @@ from resq_onnx.weights.rtn import round_to_nearest
 class QuantiseEmbedding(ir.passes.InPlacePass):
     """Quantise the table of the embedding and that of lm_head, which may be the same."""
 
-    def __init__(self, layout: ModelLayout, recipe: Recipe, *, shares_table: bool = False) -> None:
-        """Take sizes and names from `layout` and bits from `recipe`."""
+    def __init__(
+        self,
+        layout: ModelLayout,
+        recipe: Recipe,
+        *,
+        shares_table: bool = False,
+        device: str = "cpu",
+    ) -> None:
+        """Take sizes and names from `layout` and bits from `recipe`; PyTorch uses the device."""
         self._layout = layout
         self._split = table_split(recipe, layout.hidden_size)
         self._float_activations = recipe.activations == "float"
         self._shares_table = shares_table
+        self._device = device
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:  # noqa: D102
         family = self._layout.family
@@ -76,7 +84,9 @@ class QuantiseEmbedding(ir.passes.InPlacePass):
         def quantise() -> QuantisedMatrix:
             # Rows are independent, and 262,144 of them in float64 take gigabytes.
             blocks = row_blocks(dims(tensor))
-            return joined([round_to_nearest(read_rows(tensor, b), self._split) for b in blocks])
+            return joined(
+                [round_to_nearest(read_rows(tensor, b), self._split, self._device) for b in blocks]
+            )
 
         return store_matrix(model, module, dims(tensor)[0], self._split, quantise)
 

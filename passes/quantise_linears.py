@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import torch
 from numpy.typing import NDArray
 
 from resq_onnx.families import ModelLayout
@@ -23,10 +24,12 @@ from resq_onnx.functions import MatMulForm, add_call
 from resq_onnx.graph.modules import Linear, find_linear, producer_of, tag
 from resq_onnx.graph.replacing import put_in_place_of
 from resq_onnx.graph.tensors import read_float64
+from resq_onnx.linalg import float64_on
 from resq_onnx.passes.merge_projections import merged_module
 from resq_onnx.passes.stored_weights import dequantise_weight, store_matrix
 from resq_onnx.projections.bases import Projections, high_last_order
-from resq_onnx.projections.moments import LayerMoments, SecondMoments
+from resq_onnx.projections.hessians import attention_out_hessian, down_hessian, hidden_hessian
+from resq_onnx.projections.moments import SecondMoments
 from resq_onnx.recipe import BitSplit, Recipe
 from resq_onnx.weights.gptq import gptq
 from resq_onnx.weights.rtn import QuantisedMatrix, round_to_nearest
@@ -45,7 +48,9 @@ class Site:
     Attributes:
         module: The linear layer.
         split: Low and high columns.
-        hessian: The second moment of the layer's input, in the basis of the ordered columns.
+        layer: Number of the decoder layer.
+        moment: The second moment of the layer's input, among `projections.moments.SITES`.
+        hessian: Puts that moment into the basis of the ordered columns, in place.
         groups: Groups of columns of the activation that are quantised separately.
         order: Puts the weight's columns in the order [low | high], new[j] = old[order[j]];
             None if they are in this order already.
@@ -53,14 +58,19 @@ class Site:
 
     module: str
     split: BitSplit
-    hessian: Callable[[LayerMoments], Matrix]
+    layer: int
+    moment: str
+    hessian: Callable[[torch.Tensor], torch.Tensor]
     groups: int = 1
     order: NDArray[np.int64] | None = None
 
     def quantise(
-        self, weight: Matrix, recipe: Recipe, moments: LayerMoments | None
+        self, weight: Matrix, recipe: Recipe, moments: SecondMoments | None, device: str = "cpu"
     ) -> QuantisedMatrix:
-        """Quantise the folded weight (N, K) of the layer, by the recipe.
+        """Quantise the folded weight (N, K) of the layer by the recipe, in PyTorch on a device.
+
+        Beside the weight, GPTQ takes the memory of the Hessian in float64, and while that is read
+        also of the moment in float32.
 
         Raises:
             ResqError: The weight or the moments are not finite.
@@ -68,9 +78,10 @@ class Site:
         if self.order is not None:
             weight = weight[:, self.order]
         if recipe.weights == "rtn":
-            return round_to_nearest(weight, self.split)
+            return round_to_nearest(weight, self.split, device)
         assert moments is not None, "GPTQ needs second moments"
-        return gptq(weight, self.hessian(moments), self.split)
+        moment = float64_on(device, moments.site(self.layer, self.moment))
+        return gptq(weight, self.hessian(moment), self.split, device, overwrite_hessian=True)
 
 
 def sites_of(layout: ModelLayout, bases: Projections, layer: int) -> list[Site]:
@@ -81,24 +92,32 @@ def sites_of(layout: ModelLayout, bases: Projections, layer: int) -> list[Site]:
         Site(
             merged_module(layout, layer, "query"),
             splits.attention[layer],
-            lambda moments: bases.hidden_hessian(_float64(moments.hidden_attention)),
+            layer,
+            "hidden_attention",
+            lambda moment: hidden_hessian(bases, moment),
         ),
         Site(
             layout.module(layer, "attention_out"),
             BitSplit(head.low * heads, head.high * heads, head.low_bits, head.high_bits),
-            lambda moments: bases.attention_out_hessian(layer, _float64(moments.attention_out)),
+            layer,
+            "attention_out",
+            lambda moment: attention_out_hessian(bases, layer, moment),
             groups=heads,
             order=high_last_order(heads, head),
         ),
         Site(
             merged_module(layout, layer, "gate"),
             splits.mlp[layer],
-            lambda moments: bases.hidden_hessian(_float64(moments.hidden_mlp)),
+            layer,
+            "hidden_mlp",
+            lambda moment: hidden_hessian(bases, moment),
         ),
         Site(
             layout.module(layer, "down"),
             splits.down[layer],
-            lambda moments: bases.down_hessian(layer, _float64(moments.down)),
+            layer,
+            "down",
+            lambda moment: down_hessian(bases, layer, moment),
         ),
     ]
 
@@ -113,22 +132,24 @@ class QuantiseLinears(ir.passes.InPlacePass):
         projections: Projections,
         moments: SecondMoments | None,
         matrices: Matrices | None = None,
+        device: str = "cpu",
     ) -> None:
         """Use GPTQ with the Hessians of `moments`, or round to nearest, as the recipe says.
 
-        With `matrices`, the matrices are those that it returns.
+        With `matrices`, the matrices are those that it returns. PyTorch computes on the device.
         """
         self._layout = layout
         self._recipe = recipe
         self._projections = projections
         self._moments = moments
         self._matrices = matrices
+        self._device = device
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:  # noqa: D102
         for layer in range(self._layout.num_layers):
             for site in sites_of(self._layout, self._projections, layer):
                 linear = find_linear(model, site.module)
-                quantise = self._quantiser(linear, site, layer)
+                quantise = self._quantiser(linear, site)
                 parts = store_matrix(model, site.module, linear.rows, site.split, quantise)
                 if self._recipe.activations == "float":
                     dequantise_weight(model, linear, parts, site.order)
@@ -137,15 +158,14 @@ class QuantiseLinears(ir.passes.InPlacePass):
                     replace_linear(model, linear, site.split, site.groups, parts, clip)
         return ir.passes.PassResult(model, modified=True)
 
-    def _quantiser(self, linear: Linear, site: Site, layer: int) -> Callable[[], QuantisedMatrix]:
-        tensor, moments, known = linear.weight.const_value, self._moments, self._matrices
+    def _quantiser(self, linear: Linear, site: Site) -> Callable[[], QuantisedMatrix]:
+        tensor, known = linear.weight.const_value, self._matrices
         assert tensor is not None, "the weight has no values"
 
         def quantise() -> QuantisedMatrix:
             if known is not None:
                 return known(site.module)
-            of_layer = moments.layer(layer) if moments and self._recipe.weights == "gptq" else None
-            return site.quantise(tensor.numpy(), self._recipe, of_layer)
+            return site.quantise(tensor.numpy(), self._recipe, self._moments, self._device)
 
         return quantise
 
@@ -208,7 +228,3 @@ def _residual_addition(linear: Linear) -> ir.Node | None:
     if linear.result.is_graph_output() or len(consumers) != 1:
         return None
     return consumers[0] if consumers[0].op_type == "Add" else None
-
-
-def _float64(moment: Matrix) -> Matrix:
-    return moment.astype(np.float64)

@@ -44,6 +44,7 @@ def finish(
     source: ModelSource,
     output: Output,
     work: WorkFolder | None = None,
+    device: str = "cpu",
 ) -> Summary:
     """Fold, quantise and check a lifted graph, and publish its folder.
 
@@ -54,6 +55,7 @@ def finish(
         output: Where it goes.
         work: Where finished layers are kept; None for a graph whose float outputs PyTorch has not
             computed.
+        device: Where PyTorch quantises, by its name in PyTorch.
 
     Raises:
         ResqError: Parity was not reached, or the output cannot be written.
@@ -64,7 +66,7 @@ def finish(
     # 4. Fold the bases into the weights: the function stays the same, and is checked. The layers
     # are quantised on the way, unless their weights are computed when the file is written.
     passes.run(graph, folding(layout, recipe, bases))
-    rotated, floats, statistics = _check_floats(graph, measured, source, output, work)
+    rotated, floats, statistics = _check_floats(graph, measured, source, output, work, device)
 
     # 5. Quantise, and write.
     passes.run(graph, exporting(layout, recipe, bases, statistics))
@@ -114,6 +116,7 @@ def _check_floats(
     source: ModelSource,
     output: Output,
     work: WorkFolder | None,
+    device: str,
 ) -> tuple[Distance, ModelOutputs, Statistics]:
     """Check the folded graph; returns its distance, the float outputs, and what quantises it."""
     progress, short, long = output.progress, measured.short, measured.long
@@ -124,26 +127,31 @@ def _check_floats(
     if work is None or short is None or long is None:
         assert floats is not None, "the whole graph was observed"
         assert distance is not None, "the whole graph was checked"
-        return distance, floats, Statistics(measured.moments, measured.sums)
+        statistics = Statistics(measured.moments, measured.sums, device=device)
+        return distance, floats, statistics
     progress.step(
         "Quantising the layers, and checking them against PyTorch"
         if measured.recipe.how.quantises
         else "Checking the layers against PyTorch"
     )
-    layers = layers_of(graph, measured, work, output.threads)
+    layers = layers_of(graph, measured, work, output.threads, device)
     of_layers = layers.run(progress.advance)
-    statistics = Statistics(sums=measured.sums, matrices=layers.matrix)
+    statistics = Statistics(sums=measured.sums, matrices=layers.matrix, device=device)
     return distance or of_layers, ModelOutputs(long.logits, long.stream), statistics
 
 
 def layers_of(
-    graph: ir.Model, measured: ReferenceMeasurements, work: WorkFolder, threads: int | None
+    graph: ir.Model,
+    measured: ReferenceMeasurements,
+    work: WorkFolder,
+    threads: int | None,
+    device: str,
 ) -> LayerByLayer:
     """The layers of a folded graph, of which this process checks and quantises its share."""
     short = measured.short
     assert short is not None, "PyTorch has run the text"
     expected = ModelOutputs(short.logits, short.stream)
-    return LayerByLayer(graph, measured, expected, work, threads, share_of_this_process())
+    return LayerByLayer(graph, measured, expected, work, threads, share_of_this_process(), device)
 
 
 def _publish(source: ModelSource, output: Output) -> None:

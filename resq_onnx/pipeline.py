@@ -26,7 +26,7 @@ from resq_onnx.calibration.measured import (
 from resq_onnx.calibration.memory import batch_within
 from resq_onnx.calibration.reference import load_tokenizer, text_opening
 from resq_onnx.calibration.threads import limited_threads
-from resq_onnx.calibration.working import opened_work
+from resq_onnx.calibration.working import opened_work, torch_device
 from resq_onnx.checkpoint.folder import check_folder, files_of
 from resq_onnx.checkpoint.source import ModelSource, open_model
 from resq_onnx.errors import ResqError
@@ -116,7 +116,8 @@ def export(
                 output.progress.step("Tracing the graph")
                 graph = trace(source)
                 output.passes.run(graph, lifting(source.layout))
-                return finish(graph, measured, source, output, work)
+                device = torch_device(resources.device)
+                return finish(graph, measured, source, output, work, device)
 
 
 def join_export(
@@ -145,7 +146,7 @@ def join_export(
         graph = trace(source)
         for one in (*lifting(source.layout), *folding(source.layout, recipe, measured.projections)):
             one(graph)
-        layers = layers_of(graph, measured, work, threads)
+        layers = layers_of(graph, measured, work, threads, torch_device(resources.device))
         layers.finish_layers(range(source.layout.num_layers))
         layers.share.wait()
 
@@ -278,7 +279,9 @@ def calibrate(
                 return None
             moments, sums = layer_pass.moments(), layer_pass.sums()
             assert sums is not None, "a calibration text has tokens"
-            bases = find_projections(source, tokenizer, recipe, moments, sums, progress)
+            bases = find_projections(
+                source, tokenizer, recipe, moments, sums, progress, torch_device(resources.device)
+            )
             done = began(recipe, text_opening(tokenizer, source, recipe.bos))
             kept = moments if hessians else None
             save_calibration(staging.model, done, source.digest, layout, sums, bases, kept)

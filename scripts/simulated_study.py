@@ -125,7 +125,7 @@ def whole_moments(layout: ModelLayout, projections: Path) -> Moments:
         raise ResqError(f"{projections}: no second moments; make it by calibrate --hessians")
     for layer in range(layout.num_layers):
         for site in SITES:
-            getattr(moments, site)[layer] = getattr(stored.layer(layer), site)
+            getattr(moments, site)[layer] = stored.site(layer, site)
     moments.tokens = stored.tokens
     return moments
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from resq_onnx.families import ModelLayout
 from resq_onnx.projections import Projections
+from resq_onnx.projections.hessians import attention_out_hessian, down_hessian, hidden_hessian
 from resq_onnx.projections.moments import Moments
 from resq_onnx.recipe import BitSplit
 from resq_onnx.weights.gptq import gptq_in_parts
@@ -92,8 +93,14 @@ def quantise_layer(
     """
     stream, heads = bases.hidden, _value_turn(bases, layout, layer)
 
-    def around(role: str, before: Array | None, turn: Callable[[Array], Array],
-               back: Callable[[Array], Array], hessian: Array, widths: Widths) -> None:  # fmt: skip
+    def around(
+        role: str,
+        before: Array | None,
+        turn: Callable[[Array], Array],
+        back: Callable[[Array], Array],
+        hessian: torch.Tensor,
+        widths: Widths,
+    ) -> None:
         parameter = model.get_parameter(layout.module(layer, role) + ".weight")
         weight = parameter.detach().numpy().astype(np.float64)
         rows = weight if before is None else before.T @ weight
@@ -107,8 +114,8 @@ def quantise_layer(
     def out_of_stream(weight: Array) -> Array:
         return np.asarray(weight @ stream.T)
 
-    of_attention = bases.hidden_hessian(moments.hidden_attention[layer].astype(np.float64))
-    of_mlp = bases.hidden_hessian(moments.hidden_mlp[layer].astype(np.float64))
+    of_attention = hidden_hessian(bases, torch.tensor(moments.hidden_attention[layer]).double())
+    of_mlp = hidden_hessian(bases, torch.tensor(moments.hidden_mlp[layer]).double())
     values = _block_diagonal(bases.value[layer])
     for role, before in (("query", None), ("key", None), ("value", values)):
         around(role, before, into_stream, out_of_stream, of_attention, columns.hidden)
@@ -119,17 +126,17 @@ def quantise_layer(
         stream,
         lambda weight: bases.attention_out_columns(layer, weight @ heads),
         lambda weight: _in_heads(bases, layer, weight) @ heads.T,
-        bases.attention_out_hessian(layer, moments.attention_out[layer].astype(np.float64)),
+        attention_out_hessian(bases, layer, torch.tensor(moments.attention_out[layer]).double()),
         columns.attention_out,
     )
-    down, of_down = bases.down_matrix(layer), moments.down[layer].astype(np.float64)
-    hessian = bases.down_hessian(layer, of_down)
+    down, of_down = bases.down_matrix(layer), torch.tensor(moments.down[layer]).double()
+    hessian = down_hessian(bases, layer, of_down)
     around("down", stream, lambda w: w @ down, lambda w: w @ down.T, hessian, columns.down)
 
 
-def _rounded(weight: Array, hessian: Array, widths: Widths, searches: bool) -> Array:
+def _rounded(weight: Array, hessian: torch.Tensor, widths: Widths, searches: bool) -> Array:
     """A weight (N, K), quantised by GPTQ and dequantised, part by part in order."""
-    parts = gptq_in_parts(weight, hessian, widths, clip_search if searches else _widest)
+    parts = gptq_in_parts(weight, hessian.clone(), widths, clip_search if searches else _widest)
     values = [integers * scale.astype(np.float64)[:, None] for integers, scale in parts]
     return np.concatenate(values, axis=1)
 

@@ -21,7 +21,7 @@ from resq_onnx.calibration.layered import LayerCall, LayeredModel
 from resq_onnx.calibration.statistics import add_cache, complete, recording_layer
 from resq_onnx.families import ModelLayout
 from resq_onnx.files.work_folder import WorkFolder, flush
-from resq_onnx.projections.moments import SITES, LayerMoments, check_layer, layer_shapes
+from resq_onnx.projections.moments import check_site, layer_shapes
 from resq_onnx.projections.sums import BasisSums
 from resq_onnx.projections.triangles import pack, unpack
 
@@ -69,10 +69,9 @@ class WorkMoments:
         """Take the folder of a finished pass, and the tokens of its calibration text."""
         self._work, self.tokens = work, tokens
 
-    def layer(self, layer: int) -> LayerMoments:
-        """The sums of one layer, read now."""
-        triangles = self._work.load(_part(layer), *SITES)
-        return LayerMoments(**{site: unpack(triangles[site]) for site in SITES})
+    def site(self, layer: int, site: str) -> NDArray[np.float32]:
+        """The sum of one layer at one site, read now."""
+        return unpack(self._work.load(_part(layer), site)[site])
 
 
 class LayerPass:
@@ -155,12 +154,11 @@ class LayerPass:
             return BasisSums(**self._work.load(SUMS), tokens=self.tokens)
         sums = BasisSums.zeros(self._layout, self.tokens)
         for layer in range(self._layout.num_layers):
-            part = self._work.load(
-                _part(layer), "hidden_attention", "hidden_mlp", "value", "key", DIAGONAL
-            )
-            hidden = [unpack(part[site]) for site in ("hidden_attention", "hidden_mlp")]
-            heads = unpack(part["value"]), unpack(part["key"])
-            sums.add(self._layout, layer, hidden, *heads, part[DIAGONAL])
+            for site in ("hidden_attention", "hidden_mlp", "value", "key"):
+                packed = self._work.load(_part(layer), site)[site]
+                sums.add(self._layout, layer, site, unpack(packed))
+            diagonal = self._work.load(_part(layer), DIAGONAL)[DIAGONAL]
+            sums.add(self._layout, layer, "down", diagonal)
         self._work.save(
             SUMS,
             {name: getattr(sums, name) for name in ("hidden", "value", "key", "down")},
@@ -231,13 +229,12 @@ class LayerPass:
 
     def _packed(self, sums: Mapping[str, torch.Tensor], layer: int) -> dict[str, NDArray[Any]]:
         packed: dict[str, NDArray[Any]] = {}
-        for total in sums.values():
+        for site, total in sums.items():
             complete(total)
-        of_layer = LayerMoments(**{site: total.cpu().numpy() for site, total in sums.items()})
-        check_layer(self._layout, of_layer, layer)
-        for site in SITES:
-            packed[site] = pack(getattr(of_layer, site))
-        packed[DIAGONAL] = np.diagonal(of_layer.down).astype(np.float32)
+            moment = total.cpu().numpy()
+            check_site(self._layout, moment, layer, site)
+            packed[site] = pack(moment)
+        packed[DIAGONAL] = sums["down"].diagonal().cpu().numpy().astype(np.float32)
         return packed
 
     def _finish(self, model: LayeredModel) -> None:

@@ -136,7 +136,8 @@ def measure(
     moments = layer_pass.moments() or (None if known is None else known.moments)
     sums = known.sums_for(layout) if known else layer_pass.sums()
     if bases is None:
-        bases = find_projections(source, tokenizer, recipe, moments, sums, progress)
+        device = torch_device(resources.device)
+        bases = find_projections(source, tokenizer, recipe, moments, sums, progress, device)
     short, long = layer_pass.outputs()
     done = _carried_out(recipe, calibrated)
     return ReferenceMeasurements(
@@ -246,13 +247,14 @@ def find_projections(
     moments: SecondMoments | None,
     sums: BasisSums | None,
     progress: Progress,
+    device: str = "cpu",
 ) -> Projections:
     """Compute the bases by linear algebra, and train them if the recipe says so.
 
     Raises:
         ResqError: The recipe needs moments that are not there.
     """
-    bases = compute_projections(recipe, source.layout, moments, sums)
+    bases = compute_projections(recipe, source.layout, moments, sums, device)
     if not recipe.trains:
         return bases
     progress.step("Training the rotations")

@@ -101,8 +101,7 @@ def _recording(model: torch.nn.Module, layout: ModelLayout, moments: Moments) ->
     with ExitStack() as hooks:
         for layer in range(layout.num_layers):
             module = model.get_submodule(layout.family.layer.format(layer))
-            of_layer = moments.layer(layer)
-            sums = {site: torch.from_numpy(getattr(of_layer, site)) for site in SITES}
+            sums = {site: torch.from_numpy(moments.site(layer, site)) for site in SITES}
             hooks.enter_context(recording_layer(module, layout, layer, sums))
         yield
 

@@ -57,6 +57,7 @@ class LayerByLayer:
         work: Finished matrices are kept there.
         threads: Of ONNX Runtime.
         share: Which layers are this process's.
+        device: Where PyTorch quantises.
     """
 
     graph: ir.Model
@@ -65,6 +66,7 @@ class LayerByLayer:
     work: WorkFolder
     threads: int | None
     share: Share = ALONE
+    device: str = "cpu"
 
     def run(self, progress: Callable[[int, int], None]) -> Distance:
         """Check every layer, and quantise it.
@@ -125,14 +127,12 @@ class LayerByLayer:
     def _quantise(self, layer: int, path: Path) -> None:
         measured = self.measured
         weights = ir.load(path).graph.initializers
-        needed = measured.moments if measured.recipe.weights == "gptq" else None
-        moments = None if needed is None else needed.layer(layer)
         for site in sites_of(measured.layout, measured.projections, layer):
             if self.work.has(site.module):
                 continue
             tensor = weights[f"{site.module}.weight"].const_value
             assert tensor is not None
-            matrix = site.quantise(tensor.numpy(), measured.recipe, moments)
+            matrix = site.quantise(tensor.numpy(), measured.recipe, measured.moments, self.device)
             names = [field.name for field in dataclasses.fields(matrix)]
             self.work.save(site.module, {name: getattr(matrix, name) for name in names})
 

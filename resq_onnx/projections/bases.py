@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
+from resq_onnx.linalg import float64_on
 from resq_onnx.projections.allocation import Energies, choose_splits
 from resq_onnx.projections.hadamard import (
     KroneckerFactors,
@@ -24,7 +26,7 @@ from resq_onnx.projections.hadamard import (
     random_signs,
     randomised_hadamard,
 )
-from resq_onnx.projections.moments import SecondMoments, checked_layers, moment_shapes
+from resq_onnx.projections.moments import SecondMoments, checked_site, moment_shapes
 from resq_onnx.projections.splits import Splits, uniform_splits
 from resq_onnx.projections.sums import BasisSums, sums_of
 from resq_onnx.recipe import BitSplit, Method, Recipe
@@ -127,20 +129,6 @@ class Projections:
         heads = weight.shape[-1] // split.width
         return np.asarray(weight[..., high_last_order(heads, split)])
 
-    def hidden_hessian(self, moment: Array) -> Array:
-        """U_Aᵀ M U_A of a HIDDEN moment, (D, D)."""
-        basis = self.hidden.astype(moment.dtype)
-        return np.asarray(basis.T @ moment @ basis)
-
-    def attention_out_hessian(self, layer: int, moment: Array) -> Array:
-        """The ATTENTION OUT moment (H*d, H*d) in the order of o_proj's quantised columns."""
-        right = self.attention_out_columns(layer, self.apply_value(layer, moment))
-        return self.attention_out_columns(layer, self.apply_value(layer, right.T))
-
-    def down_hessian(self, layer: int, moment: Array) -> Array:
-        """U_Dᵀ M U_D of a DOWN moment, (I, I)."""
-        return self.apply_down(layer, self.apply_down(layer, moment).T)
-
 
 def high_last_order(num_heads: int, head_split: BitSplit) -> NDArray[np.int64]:
     """Column order of all heads' low parts, then all their high parts, (H*d,).
@@ -157,6 +145,7 @@ def compute_projections(
     layout: ModelLayout,
     moments: SecondMoments | None,
     sums: BasisSums | None = None,
+    device: str = "cpu",
 ) -> Projections:
     """Compute the bases of a recipe; the same arguments give the same bases.
 
@@ -166,17 +155,18 @@ def compute_projections(
         moments: Required by recipes with `target_bits`, and where `sums` is needed and not given.
         sums: Those of `moments`, if they are already known. Methods need them that derive their
             bases from them (`Method.needs_moments`).
+        device: Where PyTorch decomposes matrices.
 
     Raises:
         ResqError: The widths do not split evenly; or required moments are missing, have another
             model's shape, or are not finite.
     """
     used = _needed_sums(layout, moments, sums, recipe) if recipe.how.needs_moments else None
-    splits, rotates = _splits(recipe, layout, moments, used), recipe.how.rotates
+    splits, rotates = _splits(recipe, layout, moments, used, device), recipe.how.rotates
     grid = list(np.ndindex(layout.num_layers, layout.num_kv_heads))
 
     def basis(width: int, edges: Sequence[int], moment: Array | None, *key: int) -> Matrix:
-        return _basis(recipe.how, width, edges, moment, _stream(recipe, *key))
+        return _basis(recipe.how, width, edges, moment, _stream(recipe, *key), device)
 
     def head_bases(moment: Array | None, site: int, edges: Sequence[Sequence[int]]) -> Matrix:
         bases = [
@@ -216,47 +206,56 @@ def compute_projections(
 
 
 def _splits(
-    recipe: Recipe, layout: ModelLayout, moments: SecondMoments | None, sums: BasisSums | None
+    recipe: Recipe,
+    layout: ModelLayout,
+    moments: SecondMoments | None,
+    sums: BasisSums | None,
+    device: str,
 ) -> Splits:
     """Divide every width by the recipe's fractions, or by energies under its budget."""
     if recipe.target_bits is None:
         return uniform_splits(recipe, layout)
     if moments is None or sums is None:
         raise ResqError("target_bits needs the second moments of every layer")
-    return choose_splits(recipe, layout, energies_of(layout, moments, sums))
+    return choose_splits(recipe, layout, energies_of(layout, moments, sums, device))
 
 
-def energies_of(layout: ModelLayout, moments: SecondMoments, sums: BasisSums) -> Energies:
+def energies_of(
+    layout: ModelLayout, moments: SecondMoments, sums: BasisSums, device: str = "cpu"
+) -> Energies:
     """Energy per token of every coefficient in the eigenbases from which the bases are made."""
-    head, hidden = layout.head_dim, ascending_eigenvectors(sums.hidden)
+    head, hidden = layout.head_dim, ascending_eigenvectors(sums.hidden, device)
     heads = np.arange(layout.num_heads)
     found: list[tuple[Matrix, ...]] = []
-    for layer, of_layer in enumerate(checked_layers(layout, moments)):
-        inputs = of_layer.attention_out.reshape(len(heads), head, len(heads), head)
-        bases = [ascending_eigenvectors(moment) for moment in sums.value[layer]]
-        of_heads = [_energies(inputs[h, :, h], bases[h // layout.heads_per_kv_head]) for h in heads]
-        found.append(
-            (
-                _energies(of_layer.hidden_attention, hidden),
-                _energies(of_layer.hidden_mlp, hidden),
-                np.stack(of_heads),
-                np.sort(sums.down[layer]),
-            )
+    for layer in range(layout.num_layers):
+        inputs = checked_site(layout, moments, layer, "attention_out")
+        inputs = inputs.reshape(len(heads), head, len(heads), head)
+        bases = [ascending_eigenvectors(moment, device) for moment in sums.value[layer]]
+        of_heads = [
+            _energies(inputs[h, :, h], bases[h // layout.heads_per_kv_head], device) for h in heads
+        ]
+        attention, mlp = (
+            _energies(checked_site(layout, moments, layer, site), hidden, device)
+            for site in ("hidden_attention", "hidden_mlp")
         )
+        found.append((attention, mlp, np.stack(of_heads), np.sort(sums.down[layer])))
     return Energies(*(np.stack(site) / max(sums.tokens, 1) for site in zip(*found, strict=True)))
 
 
-def _energies(moment: Array, basis: Matrix) -> Matrix:
+def _energies(moment: Array, basis: Matrix, device: str) -> Matrix:
     """The diagonal of basisᵀ · moment · basis, (width,)."""
-    return np.asarray(np.einsum("ij,ij->j", basis, moment.astype(np.float64) @ basis))
+    vectors = float64_on(device, basis, own=False)
+    turned = float64_on(device, moment, own=False) @ vectors
+    return np.asarray(turned.mul_(vectors).sum(dim=0).cpu().numpy())
 
 
-def ascending_eigenvectors(moment: Array) -> Matrix:
+def ascending_eigenvectors(moment: Array, device: str = "cpu") -> Matrix:
     """Eigenvectors of a symmetric matrix as columns, smallest eigenvalue first.
 
     LAPACK leaves the signs open; here the largest element of each vector is positive.
     """
-    _, vectors = np.linalg.eigh(np.asarray(moment, dtype=np.float64))
+    found = torch.linalg.eigh(float64_on(device, moment, own=False)).eigenvectors
+    vectors = found.cpu().numpy()
     largest = np.abs(vectors).argmax(axis=0)
     signs = np.where(vectors[largest, np.arange(len(vectors))] < 0, -1.0, 1.0)
     return np.asarray(vectors * signs)
@@ -268,6 +267,7 @@ def _basis(
     edges: Sequence[int],
     moment: Array | None,
     rng: np.random.Generator,
+    device: str,
 ) -> Matrix:
     """One orthogonal matrix (width, width) by the recipe's method, with parts cut at `edges`."""
     if method.basis == "hadamard":
@@ -277,8 +277,8 @@ def _basis(
     if method.basis == "channels":
         high = width - edges[0] if edges else 0
         return np.eye(width)[:, _largest_last(np.diagonal(moment), high)]
-    blocks = np.split(ascending_eigenvectors(moment), edges, axis=1)
-    turned = [block @ random_orthogonal(block.shape[1], rng) for block in blocks]
+    blocks = np.split(ascending_eigenvectors(moment, device), edges, axis=1)
+    turned = [block @ random_orthogonal(block.shape[1], rng, device) for block in blocks]
     return np.concatenate(turned, axis=1)
 
 

@@ -22,7 +22,7 @@ from resq_onnx.families import ModelLayout
 from resq_onnx.files import reading, replacing
 from resq_onnx.projections.bases import DownTransform, Projections
 from resq_onnx.projections.hadamard import KroneckerFactors
-from resq_onnx.projections.moments import SITES, SecondMoments, check_layer, check_shape
+from resq_onnx.projections.moments import SITES, SecondMoments, check_shape, checked_site
 from resq_onnx.projections.splits import Splits, alike_in_all_layers, splits_from_json
 from resq_onnx.projections.stored_moments import PREFIX, StoredMoments, write_tensors
 from resq_onnx.projections.sums import BasisSums, sums_of
@@ -203,7 +203,8 @@ def _check_shapes(calibration: Calibration, layout: ModelLayout) -> None:
         check_shape("key", sums.key.shape, heads)
         check_shape("down", sums.down.shape, (layers, layout.intermediate_size))
     if calibration.moments is not None:
-        check_layer(layout, calibration.moments.layer(layers - 1), layers - 1)
+        for site in SITES:
+            checked_site(layout, calibration.moments, layers - 1, site)
 
 
 def _sums_from(tensors: Mapping[str, Array], tokens: int) -> BasisSums:

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any, Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
@@ -114,14 +115,17 @@ def identity_factors(width: int) -> KroneckerFactors:
     return KroneckerFactors(np.eye(outer_order), np.eye(inner_order))
 
 
-def random_orthogonal(order: int, rng: np.random.Generator) -> NDArray[np.float64]:
+def random_orthogonal(
+    order: int, rng: np.random.Generator, device: str = "cpu"
+) -> NDArray[np.float64]:
     """A uniformly distributed orthogonal matrix, (order, order).
 
     Q of the QR decomposition of a Gaussian matrix, with the signs of R's diagonal moved into Q.
     Without that, the distribution depends on LAPACK's convention (Mezzadri, math-ph/0609050).
     """
-    q, r = np.linalg.qr(rng.standard_normal((order, order)))
-    return np.asarray(q * np.where(np.diagonal(r) < 0, -1.0, 1.0))
+    q, r = torch.linalg.qr(torch.from_numpy(rng.standard_normal((order, order))).to(device))
+    q *= torch.where(r.diagonal() < 0, -1.0, 1.0)
+    return np.asarray(q.cpu().numpy())
 
 
 def random_signs(count: int, rng: np.random.Generator) -> NDArray[np.float64]:

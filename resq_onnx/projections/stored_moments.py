@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
@@ -14,9 +15,8 @@ from resq_onnx.families import ModelLayout
 from resq_onnx.files.tensor_file import kind_of, tensor_file
 from resq_onnx.projections.moments import (
     SITES,
-    LayerMoments,
     SecondMoments,
-    check_layer,
+    checked_site,
     moment_shapes,
 )
 from resq_onnx.projections.triangles import pack, unpack
@@ -32,21 +32,21 @@ class StoredMoments:
         """Take a file whose header was read."""
         self._path, self.tokens = path, tokens
 
-    def layer(self, layer: int) -> LayerMoments:
-        """The sums of one layer, read now.
+    def site(self, layer: int, site: str) -> NDArray[np.float32]:
+        """The sum of one layer at one site, read now.
 
         Raises:
             ResqError: The file has not so many layers.
         """
         with safe_open(self._path, framework="numpy") as file:
-            slices = {site: file.get_slice(f"{PREFIX}{site}") for site in SITES}
-            layers = min(one.get_shape()[0] for one in slices.values())
+            stored = file.get_slice(f"{PREFIX}{site}")
+            layers = stored.get_shape()[0]
             if layer >= layers:
                 raise ResqError(
                     f"{self._path}: has second moments of {layers} layers: they belong to another "
                     "model; calibrate this one"
                 )
-            return LayerMoments(**{site: unpack(one[layer]) for site, one in slices.items()})
+            return unpack(stored[layer])
 
 
 def write_tensors(
@@ -78,8 +78,6 @@ def write_tensors(
             file.write(name, tensor)
         for layer in range(layout.num_layers if moments is not None else 0):
             assert moments is not None
-            of_layer = moments.layer(layer)
-            check_layer(layout, of_layer, layer)
             for site in SITES:
-                packed = pack(getattr(of_layer, site))
+                packed = pack(checked_site(layout, moments, layer, site))
                 file.write(f"{PREFIX}{site}", packed, layer * packed.nbytes)

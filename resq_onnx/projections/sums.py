@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resq_onnx.families import ModelLayout
-from resq_onnx.projections.moments import SecondMoments, checked_layers
+from resq_onnx.projections.moments import SITES, SecondMoments, checked_site
 
 Matrix = NDArray[np.float64]
 
@@ -48,35 +47,32 @@ class BasisSums:
             tokens=tokens,
         )
 
-    def add(
-        self,
-        layout: ModelLayout,
-        layer: int,
-        hidden: Sequence[NDArray[Any]],
-        value: NDArray[Any],
-        key: NDArray[Any],
-        down: NDArray[Any],
-    ) -> None:
-        """Add a layer: both HIDDEN moments, those of values and keys, and DOWN's diagonal."""
-        for moment in hidden:
-            if not layout.turns_inputs:
-                self.hidden += moment
-                continue
-            trace = float(np.trace(moment, dtype=np.float64))
-            mean_square = trace / (len(moment) * max(self.tokens, 1))
-            if mean_square > 0:
-                self.hidden += moment.astype(np.float64) / mean_square
-        self.value[layer], self.key[layer], self.down[layer] = value, key, down
+    def add(self, layout: ModelLayout, layer: int, site: str, moment: NDArray[Any]) -> None:
+        """Add one layer's second moment at one of `SITES`; at `down`, its diagonal."""
+        if site in ("value", "key", "down"):
+            getattr(self, site)[layer] = moment
+        elif site in ("hidden_attention", "hidden_mlp"):
+            self._add_hidden(layout, moment)
+
+    def _add_hidden(self, layout: ModelLayout, moment: NDArray[Any]) -> None:
+        if not layout.turns_inputs:
+            self.hidden += moment
+            return
+        trace = float(np.trace(moment, dtype=np.float64))
+        mean_square = trace / (len(moment) * max(self.tokens, 1))
+        if mean_square > 0:
+            self.hidden += moment.astype(np.float64) / mean_square
 
 
 def sums_of(layout: ModelLayout, moments: SecondMoments) -> BasisSums:
     """The sums of all layers.
 
     Raises:
-        ResqError: As for `checked_layers`.
+        ResqError: As for `checked_site`.
     """
     sums = BasisSums.zeros(layout, moments.tokens)
-    for layer, found in enumerate(checked_layers(layout, moments)):
-        hidden = (found.hidden_attention, found.hidden_mlp)
-        sums.add(layout, layer, hidden, found.value, found.key, np.diagonal(found.down))
+    for layer in range(layout.num_layers):
+        for site in SITES:
+            moment = checked_site(layout, moments, layer, site)
+            sums.add(layout, layer, site, np.diagonal(moment) if site == "down" else moment)
     return sums

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+
+TILE: Final = 256
+"""Side of the squares that are transposed at a time, so that they stay in cache."""
 
 
 def pack(matrices: Array) -> NDArray[np.float32]:
@@ -32,7 +35,13 @@ def unpack(triangles: Array) -> NDArray[np.float32]:
     full = np.empty((*triangles.shape[:-1], size, size), np.float32)
     for row, (start, end) in enumerate(_rows(size)):
         full[..., row, row:] = triangles[..., start:end]
-        full[..., row:, row] = triangles[..., start:end]
+        inside = slice(row, row - row % TILE + TILE)
+        full[..., inside, row] = full[..., row, inside]
+    for start in range(0, size, TILE):
+        rows = slice(start, start + TILE)
+        for after in range(start + TILE, size, TILE):
+            columns = slice(after, after + TILE)
+            full[..., columns, rows] = np.swapaxes(full[..., rows, columns].copy(), -2, -1)
     return full
 
 

@@ -14,16 +14,18 @@ from resq_onnx.weights.scales import clip_search
 ELEMENTS_AT_A_TIME: Final = 1 << 20
 
 
-def round_to_nearest(weight: NDArray[Any], split: BitSplit) -> QuantisedMatrix:
+def round_to_nearest(weight: NDArray[Any], split: BitSplit, device: str = "cpu") -> QuantisedMatrix:
     """Quantise a weight (N, K), its low columns first, each part with its own scales.
+
+    PyTorch searches the scales on the device.
 
     Raises:
         ResqError: The weight is not (N, split.width) or not finite.
     """
     check_weight(weight, split)
     low, high = weight[:, : split.low], weight[:, split.low :]
-    low_scale = clip_search(low, split.low_bits)
-    high_scale = clip_search(high, split.high_bits)
+    low_scale = clip_search(low, split.low_bits, device=device)
+    high_scale = clip_search(high, split.high_bits, device=device)
     return QuantisedMatrix(
         low=nearest(low, low_scale, split.low_bits),
         low_scale=low_scale,

@@ -5,26 +5,32 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from resq_onnx.linalg import float32_on
 from resq_onnx.weights.quantised import integer_range
 
 SHRINK_FACTORS: Final = {
-    2: np.linspace(1.0, 0.4, 16),
-    4: np.linspace(1.0, 0.4, 16),
-    8: np.linspace(1.0, 0.85, 4),
+    2: np.linspace(1.0, 0.4, 16, dtype=np.float32),
+    4: np.linspace(1.0, 0.4, 16, dtype=np.float32),
+    8: np.linspace(1.0, 0.85, 4, dtype=np.float32),
 }
 """Shares of the largest magnitude to clip at that are tried, by number of bits.
 
 With 255 levels clipping hardly ever pays off, so few factors are tried.
 """
 
-ELEMENTS_PER_CHUNK: Final = 1 << 15
-"""Rows are searched a few at a time, so that the work arrays (128 kB each) stay in cache."""
+ELEMENTS_PER_CHUNK: Final = {"cpu": 1 << 16, "cuda": 1 << 24}
+"""Rows are searched a few at a time: on a CPU, so that the work arrays (256 kB each) stay in cache;
+on a GPU, so that they take 64 MB each."""
 
 
 def clip_search(
-    weight: NDArray[Any], bits: int, importance: NDArray[Any] | None = None
+    weight: NDArray[Any],
+    bits: int,
+    importance: NDArray[Any] | None = None,
+    device: str = "cpu",
 ) -> NDArray[np.float32]:
     """The scale per row that minimises the error when the row is rounded to nearest.
 
@@ -35,6 +41,7 @@ def clip_search(
         weight: (N, K); K may be 0.
         bits: 2, 4 or 8.
         importance: (K,), not negative; None weights all columns equally.
+        device: Where PyTorch computes.
 
     Returns:
         (N,), positive; 1 for a row of zeros.
@@ -46,35 +53,35 @@ def clip_search(
     weighing = np.ones(columns, np.float32)
     if importance is not None and importance.max() > 0:
         weighing = (importance / importance.max()).astype(np.float32)
-    step = max(1, ELEMENTS_PER_CHUNK // columns)
+    on_device = float32_on(device, weighing)
+    step = max(1, ELEMENTS_PER_CHUNK[on_device.device.type] // columns)
     for start in range(0, rows, step):
         part = slice(start, start + step)
-        scales[part] = _search_rows(weight[part].astype(np.float32), bits, weighing)
+        found = _search_rows(float32_on(device, weight[part]), bits, on_device)
+        scales[part] = found.cpu().numpy()
     return scales
 
 
-def _search_rows(
-    weight: NDArray[np.float32], bits: int, importance: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """`clip_search` for a few rows, (n, K) -> (n,)."""
+def _search_rows(weight: torch.Tensor, bits: int, importance: torch.Tensor) -> torch.Tensor:
+    """`clip_search` for a few rows, (n, K) -> (n,), float32."""
     smallest, largest = integer_range(bits)
-    widest = np.abs(weight).max(axis=1) / np.float32(largest)
+    widest = weight.abs().amax(dim=1) / largest
     # A row of zeros, or one so small that its scale underflows, is exact with any scale.
-    widest = np.where(widest < np.finfo(np.float32).tiny, np.float32(1.0), widest)
+    widest = torch.where(widest < torch.finfo(torch.float32).tiny, 1.0, widest)
     unit = weight / widest[:, None]  # in steps of the widest scale: no square can overflow
-    best = np.ones_like(widest)
-    most_explained = np.full_like(widest, -np.inf)
-    for factor in SHRINK_FACTORS[bits].astype(np.float32):
-        q = unit * (np.float32(1.0) / factor)
-        np.rint(q, out=q)
-        np.clip(q, smallest, largest, out=q)
-        weighed = q * importance
+    best = torch.ones_like(widest)
+    most_explained = torch.full_like(widest, -torch.inf)
+    weighed_unit = unit * importance
+    q, product = torch.empty_like(unit), torch.empty_like(unit)
+    for factor in SHRINK_FACTORS[bits]:
+        torch.mul(unit, float(np.float32(1.0) / factor), out=q)
+        q.round_().clamp_(smallest, largest)
         # For fixed q, Σ c (w - s q)² has its minimum Σ c w² - a²/b at s = a/b.
-        a = np.einsum("ij,ij->i", weighed, unit)
-        b = np.einsum("ij,ij->i", weighed, q)
-        fitted = np.divide(a, b, out=np.full_like(a, factor), where=b > 0)
+        a = torch.mul(weighed_unit, q, out=product).sum(dim=1)
+        b = torch.mul(q, q, out=product).mul_(importance).sum(dim=1)
+        fitted = torch.where(b > 0, a / b, float(factor))
         explained = fitted * a
         better = explained > most_explained
-        best = np.where(better, fitted, best)
-        most_explained = np.where(better, explained, most_explained)
-    return np.asarray(widest * best, np.float32)
+        best = torch.where(better, fitted, best)
+        most_explained = torch.where(better, explained, most_explained)
+    return widest * best

@@ -54,7 +54,7 @@ def test_moments_are_those_of_the_whole_model(tmp_path: Path, kind: str) -> None
     assert moments.tokens == expected.tokens == 80
     for layer in range(source.layout.num_layers):
         for site in SITES:
-            one, other = getattr(moments.layer(layer), site), getattr(expected, site)[layer]
+            one, other = moments.site(layer, site), getattr(expected, site)[layer]
             np.testing.assert_allclose(one, other, atol=ROUNDING * np.abs(other).max(), rtol=0)
     other_sums = sums_of(source.layout, expected)
     for name in ("hidden", "value", "key", "down"):

@@ -278,9 +278,9 @@ def test_each_matrix_is_quantised_once_while_a_file_is_written(
 ) -> None:
     shapes = []
 
-    def counting(weight: Array, hessian: Array, split: BitSplit) -> QuantisedMatrix:
+    def counting(weight: Array, *rest: Any, **options: Any) -> QuantisedMatrix:
         shapes.append(weight.shape)
-        return gptq(weight, hessian, split)
+        return gptq(weight, *rest, **options)
 
     monkeypatch.setattr(quantise_linears, "gptq", counting)
     graph = with_weights(llama, weights="gptq")

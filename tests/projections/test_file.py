@@ -85,7 +85,7 @@ def test_what_is_saved_comes_back(tmp_path: Path, method: str, down_high: float)
     assert loaded.moments.tokens == moments.tokens
     for layer, site in itertools.product(range(2), SITES):
         expected = getattr(moments, site)[layer].astype(np.float32)
-        found = getattr(loaded.moments.layer(layer), site)
+        found = loaded.moments.site(layer, site)
         np.testing.assert_allclose(found, expected, rtol=FLOAT32_ROUNDING, atol=1e-4)
         np.testing.assert_array_equal(found, np.swapaxes(found, -1, -2))
     _assert_same_sums(loaded.sums_for(LAYOUT), sums_of(LAYOUT, moments))
@@ -115,7 +115,7 @@ def test_moments_of_more_layers_than_there_are_belong_to_another_model(tmp_path:
     loaded = load_calibration(tmp_path / "a.safetensors")
     assert loaded.moments is not None
     with pytest.raises(ResqError, match="moments of 2 layers: they belong to another model"):
-        loaded.moments.layer(2)
+        loaded.moments.site(2, "down")
 
 
 def test_splits_that_differ_by_layer_come_back(tmp_path: Path) -> None:

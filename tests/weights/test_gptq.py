@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
 from resq_onnx.recipe import BitSplit
 from resq_onnx.weights import QuantisedMatrix, gptq, round_to_nearest
-from resq_onnx.weights.gptq import BLOCK, DAMPING, feedback_factors
+from resq_onnx.weights.gptq import BLOCK, DAMPING, factorise
 
 Matrix = NDArray[np.float64]
 
@@ -57,6 +58,15 @@ def _frantar(
     return integers
 
 
+def _factors(hessian: Matrix) -> tuple[Matrix, Matrix]:
+    """I + A and D of the module's description, (K, K) and (K,)."""
+    reversed_ = torch.tensor(hessian[::-1, ::-1].copy())
+    factorise(reversed_)
+    upper = reversed_.tril().flip(0, 1).numpy()
+    pivots = np.diagonal(upper)
+    return upper / pivots, pivots**2
+
+
 @pytest.mark.parametrize("split", SPLITS, ids=str)
 def test_the_integers_are_those_of_the_papers_own_algorithm(split: BitSplit) -> None:
     weight, hessian = _weight(32, split.width), _hessian(split.width)
@@ -97,22 +107,22 @@ def test_uncorrelated_inputs_of_one_size_give_the_nearest_integers() -> None:
 
 def test_the_factors_give_the_damped_hessian_back() -> None:
     hessian = _hessian(40)
-    feedback, weights = feedback_factors(hessian)
+    feedback, weights = _factors(hessian)
     damped = hessian + DAMPING[0] * np.diagonal(hessian).mean() * np.eye(40)
     np.testing.assert_array_equal(feedback, np.triu(feedback))
     np.testing.assert_array_equal(np.diagonal(feedback), 1.0)
-    float32_rounding = 1e-5
+    rounding = 1e-12
     np.testing.assert_allclose(
-        feedback * weights @ feedback.T, damped, atol=float32_rounding * np.abs(damped).max()
+        feedback * weights @ feedback.T, damped, atol=rounding * np.abs(damped).max()
     )
 
 
 def test_the_loss_is_the_weighted_sum_the_module_says_it_is() -> None:
     hessian, errors = _hessian(40), _weight(8, 40)
-    feedback, weights = feedback_factors(hessian)
+    feedback, weights = _factors(hessian)
     damped = hessian + DAMPING[0] * np.diagonal(hessian).mean() * np.eye(40)
     total = float((((errors @ feedback) ** 2) @ weights).sum())
-    np.testing.assert_allclose(total, np.trace(errors @ damped @ errors.T), rtol=1e-5)
+    np.testing.assert_allclose(total, np.trace(errors @ damped @ errors.T), rtol=1e-12)
 
 
 def test_columns_that_never_had_an_input_are_rounded_to_nearest() -> None:
@@ -171,6 +181,22 @@ def test_neither_argument_is_changed() -> None:
     gptq(weight, hessian, BitSplit(42, 6))
     np.testing.assert_array_equal(weight, weight_before)
     np.testing.assert_array_equal(hessian, hessian_before)
+
+
+def test_a_hessian_that_may_be_overwritten_gives_the_same_and_is_not_copied() -> None:
+    weight, hessian, split = _weight(4, 48), _hessian(48), BitSplit(42, 6)
+    expected, working = gptq(weight, hessian, split), torch.from_numpy(hessian.copy())
+    found = gptq(weight, working, split, overwrite_hessian=True)
+    for name in ("low", "low_scale", "high", "high_scale"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    assert not np.array_equal(working.numpy(), hessian)
+
+
+def test_float16_weights_and_read_only_ones_are_read() -> None:
+    weight, hessian, split = _weight(4, 48).astype(np.float16), _hessian(48), BitSplit(42, 6)
+    expected = gptq(weight.astype(np.float64), hessian, split)
+    weight.flags.writeable = False
+    np.testing.assert_array_equal(gptq(weight, hessian, split).low, expected.low)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
