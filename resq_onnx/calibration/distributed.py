@@ -10,20 +10,21 @@ import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from transformers import PreTrainedModel
-
-from resq_onnx.calibration.statistics import Progress, collect_moments
-from resq_onnx.families import ModelLayout
-from resq_onnx.projections.moments import SITES, Moments
 
 LOOPBACK: Final = "lo"
 """Linux's network interface that reaches the processes of this machine only."""
+
+
+PATIENCE: Final = timedelta(days=7)
+"""How long a process waits for the others: the first one writes and checks the file of a large
+model while they wait."""
 
 
 @dataclass(frozen=True)
@@ -57,39 +58,7 @@ def is_main_process() -> bool:
     return share_of_this_process().rank == 0
 
 
-def collect_shared_moments(
-    model: PreTrainedModel,
-    layout: ModelLayout,
-    sequences: NDArray[np.int64],
-    progress: Progress | None = None,
-    batch_size: int = 8,
-) -> Moments:
-    """Collect moments of all `sequences`, together with the other processes if there are any.
-
-    Every process calls this with the same model and sequences and gets the same result.
-    Arguments and errors are those of `collect_moments`; `progress` counts this process's
-    sequences.
-    """
-    share = share_of_this_process()
-    if share.size > 1:
-        connect()
-    moments = collect_moments(model, layout, share.of(sequences), progress, batch_size)
-    if share.size > 1:
-        add_up(moments)
-    return moments
-
-
-def add_up(moments: Moments) -> None:
-    """Replace the moments of every process by their sum over all processes, in place."""
-    for site in SITES:
-        for layer in getattr(moments, site):  # layer by layer: gloo makes a copy of what it sends
-            dist.all_reduce(torch.from_numpy(layer))
-    tokens = torch.tensor(moments.tokens)
-    dist.all_reduce(tokens)
-    moments.tokens = int(tokens)
-
-
-def add_up_sums(sums: Mapping[str, torch.Tensor]) -> None:
+def add_up(sums: Mapping[str, torch.Tensor]) -> None:
     """Replace the sums of every process by their sum over all processes, in place."""
     connect()
     for total in sums.values():
@@ -111,7 +80,7 @@ def connect() -> None:
             # The machine's own name may resolve to an unreachable address.
             os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
         # gloo: the sums are in main memory, wherever the model runs.
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", timeout=PATIENCE)
         atexit.register(_disconnect)
 
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from resq_onnx.calibration.distributed import ALONE, Share, add_up_sums
+from resq_onnx.calibration.distributed import ALONE, Share, add_up
 from resq_onnx.calibration.layered import LayerCall, LayeredModel
 from resq_onnx.calibration.statistics import add_cache, complete, recording_layer
 from resq_onnx.families import ModelLayout
@@ -206,7 +206,7 @@ class LayerPass:
                 behind[some] = hidden.cpu().numpy()
         flush(behind)
         if self._share.size > 1:
-            add_up_sums(sums)
+            add_up(sums)
         return sums
 
     def _follow(

@@ -8,102 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Final, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
-from resq_onnx.projections.moments import SITES, Moments
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-Progress = Callable[[int, int], None]
-"""Called with the number of finished sequences and their total."""
-
-CACHED: Final = ("key", "value")
-"""Sites whose rows are taken from the cache."""
 
 BLOCK: Final = 256
 """Columns multiplied at a time. A second moment is symmetric, so only its blocks on and above the
 diagonal are computed; 192 to 288 were fastest: 1.7 times as fast as multiplying all of 1536 columns
 at once."""
-
-ELEMENTS_AT_A_TIME: Final = 1 << 20
-
-
-def collect_moments(
-    model: PreTrainedModel,
-    layout: ModelLayout,
-    sequences: NDArray[np.int64],
-    progress: Progress | None = None,
-    batch_size: int = 8,
-) -> Moments:
-    """Run a model on token sequences and accumulate its activations' second moments.
-
-    The head is not run: no site needs the logits. Only one batch of activations is held.
-
-    Args:
-        model: A Hugging Face causal language model in evaluation mode.
-        layout: Its sizes and module names.
-        sequences: Token ids, (samples, tokens); may be empty.
-        progress: Called after each batch.
-        batch_size: Sequences run at a time.
-
-    Raises:
-        ResqError: A weight or an activation is infinite or NaN.
-    """
-    from transformers.cache_utils import DynamicCache
-
-    check_weights(model)
-    moments = Moments.zeros(layout)
-    decoder = cast(Any, model).get_decoder()  # the model without its head
-    with torch.inference_mode(), _recording(model, layout, moments):
-        for start in range(0, len(sequences), batch_size):
-            batch = torch.from_numpy(sequences[start : start + batch_size]).to(model.device)
-            # The model's default cache would drop tokens that leave a sliding window.
-            cache: Any = DynamicCache()
-            decoder(input_ids=batch, past_key_values=cache, use_cache=True)
-            for layer in range(layout.num_layers):
-                entry = cache.layers[layer]  # keys and values are (batch, kv_heads, tokens, d)
-                sums = {role: torch.from_numpy(getattr(moments, role)[layer]) for role in CACHED}
-                add_cache(entry.keys, entry.values, layout, layer, sums)
-            moments.tokens += batch.numel()
-            if progress is not None:
-                progress(min(start + batch_size, len(sequences)), len(sequences))
-    for site in SITES:
-        complete(torch.from_numpy(getattr(moments, site)))
-    return moments
-
-
-def check_weights(model: torch.nn.Module) -> None:
-    """Reject a model with a weight that is infinite or NaN.
-
-    Raises:
-        ResqError: Names the first such tensor; its name holds layer and module.
-    """
-    for name, tensor in model.named_parameters():
-        parts = tensor.detach().flatten().split(ELEMENTS_AT_A_TIME)  # isfinite copies what it gets
-        wrong = tensor.numel() - sum(int(torch.isfinite(part).sum()) for part in parts)
-        if wrong:
-            raise ResqError(
-                f"{name}: {wrong} of {tensor.numel()} weights are infinite or not a number; "
-                f"the model's files are damaged, fetch them again"
-            )
-
-
-@contextmanager
-def _recording(model: torch.nn.Module, layout: ModelLayout, moments: Moments) -> Iterator[None]:
-    """Add the inputs of the norms, o_proj and down_proj to `moments` inside the context."""
-    with ExitStack() as hooks:
-        for layer in range(layout.num_layers):
-            module = model.get_submodule(layout.family.layer.format(layer))
-            sums = {site: torch.from_numpy(moments.site(layer, site)) for site in SITES}
-            hooks.enter_context(recording_layer(module, layout, layer, sums))
-        yield
 
 
 @contextmanager

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pytest
 
-from resq_onnx.calibration.distributed import (
-    Share,
-    collect_shared_moments,
-    is_main_process,
-    share_of_this_process,
-)
-from resq_onnx.calibration.statistics import collect_moments
-from resq_onnx.projections.moments import SITES
+from resq_onnx.calibration.distributed import Share, is_main_process, share_of_this_process
+from resq_onnx.calibration.layer_pass import LayerPass, Texts
+from resq_onnx.calibration.layered import LayeredModel
+from resq_onnx.checkpoint.source import ModelSource
+from resq_onnx.files.work_folder import WorkFolder
 from tests.calibration import tiny
+from tests.tiny_models import write_model
 
 SUM_TOLERANCE: Final = 1e-6
 """Relative to the largest entry: the same float32 activations, in other batches."""
@@ -35,20 +34,28 @@ LATENESS: Final = 2.0
 WORKER: Final = f"""
 import sys
 import time
+from pathlib import Path
 import numpy as np
-from resq_onnx.calibration.distributed import collect_shared_moments, is_main_process
-from resq_onnx.projections.moments import SITES
-from tests.calibration import tiny
+from resq_onnx.calibration.distributed import share_of_this_process
+from tests.calibration.test_distributed import run
 
-model = tiny.tiny_llama()
-rank = 0 if is_main_process() else 1
+share = share_of_this_process()
 for samples in {SAMPLES}:
     # One process comes late: the other must not go on with addresses of an earlier round.
-    time.sleep({LATENESS} * (1 - rank))
-    moments = collect_shared_moments(model, tiny.layout(model), tiny.sequences(samples, 6))
-    arrays = {{site: getattr(moments, site) for site in SITES}}
-    np.savez(f"{{sys.argv[1]}}/{{samples}}_{{rank}}.npz", tokens=moments.tokens, **arrays)
+    time.sleep({LATENESS} * (1 - share.rank))
+    sums = run(Path(sys.argv[1]), samples, share)
+    np.savez(f"{{sys.argv[1]}}/{{samples}}_{{share.rank}}.npz", **sums)
 """
+
+
+def run(folder: Path, samples: int, share: Share) -> dict[str, Any]:
+    """The sums of a pass of the model in a folder, as this process has them."""
+    source, work = ModelSource(folder / "model", "tiny"), folder / f"work-{samples}-{share.size}"
+    work.mkdir(exist_ok=True)
+    tokens, none = tiny.sequences(samples, 6), np.empty((0, 0), np.int64)
+    one = LayerPass(source.layout, WorkFolder(work, work), Texts(tokens, none, none), share)
+    one.run(LayeredModel(source), lambda done, total: None)
+    return dataclasses.asdict(one.sums() or pytest.fail("no sums"))
 
 
 def test_shares_are_disjoint_and_together_everything() -> None:
@@ -72,14 +79,8 @@ def test_torchrun_says_which_share_this_is(monkeypatch: pytest.MonkeyPatch) -> N
     assert not is_main_process()
 
 
-def test_one_process_needs_no_process_group() -> None:
-    model, tokens = tiny.tiny_llama(), tiny.sequences(3, 6)
-    alone = collect_shared_moments(model, tiny.layout(model), tokens)
-    expected = collect_moments(model, tiny.layout(model), tokens)
-    np.testing.assert_array_equal(alone.down, expected.down)
-
-
-def test_two_processes_get_the_moments_of_one_as_often_as_they_are_asked(tmp_path: Path) -> None:
+def test_two_processes_get_the_sums_of_one_as_often_as_they_are_asked(tmp_path: Path) -> None:
+    write_model(tmp_path / "model", "llama", tied=True)
     (tmp_path / "worker.py").write_text(WORKER)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node=2", str(tmp_path / "worker.py"), str(tmp_path)]
@@ -87,13 +88,12 @@ def test_two_processes_get_the_moments_of_one_as_often_as_they_are_asked(tmp_pat
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
 
-    model = tiny.tiny_llama()
     for samples in SAMPLES:
-        expected = collect_moments(model, tiny.layout(model), tiny.sequences(samples, 6))
+        expected = run(tmp_path, samples, Share(0, 1))
         for rank in range(2):
             with np.load(tmp_path / f"{samples}_{rank}.npz") as found:
-                assert found["tokens"] == expected.tokens
-                for site in SITES:
-                    right = getattr(expected, site)
-                    difference = np.abs(found[site] - right).max() / np.abs(right).max()
-                    assert difference < SUM_TOLERANCE, (samples, rank, site, difference)
+                assert found["tokens"] == expected.pop("tokens", 6 * samples)
+                for name in ("hidden", "value", "key", "down"):
+                    right = expected[name]
+                    difference = np.abs(found[name] - right).max() / np.abs(right).max()
+                    assert difference < SUM_TOLERANCE, (samples, rank, name, difference)

@@ -10,11 +10,11 @@ import torch
 from resq_onnx.calibration import layer_pass
 from resq_onnx.calibration.layer_pass import LayerPass, Texts
 from resq_onnx.calibration.layered import LayeredModel
-from resq_onnx.calibration.statistics import collect_moments
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.files.work_folder import WorkFolder
 from resq_onnx.projections.moments import SITES
 from resq_onnx.projections.sums import sums_of
+from tests.calibration.whole_model import collect_moments
 from tests.tiny_models import KINDS, write_model
 
 RANDOM = np.random.default_rng(0)

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from resq_onnx.calibration import statistics
-from resq_onnx.calibration.statistics import collect_moments
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError
 from resq_onnx.projections.moments import SITES, Moments
 from tests.calibration import tiny
+from tests.calibration.whole_model import collect_moments
 from tests.tiny_models import write_model
 
 FLOAT32_TOLERANCE: Final = 2e-5
@@ -149,36 +149,6 @@ def test_no_hook_is_left_after_the_pass_nor_after_an_error() -> None:
     with pytest.raises(KeyboardInterrupt):
         collect_moments(model, sizes, tiny.sequences(1, 4), progress=interrupt)
     assert hooks(model) == before
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_weight_that_is_no_number_is_named(value: float) -> None:
-    model = tiny.tiny_llama()
-    name = "model.layers.1.mlp.up_proj.weight"
-    with torch.no_grad():
-        model.get_parameter(name)[3, 4] = value
-    with pytest.raises(ResqError, match=f"{name}: 1 of 864 weights are infinite"):
-        collect_moments(model, tiny.layout(model), tiny.sequences(1, 4))
-
-
-def test_weights_are_checked_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a table of 262,144 rows `isfinite` would make copies of more than a gigabyte."""
-    sizes, isfinite = [], torch.isfinite
-
-    def counted(tensor: torch.Tensor) -> torch.Tensor:
-        sizes.append(tensor.numel())
-        return isfinite(tensor)
-
-    monkeypatch.setattr(torch, "isfinite", counted)
-    monkeypatch.setattr(statistics, "ELEMENTS_AT_A_TIME", 100)
-    model = tiny.tiny_llama()
-    statistics.check_weights(model)
-    assert max(sizes) == 100
-    assert sum(sizes) == sum(weight.numel() for weight in model.parameters())
-    with torch.no_grad():
-        model.get_parameter("model.embed_tokens.weight")[-1, -1] = float("nan")
-    with pytest.raises(ResqError, match=r"model\.embed_tokens\.weight: 1 of"):
-        statistics.check_weights(model)
 
 
 @pytest.mark.parametrize(

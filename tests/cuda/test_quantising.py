@@ -55,5 +55,5 @@ def test_bases_are_those_of_the_cpu(device: str) -> None:
     hessian = _hessian()
     found, expected = ascending_eigenvectors(hessian, device), ascending_eigenvectors(hessian)
     np.testing.assert_allclose(found, expected, atol=1e-6)
-    turns = [random_orthogonal(64, np.random.default_rng(5), one) for one in (device, "cpu")]
-    np.testing.assert_allclose(*turns, atol=1e-12)
+    turn, usual = (random_orthogonal(64, np.random.default_rng(5), one) for one in (device, "cpu"))
+    np.testing.assert_allclose(turn, usual, atol=1e-12)

@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from transformers import DynamicCache, PreTrainedModel
 
-from resq_onnx.calibration.statistics import collect_moments
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.families import ModelLayout
 from resq_onnx.graph.modules import make_linear, new_initializer
@@ -30,6 +29,7 @@ from resq_onnx.runtime import Decoder
 from resq_onnx.runtime.decoder import decode_logits
 from resq_onnx.tracing.trace import TRACED_BATCH, TRACED_PAST, TRACED_TOKENS, trace
 from tests import tiny_models
+from tests.calibration.whole_model import collect_moments
 from tests.functions.engines import assert_close, empty_model
 
 Array = NDArray[Any]

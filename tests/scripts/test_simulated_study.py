@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from resq_onnx.calibration.statistics import collect_moments
 from resq_onnx.projections.moments import Moments
 from resq_onnx.recipe import Recipe
 from scripts.simulated_study import Study
 from scripts.simulated_variants import VARIANTS, Variant
 from scripts.simulated_weights import fold_gains
 from tests.calibration.tiny import layout, sequences, tiny_qwen2
+from tests.calibration.whole_model import collect_moments
 
 TEXT, CALIBRATION = sequences(3, 20), sequences(8, 20, seed=1)
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from resq_onnx.calibration.statistics import collect_moments
 from resq_onnx.calibration.training.quantisers import Part
 from resq_onnx.calibration.training.simulation import (
     Bases,
@@ -22,6 +21,7 @@ from resq_onnx.projections.bases import compute_projections
 from resq_onnx.recipe import Recipe
 from tests import tiny_models
 from tests.calibration.tiny import layout, obvious_moments, sequences, tiny_llama, tiny_qwen2
+from tests.calibration.whole_model import collect_moments
 
 RECIPE = Recipe(high_fraction=0.25, down_high=1 / 6)
 
