@@ -56,4 +56,4 @@ def test_bases_are_those_of_the_cpu(device: str) -> None:
     found, expected = ascending_eigenvectors(hessian, device), ascending_eigenvectors(hessian)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     turns = [random_orthogonal(64, np.random.default_rng(5), one) for one in (device, "cpu")]
-    np.testing.assert_allclose(*turns, atol=1e-12)
+    np.testing.assert_allclose(turns[0], turns[1], atol=1e-12)
