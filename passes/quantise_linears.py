@@ -24,11 +24,11 @@ from resq_onnx.functions import MatMulForm, add_call
 from resq_onnx.graph.modules import Linear, find_linear, producer_of, tag
 from resq_onnx.graph.replacing import put_in_place_of
 from resq_onnx.graph.tensors import read_float64
-from resq_onnx.linalg import float64_on
 from resq_onnx.passes.merge_projections import merged_module
 from resq_onnx.passes.stored_weights import dequantise_weight, store_matrix
 from resq_onnx.projections.bases import Projections, high_last_order
 from resq_onnx.projections.hessians import attention_out_hessian, down_hessian, hidden_hessian
+from resq_onnx.projections.linalg import float64_on
 from resq_onnx.projections.moments import SecondMoments
 from resq_onnx.recipe import BitSplit, Recipe
 from resq_onnx.weights.gptq import gptq

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
-from resq_onnx.linalg import float64_on
 from resq_onnx.projections.allocation import Energies, choose_splits
 from resq_onnx.projections.hadamard import (
     KroneckerFactors,
@@ -26,6 +25,7 @@ from resq_onnx.projections.hadamard import (
     random_signs,
     randomised_hadamard,
 )
+from resq_onnx.projections.linalg import float64_on
 from resq_onnx.projections.moments import SecondMoments, checked_site, moment_shapes
 from resq_onnx.projections.splits import Splits, uniform_splits
 from resq_onnx.projections.sums import BasisSums, sums_of

@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from resq_onnx.linalg import float64_on, turn_both_sides
 from resq_onnx.projections.bases import Projections, high_last_order
 from resq_onnx.projections.hadamard import KroneckerFactors
+from resq_onnx.projections.linalg import float64_on, turn_both_sides
 
 
 def hidden_hessian(bases: Projections, moment: torch.Tensor) -> torch.Tensor:

@@ -21,12 +21,13 @@ import torch
 from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
-from resq_onnx.linalg import (
+from resq_onnx.projections.linalg import (
     cholesky,
     exact_products,
     float32_on,
     float64_on,
     is_finite,
+    one_thread,
     restore,
     turn_both_sides,
 )
@@ -184,15 +185,22 @@ def _round_with_feedback(
     for end in range(len(columns), 0, -BLOCK):
         start = max(end - BLOCK, 0)
         feedback = (factor[start:, start:end] / pivots[start:end]).mT.float()  # to column, from
-        within = feedback[:, : end - start].contiguous()
         targets = columns[start:end] + feedback[:, end - start :] @ columns[end:]
-        for j in range(end - 1, start - 1, -1):
-            (scale, bits), here = parts[j], j - start
-            errors = columns[j + 1 : end]
-            target = torch.addmv(targets[here], errors.mT, within[here, here + 1 :])
-            q = target.div_(scale).round_().clamp_(*integer_range(bits))
-            rounded[j] = q
-            columns[j] -= q * scale
+        errors, integers = columns[start:end], rounded[start:end]
+        # An operation on one column takes microseconds, and picking that column another one.
+        each = zip(
+            parts[start:end],
+            targets.unbind(),
+            feedback[:, : end - start].contiguous().unbind(),
+            errors.unbind(),
+            integers.unbind(),
+            strict=True,
+        )
+        with one_thread():
+            for j, ((scale, bits), target, within, error, found) in reversed([*enumerate(each, 1)]):
+                target.addmv_(errors[j:].mT, within[j:])
+                found.copy_(target.div_(scale).round_().clamp_(*integer_range(bits)))
+                error.sub_(target.mul_(scale))
     return rounded
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from resq_onnx.linalg import float32_on
+from resq_onnx.projections.linalg import float32_on, one_thread
 from resq_onnx.weights.quantised import integer_range
 
 SHRINK_FACTORS: Final = {
@@ -55,10 +55,11 @@ def clip_search(
         weighing = (importance / importance.max()).astype(np.float32)
     on_device = float32_on(device, weighing)
     step = max(1, ELEMENTS_PER_CHUNK[on_device.device.type] // columns)
-    for start in range(0, rows, step):
-        part = slice(start, start + step)
-        found = _search_rows(float32_on(device, weight[part]), bits, on_device)
-        scales[part] = found.cpu().numpy()
+    with one_thread():
+        for start in range(0, rows, step):
+            part = slice(start, start + step)
+            found = _search_rows(float32_on(device, weight[part]), bits, on_device)
+            scales[part] = found.cpu().numpy()
     return scales
 
 

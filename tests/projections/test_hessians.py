@@ -6,8 +6,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from resq_onnx import linalg
 from resq_onnx.families import FAMILIES, ModelLayout
+from resq_onnx.projections import linalg
 from resq_onnx.projections.bases import Projections, compute_projections
 from resq_onnx.projections.hessians import attention_out_hessian, down_hessian, hidden_hessian
 from resq_onnx.projections.sums import BasisSums

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from resq_onnx.errors import ResqError
 from resq_onnx.recipe import BitSplit
 from resq_onnx.weights import QuantisedMatrix, gptq, round_to_nearest
-from resq_onnx.weights.gptq import BLOCK, DAMPING, factorise
+from resq_onnx.weights.gptq import BLOCK, DAMPING, _round_with_feedback, factorise
 
 Matrix = NDArray[np.float64]
 
@@ -197,6 +197,14 @@ def test_float16_weights_and_read_only_ones_are_read() -> None:
     expected = gptq(weight.astype(np.float64), hessian, split)
     weight.flags.writeable = False
     np.testing.assert_array_equal(gptq(weight, hessian, split).low, expected.low)
+
+
+def test_columns_are_rounded_on_the_device_where_they_are() -> None:
+    """On `meta`, PyTorch refuses operands of another device, as it does on a GPU."""
+    factor = torch.empty((BLOCK + 5, BLOCK + 5), dtype=torch.float64, device="meta")
+    columns, scale = (torch.empty(shape, device="meta") for shape in ((BLOCK + 5, 3), (3,)))
+    found = _round_with_feedback(columns, factor, [(scale, 4)] * (BLOCK + 5))
+    assert (found.shape, found.dtype, found.device) == (columns.shape, torch.int8, factor.device)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -2,8 +2,15 @@ import numpy as np
 import pytest
 import torch
 
-from resq_onnx import linalg
-from resq_onnx.linalg import cholesky, exact_products, float64_on, is_finite, restore
+from resq_onnx.projections import linalg
+from resq_onnx.projections.linalg import (
+    cholesky,
+    exact_products,
+    float64_on,
+    is_finite,
+    one_thread,
+    restore,
+)
 
 WIDTHS = (1, 5, 16, 37)
 """Less than a panel of the tests, whole panels, and a last one that is smaller."""
@@ -75,3 +82,14 @@ def test_products_are_exact_for_a_while_only() -> None:
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def test_there_is_one_thread_for_a_while_only() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with one_thread():
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
