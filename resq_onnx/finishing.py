@@ -11,6 +11,7 @@ import json
 import onnx_ir as ir
 
 from resq_onnx.calibration.distributed import share_of_this_process
+from resq_onnx.calibration.heap import give_back
 from resq_onnx.calibration.measured import ReferenceMeasurements
 from resq_onnx.calibration.reference import write_tokenizer
 from resq_onnx.checkpoint.licence import copy_licence_files
@@ -71,6 +72,7 @@ def finish(
     # 5. Quantise, and write.
     passes.run(graph, exporting(layout, recipe, bases, statistics))
     graph.metadata_props[RECIPE_KEY] = json.dumps(recipe.to_json())
+    give_back()
     progress.step("Writing")
     with writing_to(staging.target):
         save_model(graph, staging.model, progress.advance)
@@ -81,6 +83,7 @@ def finish(
     decoder = Decoder(create_session(staging.model, output.threads, kernels=kernels))
     decoded = check_decode_parity(decoder, measured.token_ids, measured.logits)
     del decoder
+    give_back()
 
     # 7. The cost of quantisation, in the predictions and after each layer.
     quality, spectra = None, None
@@ -130,9 +133,9 @@ def _check_floats(
         statistics = Statistics(measured.moments, measured.sums, device=device)
         return distance, floats, statistics
     progress.step(
-        "Quantising the layers, and checking them against PyTorch"
+        "Checking and quantising the layers"
         if measured.recipe.how.quantises
-        else "Checking the layers against PyTorch"
+        else "Checking the layers"
     )
     layers = layers_of(graph, measured, work, output.threads, device)
     of_layers = layers.run(progress.advance)

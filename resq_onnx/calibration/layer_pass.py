@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from resq_onnx.calibration.distributed import ALONE, Share, add_up
+from resq_onnx.calibration.heap import give_back
 from resq_onnx.calibration.layered import LayerCall, LayeredModel
 from resq_onnx.calibration.statistics import add_cache, complete, recording_layer
 from resq_onnx.families import ModelLayout
@@ -127,6 +128,7 @@ class LayerPass:
         for layer in range(first, layers):
             with model.layer(layer) as module, torch.inference_mode():
                 self._run_layer(model, module, layer)
+            give_back()
             progress(layer + 1, layers)
         if self._share.rank == 0:
             self._finish(model)
@@ -245,6 +247,7 @@ class LayerPass:
             logits = self._logits(name, text)
             model.logits(self._stream(name, text)[-1], logits)
             flush(logits)
+            give_back()
         self._work.save(LOGITS)
         self._work.discard(self._place(self._layout.num_layers))
 

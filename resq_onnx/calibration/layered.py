@@ -26,10 +26,10 @@ from resq_onnx.errors import blaming
 from resq_onnx.tracing.configuration import load_config
 from resq_onnx.tracing.trace import computed_buffers, keep_frequencies
 
-HEAD_BYTES: Final = 1 << 28
+HEAD_BYTES: Final = 1 << 26
 """Bytes of lm_head's rows, in float32, that are in memory at a time."""
 
-LOGITS_BYTES: Final = 1 << 27
+LOGITS_BYTES: Final = 1 << 26
 """Bytes of logits that are computed at a time."""
 
 

@@ -19,6 +19,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from resq_onnx.calibration.distributed import ALONE, Share
+from resq_onnx.calibration.heap import give_back
 from resq_onnx.calibration.measured import ReferenceMeasurements
 from resq_onnx.errors import ResqError
 from resq_onnx.evaluation.against_float import ModelOutputs
@@ -99,6 +100,7 @@ class LayerByLayer:
             if not self.work.has(_part(layer)):
                 error = self._finish(layer)
                 self.work.save(_part(layer), {"error": np.array([error])})
+                give_back()
             if progress is not None:
                 progress(done, len(own))
 

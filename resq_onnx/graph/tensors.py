@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 Rows = NDArray[np.int64] | slice
 """Which rows of a matrix: their numbers, or a range."""
 
-ELEMENTS_AT_A_TIME: Final = 1 << 24
+ELEMENTS_AT_A_TIME: Final = 1 << 22
 """Elements that are computed in float64 at a time, where rows can be computed separately."""
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import onnxruntime_genai as og
 import pytest
 
-from resq_onnx.runtime import BufferedDecoder, Tokenizer, create_session, generate
+from resq_onnx.runtime import BufferedDecoder, Decoder, Tokenizer, create_session, generate
 from tests.command_line import run_successfully
 from tests.handoff.genai import begin
 
@@ -42,6 +43,11 @@ def exported(
     return out
 
 
+NEAR_TIE = 1e-3
+"""Of the largest logit: two sessions that fold weights differently add float sums in another
+order, which may change which of two such tokens is the likelier."""
+
+
 @pytest.mark.parametrize("shared", [True, False], ids=["shared buffer", "concatenation"])
 def test_greedy_tokens_are_those_of_our_session(exported: Path, shared: bool) -> None:
     ids = Tokenizer.load(exported.parent).encode("A compound statement contains other statements")
@@ -57,5 +63,11 @@ def test_greedy_tokens_are_those_of_our_session(exported: Path, shared: bool) ->
     while not generator.is_done():
         generator.generate_next_token()
     found = generator.get_sequence(0).tolist()
-    assert found == expected[: len(found)]
     assert len(found) > len(ids) + 1
+    if found == expected[: len(found)]:
+        return
+    place = int(np.argmin(np.equal(found, expected[: len(found)])))
+    logits = Decoder(create_session(exported)).run(np.array([found[:place]]))[0][0, -1]
+    gap = logits[expected[place]] - logits[found[place]]
+    assert place >= len(ids)
+    assert gap < NEAR_TIE * np.abs(logits).max()
