@@ -7,7 +7,7 @@ folder, layer by layer: a pass that was stopped goes on behind the last finished
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -191,7 +191,7 @@ class LayerPass:
 
     def _measure(
         self, model: LayeredModel, module: nn.Module, layer: int
-    ) -> Mapping[str, torch.Tensor]:
+    ) -> dict[str, torch.Tensor]:
         """The second moments of one layer, of all processes' sequences together."""
         sums = {
             site: torch.zeros(shape, dtype=torch.float64, device=model.device)
@@ -229,14 +229,16 @@ class LayerPass:
         stream[place + 2] = hidden.flatten(0, 1).cpu().numpy()
         flush(stream)
 
-    def _packed(self, sums: Mapping[str, torch.Tensor], layer: int) -> dict[str, NDArray[Any]]:
-        packed: dict[str, NDArray[Any]] = {}
-        for site, total in sums.items():
+    def _packed(self, sums: dict[str, torch.Tensor], layer: int) -> dict[str, NDArray[Any]]:
+        """The sums as they are stored; they are taken out of `sums` one by one."""
+        diagonal = sums["down"].diagonal().cpu().numpy().astype(np.float32)
+        packed: dict[str, NDArray[Any]] = {DIAGONAL: diagonal}
+        for site in list(sums):
+            total = sums.pop(site)
             complete(total)
             moment = total.cpu().numpy()
             check_site(self._layout, moment, layer, site)
             packed[site] = pack(moment)
-        packed[DIAGONAL] = sums["down"].diagonal().cpu().numpy().astype(np.float32)
         return packed
 
     def _finish(self, model: LayeredModel) -> None:

@@ -8,6 +8,7 @@ of another model or of other settings are never used.
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -107,9 +108,12 @@ class WorkFolder:
 
 
 def flush(array: NDArray[Any]) -> None:
-    """Wait until an array of a work folder is on disk."""
+    """Wait until an array of a work folder is on disk; its pages leave this process's memory."""
     if isinstance(array, np.memmap):
         array.flush()
+        mapping = getattr(array, "_mmap", None)  # NumPy has no public name for it
+        if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def usual_folder(target: Path) -> Path:
