@@ -135,6 +135,8 @@ class LayerByLayer:
             tensor = weights[f"{site.module}.weight"].const_value
             assert tensor is not None
             matrix = site.quantise(tensor.numpy(), measured.recipe, measured.moments, self.device)
+            if isinstance(tensor, ir.ExternalTensor):
+                tensor.release()  # nothing of the file stays mapped
             names = [field.name for field in dataclasses.fields(matrix)]
             self.work.save(site.module, {name: getattr(matrix, name) for name in names})
 
