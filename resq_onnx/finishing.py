@@ -16,7 +16,12 @@ from resq_onnx.calibration.measured import ReferenceMeasurements
 from resq_onnx.calibration.reference import write_tokenizer
 from resq_onnx.checkpoint.licence import copy_licence_files
 from resq_onnx.checkpoint.source import ModelSource
-from resq_onnx.evaluation.against_float import ModelOutputs, compare_with_float, observations
+from resq_onnx.evaluation.against_float import (
+    ModelOutputs,
+    Quality,
+    compare_with_float,
+    observations,
+)
 from resq_onnx.evaluation.distance import Distance
 from resq_onnx.evaluation.float_model import WHOLE_BYTES, check_float
 from resq_onnx.evaluation.layer_by_layer import LayerByLayer
@@ -77,28 +82,13 @@ def finish(
     with writing_to(staging.target):
         save_model(graph, staging.model, progress.advance)
 
-    # 6. The file as users will run it: cached decode against prefill.
-    progress.step("Checking cached decode against prefill")
-    kernels = kernels_run(recipe.dtype)
-    decoder = Decoder(create_session(staging.model, output.threads, kernels=kernels))
-    decoded = check_decode_parity(decoder, measured.token_ids, measured.logits)
-    del decoder
-    give_back()
+    # 6. The file as users will run it, against itself and against the float model.
+    decoded, quality = _check_file(measured, output, floats)
+    spectra = None
+    if quality is not None and measured.sums is not None:
+        spectra = describe_spectra(measured.sums, bases, recipe.how.basis == "channels")
 
-    # 7. The cost of quantisation, in the predictions and after each layer.
-    quality, spectra = None, None
-    if recipe.how.quantises:
-        progress.step("Comparing with the float model")
-        tapped = open_tapped(staging.model, recipe.dtype, output.threads)
-        basis = None if measured.long is None else measured.stream_basis
-        found = observations(tapped, measured.text)
-        quality = compare_with_float(floats, found, measured.text, basis)
-        del tapped, found
-        check_quality(quality, output.force, progress.warn)
-        if measured.sums is not None:
-            spectra = describe_spectra(measured.sums, bases, recipe.how.basis == "channels")
-
-    # 8. The files beside the model; then everything is published at once.
+    # 7. The files beside the model; then everything is published at once.
     parity = {"float": rotated, "decode": decoded}
     with writing_to(staging.target):
         _write_companions(source, staging)
@@ -141,6 +131,28 @@ def _check_floats(
     of_layers = layers.run(progress.advance)
     statistics = Statistics(sums=measured.sums, matrices=layers.matrix, device=device)
     return distance or of_layers, ModelOutputs(long.logits, long.stream), statistics
+
+
+def _check_file(
+    measured: ReferenceMeasurements, output: Output, floats: ModelOutputs
+) -> tuple[Distance, Quality | None]:
+    """Compare cached decode with prefill, and the quantised model with the float one."""
+    recipe, path, progress = measured.recipe, output.staging.model, output.progress
+    progress.step("Checking cached decode against prefill")
+    kernels = kernels_run(recipe.dtype)
+    decoder = Decoder(create_session(path, output.threads, kernels=kernels))
+    decoded = check_decode_parity(decoder, measured.token_ids, measured.logits)
+    del decoder
+    if not recipe.how.quantises:
+        return decoded, None
+    give_back()
+    progress.step("Comparing with the float model")
+    tapped = open_tapped(path, recipe.dtype, output.threads)
+    basis = None if measured.long is None else measured.stream_basis
+    found = observations(tapped, measured.text)
+    quality = compare_with_float(floats, found, measured.text, basis)
+    check_quality(quality, output.force, progress.warn)
+    return decoded, quality
 
 
 def layers_of(

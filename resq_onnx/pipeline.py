@@ -67,10 +67,7 @@ def export(
     progress: Progress | bool | None = None,
     resources: Resources | None = None,
 ) -> Summary:
-    """Quantise a model and write it as ONNX, in a folder that is ready for a runtime.
-
-    Beside the model are its data, tokenizer, chat template, configuration, resq.json, a card, and
-    any other file that the target needs.
+    """Quantise a model and write it as ONNX, in a folder with all that its runtime needs.
 
     Args:
         model: A Hugging Face model directory with safetensors, or a .gguf file.
@@ -105,13 +102,10 @@ def export(
         with open_model(model, recipe.max_length) as source:
             source.check(output.progress.warn)
             check_recipe(recipe, source)
-
-            with opened_work(
-                Path(out), source, recipe, resources, output.progress, projections
-            ) as work:
+            of_work = (Path(out), source, recipe, resources, output.progress, projections)
+            with opened_work(*of_work) as work:
                 # 2. Second moments, and from them the bases; one layer is in memory at a time.
                 measured = measure(source, recipe, projections, work, output.progress, resources)
-
                 # 3. The graph, without weights, with one operator per module.
                 output.progress.step("Tracing the graph")
                 graph = trace(source)
@@ -258,13 +252,9 @@ def calibrate(
     recipe, progress = recipe or Recipe(), progress_for(progress)
     resources, out = resources or Resources(), Path(out)
     refuse_overwriting([out], _inputs(model, recipe))
-    staging_of_the_first = staged(out) if is_main_process() else nullcontext()
+    first = staged(out) if is_main_process() else nullcontext()
     progress.step("Reading the model")
-    with (
-        limited_threads(threads),
-        staging_of_the_first as staging,
-        open_model(model, recipe.max_length) as source,
-    ):
+    with limited_threads(threads), first as staging, open_model(model, recipe.max_length) as source:
         source.check(progress.warn)
         check_widths(recipe, source)
         tokenizer, layout = load_tokenizer(source), source.layout
@@ -279,9 +269,8 @@ def calibrate(
                 return None
             moments, sums = layer_pass.moments(), layer_pass.sums()
             assert sums is not None, "a calibration text has tokens"
-            bases = find_projections(
-                source, tokenizer, recipe, moments, sums, progress, torch_device(resources.device)
-            )
+            device = torch_device(resources.device)
+            bases = find_projections(source, tokenizer, recipe, moments, sums, progress, device)
             done = began(recipe, text_opening(tokenizer, source, recipe.bos))
             kept = moments if hessians else None
             save_calibration(staging.model, done, source.digest, layout, sums, bases, kept)

@@ -85,8 +85,8 @@ def quantise_layer(
     Args:
         model: A model with folded gains.
         layout: Its sizes and module names.
-        layer: Number of the layer.
-        bases: Bases with the layer's U_A as `hidden`.
+        layer: Its number; `bases` has the layer's U_A as `hidden`.
+        bases: Bases.
         moments: Second moments, whose entries for this layer are its Hessians.
         columns: Parts of the columns.
         searches: Whether scales are searched.

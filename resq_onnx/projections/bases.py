@@ -152,14 +152,12 @@ def compute_projections(
     Args:
         recipe: Only its method, fractions, bits and seed are used.
         layout: Sizes of the model.
-        moments: Required by recipes with `target_bits`, and where `sums` is needed and not given.
-        sums: Those of `moments`, if they are already known. Methods need them that derive their
-            bases from them (`Method.needs_moments`).
+        moments: For recipes with `target_bits`, and where `sums` is needed and not given.
+        sums: Those of `moments`, if known; used if `Method.needs_moments`.
         device: Where PyTorch decomposes matrices.
 
     Raises:
-        ResqError: The widths do not split evenly; or required moments are missing, have another
-            model's shape, or are not finite.
+        ResqError: The widths do not split evenly; or moments are missing or another model's.
     """
     used = _needed_sums(layout, moments, sums, recipe) if recipe.how.needs_moments else None
     splits, rotates = _splits(recipe, layout, moments, used, device), recipe.how.rotates
@@ -184,10 +182,9 @@ def compute_projections(
         return {width: rotation(width) for width in sorted(widths) if width}
 
     value_edges = [splits.head_edges(layer) for layer in range(layout.num_layers)]
+    total = used.hidden if used else None
     return Projections(
-        hidden=basis(
-            layout.hidden_size, splits.hidden_edges(), used.hidden if used else None, _HIDDEN
-        ),
+        hidden=basis(layout.hidden_size, splits.hidden_edges(), total, _HIDDEN),
         value=head_bases(used.value if used else None, _VALUE, value_edges),
         key=head_bases(
             used.key if used else None, _KEY, [splits.record_edges()] * len(value_edges)
