@@ -16,12 +16,7 @@ from resq_onnx.calibration.measured import ReferenceMeasurements
 from resq_onnx.calibration.reference import write_tokenizer
 from resq_onnx.checkpoint.licence import copy_licence_files
 from resq_onnx.checkpoint.source import ModelSource
-from resq_onnx.evaluation.against_float import (
-    ModelOutputs,
-    Quality,
-    compare_with_float,
-    observations,
-)
+from resq_onnx.evaluation.against_float import Quality, compare_with_float, observations
 from resq_onnx.evaluation.distance import Distance
 from resq_onnx.evaluation.float_model import WHOLE_BYTES, check_float
 from resq_onnx.evaluation.layer_by_layer import LayerByLayer
@@ -40,6 +35,7 @@ from resq_onnx.report.card import write_card
 from resq_onnx.report.summary import Summary, write_summary
 from resq_onnx.runtime.decoder import Decoder
 from resq_onnx.runtime.library import kernels_run
+from resq_onnx.runtime.outputs import ModelOutputs
 from resq_onnx.runtime.session import create_session
 from resq_onnx.runtime.taps import open_tapped
 
@@ -112,12 +108,12 @@ def _check_floats(
     device: str,
 ) -> tuple[Distance, ModelOutputs, Statistics]:
     """Check the folded graph; returns its distance, the float outputs, and what quantises it."""
-    progress, short, long = output.progress, measured.short, measured.long
+    progress, long = output.progress, measured.long
     floats, distance = None, None
     if work is None or output.kept is not None or source.float32_bytes <= WHOLE_BYTES:
         progress.step(f"Checking the float graph against {measured.reference}")
         distance, floats = check_float(graph, measured, output)
-    if work is None or short is None or long is None:
+    if work is None or long is None:
         assert floats is not None, "the whole graph was observed"
         assert distance is not None, "the whole graph was checked"
         statistics = Statistics(measured.moments, measured.sums, device=device)
@@ -127,10 +123,11 @@ def _check_floats(
         if measured.recipe.how.quantises
         else "Checking the layers"
     )
-    layers = layers_of(graph, measured, work, output.threads, device)
+    share, threads = share_of_this_process(), output.threads
+    layers = LayerByLayer(graph, measured, work, threads, share, device)
     of_layers = layers.run(progress.advance)
     statistics = Statistics(sums=measured.sums, matrices=layers.matrix, device=device)
-    return distance or of_layers, ModelOutputs(long.logits, long.stream), statistics
+    return distance or of_layers, long, statistics
 
 
 def _check_file(
@@ -153,20 +150,6 @@ def _check_file(
     quality = compare_with_float(floats, found, measured.text, basis)
     check_quality(quality, output.force, progress.warn)
     return decoded, quality
-
-
-def layers_of(
-    graph: ir.Model,
-    measured: ReferenceMeasurements,
-    work: WorkFolder,
-    threads: int | None,
-    device: str,
-) -> LayerByLayer:
-    """The layers of a folded graph, of which this process checks and quantises its share."""
-    short = measured.short
-    assert short is not None, "PyTorch has run the text"
-    expected = ModelOutputs(short.logits, short.stream)
-    return LayerByLayer(graph, measured, expected, work, threads, share_of_this_process(), device)
 
 
 def _publish(source: ModelSource, output: Output) -> None:

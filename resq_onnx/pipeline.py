@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from resq_onnx.calibration.distributed import is_main_process, share_of_this_process
-from resq_onnx.calibration.layer_pass import LayerPass, Texts
+from resq_onnx.calibration.layer_pass import Texts
 from resq_onnx.calibration.measured import (
     began,
     calibration_text,
@@ -23,15 +23,15 @@ from resq_onnx.calibration.measured import (
     measure_graph,
     run_pass,
 )
-from resq_onnx.calibration.memory import batch_within
 from resq_onnx.calibration.reference import load_tokenizer, text_opening
 from resq_onnx.calibration.threads import limited_threads
 from resq_onnx.calibration.working import opened_work, torch_device
 from resq_onnx.checkpoint.folder import check_folder, files_of
 from resq_onnx.checkpoint.source import ModelSource, open_model
 from resq_onnx.errors import ResqError
+from resq_onnx.evaluation.layer_by_layer import LayerByLayer
 from resq_onnx.files import refuse_overwriting, staged
-from resq_onnx.finishing import finish, layers_of
+from resq_onnx.finishing import finish
 from resq_onnx.graph.files import data_files
 from resq_onnx.handoff.output import check_output, staged_output
 from resq_onnx.handoff.targets import DEFAULT as DEFAULT_TARGET
@@ -140,9 +140,9 @@ def join_export(
         graph = trace(source)
         for one in (*lifting(source.layout), *folding(source.layout, recipe, measured.projections)):
             one(graph)
-        layers = layers_of(graph, measured, work, threads, torch_device(resources.device))
-        layers.finish_layers(range(source.layout.num_layers))
-        layers.share.wait()
+        share, device = share_of_this_process(), torch_device(resources.device)
+        LayerByLayer(graph, measured, work, threads, share, device).finish_layers()
+        share.wait()
 
 
 def rewrite(
@@ -262,9 +262,7 @@ def calibrate(
         none = np.empty((0, 0), np.int64)
         with opened_work(out, source, recipe, resources, progress) as work:
             texts = Texts(text, none, none)
-            batch = batch_within(layout, recipe.sequence_length, resources.max_memory)
-            layer_pass = LayerPass(layout, work, texts, share_of_this_process(), batch)
-            run_pass(source, layer_pass, resources, progress)
+            layer_pass = run_pass(source, work, texts, resources, progress)
             if staging is None:
                 return None
             moments, sums = layer_pass.moments(), layer_pass.sums()

@@ -25,6 +25,7 @@ from resq_onnx.files.work_folder import WorkFolder, flush
 from resq_onnx.projections.moments import check_site, layer_shapes
 from resq_onnx.projections.sums import BasisSums
 from resq_onnx.projections.triangles import pack, unpack
+from resq_onnx.runtime.outputs import ModelOutputs
 
 BATCH: Final = 8
 """Calibration sequences that are run at a time, if memory allows it."""
@@ -47,20 +48,6 @@ class Texts:
     calibration: NDArray[np.int64]
     parity: NDArray[np.int64]
     quality: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class FloatOutputs:
-    """Outputs of the float model on a text of (B, S) tokens.
-
-    Attributes:
-        logits: (B, S, vocabulary).
-        stream: The residual stream before the first layer, behind its attention, behind the layer,
-            and so on, (2 layers + 1, B, S, D).
-    """
-
-    logits: NDArray[np.float32]
-    stream: NDArray[np.float32]
 
 
 class WorkMoments:
@@ -133,16 +120,16 @@ class LayerPass:
         if self._share.rank == 0:
             self._finish(model)
 
-    def outputs(self) -> tuple[FloatOutputs, FloatOutputs]:
+    def outputs(self) -> tuple[ModelOutputs, ModelOutputs]:
         """The float outputs on the parity text and on the quality text, mapped to memory."""
         parity, quality = self._texts.parity, self._texts.quality
-        return tuple(
-            FloatOutputs(
-                self._logits(name, text).reshape(*text.shape, -1),
-                self._stream(name, text).reshape(-1, *text.shape, self._layout.hidden_size),
-            )
-            for name, text in (("parity", parity), ("quality", quality))
-        )  # type: ignore[return-value]
+        return self._outputs("parity", parity), self._outputs("quality", quality)
+
+    def _outputs(self, name: str, text: NDArray[np.int64]) -> ModelOutputs:
+        return ModelOutputs(
+            self._logits(name, text).reshape(*text.shape, -1),
+            self._stream(name, text).reshape(-1, *text.shape, self._layout.hidden_size),
+        )
 
     def moments(self) -> WorkMoments | None:
         """The second moments; None without a calibration text."""

@@ -184,9 +184,9 @@ class LayeredModel:
         found = torch.empty((*hidden.shape[:-1], count), device=self.device)
         step = max(1, HEAD_BYTES // (4 * width))
         for start in range(0, count, step):
-            some = np.arange(start, min(start + step, count))
+            some = slice(start, start + step)
             weight = torch.from_numpy(stored.rows(some)).to(self.device)
-            found[..., start : start + step] = nn.functional.linear(hidden, weight)
+            found[..., some] = nn.functional.linear(hidden, weight)
         return found
 
     def _fill(self, module: nn.Module, name: str) -> None:

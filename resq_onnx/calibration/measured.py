@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from resq_onnx.calibration.corpus import calibration_sequences
 from resq_onnx.calibration.distributed import share_of_this_process
 from resq_onnx.calibration.held_out import held_out_sequences, text_shape
-from resq_onnx.calibration.layer_pass import FloatOutputs, LayerPass, Texts
+from resq_onnx.calibration.layer_pass import LayerPass, Texts
 from resq_onnx.calibration.layered import LayeredModel
 from resq_onnx.calibration.memory import batch_within
 from resq_onnx.calibration.reference import Reference, load_tokenizer, text_opening
@@ -33,6 +33,7 @@ from resq_onnx.projections.splits import down_split, split_of, table_split
 from resq_onnx.projections.sums import BasisSums
 from resq_onnx.recipe import Recipe
 from resq_onnx.resources import Resources
+from resq_onnx.runtime.outputs import ModelOutputs
 from resq_onnx.runtime.plain_graph import PlainGraph
 from resq_onnx.tracing.traced_file import TracedFile
 
@@ -70,8 +71,8 @@ class ReferenceMeasurements:
     logits: NDArray[np.float32]
     text: NDArray[np.int64]
     recipe: Recipe
-    short: FloatOutputs | None = None
-    long: FloatOutputs | None = None
+    short: ModelOutputs | None = None
+    long: ModelOutputs | None = None
     reference: str = "PyTorch"
 
     @property
@@ -130,9 +131,7 @@ def measure(
         asked = dataclasses.replace(recipe, **_calibration_fields(calibrated))
         calibration = calibration_text(tokenizer, asked, source, progress.warn)
     texts = Texts(calibration, token_ids, text)
-    batch = batch_within(layout, recipe.sequence_length, resources.max_memory)
-    layer_pass = LayerPass(layout, work, texts, share_of_this_process(), batch)
-    run_pass(source, layer_pass, resources, progress)
+    layer_pass = run_pass(source, work, texts, resources, progress)
     moments = layer_pass.moments() or (None if known is None else known.moments)
     sums = known.sums_for(layout) if known else layer_pass.sums()
     if bases is None:
@@ -146,16 +145,23 @@ def measure(
 
 
 def run_pass(
-    source: ModelSource, layer_pass: LayerPass, resources: Resources, progress: Progress
-) -> None:
-    """Run the layers that are not finished."""
+    source: ModelSource, work: WorkFolder, texts: Texts, resources: Resources, progress: Progress
+) -> LayerPass:
+    """Run texts through the layers that are not finished; returns the finished pass.
+
+    Raises:
+        ResqError: The memory does not suffice, or as for `LayerPass.run`.
+    """
+    batch = batch_within(source.layout, texts.calibration.shape[1], resources.max_memory)
+    layer_pass = LayerPass(source.layout, work, texts, share_of_this_process(), batch)
     if layer_pass.is_finished:
         progress.step("The float model has run already")
-        return
+        return layer_pass
     done = layer_pass.finished
     what = "Calibrating" if layer_pass.tokens else "Running the float model"
     progress.step(f"{what}, from layer {done} on" if done else what)
     layer_pass.run(LayeredModel(source, torch_device(resources.device)), progress.advance)
+    return layer_pass
 
 
 def measure_graph(

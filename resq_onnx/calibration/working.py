@@ -56,7 +56,7 @@ def opened_work(
     folder, share = resources.work or usual_folder(target), share_of_this_process()
     if share.rank > 0:
         share.wait()
-        yield WorkFolder(folder, target)
+        yield WorkFolder(folder)
         share.wait()
         return
     identity = {
@@ -79,7 +79,7 @@ def opened_work(
             yield work
             share.wait()
     except BaseException:
-        if WorkFolder(folder, target).holds_parts:
+        if WorkFolder(folder).holds_parts:
             progress.warn(
                 f"{folder}: holds what is finished, and the same command goes on from there; "
                 "--fresh starts anew, or remove the folder"

@@ -34,13 +34,15 @@ def unpack_gguf(file: Path, folder: Path) -> None:
     with quiet_libraries():
         import torch
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+        from transformers import modeling_gguf_pytorch_utils as conversion
 
         with blaming(file, "cannot be read as a GGUF model", "download it again"):
-            config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+            described = conversion.load_gguf_checkpoint(str(file))
+            config = AutoConfig.for_model(**described["config"])
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-            _write_weights(file, folder / "model.safetensors", model)
+            _write_weights(file, folder / "model.safetensors", model, described)
         # The config may still say the weights are GGUF's; they are plain float32 from here on.
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
@@ -51,13 +53,14 @@ def unpack_gguf(file: Path, folder: Path) -> None:
     _write_licence(file, folder)
 
 
-def _write_weights(file: Path, target: Path, model: Any) -> None:
+def _write_weights(file: Path, target: Path, model: Any, described: dict[str, Any]) -> None:
     """Dequantise the weights to float32, one at a time.
 
     Args:
         file: The .gguf file.
         target: The .safetensors file to write.
         model: The model without weights: the names and shapes of its parameters.
+        described: The file's metadata, as transformers reads them.
 
     Raises:
         ValueError: A weight is missing, or has another shape.
@@ -68,7 +71,6 @@ def _write_weights(file: Path, target: Path, model: Any) -> None:
     shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
     if model.config.tie_word_embeddings:
         shapes.pop("lm_head.weight", None)
-    described = conversion.load_gguf_checkpoint(str(file))
     reader = GGUFReader(str(file))
     (architecture, *_) = conversion.read_field(reader, "general.architecture")
     kind: Any = conversion.TENSOR_PROCESSORS.get(architecture, conversion.TensorProcessor)

@@ -19,6 +19,7 @@ from resq_onnx.checkpoint.folder import WEIGHTS
 from resq_onnx.errors import ResqError, blaming
 from resq_onnx.files import reading
 from resq_onnx.files.contents import parse_json, read_json
+from resq_onnx.graph.tensors import Rows, row_blocks
 
 DTYPES: Final = {
     "F64": ir.DataType.DOUBLE,
@@ -30,9 +31,6 @@ DTYPES: Final = {
 
 MAX_HEADER_BYTES: Final = 100_000_000
 """The limit the safetensors format itself sets on its header."""
-
-ELEMENTS_AT_A_TIME: Final = 1 << 24
-"""Elements of a tensor that are checked at a time."""
 
 BYTES_AT_A_TIME: Final = 1 << 24
 
@@ -71,19 +69,17 @@ class StoredTensor:
         """Read the values now, as float32; nothing stays mapped afterwards."""
         return self._read(...)
 
-    def rows(self, rows: NDArray[np.int64] | slice) -> NDArray[np.float32]:
+    def rows(self, rows: Rows) -> NDArray[np.float32]:
         """Read some rows now, as float32."""
         return self._read(rows)
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
         """Read the values in ranges of rows, as float32: the tables of 70B models are large."""
-        rows = self.shape[0] if self.shape else 0
-        step = max(1, ELEMENTS_AT_A_TIME * rows // max(math.prod(self.shape), 1))
-        if rows <= step:
+        if not self.shape:
             yield self.float32()
             return
-        for start in range(0, rows, step):
-            yield self.rows(slice(start, start + step))
+        for rows in row_blocks(self.shape):
+            yield self.rows(rows)
 
     def bytes(self) -> Iterator[bytes]:
         """The tensor's bytes in the file, in parts."""

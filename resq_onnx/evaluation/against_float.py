@@ -19,25 +19,12 @@ from resq_onnx.evaluation.distance import Distance, DistanceTally, Logits
 from resq_onnx.evaluation.layer_noise import LayerNoise
 from resq_onnx.evaluation.perplexity import token_losses
 from resq_onnx.runtime.decoder import decode_logits
+from resq_onnx.runtime.outputs import ModelOutputs
 from resq_onnx.runtime.taps import TappedDecoder
 
 MOST_DECIBELS: Final = 150.0
 """Upper limit of ratios, beyond float32's precision: equal vectors get it, as JSON has no
 infinity."""
-
-
-@dataclass(frozen=True)
-class ModelOutputs:
-    """Outputs of one model on a text.
-
-    Attributes:
-        logits: (B, S, vocabulary).
-        stream: The residual stream before the first layer, behind its attention, behind the layer,
-            and so on, (2 layers + 1, B, S, D).
-    """
-
-    logits: Logits
-    stream: NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,13 @@ from typing import Final
 import onnx_ir as ir
 
 from resq_onnx.calibration.measured import ReferenceMeasurements
-from resq_onnx.evaluation.against_float import ModelOutputs, observe
+from resq_onnx.evaluation.against_float import observe
 from resq_onnx.evaluation.distance import Distance
 from resq_onnx.evaluation.parity import check_float_parity
 from resq_onnx.files import writing_to
 from resq_onnx.graph.files import save_model
 from resq_onnx.handoff.output import Output
+from resq_onnx.runtime.outputs import ModelOutputs
 from resq_onnx.runtime.taps import open_tapped
 
 WHOLE_BYTES: Final = 256_000_000

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,6 @@ from resq_onnx.calibration.distributed import ALONE, Share
 from resq_onnx.calibration.heap import give_back
 from resq_onnx.calibration.measured import ReferenceMeasurements
 from resq_onnx.errors import ResqError
-from resq_onnx.evaluation.against_float import ModelOutputs
 from resq_onnx.evaluation.distance import Distance
 from resq_onnx.evaluation.parity import FLOAT_TOLERANCE, check_float_parity
 from resq_onnx.files import writing_to
@@ -53,8 +52,7 @@ class LayerByLayer:
 
     Attributes:
         graph: Lifted and folded.
-        measured: Float outputs of PyTorch, bases and moments.
-        expected: PyTorch's outputs on the short text, with the stream of all halves.
+        measured: Bases, moments, and PyTorch's outputs on a short text, of all half layers.
         work: Finished matrices are kept there.
         threads: Of ONNX Runtime.
         share: Which layers are this process's.
@@ -63,7 +61,6 @@ class LayerByLayer:
 
     graph: ir.Model
     measured: ReferenceMeasurements
-    expected: ModelOutputs
     work: WorkFolder
     threads: int | None
     share: Share = ALONE
@@ -84,18 +81,22 @@ class LayerByLayer:
         """
         layers = range(self.measured.layout.num_layers)
         worst = self._check_embedding()
-        self.finish_layers(list(layers), progress)
+        self.finish_layers(progress)
         self.share.wait()
         for layer in layers:
             worst = max(worst, float(self.work.load(_part(layer))["error"][0]))
         distance = self._check_head()
         return dataclasses.replace(distance, relative_error=max(worst, distance.relative_error))
 
-    def finish_layers(
-        self, layers: Sequence[int], progress: Callable[[int, int], None] | None = None
-    ) -> None:
+    @property
+    def _stream(self) -> Array:
+        """PyTorch's residual stream on the short text, (2 layers + 1, B, S, D)."""
+        assert self.measured.short is not None, "PyTorch has run the text"
+        return self.measured.short.stream
+
+    def finish_layers(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Check and quantise this process's share of the layers, but for finished ones."""
-        own = layers[self.share.rank :: self.share.size]
+        own = range(self.measured.layout.num_layers)[self.share.rank :: self.share.size]
         for done, layer in enumerate(own, start=1):
             if not self.work.has(_part(layer)):
                 error = self._finish(layer)
@@ -113,7 +114,7 @@ class LayerByLayer:
         layout, recipe = self.measured.layout, self.measured.recipe
         with self._written(layer_piece(self.graph, layout, layer)) as path:
             places = slice(2 * layer, 2 * layer + 3)
-            before, *expected = (self._turned(one) for one in self.expected.stream[places])
+            before, *expected = (self._turned(one) for one in self._stream[places])
             piece = Piece(path, self.threads)
             found = piece.run({STREAM: before}, *before.shape[:2])
             del piece
@@ -151,15 +152,14 @@ class LayerByLayer:
             (found,) = Piece(path, self.threads).run(
                 {"input_ids": numbers.reshape(text.shape)}, *text.shape
             )
-        expected = self._turned(self.expected.stream[0])
+        expected = self._turned(self._stream[0])
         return self._check("the embedding", np.zeros_like(expected), expected, found)
 
     def _check_head(self) -> Distance:
         """Check what follows the last layer, some rows of lm_head at a time."""
         measured, layout = self.measured, self.measured.layout
-        shared = measured.recipe.how.quantises and measured.recipe.shares_table(tied=layout.tied)
-        shared = shared or (layout.tied and not measured.recipe.how.quantises)
-        stream = self._turned(self.expected.stream[-1])
+        shared = f"{layout.family.head}.weight" not in self.graph.graph.initializers
+        stream = self._turned(self._stream[-1])
         found = np.empty_like(measured.logits)
         count = measured.logits.shape[-1]
         for block in row_blocks((count, layout.hidden_size)):

@@ -208,16 +208,21 @@ GEMMA3: Final = replace(
     defaults=GEMMA_DEFAULTS | {"sliding_window_pattern": 6},
     frequencies=("full_attention_inv_freq", "sliding_attention_inv_freq"),
 )
+WITH_IMAGES: Final[dict[str, Any]] = {
+    "embedding": "model.language_model.embed_tokens",
+    "layer": "model.language_model.layers.{}",
+    "final_norm": "model.language_model.norm",
+    "rotary": "model.language_model.rotary_emb",
+    "auto_class": "AutoModelForImageTextToText",
+    "text_section": "text_config",
+}
+"""Where the language model is within one that also reads images."""
+
 GEMMA3_VL: Final = replace(
     GEMMA3,
     name="Gemma 3 with images",
     architecture="Gemma3ForConditionalGeneration",
-    embedding="model.language_model.embed_tokens",
-    layer="model.language_model.layers.{}",
-    final_norm="model.language_model.norm",
-    rotary="model.language_model.rotary_emb",
-    auto_class="AutoModelForImageTextToText",
-    text_section="text_config",
+    **WITH_IMAGES,
     # The names of transformers 4, which it still writes.
     stored_prefixes={
         "model.language_model.": "language_model.model.",
@@ -244,14 +249,9 @@ QWEN2_VL: Final = replace(
     QWEN2,
     name="Qwen2-VL",
     architecture="Qwen2VLForConditionalGeneration",
-    embedding="model.language_model.embed_tokens",
-    layer="model.language_model.layers.{}",
-    final_norm="model.language_model.norm",
-    rotary="model.language_model.rotary_emb",
+    **WITH_IMAGES,
     # The three rows of M-RoPE's positions are equal for text: it is then RoPE.
     rope_types=("default", "mrope"),
-    auto_class="AutoModelForImageTextToText",
-    text_section="text_config",
     stored_prefixes={"model.language_model.": "model."},
     other_parts=("visual.", "model.visual."),
     defaults=QWEN_DEFAULTS | {"max_window_layers": 80},

@@ -40,11 +40,9 @@ class WorkFolder:
 
     Attributes:
         folder: It exists.
-        target: What is being made, for messages.
     """
 
     folder: Path
-    target: Path
 
     def has(self, name: str) -> bool:
         """Whether a part is finished."""
@@ -140,7 +138,7 @@ def working(
         ResqError: It cannot be written, is something else, or another process works in it.
     """
     folder = usual_folder(target) if folder is None else folder
-    work = WorkFolder(folder, target)
+    work = WorkFolder(folder)
     whole = json.loads(json.dumps({"version": VERSION, **identity}))
     with writing_to(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -13,43 +13,37 @@ from resq_onnx.graph.modules import only_node
 STREAM: Final = "stream"
 """Name of a piece's input: the residual stream before it, (B, S, D)."""
 
-NORM: Final = "RMSNormalization"
-
-
-def stream_values(model: ir.Model, layout: ModelLayout) -> list[ir.Value]:
-    """The residual stream before the first layer, behind its attention, behind it, and so on.
-
-    Returns:
-        2 layers + 1 values, each (B, S, D).
-
-    Raises:
-        ValueError: A norm that reads one is not there.
-    """
-    modules = [
-        layout.module(layer, norm)
-        for layer in range(layout.num_layers)
-        for norm in ("attention_norm", "mlp_norm")
-    ]
-    norms = [only_node(model, name, NORM) for name in (*modules, layout.family.final_norm)]
-    values = [norm.inputs[0] for norm in norms]
-    return [value for value in values if value is not None]
-
 
 def embedding_piece(model: ir.Model, layout: ModelLayout) -> ir.Model:
     """From `input_ids` to the residual stream before the first layer."""
-    return _piece(model, None, stream_values(model, layout)[:1])
+    return _piece(model, None, [_before_layer(model, layout, 0)])
 
 
 def layer_piece(model: ir.Model, layout: ModelLayout, layer: int) -> ir.Model:
     """One layer, from `STREAM` to the stream behind its attention and behind it."""
-    values = stream_values(model, layout)[2 * layer : 2 * layer + 3]
-    return _piece(model, values[0], values[1:])
+    middle = _normed(model, layout.module(layer, "mlp_norm"))
+    results = [middle, _before_layer(model, layout, layer + 1)]
+    return _piece(model, _before_layer(model, layout, layer), results)
 
 
 def head_piece(model: ir.Model, layout: ModelLayout) -> ir.Model:
     """From `STREAM`, behind the last layer, to `logits`."""
     logits = next(value for value in model.graph.outputs if value.name == "logits")
-    return _piece(model, stream_values(model, layout)[-1], [logits])
+    return _piece(model, _before_layer(model, layout, layout.num_layers), [logits])
+
+
+def _before_layer(model: ir.Model, layout: ModelLayout, layer: int) -> ir.Value:
+    """The residual stream before a layer, or before the final norm, (B, S, D)."""
+    if layer == layout.num_layers:
+        return _normed(model, layout.family.final_norm)
+    return _normed(model, layout.module(layer, "attention_norm"))
+
+
+def _normed(model: ir.Model, norm: str) -> ir.Value:
+    """What a norm reads."""
+    value = only_node(model, norm, "RMSNormalization").inputs[0]
+    assert value is not None, "a norm has an input"
+    return value
 
 
 def _piece(model: ir.Model, source: ir.Value | None, results: Sequence[ir.Value]) -> ir.Model:

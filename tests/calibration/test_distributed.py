@@ -53,7 +53,7 @@ def run(folder: Path, samples: int, share: Share) -> dict[str, Any]:
     source, work = ModelSource(folder / "model", "tiny"), folder / f"work-{samples}-{share.size}"
     work.mkdir(exist_ok=True)
     tokens, none = tiny.sequences(samples, 6), np.empty((0, 0), np.int64)
-    one = LayerPass(source.layout, WorkFolder(work, work), Texts(tokens, none, none), share)
+    one = LayerPass(source.layout, WorkFolder(work), Texts(tokens, none, none), share)
     one.run(LayeredModel(source), lambda done, total: None)
     return dataclasses.asdict(one.sums() or pytest.fail("no sums"))
 

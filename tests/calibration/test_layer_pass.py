@@ -29,7 +29,7 @@ ROUNDING = 1e-6
 
 def run(source: ModelSource, folder: Path, texts: Texts = TEXTS, **others: Any) -> LayerPass:
     folder.mkdir(exist_ok=True)
-    one = LayerPass(source.layout, WorkFolder(folder, folder), texts, **others)
+    one = LayerPass(source.layout, WorkFolder(folder), texts, **others)
     one.run(LayeredModel(source), others.get("progress", lambda done, total: None))
     assert one.is_finished
     return one
@@ -94,7 +94,7 @@ def test_a_pass_that_was_stopped_goes_on_and_nothing_differs(
         stopped(source, tmp_path / "work", interrupt)
     layers = []
     monkeypatch.setattr(layer_pass.LayerPass, "_begin", lambda *_: pytest.fail("began anew"))
-    one = LayerPass(source.layout, WorkFolder(tmp_path / "work", tmp_path), TEXTS)
+    one = LayerPass(source.layout, WorkFolder(tmp_path / "work"), TEXTS)
     assert one.finished == stop
     one.run(LayeredModel(source), lambda done, _total: layers.append(done))
     assert layers == list(range(stop + 1, 4))
@@ -103,7 +103,7 @@ def test_a_pass_that_was_stopped_goes_on_and_nothing_differs(
 
 def stopped(source: ModelSource, folder: Path, progress: Any) -> None:
     folder.mkdir()
-    one = LayerPass(source.layout, WorkFolder(folder, folder), TEXTS)
+    one = LayerPass(source.layout, WorkFolder(folder), TEXTS)
     one.run(LayeredModel(source), progress)
 
 

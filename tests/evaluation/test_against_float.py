@@ -13,7 +13,6 @@ import resq_onnx
 from resq_onnx.calibration.held_out import LENGTH, TOKENS, text_shape
 from resq_onnx.evaluation.against_float import (
     MOST_DECIBELS,
-    ModelOutputs,
     _array_on_disk,
     compare_with_float,
     observe,
@@ -21,6 +20,7 @@ from resq_onnx.evaluation.against_float import (
 from resq_onnx.evaluation.distance import compare
 from resq_onnx.recipe import Recipe
 from resq_onnx.runtime import Decoder, create_session
+from resq_onnx.runtime.outputs import ModelOutputs
 from resq_onnx.runtime.taps import TappedDecoder, layer_outputs, tapped_session
 from tests.tiny_models import SIZES, write_model
 

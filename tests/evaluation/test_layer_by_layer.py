@@ -15,7 +15,6 @@ from resq_onnx.calibration.measured import ReferenceMeasurements, measure
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError
 from resq_onnx.evaluation import layer_by_layer
-from resq_onnx.evaluation.against_float import ModelOutputs
 from resq_onnx.evaluation.layer_by_layer import LayerByLayer
 from resq_onnx.files.work_folder import WorkFolder
 from resq_onnx.graph.tensors import fold
@@ -40,15 +39,12 @@ class Made:
     work: WorkFolder
 
     def run(self, progress: Callable[[int, int], None] = lambda done, total: None) -> Any:
-        short = self.measured.short
-        assert short is not None
-        expected = ModelOutputs(short.logits, short.stream)
-        return LayerByLayer(self.graph, self.measured, expected, self.work, 1).run(progress)
+        return LayerByLayer(self.graph, self.measured, self.work, 1).run(progress)
 
 
 def make(folder: Path, kind: str, *, tied: bool, recipe: Recipe = RECIPE) -> Made:
     write_model(folder / "model", kind, tied=tied)
-    source, work = ModelSource(folder / "model", kind), WorkFolder(folder / "work", folder)
+    source, work = ModelSource(folder / "model", kind), WorkFolder(folder / "work")
     work.folder.mkdir()
     measured = measure(source, recipe, None, work, Progress(), Resources())
     graph = trace(source)

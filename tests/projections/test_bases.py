@@ -15,23 +15,11 @@ from resq_onnx.projections.bases import (
 from resq_onnx.projections.moments import SITES, Moments, moment_shapes
 from resq_onnx.projections.sums import sums_of
 from resq_onnx.recipe import BitSplit, Recipe
+from tests.projections.layouts import LAYOUT
 
 ROUNDING = 1e-9
 """Far above float64 rounding at these sizes, far below any real error."""
 
-LAYOUT = ModelLayout(
-    family=FAMILIES["LlamaForCausalLM"],
-    num_layers=2,
-    hidden_size=48,
-    num_heads=6,
-    num_kv_heads=3,
-    head_dim=16,
-    intermediate_size=96,
-    vocab_size=32,
-    max_positions=64,
-    norm_epsilon=1e-5,
-    tied=False,
-)
 METHODS: tuple[str, ...] = ("resq", "spinquant", "quarot", "outlier", "rtn", "none")
 
 

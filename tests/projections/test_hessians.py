@@ -6,29 +6,19 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from resq_onnx.families import FAMILIES, ModelLayout
+from resq_onnx.families import ModelLayout
 from resq_onnx.projections import linalg
 from resq_onnx.projections.bases import Projections, compute_projections
 from resq_onnx.projections.hessians import attention_out_hessian, down_hessian, hidden_hessian
 from resq_onnx.projections.sums import BasisSums
 from resq_onnx.recipe import Recipe
+from tests.projections import layouts
 
 ROUNDING = 1e-12
 """Of the largest element: all products are in float64."""
 
-LAYOUT = ModelLayout(
-    family=FAMILIES["LlamaForCausalLM"],
-    num_layers=2,
-    hidden_size=48,
-    num_heads=6,
-    num_kv_heads=3,
-    head_dim=16,
-    intermediate_size=224,  # 196 = 49 * 4 and 28: neither factor is 1
-    vocab_size=32,
-    max_positions=64,
-    norm_epsilon=1e-5,
-    tied=False,
-)
+# 196 = 49 * 4 and 28: neither factor is 1.
+LAYOUT = dataclasses.replace(layouts.LAYOUT, intermediate_size=224)
 METHODS = ("resq", "quarot", "outlier", "rtn")
 
 Matrix = NDArray[np.float64]
