@@ -35,13 +35,15 @@ def steps_of(layout: ModelLayout, sequence_length: int, batch: int) -> dict[str,
         batch: Sequences that are run at a time.
     """
     shapes = {site: math.prod(shape) for site, shape in layer_shapes(layout).items()}
-    weights = sum(weight_counts(layout).values())
+    counts = weight_counts(layout)
+    weights = sum(counts.values())
     tokens = sequence_length * batch
     activations = 4 * tokens * (BUFFERS * layout.intermediate_size + 4 * layout.hidden_size)
     hessian = max(shapes.values())
     steps = {
         "calibrating a layer": 4 * weights + 8 * sum(shapes.values()) + activations,
-        "quantising a layer": 2 * 4 * weights + (8 + 4) * hessian,
+        "checking a layer": 2 * 4 * weights,  # ONNX Runtime packs a copy of each matrix
+        "quantising a matrix": 4 * max(counts.values()) + (8 + 4) * hessian,
         "computing logits": HEAD_BYTES + 3 * LOGITS_BYTES,
     }
     return {name: PROCESS_BYTES + size for name, size in steps.items()}

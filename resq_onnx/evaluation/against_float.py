@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from resq_onnx.evaluation.distance import Distance, DistanceTally, Logits
 from resq_onnx.evaluation.layer_noise import LayerNoise
 from resq_onnx.evaluation.perplexity import token_losses
+from resq_onnx.files.work_folder import flush
 from resq_onnx.runtime.decoder import decode_logits
 from resq_onnx.runtime.outputs import ModelOutputs
 from resq_onnx.runtime.taps import TappedDecoder
@@ -94,10 +95,14 @@ def observe(tapped: TappedDecoder, token_ids: NDArray[np.int64], folder: Path) -
 def observations(tapped: TappedDecoder, token_ids: NDArray[np.int64]) -> Iterator[ModelOutputs]:
     """Run an exported model on a text (B, S); yields the outputs of one sequence after another."""
     for ids in token_ids[:, None]:
-        logits, stream, _ = tapped.run(ids)
-        if tapped.decoder.signature.last_only:
-            logits = decode_logits(tapped.decoder, ids)
-        yield ModelOutputs(logits, stream)
+        yield _observed(tapped, ids)
+
+
+def _observed(tapped: TappedDecoder, ids: NDArray[np.int64]) -> ModelOutputs:
+    logits, stream, _ = tapped.run(ids)
+    if tapped.decoder.signature.last_only:
+        logits = decode_logits(tapped.decoder, ids)
+    return ModelOutputs(logits, stream)
 
 
 def _array_on_disk(folder: Path, shape: tuple[int, ...]) -> Logits:
@@ -127,10 +132,15 @@ def compare_with_float(
     """
     width = expected.stream.shape[-1]
     noise, tally = LayerNoise(np.eye(width) if basis is None else basis), DistanceTally()
-    for place, (ids, found) in enumerate(zip(token_ids, observations, strict=True)):
+    places = itertools.count()
+    for found in observations:  # enumerate() and zip() would hold one until the next is there
+        place = next(places)
         pair = expected.logits[place], found.logits[0]
-        tally.add(*pair, *(token_losses(logits[:-1], ids[1:]) for logits in pair))
+        tally.add(*pair, *(token_losses(logits[:-1], token_ids[place, 1:]) for logits in pair))
         noise.add(expected.stream[:, place], found.stream[:, 0])
+        del found, pair
+        for array in (expected.logits, expected.stream):
+            flush(array)
     return Quality(
         distance=tally.distance(),
         tokens=token_ids.size,
