@@ -50,8 +50,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def exported(folder: Path) -> dict[str, bytes]:
-    """The files of an export, without what resq.json says of the memory it took."""
+def repeatable(folder: Path) -> dict[str, bytes]:
+    """The files of an export, without the only thing that a repetition changes: its peak memory."""
     found = contents(folder)
     found["resq.json"] = re.sub(rb'\n  "peak_memory_bytes": \d+,', b"", found["resq.json"])
     return found

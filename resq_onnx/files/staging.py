@@ -3,11 +3,11 @@
 The files are written to a hidden folder beside the target, and published so that no interruption,
 not even a kill or a power cut, leaves a mixture of old and new files:
 
-1. All files are on disk before anything is moved. 2. The folder is renamed so that other processes
-find it, `.NAME.publishing`: from here on the new files
-   are complete, whatever happens.
-3. The old target is moved away. Without it, the files beside it belong to no model. 4. The new
-files are moved into place, the target last.
+1. All files are on disk before anything is moved.
+2. The folder is renamed so that other processes find it, `.NAME.publishing`: from here on the new
+   files are complete, whatever happens.
+3. The old target is moved away. Without it, the files beside it belong to no model.
+4. The new files are moved into place, the target last.
 
 Where the target is missing and `.NAME.publishing` is there, a publisher was killed between 3 and
 the end of 4: the next process that reads or writes the target completes step 4

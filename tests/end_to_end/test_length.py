@@ -19,7 +19,7 @@ from resq_onnx.evaluation.parity import FLOAT_TOLERANCE
 from resq_onnx.handoff.genai import genai_config
 from resq_onnx.runtime import Decoder, create_session
 from resq_onnx.runtime.decoder import decode_logits
-from tests.command_line import QUICK, contents, error_line, run, run_successfully
+from tests.command_line import QUICK, error_line, repeatable, run, run_successfully
 from tests.end_to_end.tiny_text import prefill, torch_logits
 from tests.tiny_models import LONGROPE, ORIGINAL, SIZES, write_model
 from tests.tracing.torch_onnx import export_with_cache
@@ -161,7 +161,7 @@ def test_the_recipe_repeats_the_length(tmp_path: Path) -> None:
     first, again = tmp_path / "first" / "model.onnx", tmp_path / "again" / "model.onnx"
     run_successfully("export", tmp_path / "model", first, *QUICK, "--max-length", LENGTH)
     run_successfully("export", tmp_path / "model", again, "--recipe", first.parent / "resq.json")
-    assert contents(first.parent) == contents(again.parent)
+    assert repeatable(first.parent) == repeatable(again.parent)
     said = json.loads((again.parent / "resq.json").read_text())
     assert said["recipe"]["max_length"] == said["positions"] == LENGTH
 

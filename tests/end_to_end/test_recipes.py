@@ -18,7 +18,7 @@ from resq_onnx.graph.inspection import Inspection, inspect_model
 from resq_onnx.recipe import Recipe
 from resq_onnx.runtime import Decoder, create_session
 from resq_onnx.runtime.decoder import decode_logits
-from tests.command_line import QUICK, exported, run, run_successfully
+from tests.command_line import QUICK, repeatable, run, run_successfully
 from tests.end_to_end.tiny import Exported, quantisation_divergence
 from tests.end_to_end.tiny_text import TEXT, WINDOW, prefill, token_ids, torch_logits
 from tests.tiny_exports import TinyExports, TinyModel
@@ -58,7 +58,7 @@ def test_the_same_recipe_gives_the_same_bytes(
     out = tmp_path / "model.onnx"
     with tracing_anew():
         summary = resq_onnx.export(small.folder, out, Recipe(samples=4, sequence_length=64))
-    assert exported(out.parent) == exported(plain.parent)
+    assert repeatable(out.parent) == repeatable(plain.parent)
     assert summary.path == out
     assert summary.model_bytes == sum(
         path.stat().st_size for path in (out, out.with_name("model.onnx.data"))
@@ -71,7 +71,7 @@ def test_a_direct_export_gives_the_model_of_saved_projections(
     out, dumps = tmp_path / "out" / "model.onnx", tmp_path / "dumps"
     with tracing_anew():
         run_successfully("export", small.folder, out, *QUICK, "--dump-passes", dumps)
-    assert exported(out.parent) == exported(plain.parent)
+    assert repeatable(out.parent) == repeatable(plain.parent)
     names = sorted(path.name for path in dumps.iterdir())
     assert [name[:2] for name in names] == [f"{i:02}" for i in range(1, len(names) + 1)]
     assert names[0] == "01_SplitProjections.txt"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.command_line import QUICK, exported, run_successfully
+from tests.command_line import QUICK, repeatable, run_successfully
 from tests.tiny_exports import TinyExports
 
 TEXT = "The sea is wide, and nobody knows how deep it is. " * 200
@@ -24,7 +24,7 @@ def test_an_export_is_repeated_byte_for_byte_by_its_resq_json(
     )
     recipe = ("--recipe", first.parent / "resq.json", "--calibration", text)
     run_successfully("export", model, second, *recipe)
-    assert exported(first.parent) == exported(second.parent)
+    assert repeatable(first.parent) == repeatable(second.parent)
 
 
 def test_a_projections_file_stands_in_for_the_text_of_the_recipe(
@@ -34,4 +34,4 @@ def test_a_projections_file_stands_in_for_the_text_of_the_recipe(
     first, again = tiny.export(), tmp_path / "again" / "model.onnx"
     recipe = ("--recipe", first.parent, "--projections", tiny.projections)
     run_successfully("export", tiny.folder, again, *recipe)
-    assert exported(again.parent) == exported(first.parent)
+    assert repeatable(again.parent) == repeatable(first.parent)

@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 from resq_onnx.files.work_folder import usual_folder
-from tests.command_line import QUICK, exported, program, run_successfully
+from tests.command_line import QUICK, program, repeatable, run_successfully
 from tests.tiny_models import write_model
 
 pytestmark = pytest.mark.slow
@@ -49,7 +49,7 @@ def whole(model: Path) -> dict[str, bytes]:
     """The files of an export that was never stopped."""
     out = model.with_name("whole") / "model.onnx"
     run_successfully("export", model, out, *QUICK)
-    return exported(out.parent)
+    return repeatable(out.parent)
 
 
 def kill(model: Path, out: Path, count: int, *options: object) -> None:
@@ -67,7 +67,7 @@ def test_the_same_command_goes_on_and_writes_the_same_files(
     assert not out.exists()
     result = run_successfully("export", model, out, *QUICK)
     assert POINTS[count] in result.stderr
-    assert exported(out.parent) == whole
+    assert repeatable(out.parent) == whole
 
 
 def test_what_was_there_stays_until_the_end(
@@ -77,7 +77,7 @@ def test_what_was_there_stays_until_the_end(
     for name, content in whole.items():
         (tmp_path / name).write_bytes(content)
     kill(model, out, 6, "--seed", 1)
-    found = exported(tmp_path)
+    found = repeatable(tmp_path)
     assert {name: found[name] for name in whole} == whole
 
 
@@ -95,7 +95,7 @@ def test_fresh_starts_anew(model: Path, whole: dict[str, bytes], tmp_path: Path)
     kill(model, out, 6)
     result = run_successfully("export", model, out, *QUICK, "--fresh")
     assert "has run already" not in result.stderr
-    assert exported(out.parent) == whole
+    assert repeatable(out.parent) == whole
 
 
 def test_the_work_folder_may_be_on_another_disk(
@@ -107,7 +107,7 @@ def test_the_work_folder_may_be_on_another_disk(
     shutil.rmtree(out.parent)  # with a hidden folder that the next run would remove
     result = run_successfully("export", model, out, *QUICK, "--work", work)
     assert "has run already" in result.stderr
-    assert exported(out.parent) == whole
+    assert repeatable(out.parent) == whole
     assert not work.exists()
 
 
