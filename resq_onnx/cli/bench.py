@@ -30,6 +30,8 @@ from resq_onnx.cli.options import quiet_option, session_options
     is_flag=True,
     help="Let waiting threads sleep, which is better if other programs need the cores.",
 )
+@click.option("--per-node", is_flag=True,
+              help="Print instead how long each kind of node takes, on the CPU.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True,
               help="Print JSON, with every turn, instead of a table.")  # fmt: skip
 def bench(
@@ -38,6 +40,7 @@ def bench(
     repeat: int,
     no_kernels: bool,
     no_spinning: bool,
+    per_node: bool,
     quiet: bool,
     as_json: bool,
     **workload: Any,
@@ -52,10 +55,14 @@ def bench(
     those of one more run in a process of its own: memory is the peak resident set, including Python
     and the weights' file; load time is the time to open the session, without imports. With
     --provider cuda all files run on the GPU, whose memory is not measured.
+
+    --per-node prints the medians of ONNX Runtime's profiler: milliseconds of each kind of node for
+    the prompt, and for a new token.
     """
-    from resq_onnx.cli.printing import print_benchmark
+    from resq_onnx.cli.printing import print_benchmark, print_node_times
     from resq_onnx.evaluation.benchmark import benchmark
     from resq_onnx.evaluation.machine import describe_machine
+    from resq_onnx.evaluation.node_times import node_times
     from resq_onnx.evaluation.workload import Workload
     from resq_onnx.files import find_model
 
@@ -63,5 +70,9 @@ def bench(
     models = [find_model(one) for one in (model, *against)]
     with showing_progress(quiet) as progress:
         progress.step("Measuring")
+        if per_node:
+            times = [node_times(one, asked, repeat) for one in models]
+            print_node_times(out, times, asked, describe_machine(asked.provider), as_json)
+            return
         speeds = benchmark(models, asked, repeat, progress.advance)
     print_benchmark(out, speeds, asked, describe_machine(asked.provider), as_json)

@@ -17,6 +17,7 @@ from resq_onnx.runtime.library import CPU_DTYPES
 if TYPE_CHECKING:
     from resq_onnx.evaluation.benchmark import ModelSpeed
     from resq_onnx.evaluation.machine import Machine
+    from resq_onnx.evaluation.node_times import NodeTimes
     from resq_onnx.evaluation.workload import Workload
     from resq_onnx.graph.inspection import Inspection
     from resq_onnx.report.summary import Summary
@@ -93,6 +94,48 @@ def print_benchmark(
             f"{speed.footprint.load_seconds:.2f}",
         )
     out.print(table)
+
+
+def print_node_times(
+    out: Console,
+    models: Sequence[NodeTimes],
+    workload: Workload,
+    machine: Machine,
+    as_json: bool,
+) -> None:
+    """Print a table per model: a row per kind of node, then the rest and the sum."""
+    if as_json:
+        asked = {"workload": dataclasses.asdict(workload), "machine": dataclasses.asdict(machine)}
+        print_json(out, {**asked, "models": [dataclasses.asdict(model) for model in models]})
+        return
+    print_line(_where(workload, machine), to=out)
+    for model in models:
+        out.print(_node_table(model, workload))
+
+
+def _node_table(model: NodeTimes, workload: Workload) -> Table:
+    title = (
+        f"{escape(str(model.path))}: milliseconds, median, of a prompt of "
+        f"{workload.prompt_tokens} tokens and of a token after it"
+    )
+    table = Table(title=title, title_justify="left")
+    table.add_column("operator", overflow="fold")
+    table.add_column("node", overflow="fold")
+    for column in ("nodes", "prompt", "%", "token", "%"):
+        table.add_column(column, justify="right")
+
+    def add(operator: str, name: str, nodes: str, prefill: float, decode: float) -> None:
+        of_prompt, of_token = prefill / model.prefill, decode / model.decode
+        numbers = (f"{1e3 * prefill:.2f}", f"{of_prompt:.1%}", f"{1e3 * decode:.3f}")
+        table.add_row(operator, escape(name.rpartition(".")[2]), nodes, *numbers, f"{of_token:.1%}")
+
+    for kind in model.kinds:
+        add(kind.operator, kind.name, str(kind.nodes), kind.prefill, kind.decode)
+    prefill = model.prefill - sum(kind.prefill for kind in model.kinds)
+    add("between nodes", "", "", prefill, model.decode - sum(kind.decode for kind in model.kinds))
+    table.add_section()
+    add("all", "", str(sum(kind.nodes for kind in model.kinds)), model.prefill, model.decode)
+    return table
 
 
 def _where(workload: Workload, machine: Machine) -> str:

@@ -73,8 +73,15 @@ def open_decoder(path: Path, workload: Workload) -> BufferedDecoder:
     return decoder_on(open_session(path, workload), path, workload)
 
 
-def open_session(path: Path, workload: Workload) -> onnxruntime.InferenceSession:
+def open_session(
+    path: Path, workload: Workload, profile: Path | None = None
+) -> onnxruntime.InferenceSession:
     """Open a session with the workload's settings, without a decoder.
+
+    Args:
+        path: The .onnx file.
+        workload: The settings.
+        profile: As for `create_session`.
 
     Raises:
         ResqError: It cannot be opened.
@@ -85,6 +92,7 @@ def open_session(path: Path, workload: Workload) -> onnxruntime.InferenceSession
         provider=workload.provider,
         kernels=workload.kernels,
         spinning=workload.spinning,
+        profile=profile,
     )
 
 

@@ -59,6 +59,7 @@ def create_session(
     optimise: bool = True,
     fold_weights: bool = True,
     graph: bytes | None = None,
+    profile: Path | None = None,
 ) -> onnxruntime.InferenceSession:
     """Open an exported model in ONNX Runtime.
 
@@ -77,6 +78,8 @@ def create_session(
             weights that functions read, not to those of kernels.
         graph: A serialised model to open in place of the file, such as the same model with more
             outputs. Its external data is looked up in `folder_of_data`.
+        profile: How the name of the file begins to which ONNX Runtime's profiler writes the time of
+            each node, at the session's `end_profiling()`; None for no profiler.
 
     Raises:
         ResqError: onnxruntime is not installed, there are too many threads, a file is missing or
@@ -90,6 +93,8 @@ def create_session(
     check_threads(threads)
     prepare(provider, kernels=kernels)
     options = _options(threads, spinning, optimise, fold_weights)
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     if graph is not None:
         options.add_session_config_entry(DATA_FOLDER, str(folder_of_data(path)))
     if kernels:

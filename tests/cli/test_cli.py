@@ -97,6 +97,7 @@ OPTIONS = {
         "--no-kernels",
         "--provider",
         "--no-spinning",
+        "--per-node",
         "--json",
         "--quiet",
     ),
@@ -326,6 +327,19 @@ def test_bench_compares_models_as_a_table_and_as_json(tmp_path: Path) -> None:
         assert len(model["turns"]["prefill"]) == len(model["turns"]["decode"]) == 2
         assert model["peak_memory_bytes"] > 0
         assert model["load_seconds"] > 0
+
+
+def test_bench_says_which_nodes_take_the_time(tmp_path: Path) -> None:
+    path = toy.save_toy(tmp_path / "toy.onnx")
+    asked = ("bench", path, "--per-node", "--threads", 1, "--repeat", 2)
+    sizes = ("--prompt-tokens", 5, "--new-tokens", 3)
+    printed = run_successfully(*asked, *sizes).stdout
+    assert "of a prompt of 5 tokens and of a token after it" in " ".join(printed.split())
+    assert "between nodes" in printed
+    found = json.loads(run_successfully(*asked, *sizes, "--json").stdout)
+    (model,) = found["models"]
+    assert model["path"] == str(path)
+    assert {"operator", "name", "nodes", "prefill", "decode"} == set(model["kinds"][0])
 
 
 def test_verbose_shows_where_an_error_came_from() -> None:
