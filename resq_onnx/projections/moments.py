@@ -32,9 +32,7 @@ class SecondMoments(Protocol):
 
 @dataclass
 class Moments:
-    """Sums of x xᵀ over tokens; those of batches, processes and machines can be added.
-
-    They are float64 while they are summed. `compact` makes a float32 copy; consumers accept both.
+    """Sums of x xᵀ over tokens, of all layers at once, in float64 or float32.
 
     Attributes:
         hidden_attention: (layers, D, D), input of q/k/v after the norm's division; without the
@@ -64,18 +62,6 @@ class Moments:
     def site(self, layer: int, site: str) -> NDArray[Any]:
         """The sum of one layer at one of `SITES`, not copied."""
         return np.asarray(getattr(self, site)[layer])
-
-    def merge(self, other: Moments) -> None:
-        """Add the sums of another batch or process to these."""
-        for site in SITES:
-            mine: NDArray[Any] = getattr(self, site)
-            mine += getattr(other, site)
-        self.tokens += other.tokens
-
-    def compact(self) -> Moments:
-        """A float32 copy: its precision is sufficient for a mean over tokens."""
-        arrays = {site: getattr(self, site).astype(np.float32) for site in SITES}
-        return Moments(**arrays, tokens=self.tokens)
 
 
 def layer_shapes(layout: ModelLayout) -> dict[str, tuple[int, ...]]:
