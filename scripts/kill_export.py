@@ -32,7 +32,7 @@ def export(model: Path, out: Path, options: Sequence[str], seconds: float | None
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             code = process.wait()
-    if code != (0 if seconds is None else -signal.SIGKILL):
+    if code not in (0, -signal.SIGKILL if seconds else 0):  # it may have ended before its moment
         raise SystemExit(f"the export ended with {code}")
     return time.monotonic() - begin
 
@@ -59,7 +59,8 @@ def main() -> None:
         same = filecmp.cmpfiles(whole, folder, FILES, shallow=False)[0] == list(FILES)
         different += not same
         words = "equal" if same else "DIFFERENT"
-        print(f"killed after {moment:.0f} s, {parts} parts kept; resumed, {rest:.0f} s: {words}")
+        killed = f"killed after {moment:.0f} s, {parts} parts kept"
+        print(f"{killed}; resumed, {rest:.0f} s: {words}", flush=True)
         shutil.rmtree(folder)
     raise SystemExit(1 if different else 0)
 
