@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +27,10 @@ from resq_onnx.tracing.configuration import load_config
 Progress = Callable[[int, int], None]
 
 TOKENIZER: Final = "tokenizer.json"
+PIECES: Final = "tokenizer.model"
+
+RANK: Final = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\s")
+"""How a tokenizer.model of tiktoken begins; transformers says what it takes to read one."""
 
 REMEDY: Final = "put the right tokenizer.json beside the weights"
 
@@ -42,6 +47,7 @@ def load_tokenizer(source: ModelSource) -> Any:
     wrong = "no tokenizer that transformers can load"
     with quiet_libraries(), blaming(source.name, wrong, REMEDY):
         check_tokenizer_file(source.folder / TOKENIZER, REMEDY)
+        _check_pieces(source.folder)
         tokenizer = AutoTokenizer.from_pretrained(source.folder, **LOADING)
     if not hasattr(tokenizer, "backend_tokenizer"):
         raise ResqError(
@@ -60,6 +66,21 @@ def load_tokenizer(source: ModelSource) -> Any:
     if not tokens:
         raise ResqError(f"{source.name}: its tokenizer has no tokens for a text; {REMEDY}")
     return tokenizer
+
+
+def _check_pieces(folder: Path) -> None:
+    """Refuse a damaged tokenizer.model, which transformers would take for one of tiktoken.
+
+    Raises:
+        ResqError: Neither tokenizer.json is there, nor a tokenizer.model that can be read.
+    """
+    path = folder / PIECES
+    if (folder / TOKENIZER).exists() or not path.is_file() or RANK.match(path.read_bytes()):
+        return
+    from sentencepiece import SentencePieceProcessor
+
+    with blaming(path, "not a SentencePiece model", "download it again"):
+        SentencePieceProcessor(model_file=str(path))
 
 
 def write_tokenizer(source: ModelSource, folder: Path) -> None:

@@ -40,17 +40,22 @@ def test_a_tokenizer_json_that_is_there_is_left_alone(source: ModelSource, tmp_p
     assert not (tmp_path / "tokenizer.json").exists()
 
 
-@pytest.mark.parametrize("left", [None, b""], ids=["absent", "empty"])
-def test_a_folder_without_a_tokenizer_is_refused(source: ModelSource, left: bytes | None) -> None:
-    file = source.folder / "tokenizer.model"
-    file.unlink()
-    if left is not None:
-        file.write_bytes(left)
+def test_a_folder_without_a_tokenizer_is_refused(source: ModelSource) -> None:
+    (source.folder / "tokenizer.model").unlink()
     with pytest.raises(ResqError, match=r"^the model: its tokenizer has no tokens .*; put the"):
         load_tokenizer(source)
 
 
-def test_a_damaged_tokenizer_model_is_refused(source: ModelSource) -> None:
-    (source.folder / "tokenizer.model").write_bytes(b"no model")
-    with pytest.raises(ResqError, match=r"^the model: no tokenizer that transformers can load: "):
+@pytest.mark.parametrize("length", [0, 100])
+def test_a_damaged_tokenizer_model_is_refused(source: ModelSource, length: int) -> None:
+    file = source.folder / "tokenizer.model"
+    file.write_bytes(file.read_bytes()[:length])
+    words = r"tokenizer\.model: not a SentencePiece model: .*; download it again"
+    with pytest.raises(ResqError, match=words):
+        load_tokenizer(source)
+
+
+def test_a_tokenizer_model_of_tiktoken_is_left_to_transformers(source: ModelSource) -> None:
+    (source.folder / "tokenizer.model").write_bytes(b"IQ== 0\nIg== 1\n")
+    with pytest.raises(ResqError, match=r"^the model: .*; put the right tokenizer\.json beside"):
         load_tokenizer(source)
