@@ -7,6 +7,7 @@ folder, layer by layer: a pass that was stopped goes on behind the last finished
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -24,7 +25,7 @@ from resq_onnx.families import ModelLayout
 from resq_onnx.files.work_folder import WorkFolder, flush
 from resq_onnx.projections.moments import check_site, layer_shapes
 from resq_onnx.projections.sums import BasisSums
-from resq_onnx.projections.triangles import pack, unpack
+from resq_onnx.projections.triangles import pack, triangle_size, unpack
 from resq_onnx.runtime.outputs import ModelOutputs
 
 BATCH: Final = 8
@@ -61,6 +62,10 @@ class WorkMoments:
         """The sum of one layer at one site, read now."""
         return unpack(self._work.load(_part(layer), site)[site])
 
+    def release(self, layer: int) -> None:
+        """Give back the room of a layer that needs its sums no more; its part stays finished."""
+        self._work.save(_part(layer))
+
 
 class LayerPass:
     """Runs the texts through a model; what is finished stays in the work folder."""
@@ -92,6 +97,15 @@ class LayerPass:
         """Layers whose part is finished."""
         done = (not self._work.has(_part(i)) for i in range(self._layout.num_layers))
         return next((i for i, missing in enumerate(done) if missing), self._layout.num_layers)
+
+    @property
+    def bytes_to_write(self) -> int:
+        """The most that the layers which are not finished will take in the work folder."""
+        shapes = layer_shapes(self._layout).values()
+        sums = sum(4 * math.prod(shape[:-2]) * triangle_size(shape[-1]) for shape in shapes)
+        hidden = 2 * 4 * self._own.size * self._layout.hidden_size
+        left = self._layout.num_layers - self.finished
+        return (left * sums if self.tokens else 0) + hidden
 
     @property
     def is_finished(self) -> bool:

@@ -16,7 +16,7 @@ from resq_onnx.calibration.distributed import share_of_this_process
 from resq_onnx.calibration.held_out import held_out_sequences, text_shape
 from resq_onnx.calibration.layer_pass import LayerPass, Texts
 from resq_onnx.calibration.layered import LayeredModel
-from resq_onnx.calibration.memory import batch_within
+from resq_onnx.calibration.memory import batch_within, check_room
 from resq_onnx.calibration.reference import Reference, load_tokenizer, text_opening
 from resq_onnx.calibration.texts import FILE_SUFFIXES, PYTHON_DOCS
 from resq_onnx.calibration.training import BATCH
@@ -150,13 +150,14 @@ def run_pass(
     """Run texts through the layers that are not finished; returns the finished pass.
 
     Raises:
-        ResqError: The memory does not suffice, or as for `LayerPass.run`.
+        ResqError: The memory or the disk does not suffice, or as for `LayerPass.run`.
     """
     batch = batch_within(source.layout, texts.calibration.shape[1], resources.max_memory)
     layer_pass = LayerPass(source.layout, work, texts, share_of_this_process(), batch)
     if layer_pass.is_finished:
         progress.step("The float model has run already")
         return layer_pass
+    check_room(work.folder, layer_pass.bytes_to_write)
     done = layer_pass.finished
     what = "Calibrating" if layer_pass.tokens else "Running the float model"
     progress.step(f"{what}, from layer {done} on" if done else what)

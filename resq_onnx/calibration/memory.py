@@ -1,4 +1,4 @@
-"""How much memory an export takes, estimated before it begins.
+"""How much memory and disk an export takes, estimated before it begins.
 
 The numbers are sums of the large arrays that are held at once, for each of the steps; what a
 recipe's details add is small beside them. The finished file is checked where it is mapped to
@@ -9,6 +9,8 @@ need it.
 from __future__ import annotations
 
 import math
+import shutil
+from pathlib import Path
 from typing import Final
 
 from resq_onnx.calibration.layer_pass import BATCH
@@ -70,3 +72,21 @@ def batch_within(layout: ModelLayout, sequence_length: int, most: int | None) ->
         f"{name} of this model takes about {size / 1e9:.1f} GB, and --max-memory allows "
         f"{most / 1e9:.1f}; use --max-memory {size / 1e9 + 0.1:.1f}GB or more"
     )
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Refuse a work folder on whose disk there is not enough room.
+
+    Args:
+        folder: It exists.
+        needed: Bytes that will be written there.
+
+    Raises:
+        ResqError: Fewer are free; says how many are needed.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ResqError(
+            f"{folder}: calibrating this model takes {needed / 1e9:.1f} GB of disk there, and "
+            f"{free / 1e9:.1f} are free; make room, or use --work DIR on another disk"
+        )

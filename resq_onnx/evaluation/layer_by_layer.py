@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from resq_onnx.calibration.distributed import ALONE, Share
 from resq_onnx.calibration.heap import give_back
+from resq_onnx.calibration.layer_pass import WorkMoments
 from resq_onnx.calibration.measured import ReferenceMeasurements
 from resq_onnx.errors import ResqError
 from resq_onnx.evaluation.distance import Distance
@@ -101,9 +102,16 @@ class LayerByLayer:
             if not self.work.has(_part(layer)):
                 error = self._finish(layer)
                 self.work.save(_part(layer), {"error": np.array([error])})
+                self._release(layer)
                 give_back()
             if progress is not None:
                 progress(done, len(own))
+
+    def _release(self, layer: int) -> None:
+        """Give back the disk of a layer's moments, unless bases of all layers are made of them."""
+        moments = self.measured.moments
+        if isinstance(moments, WorkMoments) and self.measured.recipe.target_bits is None:
+            moments.release(layer)
 
     def matrix(self, module: str) -> QuantisedMatrix:
         """The quantised matrix of a module."""

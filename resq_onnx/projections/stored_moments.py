@@ -19,7 +19,7 @@ from resq_onnx.projections.moments import (
     checked_site,
     moment_shapes,
 )
-from resq_onnx.projections.triangles import pack, unpack
+from resq_onnx.projections.triangles import pack, triangle_size, unpack
 
 PREFIX: Final = "moments."
 """Names of the tensors: this and a site, (layers, ..., n (n + 1) / 2), float32."""
@@ -72,7 +72,7 @@ def write_tensors(
     described = {name: (kind_of(tensor), tensor.shape) for name, tensor in tensors.items()}
     if moments is not None:
         for site, (*rest, _, width) in moment_shapes(layout).items():
-            described[f"{PREFIX}{site}"] = "F32", (*rest, width * (width + 1) // 2)
+            described[f"{PREFIX}{site}"] = "F32", (*rest, triangle_size(width))
     with tensor_file(path, described, metadata) as file:
         for name, tensor in tensors.items():
             file.write(name, tensor)

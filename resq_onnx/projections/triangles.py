@@ -13,10 +13,15 @@ TILE: Final = 256
 """Side of the squares that are transposed at a time, so that they stay in cache."""
 
 
+def triangle_size(width: int) -> int:
+    """Elements of the upper triangle of a matrix (width, width), its diagonal included."""
+    return width * (width + 1) // 2
+
+
 def pack(matrices: Array) -> NDArray[np.float32]:
     """The upper triangles of symmetric matrices (..., n, n) as (..., n (n + 1) / 2)."""
     size = matrices.shape[-1]
-    packed = np.empty((*matrices.shape[:-2], size * (size + 1) // 2), np.float32)
+    packed = np.empty((*matrices.shape[:-2], triangle_size(size)), np.float32)
     for row, (start, end) in enumerate(_rows(size)):
         packed[..., start:end] = matrices[..., row, row:]
     return packed
@@ -30,7 +35,7 @@ def unpack(triangles: Array) -> NDArray[np.float32]:
     """
     elements = triangles.shape[-1]
     size = (int(np.sqrt(8 * elements + 1)) - 1) // 2
-    if size * (size + 1) // 2 != elements:
+    if triangle_size(size) != elements:
         raise ValueError(f"a triangle cannot have {elements} elements")
     full = np.empty((*triangles.shape[:-1], size, size), np.float32)
     for row, (start, end) in enumerate(_rows(size)):

@@ -130,3 +130,21 @@ def test_only_the_outputs_stay_when_all_is_done(tmp_path: Path) -> None:
     run(ModelSource(tmp_path / "model", "llama"), tmp_path / "work")
     names = {path.name for path in (tmp_path / "work").iterdir()}
     assert not any(name.startswith("hidden-") for name in names)
+
+
+def test_the_room_of_the_moments_is_known_before_and_given_back_after(tmp_path: Path) -> None:
+    write_model(tmp_path / "model", "llama", tied=True)
+    source = ModelSource(tmp_path / "model", "llama")
+    (tmp_path / "work").mkdir()
+    asked = LayerPass(source.layout, WorkFolder(tmp_path / "work"), TEXTS).bytes_to_write
+    done = run(source, tmp_path / "work")
+    parts = sorted((tmp_path / "work").glob("layer-*"))
+    stored, hidden = sum(part.stat().st_size for part in parts), 2 * 4 * 80 * 64
+    assert stored * 0.95 < asked - hidden <= stored
+    assert done.bytes_to_write == hidden
+    moments = done.moments()
+    assert moments is not None
+    for layer in range(len(parts)):
+        moments.release(layer)
+    assert sum(part.stat().st_size for part in parts) < 100
+    assert done.is_finished

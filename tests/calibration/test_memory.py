@@ -1,9 +1,12 @@
 """What an export takes is estimated, and refused at the beginning where that is too much."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from resq_onnx.calibration.layer_pass import BATCH
-from resq_onnx.calibration.memory import batch_within, steps_of
+from resq_onnx.calibration.memory import batch_within, check_room, steps_of
 from resq_onnx.errors import ResqError
 from resq_onnx.families import layout_of
 from resq_onnx.resources import Resources, bytes_of
@@ -29,6 +32,13 @@ def test_too_little_is_refused_with_what_would_do() -> None:
         batch_within(LLAMA_8B, 512, 1_000_000_000)
     enough = bytes_of(str(e.value).split("--max-memory ")[2].split(" ")[0])
     assert batch_within(LLAMA_8B, 512, enough) >= 1
+
+
+def test_a_disk_that_is_too_small_is_refused_with_what_would_do(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    check_room(tmp_path, free // 2)
+    with pytest.raises(ResqError, match=r"takes [\d.]+ GB of disk there, and .* use --work DIR"):
+        check_room(tmp_path, 2 * free)
 
 
 @pytest.mark.parametrize(
