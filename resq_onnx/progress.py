@@ -45,6 +45,7 @@ def progress_for(asked: Progress | bool | None) -> Progress:
 def print_steps(clock: Callable[[], float] = time.monotonic) -> Progress:
     """Print a line on stderr when a step begins, at intervals within a step, and for a warning."""
     title, began, printed = "", clock(), clock()
+    first: tuple[int, float] | None = None  # of a step: units and time of its first update
 
     def tell(line: str) -> None:
         nonlocal printed
@@ -52,13 +53,18 @@ def print_steps(clock: Callable[[], float] = time.monotonic) -> Progress:
         print(line, file=sys.stderr, flush=True)
 
     def step(new: str) -> None:
-        nonlocal title, began
-        title, began = new, clock()
+        nonlocal title, began, first
+        title, began, first = new, clock(), None
         tell(title)
 
     def advance(done: int, total: int) -> None:
-        if clock() - printed >= SECONDS_BETWEEN_LINES:
-            tell(f"{title} {done}/{total}, {clock() - began:.0f} s")
+        nonlocal first
+        now = clock()
+        first = first or (done, now)  # what an earlier run has finished took no time of this one
+        if now - printed >= SECONDS_BETWEEN_LINES:
+            units, seconds = done - first[0], now - first[1]
+            left = f", about {seconds / units * (total - done):.0f} s left" if units else ""
+            tell(f"{title} {done}/{total}, {now - began:.0f} s{left}")
 
     return Progress(step, advance, lambda line: tell(f"Warning: {line}"))
 

@@ -1,8 +1,13 @@
-"""Resources: what an export may use of a machine; none of it is part of the recipe."""
+"""Resources: what an export may use of a machine, and how much memory it uses.
+
+None of it is part of the recipe.
+"""
 
 from __future__ import annotations
 
 import re
+import resource
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -41,3 +46,31 @@ def bytes_of(text: str) -> int:
     if found is None or unit is None:
         raise ResqError(f"{text!r} is no amount of memory; write it as 8GB or 7.5GiB")
     return int(float(found[1]) * unit)
+
+
+def peak_bytes() -> int:
+    """The most memory of this process that was ever resident.
+
+    Linux says it in /proc. What getrusage says there may be the parent's: a process is born with
+    its memory.
+    """
+    found = _status("VmHWM")
+    if found is not None:
+        return found
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def resident_bytes() -> int | None:
+    """The memory of this process that is resident now; None where the system does not say it."""
+    return _status("VmRSS")
+
+
+def _status(name: str) -> int | None:
+    """An amount of memory of Linux's /proc/self/status."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    (line,) = (line for line in lines if line.startswith(f"{name}:"))
+    return 1024 * int(line.split()[1])

@@ -22,6 +22,22 @@ def test_a_long_step_says_how_far_it_is_now_and_then(capsys: pytest.CaptureFixtu
     assert all(line.startswith("Calibrating ") and "/12, " in line for line in lines)
 
 
+def test_the_time_left_is_that_of_what_this_run_has_to_do(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Twenty layers were finished by an earlier run; a layer takes 20 seconds."""
+    now = 0.0
+    progress = print_steps(lambda: now)
+    progress.step("Calibrating")
+    for done in range(21, 33):
+        now += 20.0
+        progress.advance(done, 32)
+    _, *lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "Calibrating 21/32, 20 s"
+    assert lines[1] == "Calibrating 22/32, 40 s, about 200 s left"
+    assert lines[-1] == "Calibrating 32/32, 240 s, about 0 s left"
+
+
 def test_a_progress_of_the_callers_own_is_taken_as_it_is() -> None:
     own = Progress()
     assert progress_for(own) is own

@@ -18,7 +18,7 @@ import click
 from resq_onnx import __version__
 from resq_onnx.cli.bench import bench
 from resq_onnx.cli.calibrate import calibrate
-from resq_onnx.cli.console import log, print_line
+from resq_onnx.cli.console import VERBOSE, log, print_line
 from resq_onnx.cli.doctor import doctor
 from resq_onnx.cli.evaluate import evaluate
 from resq_onnx.cli.export import export
@@ -56,7 +56,8 @@ class _Commands(click.Group):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
         try:
-            return super().main(words, *args[1:], **{**kwargs, "standalone_mode": False})
+            kwargs |= {"standalone_mode": False, "obj": VERBOSE if verbose else None}
+            return super().main(words, *args[1:], **kwargs)
         except ResqError as error:
             _fail(str(error), verbose)
         except click.ClickException as error:
@@ -104,7 +105,8 @@ def _fail(message: str, verbose: bool) -> None:
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, package_name="resq-onnx")
-@click.option("--verbose", is_flag=True, help="Show the traceback of an error.")
+@click.option("--verbose", is_flag=True,
+              help="Show what each step took, and the traceback of an error.")  # fmt: skip
 def main(verbose: bool) -> None:
     """Quantise language models to 4 bits - weights, activations and KV cache - in ONNX."""
     del verbose  # taken off the command line by _Commands, and declared here for --help

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Final
 
+import click
 from rich import progress as bars
 from rich.console import Console
 
 from resq_onnx.progress import Progress, print_steps
+from resq_onnx.resources import peak_bytes, resident_bytes
+
+VERBOSE: Final = "verbose"
+"""The object of click's context where `--verbose` was given."""
 
 out = Console()
 log = Console(stderr=True)
@@ -28,11 +35,43 @@ def showing_progress(quiet: bool = False) -> Iterator[Progress]:
     """
     if quiet:
         yield Progress(warn=_warn)
-    elif log.is_terminal:
-        with _bars() as progress:
+        return
+    with _bars() if log.is_terminal else nullcontext(print_steps()) as progress:
+        if not is_verbose():
             yield progress
-    else:
-        yield print_steps()
+            return
+        with _measured(progress) as measured:
+            yield measured
+
+
+def is_verbose() -> bool:
+    """Whether `--verbose` was on the command line that is being carried out."""
+    context = click.get_current_context(silent=True)
+    return context is not None and context.find_root().obj == VERBOSE
+
+
+@contextmanager
+def _measured(
+    progress: Progress, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Progress]:
+    """Also say, at the end of each step, what it took."""
+    title, began = "", clock()
+
+    def step(new: str) -> None:
+        nonlocal title, began
+        tell()
+        title, began = new, clock()
+        progress.step(new)
+
+    def tell() -> None:
+        if title:
+            now = resident_bytes()
+            memory = "" if now is None else f"{now / 1e6:,.0f} MB now, "
+            took = f"{clock() - began:.1f} s; memory: {memory}{peak_bytes() / 1e6:,.0f} MB at most"
+            print_line(f"  {title}: {took}", to=log)
+
+    yield Progress(step, progress.advance, progress.warn)
+    tell()
 
 
 def _warn(line: str) -> None:
@@ -48,6 +87,7 @@ def _bars() -> Iterator[Progress]:
         bars.BarColumn(),
         bars.TextColumn("{task.fields[units]}"),
         bars.TimeElapsedColumn(),
+        bars.TimeRemainingColumn(),
     )
     with bars.Progress(*columns, console=log) as shown:
 

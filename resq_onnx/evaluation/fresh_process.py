@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import numpy as np
 
 from resq_onnx.errors import ResqError
 from resq_onnx.evaluation.workload import Workload, decoder_on, open_session, run_once
+from resq_onnx.resources import peak_bytes
 from resq_onnx.runtime.processes import python_running
 
 
@@ -69,18 +69,3 @@ def main() -> None:
     )
     run_once(decoder, prompt, workload.new_tokens)
     print(json.dumps(dataclasses.asdict(Footprint(load_seconds, peak_bytes()))))
-
-
-def peak_bytes() -> int:
-    """The most memory of this process that was ever resident.
-
-    Linux says it in /proc. What getrusage says there may be the parent's: a process is born with
-    its memory.
-    """
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    (line,) = (line for line in lines if line.startswith("VmHWM:"))
-    return 1024 * int(line.split()[1])

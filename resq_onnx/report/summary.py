@@ -13,9 +13,9 @@ from typing import Any, Final
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.evaluation.against_float import Quality
 from resq_onnx.evaluation.distance import Distance
-from resq_onnx.evaluation.fresh_process import peak_bytes
 from resq_onnx.files import Staging
 from resq_onnx.recipe import Recipe
+from resq_onnx.resources import peak_bytes
 
 FILE_NAME: Final = "resq.json"
 FORMAT_VERSION: Final = 2

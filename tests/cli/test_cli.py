@@ -350,6 +350,13 @@ def test_verbose_shows_where_an_error_came_from() -> None:
     assert lines[-1].startswith("Error: samples is 0")
 
 
+def test_verbose_shows_what_each_step_of_a_benchmark_took(tmp_path: Path) -> None:
+    asked = ("bench", toy.save_toy(tmp_path / "toy.onnx"), "--repeat", 1, "--verbose")
+    sizes = ("--prompt-tokens", 5, "--new-tokens", 3, "--threads", 1)
+    result = run_successfully(*asked, *sizes)
+    assert " MB at most" in result.stderr.splitlines()[-1]
+
+
 def test_a_defect_of_the_program_is_one_line_as_well(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

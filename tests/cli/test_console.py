@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+
+import click
 import pytest
 
 from resq_onnx.cli import console
@@ -17,6 +20,21 @@ def test_without_a_terminal_every_step_is_a_line(capsys: pytest.CaptureFixture[s
         "Warning: a [bracket]",
         "Writing",
     ]
+
+
+def test_verbose_says_what_each_step_took(capsys: pytest.CaptureFixture[str]) -> None:
+    with (
+        click.Context(click.Command("export"), obj=console.VERBOSE),
+        console.showing_progress() as progress,
+    ):
+        progress.step("Calibrating")
+        progress.advance(1, 2)
+        progress.step("Writing")
+    began, calibrated, _, wrote = capsys.readouterr().err.splitlines()
+    assert began == "Calibrating"
+    figures = r"\d+\.\d s; memory: [\d,]+ MB now, [\d,]+ MB at most"
+    assert re.fullmatch(f"  Calibrating: {figures}", calibrated)
+    assert re.fullmatch(f"  Writing: {figures}", wrote)
 
 
 def test_quiet_shows_warnings_alone(capsys: pytest.CaptureFixture[str]) -> None:

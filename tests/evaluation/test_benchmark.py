@@ -21,9 +21,10 @@ from resq_onnx.errors import ResqError
 from resq_onnx.evaluation import benchmark as module
 from resq_onnx.evaluation import fresh_process
 from resq_onnx.evaluation.benchmark import ModelSpeed, benchmark
-from resq_onnx.evaluation.fresh_process import Footprint, measure_footprint, peak_bytes
+from resq_onnx.evaluation.fresh_process import Footprint, measure_footprint
 from resq_onnx.evaluation.machine import Gpu, describe_machine
 from resq_onnx.evaluation.workload import Workload, open_decoder, run_once
+from resq_onnx.resources import peak_bytes
 from resq_onnx.runtime import BufferedDecoder
 from tests.runtime import toy
 
