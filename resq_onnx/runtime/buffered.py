@@ -108,6 +108,21 @@ class BufferedDecoder:
             ValueError: The token ids are not (B, S), or the mask is not of their shape.
             ResqError: The buffer is too short, or ONNX Runtime refuses the input.
         """
+        return self.run_rows(input_ids, 1, attention_mask)[:, 0]
+
+    def run_rows(
+        self,
+        input_ids: NDArray[np.int64],
+        rows: int,
+        attention_mask: NDArray[np.int64] | None = None,
+    ) -> NDArray[Any]:
+        """As `run`, but return the logits after each of the last tokens, (B, rows, vocabulary).
+
+        Args:
+            input_ids: As for `run`; at least `rows` of them run in the last slice.
+            rows: How many; 1 if the graph gives the logits of the last token alone.
+            attention_mask: As for `run`.
+        """
         if input_ids.ndim != 2 or len(input_ids) != self.batch or not input_ids.size:
             raise ValueError(
                 f"input_ids is {input_ids.shape}, it must be ({self.batch}, 1 or more)"
@@ -124,7 +139,7 @@ class BufferedDecoder:
         for start in range(0, new, self.prefill_slice):
             self._step(input_ids[:, start : start + self.prefill_slice])
         logits: NDArray[Any] = self._memory.logits()
-        return logits[:, -1]
+        return logits[:, -rows:]
 
     def reset(self) -> None:
         """Forget the text."""

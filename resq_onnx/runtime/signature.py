@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from resq_onnx.errors import ResqError
-from resq_onnx.graph.names import cache_names
+from resq_onnx.files.contents import parse_json
+from resq_onnx.graph.names import RECIPE_KEY, cache_names
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -127,3 +128,17 @@ def _dtype(entry: Any, kind: str) -> type[np.generic]:
             f"{kind} {entry.name} is a {entry.type}; it must be one of {', '.join(TYPES)}"
         )
     return TYPES[entry.type]
+
+
+def steps_do_not_matter(session: onnxruntime.InferenceSession) -> bool:
+    """Whether a cache is bitwise the same for any division of the text into steps.
+
+    This holds if our operators do all arithmetic of the file, and their kernels run.
+    """
+    found = session.get_modelmeta().custom_metadata_map.get(RECIPE_KEY)
+    recipe = parse_json(found, f"metadata {RECIPE_KEY}", "export the model again") if found else {}
+    return (
+        recipe.get("format") == "custom"
+        and recipe.get("method") != "none"
+        and recipe.get("activations") == recipe.get("cache") == "quantised"
+    )

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from resq_onnx.errors import ResqError
-from resq_onnx.files.contents import parse_json
-from resq_onnx.graph.names import RECIPE_KEY
 from resq_onnx.runtime.buffered import BufferedDecoder
 
 if TYPE_CHECKING:
@@ -102,17 +100,3 @@ class DecoderPool:
         self._resting.remove(text)
         text.tokens = list(ids)
         return text
-
-
-def steps_do_not_matter(session: onnxruntime.InferenceSession) -> bool:
-    """Whether a cache is bitwise the same for any division of the text into steps.
-
-    This holds if our operators do all arithmetic of the file, and their kernels run.
-    """
-    found = session.get_modelmeta().custom_metadata_map.get(RECIPE_KEY)
-    recipe = parse_json(found, f"metadata {RECIPE_KEY}", "export the model again") if found else {}
-    return (
-        recipe.get("format") == "custom"
-        and recipe.get("method") != "none"
-        and recipe.get("activations") == recipe.get("cache") == "quantised"
-    )

@@ -17,9 +17,9 @@ from resq_onnx.runtime.long_texts import EncodingCancelledError, TooLongError, e
 from resq_onnx.runtime.positions import CONFIG, positions_of
 from resq_onnx.runtime.providers import CPU
 from resq_onnx.runtime.session import create_session
-from resq_onnx.runtime.signature import read_signature
+from resq_onnx.runtime.signature import read_signature, steps_do_not_matter
 from resq_onnx.runtime.tokenizer import Tokenizer
-from resq_onnx.serving.decoders import DecoderPool, Text, steps_do_not_matter
+from resq_onnx.serving.decoders import DecoderPool, Text
 from resq_onnx.serving.protocol import GenerationRequest, Prompt
 from resq_onnx.serving.refusals import RefusalError, gone, invalid
 from resq_onnx.serving.stop_strings import StopStrings

@@ -70,6 +70,7 @@ OPTIONS = {
         "--temperature",
         "--top-p",
         "--seed",
+        "--speculate",
         "--threads",
         "--no-kernels",
         "--provider",

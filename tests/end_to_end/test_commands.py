@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Final
 
@@ -11,9 +12,9 @@ import pytest
 
 from resq_onnx.evaluation.perplexity import negative_log_likelihood
 from resq_onnx.runtime import BufferedDecoder, Decoder, Tokenizer, create_session, generate
-from tests.command_line import run_process, run_successfully
+from tests.command_line import error_line, run, run_process, run_successfully
 from tests.end_to_end.tiny import Exported
-from tests.end_to_end.tiny_text import WINDOW, token_ids, torch_logits
+from tests.end_to_end.tiny_text import TEXT, WINDOW, token_ids, torch_logits
 from tests.serving.served import CHAT, HELLO, served
 
 NOISE: Final = 0.25
@@ -49,6 +50,25 @@ def test_generate_answers_by_the_chat_template(exported: Exported) -> None:
     answer = run_successfully(*asked, "--chat").stdout
     assert "Why?" not in answer
     assert answer != run_successfully(*asked).stdout
+
+
+@pytest.mark.parametrize("temperature", [0, 0.7])
+def test_speculating_gives_the_same_text(exported: Exported, temperature: float) -> None:
+    asked = ("generate", exported.out, "--prompt", TEXT[:200] * 2, "--max-new-tokens", 60)
+    sampling = ("--temperature", temperature, "--seed", 5)
+    plain = run_successfully(*asked, *sampling)
+    guessing = run_successfully(*asked, *sampling, "--speculate", 6)
+    assert guessing.stdout == plain.stdout
+    said = re.match(r"guessed (\d+) tokens, (\d+) were right\n", guessing.stderr)
+    assert said
+    assert (
+        int(said[1]) > 0 or temperature
+    )  # a drawn text may have nothing in common with the prompt
+
+
+def test_speculating_is_refused_where_the_text_could_be_another(exported: Exported) -> None:
+    asked = ("generate", exported.out, "--prompt", "A", "--speculate", 2)
+    assert "the text could be another one" in error_line(run(*asked, "--no-kernels").stderr)
 
 
 def test_the_same_seed_draws_the_same_text(exported: Exported) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
 from resq_onnx.runtime import BufferedDecoder, create_session, generate
+from resq_onnx.runtime.guessing import Guesser
 from tests.runtime import toy
 
 
@@ -31,7 +32,7 @@ def continuation(prompt: list[int], length: int) -> list[int]:
 class FixedLogits:
     """Says that these are the logits, whatever the tokens."""
 
-    max_length = 10_000
+    max_length, length = 10_000, 0
 
     def __init__(self, probabilities: list[float]) -> None:
         self.logits = np.log(np.array(probabilities, np.float32))
@@ -167,3 +168,46 @@ def test_bad_arguments_are_refused_before_the_first_token(
 ) -> None:
     with pytest.raises(ResqError, match=reason):
         generate(cast(BufferedDecoder, FixedLogits([1.0])), prompt, 1, **options)
+
+
+class Guessing(Guesser):
+    """Guesses the text to come, but for some tokens that are wrong."""
+
+    def __init__(self, text: list[int], seed: int) -> None:
+        super().__init__(1)
+        self.text, self.random, self.asked = text, np.random.default_rng(seed), 0
+
+    def guess(self, room: int) -> list[int]:
+        self.asked += 1
+        size = int(self.random.integers(0, 5))
+        guessed = self.text[len(self._tokens) :][: min(size, room)]
+        return [token if self.random.random() < 0.7 else (token + 1) % 50 for token in guessed]
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_guesses_right_or_wrong_do_not_change_the_text(
+    decoder: BufferedDecoder, seed: int, temperature: float
+) -> None:
+    prompt = [3, 1, 4]
+    expected = list(generate(decoder, prompt, 14, temperature, seed=seed))
+    guesser = Guessing([*prompt, *expected], seed)
+    found = list(generate(decoder, prompt, 14, temperature, seed=seed, guesser=guesser))
+    assert found == expected
+    assert 0 < guesser.right < guesser.guessed
+    assert guesser.asked < len(expected)
+
+
+def test_a_stop_token_among_guesses_ends_the_text(decoder: BufferedDecoder) -> None:
+    full = continuation([3, 1, 4], 8)
+    stop = full[4]
+    guesser = Guesser(4)
+    guesser.guess = lambda room: full[len(guesser._tokens) - 3 :][:room]  # type: ignore[method-assign]
+    found = generate(decoder, [3, 1, 4], 8, stop_ids={stop}, guesser=guesser)
+    assert list(found) == full[: full.index(stop)]
+
+
+def test_a_model_with_the_last_logits_alone_cannot_check_guesses(tmp_path: Path) -> None:
+    session = create_session(toy.save_toy(tmp_path / "toy.onnx", last_only=True), threads=1)
+    with pytest.raises(ResqError, match="exported with --logits last"):
+        generate(BufferedDecoder(session, 16), [3], 4, guesser=Guesser(2))
