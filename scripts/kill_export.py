@@ -44,18 +44,19 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("build/killed"))
-    parser.add_argument("options", nargs="*")
-    asked = parser.parse_args()
+    given = sys.argv[1:]
+    end = given.index("--") if "--" in given else len(given)
+    asked, options = parser.parse_args(given[:end]), given[end + 1 :]
     shutil.rmtree(asked.out, ignore_errors=True)
     whole, dice = asked.out / "whole", random.Random(asked.seed)
-    took = export(asked.model, whole / FILES[0], asked.options)
+    took = export(asked.model, whole / FILES[0], options)
     print(f"uninterrupted: {took:.0f} s", flush=True)
     different = 0
     for number in range(asked.times):
         folder, moment = asked.out / str(number), dice.uniform(0.02, 0.9) * took
-        export(asked.model, folder / FILES[0], asked.options, moment)
+        export(asked.model, folder / FILES[0], options, moment)
         parts = len(list(folder.glob(".*.work/*.safetensors")))
-        rest = export(asked.model, folder / FILES[0], asked.options)
+        rest = export(asked.model, folder / FILES[0], options)
         same = filecmp.cmpfiles(whole, folder, FILES, shallow=False)[0] == list(FILES)
         different += not same
         words = "equal" if same else "DIFFERENT"
