@@ -262,7 +262,8 @@ def calibrate(
         none = np.empty((0, 0), np.int64)
         with opened_work(out, source, recipe, resources, progress) as work:
             texts = Texts(text, none, none)
-            layer_pass = run_pass(source, work, texts, resources, progress)
+            dtype = recipe.dtype_compute
+            layer_pass = run_pass(source, work, texts, dtype, resources, progress)
             if staging is None:
                 return None
             moments, sums = layer_pass.moments(), layer_pass.sums()

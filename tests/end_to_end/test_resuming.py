@@ -81,10 +81,13 @@ def test_what_was_there_stays_until_the_end(
     assert {name: found[name] for name in whole} == whole
 
 
-def test_another_recipe_starts_anew_and_says_what_has_changed(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [("--seed", 1), ("--dtype-compute", "bfloat16")])
+def test_another_recipe_starts_anew_and_says_what_has_changed(
+    model: Path, tmp_path: Path, options: tuple[object, ...]
+) -> None:
     out = tmp_path / "model.onnx"
     kill(model, out, 6)
-    result = run_successfully("export", model, out, *QUICK, "--seed", 1)
+    result = run_successfully("export", model, out, *QUICK, *options)
     assert "holds parts of another run (recipe changed); they are removed" in result.stderr
     assert "from layer" not in result.stderr
     assert not usual_folder(out).exists()
