@@ -141,7 +141,7 @@ def join_export(
         for one in (*lifting(source.layout), *folding(source.layout, recipe, measured.projections)):
             one(graph)
         share, device = share_of_this_process(), torch_device(resources.device)
-        LayerByLayer(graph, measured, work, threads, share, device).finish_layers()
+        LayerByLayer(graph, source, measured, work, threads, share, device).finish_layers()
         share.wait()
 
 
