@@ -22,9 +22,6 @@ class SplitProjections(ir.passes.InPlacePass):
     def __init__(self, layout: ModelLayout) -> None:
         """Take sizes and names from `layout`."""
         self._layout = layout
-        heads, shared = layout.num_heads * layout.head_dim, layout.num_kv_heads * layout.head_dim
-        width = layout.intermediate_size
-        self._rows = {"query": heads, "key": shared, "value": shared, "gate": width, "up": width}
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:  # noqa: D102
         fused = self._layout.family.fused
@@ -37,7 +34,7 @@ class SplitProjections(ir.passes.InPlacePass):
         whole = find_linear(model, f"{self._layout.family.layer.format(layer)}.{name}")
         begin = 0
         for role in roles:
-            module, end = self._layout.module(layer, role), begin + self._rows[role]
+            module, end = self._layout.module(layer, role), begin + self._layout.outputs_of(role)
             values: list[ir.Value | None] = [
                 None
                 if value is None

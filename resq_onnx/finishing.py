@@ -109,25 +109,27 @@ def _check_floats(
 ) -> tuple[Distance, ModelOutputs, Statistics]:
     """Check the folded graph; returns its distance, the float outputs, and what quantises it."""
     progress, long = output.progress, measured.long
-    floats, distance = None, None
-    if work is None or output.kept is not None or source.float32_bytes <= WHOLE_BYTES:
-        progress.step(f"Checking the float graph against {measured.reference}")
-        distance, floats = check_float(graph, measured, output)
+    whole = f"Checking the float graph against {measured.reference}"
     if work is None or long is None:
+        progress.step(whole)
+        distance, floats = check_float(graph, measured, output)
         assert floats is not None, "the whole graph was observed"
-        assert distance is not None, "the whole graph was checked"
         statistics = Statistics(measured.moments, measured.sums, device=device)
         return distance, floats, statistics
+    # The layers first: an error is then reported with the layer, and the weight.
     progress.step(
         "Checking and quantising the layers"
         if measured.recipe.how.quantises
         else "Checking the layers"
     )
     share, threads = share_of_this_process(), output.threads
-    layers = LayerByLayer(graph, measured, work, threads, share, device)
-    of_layers = layers.run(progress.advance)
+    layers = LayerByLayer(graph, source, measured, work, threads, share, device)
+    distance = layers.run(progress.advance)
+    if output.kept is not None or source.float32_bytes <= WHOLE_BYTES:
+        progress.step(whole)
+        distance, _ = check_float(graph, measured, output)
     statistics = Statistics(sums=measured.sums, matrices=layers.matrix, device=device)
-    return distance or of_layers, long, statistics
+    return distance, long, statistics
 
 
 def _check_file(

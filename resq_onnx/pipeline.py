@@ -141,7 +141,7 @@ def join_export(
         for one in (*lifting(source.layout), *folding(source.layout, recipe, measured.projections)):
             one(graph)
         share, device = share_of_this_process(), torch_device(resources.device)
-        LayerByLayer(graph, measured, work, threads, share, device).finish_layers()
+        LayerByLayer(graph, source, measured, work, threads, share, device).finish_layers()
         share.wait()
 
 
@@ -262,7 +262,8 @@ def calibrate(
         none = np.empty((0, 0), np.int64)
         with opened_work(out, source, recipe, resources, progress) as work:
             texts = Texts(text, none, none)
-            layer_pass = run_pass(source, work, texts, resources, progress)
+            dtype = recipe.dtype_compute
+            layer_pass = run_pass(source, work, texts, dtype, resources, progress)
             if staging is None:
                 return None
             moments, sums = layer_pass.moments(), layer_pass.sums()

@@ -15,6 +15,7 @@ Cache = Literal["quantised", "int8", "float16", "float"]
 Tables = Literal["shared", "separate"]
 Rotations = Literal["random", "trained"]
 Dtype = Literal["float32", "float16", "bfloat16"]
+ComputeDtype = Literal["float32", "bfloat16"]
 
 LOW_BITS: Final = (4, 8)
 """Bits that the low part may have: those that ONNX stores without padding, as INT4 or INT8."""
@@ -197,6 +198,8 @@ class Recipe:
         dtype: Type of the activations between operators: the residual stream and everything inside
             a layer. For format `custom` with quantised activations. Operators always compute in
             float32; parameters, lm_head and the logits are float32, too.
+        dtype_compute: Type in which PyTorch runs the layers on the calibration text, weights and
+            activations. Sums, the texts of the checks and training are in float32 or finer.
         max_length: Tokens of the longest text that the exported model is for. None is all that the
             model's config.json gives; for models with LongRoPE, all with the short factors.
     """
@@ -223,6 +226,7 @@ class Recipe:
     tables: Tables = "shared"
     head_bits: int = 8
     dtype: Dtype = "float32"
+    dtype_compute: ComputeDtype = "float32"
     max_length: int | None = None
 
     def __post_init__(self) -> None:
@@ -236,6 +240,7 @@ class Recipe:
             ("cache", self.cache, get_args(Cache)),
             ("tables", self.tables, get_args(Tables)),
             ("dtype", self.dtype, get_args(Dtype)),
+            ("dtype_compute", self.dtype_compute, get_args(ComputeDtype)),
             ("low_bits", self.low_bits, LOW_BITS),
             ("high_bits", self.high_bits, HIGH_BITS),
             ("head_bits", self.head_bits, HEAD_BITS),

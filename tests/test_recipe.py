@@ -22,6 +22,7 @@ BAD_CHOICES: list[tuple[str, Any, str]] = [
     ("activations", "int8", "quantised, float"),
     ("cache", "int4", "quantised, int8, float16, float"),
     ("dtype", "int8", "float32, float16, bfloat16"),
+    ("dtype_compute", "float16", "float32, bfloat16"),
     ("low_bits", 3, "4, 8"),
     ("high_bits", 16, "8"),
     ("high_fraction", -0.1, "at least 0 and less than 1"),

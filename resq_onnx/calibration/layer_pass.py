@@ -26,6 +26,7 @@ from resq_onnx.files.work_folder import WorkFolder, flush
 from resq_onnx.projections.moments import check_site, layer_shapes
 from resq_onnx.projections.sums import BasisSums
 from resq_onnx.projections.triangles import pack, triangle_size, unpack
+from resq_onnx.recipe import ComputeDtype
 from resq_onnx.runtime.outputs import ModelOutputs
 
 BATCH: Final = 8
@@ -77,6 +78,7 @@ class LayerPass:
         texts: Texts,
         share: Share = ALONE,
         batch: int = BATCH,
+        dtype: ComputeDtype = "float32",
     ) -> None:
         """Describe a pass.
 
@@ -86,9 +88,11 @@ class LayerPass:
             texts: The same in every process.
             share: Which calibration sequences are this process's.
             batch: Calibration sequences that are run at a time.
+            dtype: In which the layers run on these; on the short texts they run in float32.
         """
         self._layout, self._work, self._texts = layout, work, texts
         self._share, self._batch = share, batch
+        self._dtype: torch.dtype = getattr(torch, dtype)
         self._own = self._share.of(texts.calibration)
         self.tokens = texts.calibration.size
 
@@ -173,7 +177,7 @@ class LayerPass:
         hidden = self._hidden(0)
         for start in range(0, len(self._own), self._batch):
             some = slice(start, start + self._batch)
-            hidden[some] = model.embed(self._own[some]).cpu().numpy()
+            hidden[some] = model.embed(self._own[some], self._dtype).float().cpu().numpy()
         flush(hidden)
         for name, text in self._short():
             stream = self._stream(name, text)
@@ -181,10 +185,10 @@ class LayerPass:
             flush(stream)
 
     def _run_layer(self, model: LayeredModel, module: nn.Module, layer: int) -> None:
-        """Run one layer, and finish its part."""
-        sums = self._measure(model, module, layer) if self.tokens else None
+        """Run one layer, and finish its part; its weights are then those of the last text."""
         for name, text in self._short():
             self._follow(model, module, layer, name, text)
+        sums = self._measure(model, module.to(self._dtype), layer) if self.tokens else None
         if self._share.rank == 0:
             self._work.save(_part(layer), None if sums is None else self._packed(sums, layer))
         self._share.wait()
@@ -202,11 +206,11 @@ class LayerPass:
         with recording_layer(module, self._layout, layer, sums):
             for start in range(0, len(self._own), self._batch):
                 some = slice(start, start + self._batch)
-                hidden = torch.from_numpy(np.array(before[some])).to(model.device)
+                hidden = torch.from_numpy(np.array(before[some])).to(model.device, self._dtype)
                 hidden, cache = _call(model, hidden, layer).run(module, hidden)
                 entry = cache.layers[layer]
                 add_cache(entry.keys, entry.values, self._layout, layer, sums)
-                behind[some] = hidden.cpu().numpy()
+                behind[some] = hidden.float().cpu().numpy()
         flush(behind)
         if self._share.size > 1:
             add_up(sums)
@@ -280,4 +284,4 @@ def _part(layer: int) -> str:
 
 
 def _call(model: LayeredModel, hidden: torch.Tensor, layer: int) -> LayerCall:
-    return model.calls(hidden.shape[0], hidden.shape[1])[layer]
+    return model.calls(hidden.shape[0], hidden.shape[1], hidden.dtype)[layer]

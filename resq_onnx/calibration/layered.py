@@ -59,7 +59,11 @@ class LayerCall:
 
 
 class LayeredModel:
-    """A causal language model that is run layer by layer, in float32."""
+    """A causal language model that is run layer by layer.
+
+    Its weights are read as float32. A layer computes in another type if its caller moves it there,
+    and gives it hidden states of that type.
+    """
 
     def __init__(self, source: ModelSource, device: str = "cpu") -> None:
         """Make the model without weights.
@@ -86,7 +90,7 @@ class LayeredModel:
             for i in range(self._layout.num_layers)
         ]
         self._fill(self._model.get_submodule(family.final_norm), family.final_norm)
-        self._calls: dict[tuple[int, int], list[LayerCall]] = {}
+        self._calls: dict[tuple[int, int, torch.dtype], list[LayerCall]] = {}
 
     @contextmanager
     def layer(self, layer: int) -> Iterator[nn.Module]:
@@ -102,16 +106,18 @@ class LayeredModel:
         finally:
             module.to("meta")
 
-    def embed(self, token_ids: NDArray[np.int64]) -> torch.Tensor:
-        """The hidden state before the first layer of token ids (B, S): (B, S, D)."""
-        return self._begin(token_ids)[0]
+    def embed(
+        self, token_ids: NDArray[np.int64], dtype: torch.dtype = torch.float32
+    ) -> torch.Tensor:
+        """The hidden state before the first layer of token ids (B, S): (B, S, D), of this type."""
+        return self._begin(token_ids, dtype)[0]
 
-    def calls(self, batch: int, tokens: int) -> list[LayerCall]:
+    def calls(self, batch: int, tokens: int, dtype: torch.dtype = torch.float32) -> list[LayerCall]:
         """How the model calls each layer on (batch, tokens) token ids without padding."""
-        if (batch, tokens) not in self._calls:
-            token_ids = np.zeros((batch, tokens), np.int64)
-            self._calls[batch, tokens] = self._begin(token_ids)[1]
-        return self._calls[batch, tokens]
+        shape = (batch, tokens, dtype)
+        if shape not in self._calls:
+            self._calls[shape] = self._begin(np.zeros((batch, tokens), np.int64), dtype)[1]
+        return self._calls[shape]
 
     def logits(self, hidden: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         """Logits of hidden states behind the last layer (T, D), into `out`, (T, vocabulary)."""
@@ -123,7 +129,9 @@ class LayeredModel:
                 found = self._model(input_ids=torch.from_numpy(ids).to(self.device)).logits
             out[start : start + step] = found[0].float().cpu().numpy()
 
-    def _begin(self, token_ids: NDArray[np.int64]) -> tuple[torch.Tensor, list[LayerCall]]:
+    def _begin(
+        self, token_ids: NDArray[np.int64], dtype: torch.dtype
+    ) -> tuple[torch.Tensor, list[LayerCall]]:
         """The hidden state before the first layer, and how each layer is called."""
         from transformers.cache_utils import DynamicCache
 
@@ -140,13 +148,16 @@ class LayeredModel:
             return hidden
 
         ids = torch.from_numpy(token_ids).to(self.device)
-        with torch.inference_mode(), self._patched(token_ids, record):
+        with torch.inference_mode(), self._patched(token_ids, record, dtype):
             self._decoder(input_ids=ids, past_key_values=cache, use_cache=True)
         return first[0], calls
 
     @contextmanager
     def _patched(
-        self, token_ids: NDArray[np.int64], layer: Callable[..., torch.Tensor]
+        self,
+        token_ids: NDArray[np.int64],
+        layer: Callable[..., torch.Tensor],
+        dtype: torch.dtype = torch.float32,
     ) -> Iterator[None]:
         """Let the layers be a function, and the tables be read from the files as needed."""
         family = self._layout.family
@@ -154,18 +165,20 @@ class LayeredModel:
             for index, module in enumerate(self._layers):
                 patches.enter_context(_forward(module, _with_index(layer, index)))
             embedding = self._model.get_submodule(family.embedding)
-            patches.enter_context(self._few_rows(embedding, token_ids))
+            patches.enter_context(self._few_rows(embedding, token_ids, dtype))
             head = self._model.get_submodule(family.head)
             patches.enter_context(_forward(head, self._head))
             yield
 
     @contextmanager
-    def _few_rows(self, embedding: Any, token_ids: NDArray[np.int64]) -> Iterator[None]:
+    def _few_rows(
+        self, embedding: Any, token_ids: NDArray[np.int64], dtype: torch.dtype
+    ) -> Iterator[None]:
         """Give the embedding the rows of these tokens only, under new numbers."""
         used, places = np.unique(token_ids, return_inverse=True)
         rows = self._source.weights[f"{self._layout.family.embedding}.weight"].rows(used)
         whole, padding, usual = embedding.weight, embedding.padding_idx, embedding.forward
-        embedding.weight = nn.Parameter(torch.from_numpy(rows).to(self.device), False)
+        embedding.weight = nn.Parameter(torch.from_numpy(rows).to(self.device, dtype), False)
         embedding.padding_idx = None
         numbers = torch.from_numpy(places.reshape(token_ids.shape)).to(self.device)
         try:

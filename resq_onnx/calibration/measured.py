@@ -31,7 +31,7 @@ from resq_onnx.projections.file import Calibration, load_calibration, stored_pro
 from resq_onnx.projections.moments import SecondMoments
 from resq_onnx.projections.splits import down_split, split_of, table_split
 from resq_onnx.projections.sums import BasisSums
-from resq_onnx.recipe import Recipe
+from resq_onnx.recipe import ComputeDtype, Recipe
 from resq_onnx.resources import Resources
 from resq_onnx.runtime.outputs import ModelOutputs
 from resq_onnx.runtime.plain_graph import PlainGraph
@@ -126,12 +126,12 @@ def measure(
     text = quality_text(tokenizer, layout, calibrated, opening)
     token_ids = parity_text(tokenizer, PARITY_SEQUENCES, PARITY_TOKENS, opening)
     lacks = known is None or (known.moments is None and _needs_layers(recipe, bases))
+    asked = dataclasses.replace(recipe, **_calibration_fields(calibrated))
     calibration = np.empty((0, 0), np.int64)
     if recipe.needs_calibration and lacks:
-        asked = dataclasses.replace(recipe, **_calibration_fields(calibrated))
         calibration = calibration_text(tokenizer, asked, source, progress.warn)
     texts = Texts(calibration, token_ids, text)
-    layer_pass = run_pass(source, work, texts, resources, progress)
+    layer_pass = run_pass(source, work, texts, asked.dtype_compute, resources, progress)
     moments = layer_pass.moments() or (None if known is None else known.moments)
     sums = known.sums_for(layout) if known else layer_pass.sums()
     if bases is None:
@@ -145,15 +145,28 @@ def measure(
 
 
 def run_pass(
-    source: ModelSource, work: WorkFolder, texts: Texts, resources: Resources, progress: Progress
+    source: ModelSource,
+    work: WorkFolder,
+    texts: Texts,
+    dtype: ComputeDtype,
+    resources: Resources,
+    progress: Progress,
 ) -> LayerPass:
     """Run texts through the layers that are not finished; returns the finished pass.
+
+    Args:
+        source: The model.
+        work: Where finished layers are kept.
+        texts: What is run.
+        dtype: Type in which the calibration text is run.
+        resources: What may be used.
+        progress: Receives progress updates.
 
     Raises:
         ResqError: The memory or the disk does not suffice, or as for `LayerPass.run`.
     """
     batch = batch_within(source.layout, texts.calibration.shape[1], resources.max_memory)
-    layer_pass = LayerPass(source.layout, work, texts, share_of_this_process(), batch)
+    layer_pass = LayerPass(source.layout, work, texts, share_of_this_process(), batch, dtype)
     if layer_pass.is_finished:
         progress.step("The float model has run already")
         return layer_pass
@@ -277,8 +290,10 @@ def _needs_layers(recipe: Recipe, bases: Projections | None) -> bool:
 
 
 def _calibration_fields(calibrated: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of a recipe that say on which text a calibration was."""
-    return {name: calibrated[name] for name in ("calibration", "samples", "sequence_length")}
+    """The entries of a recipe that say how a calibration was measured, and on which text."""
+    fields = {name: calibrated[name] for name in ("calibration", "samples", "sequence_length")}
+    # Older files do not say the type: there was one.
+    return fields | {"dtype_compute": calibrated.get("dtype_compute", "float32")}
 
 
 def _carried_out(recipe: Recipe, calibrated: Mapping[str, Any]) -> Recipe:

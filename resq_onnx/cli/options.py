@@ -14,6 +14,7 @@ from resq_onnx.recipe import (
     FORMATS,
     METHODS,
     Cache,
+    ComputeDtype,
     Dtype,
     Logits,
     Precision,
@@ -59,9 +60,13 @@ calibration_options = _together(
                  help="Calibration sequences."),
     click.option("--sequence-length", type=int, default=DEFAULTS.sequence_length,
                  help="Tokens per calibration sequence."),
+    click.option("--dtype-compute", type=click.Choice(get_args(ComputeDtype)),
+                 default=DEFAULTS.dtype_compute,
+                 help="Type in which PyTorch runs the layers on the calibration text. Sums and "
+                 "checks are in float32 or finer."),
     bos_option,
 )  # fmt: skip
-"""The text on which the activations are measured."""
+"""The text on which the activations are measured, and how."""
 
 length_option = click.option(
     "--max-length",

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -18,20 +19,26 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from resq_onnx.calibration import layer_values
 from resq_onnx.calibration.distributed import ALONE, Share
 from resq_onnx.calibration.heap import give_back
 from resq_onnx.calibration.layer_pass import WorkMoments
+from resq_onnx.calibration.layered import LayeredModel
 from resq_onnx.calibration.measured import ReferenceMeasurements
+from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError
 from resq_onnx.evaluation.distance import Distance
+from resq_onnx.evaluation.faults import name_fault
 from resq_onnx.evaluation.parity import FLOAT_TOLERANCE, check_float_parity
 from resq_onnx.files import writing_to
 from resq_onnx.files.work_folder import WorkFolder
 from resq_onnx.graph.files import save_model
 from resq_onnx.graph.modules import find_head, find_weight
 from resq_onnx.graph.pieces import (
+    HALVES,
     STREAM,
     embedding_piece,
+    half_values,
     head_piece,
     layer_piece,
 )
@@ -53,6 +60,7 @@ class LayerByLayer:
 
     Attributes:
         graph: Lifted and folded.
+        source: The model, which is read again where a layer is wrong.
         measured: Bases, moments, and PyTorch's outputs on a short text, of all half layers.
         work: Finished matrices are kept there.
         threads: Of ONNX Runtime.
@@ -61,6 +69,7 @@ class LayerByLayer:
     """
 
     graph: ir.Model
+    source: ModelSource
     measured: ReferenceMeasurements
     work: WorkFolder
     threads: int | None
@@ -127,13 +136,25 @@ class LayerByLayer:
             found = piece.run({STREAM: before}, *before.shape[:2])
             del piece
             error, start = 0.0, before
-            for role, one, other in zip(("attention_out", "down"), expected, found, strict=True):
+            for role, one, other in zip(HALVES, expected, found, strict=True):
                 where = f"layer {layer}: the residual stream behind {layout.module(layer, role)}"
-                error = max(error, self._check(where, start, one, other))
+                fault = partial(self._fault, layer, role)
+                error = max(error, self._check(where, start, one, other, fault))
                 start = one
             if recipe.how.quantises:
                 self._quantise(layer, path)
         return error
+
+    def _fault(self, layer: int, out: str) -> str:
+        """Which value of a wrong half is the first that differs: runs the layer once more."""
+        layout, stream = self.measured.layout, self._stream[2 * layer]
+        model = LayeredModel(self.source, self.device)
+        expected = layer_values.half_values(model, layout, layer, out, stream)
+        inner = half_values(self.graph, layout, layer, out)
+        with self._written(layer_piece(self.graph, layout, layer, inner)) as path:
+            feeds = {STREAM: self._turned(stream)}
+            _, _, *found = Piece(path, self.threads).run(feeds, *stream.shape[:2])
+        return name_fault(self.measured, layer, out, expected, found)
 
     def _quantise(self, layer: int, path: Path) -> None:
         measured = self.measured
@@ -178,16 +199,33 @@ class LayerByLayer:
             found[..., block] = some
         return check_float_parity(measured.logits, found, measured.token_ids, measured.reference)
 
-    def _check(self, where: str, before: Array, expected: Array, found: Array) -> float:
-        """The largest error of a token's stream; refuses one above the tolerance."""
+    def _check(
+        self,
+        where: str,
+        before: Array,
+        expected: Array,
+        found: Array,
+        fault: Callable[[], str] | None = None,
+    ) -> float:
+        """The largest error of a token's stream; refuses one above the tolerance.
+
+        Args:
+            where: What is compared, for the message.
+            before: The stream before it.
+            expected: PyTorch's.
+            found: The graph's.
+            fault: Says where the error begins; called only if there is one.
+        """
         length, added = (np.linalg.norm(one, axis=-1) for one in (expected, expected - before))
         error = np.linalg.norm(found - expected, axis=-1)
         worst = float((error / np.maximum(added, LEAST_CONTRIBUTION * length + 1e-30)).max())
         if not worst <= FLOAT_TOLERANCE:
+            begins = "" if fault is None else f"{fault()}; "
             raise ResqError(
                 f"parity: {where} of the rotated float graph differs from "
                 f"{self.measured.reference}'s by {worst:.2e} of what is added there, more than "
-                f"{FLOAT_TOLERANCE:g}; nothing was written; please report this model"
+                f"{FLOAT_TOLERANCE:g}; {begins}nothing was written; please "
+                "report this model"
             )
         return worst
 

@@ -74,6 +74,11 @@ class ModelLayout:
         """Full name of a layer's module, e.g. `module(3, "query")`."""
         return f"{self.family.layer.format(layer)}.{getattr(self.family, role)}"
 
+    def outputs_of(self, role: str) -> int:
+        """Width of what a layer's query, key, value, gate or up computes: rows of its weight."""
+        heads = {"query": self.num_heads, "key": self.num_kv_heads, "value": self.num_kv_heads}
+        return heads[role] * self.head_dim if role in heads else self.intermediate_size
+
     def attention_of(self, layer: int) -> LayerAttention:
         """Attention settings of a layer."""
         return self.attention[layer] if layer < len(self.attention) else LayerAttention()

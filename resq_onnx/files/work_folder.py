@@ -2,7 +2,7 @@
 
 A part is a safetensors file that appears by an atomic rename once it is on disk, or an array mapped
 to memory whose writer says when it is complete. `work.json` says what the parts belong to: parts
-of another model or of other settings are never used.
+of another model, of other settings or of another version of this package are never used.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from resq_onnx import __version__
 from resq_onnx.errors import ResqError, blaming
 from resq_onnx.files.contents import read_json
 from resq_onnx.files.locking import locked
 from resq_onnx.files.writing import replacing, sync, writing_to
 
 IDENTITY: Final = "work.json"
-VERSION: Final = 1
-"""Of the parts' names and contents; another version's are not used."""
+FORMAT: Final = 1
+"""Of the parts' names and contents, which may change between two releases."""
 
 REMEDY: Final = "remove the folder, or use --fresh"
 
@@ -127,7 +128,7 @@ def working(
 
     Args:
         target: The file that is being made.
-        identity: What the parts depend on, as JSON has it.
+        identity: What the parts depend on, as JSON has it, beside this package's version.
         folder: Where it is, if not beside the target.
         fresh: Whether finished parts are removed first.
 
@@ -139,7 +140,7 @@ def working(
     """
     folder = usual_folder(target) if folder is None else folder
     work = WorkFolder(folder)
-    whole = json.loads(json.dumps({"version": VERSION, **identity}))
+    whole = json.loads(json.dumps({"format": FORMAT, "version": __version__, **identity}))
     with writing_to(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         _refuse_other(folder)

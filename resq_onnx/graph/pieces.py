@@ -8,10 +8,13 @@ from typing import Final
 import onnx_ir as ir
 
 from resq_onnx.families import ModelLayout
-from resq_onnx.graph.modules import only_node
+from resq_onnx.graph.modules import find_linear, only_node
 
 STREAM: Final = "stream"
 """Name of a piece's input: the residual stream before it, (B, S, D)."""
+
+HALVES: Final = {"attention_out": ("query", "key", "value"), "down": ("gate", "up")}
+"""The halves of a layer: the role of the last linear layer of each, and those of the first ones."""
 
 
 def embedding_piece(model: ir.Model, layout: ModelLayout) -> ir.Model:
@@ -19,11 +22,33 @@ def embedding_piece(model: ir.Model, layout: ModelLayout) -> ir.Model:
     return _piece(model, None, [_before_layer(model, layout, 0)])
 
 
-def layer_piece(model: ir.Model, layout: ModelLayout, layer: int) -> ir.Model:
-    """One layer, from `STREAM` to the stream behind its attention and behind it."""
+def layer_piece(
+    model: ir.Model, layout: ModelLayout, layer: int, inner: Sequence[ir.Value] = ()
+) -> ir.Model:
+    """One layer, from `STREAM` to the stream behind its attention, behind it, and inner values."""
     middle = _normed(model, layout.module(layer, "mlp_norm"))
-    results = [middle, _before_layer(model, layout, layer + 1)]
+    results = [middle, _before_layer(model, layout, layer + 1), *inner]
     return _piece(model, _before_layer(model, layout, layer), results)
+
+
+def half_values(model: ir.Model, layout: ModelLayout, layer: int, out: str) -> list[ir.Value]:
+    """Values inside a half of a layer, in the order in which they are computed.
+
+    Args:
+        model: Lifted.
+        layout: Its layout.
+        layer: Which layer.
+        out: The role of the half's last linear layer, a key of `HALVES`.
+
+    Returns:
+        The outputs of the first linear layers side by side, the input of the last one, and its
+        output.
+    """
+    last = find_linear(model, layout.module(layer, out))
+    node = last.source.producer()
+    joined = None if node is None else node.inputs[0]
+    assert joined is not None, "a lifted half has one node between its linear layers"
+    return [joined, last.source, last.result]
 
 
 def head_piece(model: ir.Model, layout: ModelLayout) -> ir.Model:

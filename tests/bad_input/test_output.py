@@ -18,7 +18,9 @@ import pytest
 from numpy.typing import NDArray
 
 from resq_onnx import finishing, pipeline
-from resq_onnx.evaluation import parity
+from resq_onnx.errors import ResqError
+from resq_onnx.evaluation import float_model, parity
+from resq_onnx.files.work_folder import usual_folder
 from resq_onnx.passes import folding
 from resq_onnx.passes.fuse_norm_gains import FuseNormGains
 from resq_onnx.runtime.decoder import Decoder, decode_logits
@@ -105,21 +107,22 @@ def test_projections_that_cannot_be_written(model: Path, tmp_path: Path) -> None
 def test_a_disk_that_is_full_after_a_step(
     model: Path, out: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """The next that is written is the float model, or the quantised one; the writes really fail."""
+    """The next that is written is a layer, or the quantised model; the writes really fail."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def limited(*arguments: Any) -> Any:
         resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL_FILE, hard))
         return original(*arguments)
 
-    place = pipeline if step == "trace" else finishing
-    original = getattr(place, step)
-    monkeypatch.setattr(place, step, limited)
+    module = pipeline if step == "trace" else finishing
+    original = getattr(module, step)
+    monkeypatch.setattr(module, step, limited)
     try:
         line = refusal(out, model, *FAST)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert f"{out}: cannot be written: no room for all of it" in line
+    place = usual_folder(out) if step == "trace" else out
+    assert f"{place}: cannot be written: no room for all of it" in line
 
 
 def test_a_full_disk_for_the_last_files(
@@ -156,7 +159,20 @@ def test_a_float_graph_that_is_not_the_model(
 
     monkeypatch.setattr(finishing, "folding", without_gains)
     line = refusal(out, model, *FAST, "--save-rotated", out.with_name("rotated.onnx"))
-    assert "parity: the logits of the rotated float graph differ from PyTorch's" in line
+    assert "parity: layer 0: the residual stream behind model.layers.0.self_attn.o_proj" in line
+    assert "q_proj, model.layers.0.self_attn.k_proj, model.layers.0.self_attn.v_proj, or" in line
+
+
+def test_a_float_model_that_does_not_fit_together(
+    model: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each layer is right, and the whole of them is checked too where it is small."""
+
+    def refuse(*_: Any) -> None:
+        raise ResqError("parity: of the whole")
+
+    monkeypatch.setattr(float_model, "check_float_parity", refuse)
+    assert "parity: of the whole" in refusal(out, model, *FAST)
 
 
 def test_a_cached_decode_that_does_not_agree_with_prefill(

@@ -12,9 +12,9 @@ from resq_onnx.calibration.layer_pass import LayerPass, Texts
 from resq_onnx.calibration.layered import LayeredModel
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.files.work_folder import WorkFolder
-from resq_onnx.projections.moments import SITES
+from resq_onnx.projections.moments import SITES, Moments
 from resq_onnx.projections.sums import sums_of
-from tests.calibration.whole_model import collect_moments
+from tests.calibration.whole_model import collect_moments, load_in
 from tests.tiny_models import KINDS, write_model
 
 RANDOM = np.random.default_rng(0)
@@ -25,6 +25,9 @@ LAYERS: dict[str, Any] = {"num_hidden_layers": 3}
 
 ROUNDING = 1e-6
 """Of float32, relative to the largest element of a moment."""
+
+BFLOAT16 = 0.02
+"""The same of bfloat16, whose elements are rounded by up to 0.4 %."""
 
 
 def run(source: ModelSource, folder: Path, texts: Texts = TEXTS, **others: Any) -> LayerPass:
@@ -48,6 +51,10 @@ def test_moments_are_those_of_the_whole_model(tmp_path: Path, kind: str) -> None
     source = ModelSource(tmp_path / "model", kind)
     found = run(source, tmp_path / "work", batch=2)
     expected = collect_moments(whole, source.layout, TEXTS.calibration, batch_size=2)
+    assert_same_moments(source, found, expected)
+
+
+def assert_same_moments(source: ModelSource, found: LayerPass, expected: Moments) -> None:
     moments, sums = found.moments(), found.sums()
     assert moments is not None
     assert sums is not None
@@ -60,6 +67,35 @@ def test_moments_are_those_of_the_whole_model(tmp_path: Path, kind: str) -> None
     for name in ("hidden", "value", "key", "down"):
         one, other = getattr(sums, name), getattr(other_sums, name)
         np.testing.assert_allclose(one, other, atol=ROUNDING * np.abs(other).max(), rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2", "gemma3", "phi3", "qwen3"])
+def test_in_bfloat16_the_moments_are_those_of_a_model_in_bfloat16(
+    tmp_path: Path, kind: str
+) -> None:
+    write_model(tmp_path / "model", kind, tied=True)
+    source = ModelSource(tmp_path / "model", kind)
+    found = run(source, tmp_path / "work", batch=2, dtype="bfloat16")
+    whole = load_in(tmp_path / "model", kind, torch.bfloat16)
+    expected = collect_moments(whole, source.layout, TEXTS.calibration, batch_size=2)
+    assert_same_moments(source, found, expected)
+
+
+def test_what_the_export_is_compared_with_is_float32_whatever_the_moments_are(
+    tmp_path: Path,
+) -> None:
+    write_model(tmp_path / "model", "llama", tied=True)
+    source = ModelSource(tmp_path / "model", "llama")
+    passes = [run(source, tmp_path / one, dtype=one) for one in ("float32", "bfloat16")]
+    for one, other in zip(*(found.outputs() for found in passes), strict=True):
+        np.testing.assert_array_equal(one.logits, other.logits)
+        np.testing.assert_array_equal(one.stream, other.stream)
+    in_float32, in_bfloat16 = (found.sums() for found in passes)
+    assert in_float32 is not None
+    assert in_bfloat16 is not None
+    assert not np.array_equal(in_float32.hidden, in_bfloat16.hidden)
+    scale = np.abs(in_float32.hidden).max()
+    np.testing.assert_allclose(in_float32.hidden, in_bfloat16.hidden, atol=BFLOAT16 * scale)
 
 
 @pytest.mark.parametrize("kind", KINDS)

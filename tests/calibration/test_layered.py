@@ -9,6 +9,7 @@ import torch
 from resq_onnx.calibration.layered import LayeredModel
 from resq_onnx.checkpoint.source import open_model
 from resq_onnx.errors import ResqError
+from tests.calibration.whole_model import load_in
 from tests.tiny_models import KINDS, write_model
 
 TOKENS = np.random.default_rng(0).integers(3, 64, (3, 12))
@@ -32,6 +33,24 @@ def test_layer_by_layer_the_logits_are_those_of_the_whole_model(
         model.logits(hidden.flatten(0, 1).numpy(), found)
         expected = whole(input_ids=torch.from_numpy(TOKENS)).logits.flatten(0, 1).numpy()
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_bfloat16_the_layers_are_those_of_a_model_in_bfloat16(tmp_path: Path, kind: str) -> None:
+    write_model(tmp_path, kind, tied=True)
+    whole = load_in(tmp_path, kind, torch.bfloat16)
+    with open_model(tmp_path) as source, torch.inference_mode():
+        model = LayeredModel(source)
+        expected = whole(input_ids=torch.from_numpy(TOKENS), output_hidden_states=True)
+        hidden = model.embed(TOKENS, torch.bfloat16)
+        batch, tokens = TOKENS.shape
+        for layer, call in enumerate(model.calls(batch, tokens, torch.bfloat16)):
+            assert torch.equal(hidden, expected.hidden_states[layer])
+            with model.layer(layer) as module:
+                hidden, _ = call.run(module.to(torch.bfloat16), hidden)
+        assert hidden.dtype == torch.bfloat16
+        # Nothing of it stays for those who compute in float32 afterwards.
+        assert model.embed(TOKENS).dtype == torch.float32
 
 
 def test_lm_head_may_be_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -12,8 +13,10 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from resq_onnx.calibration.statistics import add_cache, complete, recording_layer
+from resq_onnx.checkpoint.quiet import quiet_libraries
 from resq_onnx.families import ModelLayout
 from resq_onnx.projections.moments import SITES, Moments
+from tests.tiny_models import KINDS
 
 Progress = Callable[[int, int], None]
 
@@ -61,6 +64,19 @@ def collect_moments(
     for site in SITES:
         complete(torch.from_numpy(getattr(moments, site)))
     return moments
+
+
+def load_in(folder: Path, kind: str, dtype: torch.dtype) -> PreTrainedModel:
+    """A model of `write_model` as transformers loads it in this type: RoPE's tables stay float32.
+
+    Args:
+        folder: The model's.
+        kind: Its key in `KINDS`.
+        dtype: Of weights and activations.
+    """
+    with quiet_libraries():
+        model: PreTrainedModel = KINDS[kind][1].from_pretrained(folder, dtype=dtype).eval()
+    return model
 
 
 @contextmanager

@@ -32,6 +32,7 @@ CALIBRATION_OPTIONS = (
     "--calibration",
     "--samples",
     "--sequence-length",
+    "--dtype-compute",
     "--high-fraction",
     "--down-high",
     "--low-bits",

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import onnx
 import pytest
-from safetensors.numpy import load_file
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 import resq_onnx
 from resq_onnx.evaluation.distance import compare
 from resq_onnx.evaluation.parity import FLOAT_TOLERANCE
 from resq_onnx.graph.inspection import Inspection, inspect_model
+from resq_onnx.projections.file import load_calibration
 from resq_onnx.recipe import Recipe
 from resq_onnx.runtime import Decoder, create_session
 from resq_onnx.runtime.decoder import decode_logits
@@ -87,6 +89,41 @@ def test_calibrate_says_how_its_file_is_used(small: TinyModel, tmp_path: Path) -
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         np.testing.assert_array_equal(found[name], tensor)
+
+
+def test_the_type_of_a_calibration_is_recorded_and_comes_with_its_file(
+    small: TinyModel, plain: Path, tmp_path: Path
+) -> None:
+    in_bfloat16 = (*QUICK, "--dtype-compute", "bfloat16")
+    direct, file = tmp_path / "direct" / "model.onnx", tmp_path / "projections.safetensors"
+    run_successfully("export", small.folder, direct, *in_bfloat16)
+    assert recipe_of(direct)["dtype_compute"] == "bfloat16"
+    run_successfully("calibrate", small.folder, file, *in_bfloat16)
+    assert load_calibration(file).recipe_json["dtype_compute"] == "bfloat16"
+    # Its moments are measured again, in the type in which its sums are.
+    later = tmp_path / "later" / "model.onnx"
+    run_successfully("export", small.folder, later, "--projections", file)
+    assert recipe_of(later) == recipe_of(direct)
+    weights = [path.with_name("model.onnx.data").read_bytes() for path in (direct, later, plain)]
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_a_projections_file_that_does_not_say_its_type_is_of_float32(
+    small: TinyModel, plain: Path, tmp_path: Path
+) -> None:
+    with safe_open(small.projections, framework="numpy") as stored:
+        metadata = stored.metadata()
+    recipe = json.loads(metadata["recipe"])
+    assert recipe.pop("dtype_compute") == "float32"
+    older, out = tmp_path / "older.safetensors", tmp_path / "out" / "model.onnx"
+    save_file(load_file(small.projections), older, metadata | {"recipe": json.dumps(recipe)})
+    run_successfully("export", small.folder, out, "--projections", older)
+    assert repeatable(out.parent) == repeatable(plain.parent)
+
+
+def recipe_of(out: Path) -> dict[str, Any]:
+    recipe: dict[str, Any] = json.loads(out.with_name("resq.json").read_text())["recipe"]
+    return recipe
 
 
 def test_plain_onnx_speaks_the_same_text(plain: Path, small: TinyModel) -> None:

@@ -10,6 +10,7 @@ from typing import Final
 
 import pytest
 
+from resq_onnx.files import work_folder
 from resq_onnx.files.work_folder import usual_folder
 from tests.command_line import QUICK, program, repeatable, run_successfully
 from tests.tiny_models import write_model
@@ -81,13 +82,27 @@ def test_what_was_there_stays_until_the_end(
     assert {name: found[name] for name in whole} == whole
 
 
-def test_another_recipe_starts_anew_and_says_what_has_changed(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [("--seed", 1), ("--dtype-compute", "bfloat16")])
+def test_another_recipe_starts_anew_and_says_what_has_changed(
+    model: Path, tmp_path: Path, options: tuple[object, ...]
+) -> None:
     out = tmp_path / "model.onnx"
     kill(model, out, 6)
-    result = run_successfully("export", model, out, *QUICK, "--seed", 1)
+    result = run_successfully("export", model, out, *QUICK, *options)
     assert "holds parts of another run (recipe changed); they are removed" in result.stderr
     assert "from layer" not in result.stderr
     assert not usual_folder(out).exists()
+
+
+def test_another_version_of_the_package_starts_anew(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "model.onnx"
+    kill(model, out, 6)
+    monkeypatch.setattr(work_folder, "__version__", "99.0")
+    result = run_successfully("export", model, out, *QUICK)
+    assert "holds parts of another run (version changed); they are removed" in result.stderr
+    assert "from layer" not in result.stderr
 
 
 def test_fresh_starts_anew(model: Path, whole: dict[str, bytes], tmp_path: Path) -> None:

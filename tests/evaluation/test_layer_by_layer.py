@@ -35,11 +35,12 @@ SMALL = 1e-4
 @dataclass
 class Made:
     graph: ir.Model
+    source: ModelSource
     measured: ReferenceMeasurements
     work: WorkFolder
 
     def run(self, progress: Callable[[int, int], None] = lambda done, total: None) -> Any:
-        return LayerByLayer(self.graph, self.measured, self.work, 1).run(progress)
+        return LayerByLayer(self.graph, self.source, self.measured, self.work, 1).run(progress)
 
 
 def make(folder: Path, kind: str, *, tied: bool, recipe: Recipe = RECIPE) -> Made:
@@ -50,7 +51,7 @@ def make(folder: Path, kind: str, *, tied: bool, recipe: Recipe = RECIPE) -> Mad
     graph = trace(source)
     for one in [*lifting(source.layout), *folding(source.layout, recipe, measured.projections)]:
         one(graph)
-    return Made(graph, measured, work)
+    return Made(graph, source, measured, work)
 
 
 @pytest.mark.slow

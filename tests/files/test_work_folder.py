@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from resq_onnx.errors import ResqError
+from resq_onnx.files import work_folder
 from resq_onnx.files.work_folder import IDENTITY, usual_folder, working
 
 WHO = {"model": "a", "recipe": {"seed": 0}}
@@ -46,6 +47,18 @@ def test_parts_of_something_else_are_removed_and_named(
     with working(target, other) as (work, found):
         assert found == changed
         assert not work.has("layer")
+
+
+def test_parts_of_another_version_of_the_package_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "model.onnx"
+    leave_a_part(target)
+    monkeypatch.setattr(work_folder, "__version__", "99.0")
+    with working(target, WHO) as (work, changed):
+        assert changed == ["version"]
+        assert not work.has("layer")
+        assert json.loads((work.folder / IDENTITY).read_text())["version"] == "99.0"
 
 
 def leave_a_part(target: Path, folder: Path | None = None) -> None:
