@@ -70,7 +70,8 @@ inline void write_result(const float* merged, std::int64_t dim, T* y) {
     const F weight = broadcast(merged[0] == kUnseen ? 1.0f : merged[1]);
     for (std::int64_t k = 0; k < dim; k += kLanes) {
         const F values = merged[0] == kUnseen ? zero() : load_first(merged + 2 + k, dim - k);
-        store_first(y + k, values / weight, dim - k);
+        // Other queries' slots, which have weight 0 here, turn a -0 into 0: adding 0 always does.
+        store_first(y + k, values / weight + zero(), dim - k);
     }
 }
 
