@@ -64,7 +64,7 @@ inline void score_sixteens(const Record& layout, const std::uint8_t* records,
 inline void score_directly(const Record& layout, const std::uint8_t* records,
                            const Queries& queries, std::int64_t slots, float* scores) {
     with_rows(queries.rows, [&](auto rows) {
-        // The sums of few rows depend on each other too closely: two of them side by side.
+        // Each sum waits for its last addition, so few rows take two groups of slots side by side.
         constexpr int kCount = 2 * rows <= kScoreSums ? 2 : 1;
         std::int64_t slot = 0;
         for (; slot + kCount * kLanes <= slots; slot += kCount * kLanes) {
