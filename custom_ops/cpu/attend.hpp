@@ -1,13 +1,15 @@
 // Softmax attention over the packed cache, chunk by chunk of slots.
 //
-// For each chunk: decode the keys into a tile, scores = Q · Kᵀ, weights = exp(scores - greatest),
-// decode the values, result = weights · V. The results of chunks are then merged in order. No step
-// of a query depends on other queries or on the thread.
+// For each chunk: scores = Q · Kᵀ, weights = exp(scores - greatest), result = weights · V. Few
+// queries read keys and values from the packed records (direct.hpp), many share tiles of floats.
+// The results of chunks are then merged in order. No step of a query depends on other queries or on
+// the thread.
 #pragma once
 
 #include <cmath>
 #include <cstring>
 
+#include "direct.hpp"
 #include "functions.hpp"
 #include "gemm.hpp"
 #include "isa.hpp"
@@ -20,7 +22,7 @@ namespace resq::RESQ_ISA {
 constexpr float kUnseen = -0x1.fffffep+127f;
 
 // What a block of queries needs: one tile for the keys and then the values of a chunk, which fits
-// in the L1 cache; scores; the softmax of a chunk and that of all chunks so far.
+// in the L1 cache; scores; the softmax of a chunk and that of all chunks so far; a chunk's records.
 struct AttendScratch {
     float *tile, *scores, *chunk, *merged;
     std::uint8_t* records;
@@ -68,7 +70,8 @@ inline void write_result(const float* merged, std::int64_t dim, T* y) {
     const F weight = broadcast(merged[0] == kUnseen ? 1.0f : merged[1]);
     for (std::int64_t k = 0; k < dim; k += kLanes) {
         const F values = merged[0] == kUnseen ? zero() : load_first(merged + 2 + k, dim - k);
-        store_first(y + k, values / weight, dim - k);
+        // Other queries' slots, which have weight 0 here, turn a -0 into 0: adding 0 always does.
+        store_first(y + k, values / weight + zero(), dim - k);
     }
 }
 
@@ -86,7 +89,7 @@ inline void write_result(const Attention& a, const AttentionCall& call, std::int
 // Which slots of a chunk the mask of a sequence shows.
 struct ChunkMask {
     float shown[kChunk];  // 1 or 0
-    std::int64_t first_slot, count;
+    std::int64_t first_slot;
     bool shows_all;
 };
 
@@ -94,14 +97,17 @@ inline ChunkMask mask_of(const AttentionCall& call, std::int64_t sequence, std::
     ChunkMask mask;
     mask.first_slot = chunk * kChunk;
     const std::int64_t left = call.total - mask.first_slot;
-    mask.count = left < kChunk ? left : kChunk;
-    mask.shows_all = mask.count == kChunk;
+    const std::int64_t count = left < kChunk ? left : kChunk;
     const std::int64_t* row = call.mask + sequence * call.total + mask.first_slot;
-    for (std::int64_t j = 0; j < kChunk; ++j) {
-        const bool shown = j < mask.count && row[j] != 0;
-        mask.shown[j] = shown ? 1.0f : 0.0f;
-        mask.shows_all = mask.shows_all && shown;
+    std::int64_t shown = 0;
+    for (std::int64_t j = 0; j < count; ++j) {
+        mask.shown[j] = row[j] != 0 ? 1.0f : 0.0f;
+        shown += row[j] != 0 ? 1 : 0;
     }
+    for (std::int64_t j = count; j < kChunk; ++j) {
+        mask.shown[j] = 0.0f;
+    }
+    mask.shows_all = shown == kChunk;
     return mask;
 }
 
@@ -137,36 +143,55 @@ inline void weigh(const Attention& a, const ChunkMask& mask, std::int64_t own_sl
     softmax[1] = sum(total);
 }
 
+// scores (rows, kChunk) = Q · Kᵀ
+inline void score(const Record& layout, const std::uint8_t* keys, const Queries& queries,
+                  std::int64_t slots, const AttendScratch& work) {
+    if (queries.rows <= kDirectRows) {
+        score_directly(layout, keys, queries, slots, work.scores);
+        return;
+    }
+    decode_keys(layout, keys, slots, work.tile);
+    gemm({queries.data, queries.head_dim, 1}, {work.tile, kChunk}, {work.scores, kChunk},
+         queries.rows, queries.head_dim, slots);
+}
+
+// The values of a chunk's softmaxes = weights · V
+inline void weigh_values(const Attention& a, const std::uint8_t* values, const float* shown,
+                         const Queries& queries, std::int64_t slots, const AttendScratch& work) {
+    const std::int64_t padded = padded_dim(a), floats = softmax_floats(a);
+    if (queries.rows <= kDirectRows) {
+        weigh_directly(a.record, values, shown, queries, slots,
+                       {work.chunk + 2, floats, work.scores});
+        return;
+    }
+    decode_values(a.record, values, slots, shown, padded, work.tile);
+    gemm({work.scores, kChunk, 1}, {work.tile, padded}, {work.chunk + 2, floats}, queries.rows,
+         slots, a.head_dim);
+}
+
 // Writes the softmaxes of a block's rows over one chunk to work.chunk.
 inline void attend_chunk(const Attention& a, const AttentionCall& call, const AttentionBlock& block,
                          std::int64_t chunk, const AttendScratch& work) {
-    const std::int64_t per_token = a.heads_per_kv(), rows = block.tokens * per_token;
-    const std::int64_t d = a.head_dim, floats = softmax_floats(a);
+    const std::int64_t per_token = a.heads_per_kv();
     const std::int64_t head = block.sequence * a.kv_heads + block.kv_head;
+    const Queries queries{
+        call.queries + (head * call.tokens + block.first_token) * per_token * a.head_dim,
+        block.tokens * per_token, a.head_dim};
     const ChunkMask mask = mask_of(call, block.sequence, chunk);
     const std::int64_t place = (head * call.capacity + mask.first_slot) * a.record.bytes;
     const std::int64_t readable = call.batch * a.kv_heads * call.capacity * a.record.bytes - place;
-    decode_keys(a.record, {call.keys + place, mask.count, readable}, work.records, work.tile);
-    const float* queries = call.queries + (head * call.tokens + block.first_token) * per_token * d;
     // No query sees a slot after the last query's own: its score and value are not needed.
     const std::int64_t last_own = call.total - call.tokens + block.first_token + block.tokens - 1;
     const std::int64_t seen = last_own - mask.first_slot + 1;
     const std::int64_t slots = seen < kChunk ? (seen + kLanes - 1) / kLanes * kLanes : kChunk;
-    gemm({queries, d, 1}, {work.tile, kChunk}, {work.scores, kChunk}, rows, d, slots);
-    for (std::int64_t r = 0; r < rows; ++r) {
+    score(a.record, with_slack(a.record, {call.keys + place, readable}, slots, work.records),
+          queries, slots, work);
+    for (std::int64_t r = 0; r < queries.rows; ++r) {
         const std::int64_t own = call.total - call.tokens + block.first_token + r / per_token;
-        weigh(a, mask, own, work.scores + r * kChunk, work.chunk + r * floats);
+        weigh(a, mask, own, work.scores + r * kChunk, work.chunk + r * softmax_floats(a));
     }
-    decode_values(a.record, {call.values + place, mask.count, readable}, padded_dim(a),
-                  work.records, work.tile);
-    for (std::int64_t j = 0; j < slots && !mask.shows_all; ++j) {
-        if (mask.shown[j] == 0.0f) {  // a hidden record may hold anything, and 0 · infinity is NaN
-            std::memset(work.tile + j * padded_dim(a), 0,
-                        static_cast<std::size_t>(padded_dim(a)) * sizeof(float));
-        }
-    }
-    gemm({work.scores, kChunk, 1}, {work.tile, padded_dim(a)}, {work.chunk + 2, floats}, rows,
-         slots, d);
+    weigh_values(a, with_slack(a.record, {call.values + place, readable}, slots, work.records),
+                 mask.shows_all ? nullptr : mask.shown, queries, slots, work);
 }
 
 // The address of the softmaxes of one token's heads over one chunk.

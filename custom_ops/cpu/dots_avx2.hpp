@@ -21,6 +21,7 @@ constexpr int kPanelBlocks = 1;  // blocks of sixteen outputs in a panel
 constexpr int kTileRows = 6;     // 12 sums, two vectors of weights, a row, a product: 16 registers
 // Rows and blocks of sixteen columns of a float product, with all sums in registers.
 constexpr int kGemmRows = 6, kGemmBlocks = 1;
+constexpr int kScoreSums = 4;  // sums of sixteen scores that stay in registers, beside the keys
 constexpr std::int64_t kFewRows = 2;
 constexpr std::int64_t kWidenAfter = 136;
 

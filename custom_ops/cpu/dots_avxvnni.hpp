@@ -17,6 +17,7 @@ constexpr int kPanelBlocks = 1;  // blocks of sixteen outputs in a panel
 constexpr int kTileRows = 6;     // 12 sums, two vectors of weights and a row: 15 registers
 // Rows and blocks of sixteen columns of a float product, with all sums in registers.
 constexpr int kGemmRows = 6, kGemmBlocks = 1;
+constexpr int kScoreSums = 4;  // sums of sixteen scores that stay in registers, beside the keys
 constexpr std::int64_t kFewRows = 2;
 
 #define RESQ_HAS_DOT4

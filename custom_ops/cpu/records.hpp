@@ -58,40 +58,45 @@ inline std::int64_t padded_dim(const Attention& a) {
     return (a.head_dim + kLanes - 1) / kLanes * kLanes;
 }
 
-// Bytes of sixteen records, and of what may be read after them.
+// Bytes of a chunk of records, and of what may be read after them.
 inline std::int64_t records_bytes(const Record& layout) {
-    return kLanes * layout.bytes + static_cast<std::int64_t>(kSlack);
+    return kChunk * layout.bytes + static_cast<std::int64_t>(kSlack);
 }
 
-// Records in memory: how many hold tokens, and how many bytes may be read.
+// Records in memory, and how many bytes may be read.
 struct Records {
     const std::uint8_t* data;
-    std::int64_t count, readable;
+    std::int64_t readable;
 };
 
-// Sixteen records from `slot` on, readable with some bytes after them. If fewer are there, `copy`
-// gets them, padded with zeros.
-inline const std::uint8_t* sixteen_records(const Record& layout, const Records& records,
-                                           std::int64_t slot, std::uint8_t* copy) {
-    const std::int64_t skipped = slot * layout.bytes;
-    const std::int64_t count = records.count > slot ? records.count - slot : 0;
-    if (count >= kLanes && skipped + records_bytes(layout) <= records.readable) {
-        return records.data + skipped;
+// The first `count` records, readable with some bytes after them. If these are not there, `copy`
+// gets the records, padded with zeros.
+inline const std::uint8_t* with_slack(const Record& layout, const Records& records,
+                                      std::int64_t count, std::uint8_t* copy) {
+    const std::int64_t wanted = count * layout.bytes + static_cast<std::int64_t>(kSlack);
+    if (wanted <= records.readable) {
+        return records.data;
     }
-    const std::int64_t used = (count < kLanes ? count : kLanes) * layout.bytes;
-    if (used > 0) {
-        std::memcpy(copy, records.data + skipped, static_cast<std::size_t>(used));
-    }
-    std::memset(copy + used, 0, static_cast<std::size_t>(records_bytes(layout) - used));
+    std::memcpy(copy, records.data, static_cast<std::size_t>(records.readable));
+    std::memset(copy + records.readable, 0, static_cast<std::size_t>(wanted - records.readable));
     return copy;
 }
 
-// The values of the integers q of one part, for sixteen records: q · scale + shift. That is exact,
-// as the product of two 8-bit numbers fits in a float.
+// A 4-bit integer n becomes a float without a conversion, which would take one of the two ports
+// that multiply: as bits of the float 2^11, or 2^7, it makes 2^11 + n, or 2^7 + n. Lower bits would
+// need a larger power, and its product with a scale would overflow earlier.
+constexpr int kPlaces[2] = {12, 16};
+constexpr std::int32_t kExponents[2] = {0x45000000, 0x43000000};
+constexpr float kPowers[2] = {0x1p11f, 0x1p7f};
+
+// What the integers n of one part mean in sixteen records: n · scale + shifts[0] if they have 8
+// bits, (kPowers[i] + n) · scale + shifts[i] if they have 4. That is exact: the product of a 12-bit
+// and an 8-bit number fits in a float.
 struct Meaning {
-    F scale, shift;
+    F scale, shifts[2];
 };
 
+template <int kBits>
 inline Meaning meaning_of(const Record& layout, const RecordPart& part,
                           const std::uint8_t* records) {
     I dwords[4];
@@ -99,81 +104,166 @@ inline Meaning meaning_of(const Record& layout, const RecordPart& part,
                      dwords);  // scale, zero, and the bytes after them
     const F scale = as_float(dwords[0] << 16);
     const F zeros = to_float((dwords[0] >> 16) & broadcast(255));
-    return {scale, zero() - zeros * scale};
+    const auto shift = [&](float power) { return zero() - (zeros + broadcast(power)) * scale; };
+    if (kBits == 8) {
+        return {scale, {shift(0.0f), shift(0.0f)}};
+    }
+    return {scale, {shift(kPowers[0]), shift(kPowers[1])}};
 }
 
-// Decodes one part of sixteen records, coefficient by coefficient: out[k * kChunk + slot].
+// Coefficient `i` of a dword of each of sixteen records.
 template <int kBits>
-inline void decode_columns(const Record& layout, const RecordPart& part,
-                           const std::uint8_t* records, float* out) {
+inline F coefficient(I dword, int i, const Meaning& meaning) {
+    if (kBits == 8) {
+        return fma(to_float((dword >> (8 * i)) & broadcast(255)), meaning.scale, meaning.shifts[0]);
+    }
+    // Even ones go to one place and odd ones to the other, so two share a shift.
+    const int place = i % 2 == 0 ? 1 : 0, right = 4 * i - kPlaces[place];
+    const I moved = right > 0 ? dword >> right : dword << -right;
+    const I bits = and_or(moved, broadcast(15 << kPlaces[place]), broadcast(kExponents[place]));
+    return fma(as_float(bits), meaning.scale, meaning.shifts[place]);
+}
+
+// Calls use(k, keys) for the coefficients k of one part, in order, with those of `kCount` times
+// sixteen keys. Lanes are slots.
+template <int kBits, int kCount, typename Use>
+inline void each_coefficient(const Record& layout, const RecordPart& part,
+                             const std::uint8_t* records, const Use& use) {
     constexpr int kPerDword = 32 / kBits;
-    const I mask = broadcast((1 << kBits) - 1);
-    const Meaning meaning = meaning_of(layout, part, records);
-    I dwords[4];
+    const std::int64_t sixteen = kLanes * layout.bytes;
+    Meaning meanings[kCount];
+    I dwords[kCount][4];
+    for (int n = 0; n < kCount; ++n) {
+        meanings[n] = meaning_of<kBits>(layout, part, records + n * sixteen);
+    }
+    const auto use_one = [&](int j, int i, std::int64_t k) {
+        F keys[kCount];
+        for (int n = 0; n < kCount; ++n) {
+            keys[n] = coefficient<kBits>(dwords[n][j], i, meanings[n]);
+        }
+        use(k, keys);
+    };
     for (std::int64_t k = 0; k < part.rank; k += 4 * kPerDword) {
-        transpose_dwords(records + part.values + k * kBits / 8, layout.bytes, dwords);
-        for (int j = 0; j < 4 && k + j * kPerDword < part.rank; ++j) {
-            float* columns = out + (k + j * kPerDword) * kChunk;
-            const std::int64_t left = part.rank - k - j * kPerDword;
-            I dword = dwords[j];
+        for (int n = 0; n < kCount; ++n) {
+            transpose_dwords(records + n * sixteen + part.values + k * kBits / 8, layout.bytes,
+                             dwords[n]);
+        }
+        for (int j = 0; j < 4; ++j) {
+            const std::int64_t first = k + j * kPerDword, left = part.rank - first;
+            if (left >= kPerDword) {  // without the comparisons below
+#pragma GCC unroll 8
+                for (int i = 0; i < kPerDword; ++i) {
+                    use_one(j, i, first + i);
+                }
+                continue;
+            }
 #pragma GCC unroll 8
             for (int i = 0; i < kPerDword; ++i) {
                 if (i < left) {
-                    store(columns + i * kChunk,
-                          fma(to_float(dword & mask), meaning.scale, meaning.shift));
+                    use_one(j, i, first + i);
                 }
-                dword = dword >> kBits;
             }
         }
     }
 }
 
-// Decodes the keys of up to kChunk slots, transposed: tile (head_dim, kChunk).
-inline void decode_keys(const Record& layout, const Records& records, std::uint8_t* copy,
+// The same for the coefficients of all parts.
+template <int kCount, typename Use>
+inline void each_coefficient(const Record& layout, const std::uint8_t* records, const Use& use) {
+    std::int64_t before = 0;
+    for (const RecordPart& part : layout.parts) {
+        const auto use_part = [&](std::int64_t k, const F(&keys)[kCount]) {
+            use(before + k, keys);
+        };
+        if (part.rank > 0 && part.bits == 4) {
+            each_coefficient<4, kCount>(layout, part, records, use_part);
+        } else if (part.rank > 0) {
+            each_coefficient<8, kCount>(layout, part, records, use_part);
+        }
+        before += part.rank;
+    }
+}
+
+// Decodes the keys of `slots` slots, transposed: tile (head_dim, kChunk).
+inline void decode_keys(const Record& layout, const std::uint8_t* records, std::int64_t slots,
                         float* tile) {
-    for (std::int64_t slot = 0; slot < kChunk; slot += kLanes) {
-        const std::uint8_t* sixteen = sixteen_records(layout, records, slot, copy);
-        float* out = tile + slot;
-        for (const RecordPart& part : layout.parts) {
-            if (part.rank > 0 && part.bits == 4) {
-                decode_columns<4>(layout, part, sixteen, out);
-            } else if (part.rank > 0) {
-                decode_columns<8>(layout, part, sixteen, out);
-            }
-            out += part.rank * kChunk;
+    for (std::int64_t slot = 0; slot < slots; slot += kLanes) {
+        each_coefficient<1>(
+            layout, records + slot * layout.bytes,
+            [&](std::int64_t k, const F(&keys)[1]) { store(tile + k * kChunk + slot, keys[0]); });
+    }
+}
+
+// What the integers of one part mean in sixteen records, record by record, with the shifts of a
+// record for even and for odd coefficients.
+struct Meanings {
+    float scales[kLanes], shifts[2 * kLanes];
+};
+
+// A record that is not shown is all zeros: it may hold anything, and 0 · infinity is NaN. `shown`
+// is null if all are.
+template <int kBits>
+inline Meanings meanings_of(const Record& layout, const RecordPart& part,
+                            const std::uint8_t* records, const float* shown) {
+    const Meaning meaning = meaning_of<kBits>(layout, part, records);
+    Meanings all;
+    float odd[kLanes], even[kLanes];
+    store(all.scales, meaning.scale);
+    store(odd, meaning.shifts[0]);
+    store(even, meaning.shifts[1]);
+    for (int i = 0; i < kLanes; ++i) {
+        all.shifts[2 * i] = even[i];
+        all.shifts[2 * i + 1] = odd[i];
+    }
+    for (int i = 0; i < kLanes && shown != nullptr; ++i) {
+        if (shown[i] == 0.0f) {
+            all.scales[i] = all.shifts[2 * i] = all.shifts[2 * i + 1] = 0.0f;
         }
     }
+    return all;
+}
+
+// Sixteen coefficients of record `i`. Lanes are coefficients.
+template <int kBits>
+inline F coefficients(const std::uint8_t* packed, const Meanings& meanings, int i) {
+    const F scale = broadcast(meanings.scales[i]);
+    const F shift = alternate(meanings.shifts + 2 * i);
+    if (kBits == 8) {
+        return fma(to_float(load_bytes(packed)), scale, shift);
+    }
+    constexpr std::int32_t kMasks[2] = {15 << kPlaces[1], 15 << kPlaces[0]};
+    constexpr std::int32_t kBases[2] = {kExponents[1], kExponents[0]};
+    const I bits = and_or(spread_nibbles(packed), alternate(kMasks), alternate(kBases));
+    return fma(as_float(bits), scale, shift);
 }
 
 // Decodes one part of sixteen records, record by record: out[slot * stride + k].
 template <int kBits>
 inline void decode_rows(const Record& layout, const RecordPart& part, const std::uint8_t* records,
-                        std::int64_t stride, float* out) {
-    float scales[kLanes], shifts[kLanes];
-    const Meaning meaning = meaning_of(layout, part, records);
-    store(scales, meaning.scale);
-    store(shifts, meaning.shift);
-    for (std::int64_t i = 0; i < kLanes; ++i) {
-        const F scale = broadcast(scales[i]), shift = broadcast(shifts[i]);
+                        const Meanings& meanings, std::int64_t stride, float* out) {
+    for (int i = 0; i < kLanes; ++i) {
         const std::uint8_t* values = records + i * layout.bytes + part.values;
         for (std::int64_t k = 0; k < part.rank; k += kLanes) {
-            const I integers = kBits == 4 ? load_nibbles(values + k / 2) : load_bytes(values + k);
-            store_first(out + i * stride + k, fma(to_float(integers), scale, shift), part.rank - k);
+            const F row = coefficients<kBits>(values + k * kBits / 8, meanings, i);
+            store_first(out + i * stride + k, row, part.rank - k);
         }
     }
 }
 
-// Decodes the values of up to kChunk slots: tile (kChunk, padded_dim). Missing slots are zero.
-inline void decode_values(const Record& layout, const Records& records, std::int64_t stride,
-                          std::uint8_t* copy, float* tile) {
-    for (std::int64_t slot = 0; slot < kChunk; slot += kLanes) {
-        const std::uint8_t* sixteen = sixteen_records(layout, records, slot, copy);
+// Decodes the values of `slots` slots: tile (kChunk, padded_dim). `shown` as for meanings_of.
+inline void decode_values(const Record& layout, const std::uint8_t* records, std::int64_t slots,
+                          const float* shown, std::int64_t stride, float* tile) {
+    for (std::int64_t slot = 0; slot < slots; slot += kLanes) {
+        const std::uint8_t* sixteen = records + slot * layout.bytes;
+        const float* seen = shown == nullptr ? nullptr : shown + slot;
         float* out = tile + slot * stride;
         for (const RecordPart& part : layout.parts) {
             if (part.rank > 0 && part.bits == 4) {
-                decode_rows<4>(layout, part, sixteen, stride, out);
+                decode_rows<4>(layout, part, sixteen, meanings_of<4>(layout, part, sixteen, seen),
+                               stride, out);
             } else if (part.rank > 0) {
-                decode_rows<8>(layout, part, sixteen, stride, out);
+                decode_rows<8>(layout, part, sixteen, meanings_of<8>(layout, part, sixteen, seen),
+                               stride, out);
             }
             out += part.rank;
         }

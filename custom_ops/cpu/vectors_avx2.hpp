@@ -24,6 +24,12 @@ inline void store(float* p, F x) {
     _mm256_storeu_ps(p, x.a);
     _mm256_storeu_ps(p + 8, x.b);
 }
+inline void store_half(float* p, F x) { _mm256_storeu_ps(p, x.a); }
+inline F alternate(const float* pair) {
+    double both;
+    __builtin_memcpy(&both, pair, sizeof both);
+    return {_mm256_castpd_ps(_mm256_set1_pd(both)), _mm256_castpd_ps(_mm256_set1_pd(both))};
+}
 
 inline F operator+(F x, F y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
 inline F operator-(F x, F y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
@@ -44,6 +50,11 @@ inline I load(const std::int32_t* p) {
             _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 8))};
 }
 inline I broadcast(std::int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+inline I alternate(const std::int32_t* pair) {
+    long long both;
+    __builtin_memcpy(&both, pair, sizeof both);
+    return {_mm256_set1_epi64x(both), _mm256_set1_epi64x(both)};
+}
 inline void store(std::int32_t* p, I x) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x.a);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), x.b);
@@ -54,6 +65,10 @@ inline I operator*(I x, I y) {
     return {_mm256_mullo_epi32(x.a, y.a), _mm256_mullo_epi32(x.b, y.b)};
 }
 inline I operator&(I x, I y) { return {_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)}; }
+inline I and_or(I x, I y, I z) {
+    return {_mm256_or_si256(_mm256_and_si256(x.a, y.a), z.a),
+            _mm256_or_si256(_mm256_and_si256(x.b, y.b), z.b)};
+}
 inline I operator<<(I x, int n) { return {_mm256_slli_epi32(x.a, n), _mm256_slli_epi32(x.b, n)}; }
 inline I operator>>(I x, int n) { return {_mm256_srli_epi32(x.a, n), _mm256_srli_epi32(x.b, n)}; }
 
@@ -81,14 +96,17 @@ inline I load_bytes(const std::uint8_t* p) {
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
     return {_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))};
 }
-inline I load_nibbles(const std::uint8_t* p) {
-    const __m256i shifts = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
-    const __m256i mask = _mm256_set1_epi32(15);
-    std::int32_t first, second;
-    __builtin_memcpy(&first, p, 4);
-    __builtin_memcpy(&second, p + 4, 4);
-    return {_mm256_and_si256(_mm256_srlv_epi32(_mm256_set1_epi32(first), shifts), mask),
-            _mm256_and_si256(_mm256_srlv_epi32(_mm256_set1_epi32(second), shifts), mask)};
+inline I spread_nibbles(const std::uint8_t* p) {
+    // Bytes 2 and 5, 10 and 13 of each half are two bytes of p; -1 gives zero.
+    const __m256i source =
+        _mm256_setr_epi8(-1, -1, 0, -1, -1, 0, -1, -1, -1, -1, 1, -1, -1, 1, -1, -1,  //
+                         -1, -1, 2, -1, -1, 2, -1, -1, -1, -1, 3, -1, -1, 3, -1, -1);
+    const __m256i four = _mm256_set1_epi8(4);
+    long long bytes;
+    __builtin_memcpy(&bytes, p, 8);
+    const __m256i packed = _mm256_set1_epi64x(bytes);
+    return {_mm256_shuffle_epi8(packed, source),
+            _mm256_shuffle_epi8(packed, _mm256_or_si256(source, four))};
 }
 
 inline F load(const std::uint16_t* half) {

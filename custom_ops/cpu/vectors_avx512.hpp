@@ -21,6 +21,12 @@ inline F load(const float* p) { return {_mm512_loadu_ps(p)}; }
 inline F broadcast(float x) { return {_mm512_set1_ps(x)}; }
 inline F zero() { return {_mm512_setzero_ps()}; }
 inline void store(float* p, F x) { _mm512_storeu_ps(p, x.v); }
+inline void store_half(float* p, F x) { _mm256_storeu_ps(p, _mm512_castps512_ps256(x.v)); }
+inline F alternate(const float* pair) {
+    long long both;
+    __builtin_memcpy(&both, pair, sizeof both);
+    return {_mm512_castsi512_ps(_mm512_set1_epi64(both))};
+}
 
 inline F operator+(F x, F y) { return {_mm512_add_ps(x.v, y.v)}; }
 inline F operator-(F x, F y) { return {_mm512_sub_ps(x.v, y.v)}; }
@@ -35,11 +41,20 @@ inline F round(F x) {
 
 inline I load(const std::int32_t* p) { return {_mm512_loadu_si512(p)}; }
 inline I broadcast(std::int32_t x) { return {_mm512_set1_epi32(x)}; }
+inline I alternate(const std::int32_t* pair) {
+    long long both;
+    __builtin_memcpy(&both, pair, sizeof both);
+    return {_mm512_set1_epi64(both)};
+}
 inline void store(std::int32_t* p, I x) { _mm512_storeu_si512(p, x.v); }
 inline I operator+(I x, I y) { return {_mm512_add_epi32(x.v, y.v)}; }
 inline I operator-(I x, I y) { return {_mm512_sub_epi32(x.v, y.v)}; }
 inline I operator*(I x, I y) { return {_mm512_mullo_epi32(x.v, y.v)}; }
 inline I operator&(I x, I y) { return {_mm512_and_si512(x.v, y.v)}; }
+inline I and_or(I x, I y, I z) {
+    constexpr int kAndOr = 0xEA;  // bit 4 x + 2 y + z of it is (x & y) | z
+    return {_mm512_ternarylogic_epi32(x.v, y.v, z.v, kAndOr)};
+}
 inline I operator<<(I x, int n) { return {_mm512_slli_epi32(x.v, static_cast<unsigned>(n))}; }
 inline I operator>>(I x, int n) { return {_mm512_srli_epi32(x.v, static_cast<unsigned>(n))}; }
 
@@ -56,14 +71,16 @@ inline void store_words(std::uint16_t* p, I x) {
 inline I load_bytes(const std::uint8_t* p) {
     return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
 }
-inline I load_nibbles(const std::uint8_t* p) {
-    const __m512i shifts =
-        _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
-    const __m512i source = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+inline I spread_nibbles(const std::uint8_t* p) {
+    // Bytes 2 and 5, 10 and 13 of each quarter are two bytes of p; -1 gives zero.
+    const __m512i first = _mm512_broadcast_i32x4(
+        _mm_setr_epi8(-1, -1, 0, -1, -1, 0, -1, -1, -1, -1, 1, -1, -1, 1, -1, -1));
+    constexpr long long kTwo = 0x0202020202020202;
+    const __m512i quarter =
+        _mm512_setr_epi64(0, 0, kTwo, kTwo, 2 * kTwo, 2 * kTwo, 3 * kTwo, 3 * kTwo);
     long long bytes;
     __builtin_memcpy(&bytes, p, 8);
-    const __m512i spread = _mm512_permutexvar_epi32(source, _mm512_set1_epi64(bytes));
-    return {_mm512_and_si512(_mm512_srlv_epi32(spread, shifts), _mm512_set1_epi32(15))};
+    return {_mm512_shuffle_epi8(_mm512_set1_epi64(bytes), _mm512_or_si512(first, quarter))};
 }
 
 inline F load(const std::uint16_t* half) {

@@ -32,6 +32,14 @@ inline void store(float* p, F x) {
         vst1q_f32(p + 4 * i, x.v[i]);
     }
 }
+inline void store_half(float* p, F x) {
+    vst1q_f32(p, x.v[0]);
+    vst1q_f32(p + 4, x.v[1]);
+}
+inline F alternate(const float* pair) {
+    const float32x2_t both = vld1_f32(pair);
+    RESQ_EACH_VECTOR(F, vcombine_f32(both, both));
+}
 
 inline F operator+(F a, F b) { RESQ_EACH_VECTOR(F, vaddq_f32(a.v[i], b.v[i])); }
 inline F operator-(F a, F b) { RESQ_EACH_VECTOR(F, vsubq_f32(a.v[i], b.v[i])); }
@@ -59,6 +67,13 @@ inline I operator+(I a, I b) { RESQ_EACH_VECTOR(I, vaddq_s32(a.v[i], b.v[i])); }
 inline I operator-(I a, I b) { RESQ_EACH_VECTOR(I, vsubq_s32(a.v[i], b.v[i])); }
 inline I operator*(I a, I b) { RESQ_EACH_VECTOR(I, vmulq_s32(a.v[i], b.v[i])); }
 inline I operator&(I a, I b) { RESQ_EACH_VECTOR(I, vandq_s32(a.v[i], b.v[i])); }
+inline I alternate(const std::int32_t* pair) {
+    const int32x2_t both = vld1_s32(pair);
+    RESQ_EACH_VECTOR(I, vcombine_s32(both, both));
+}
+inline I and_or(I a, I b, I c) {
+    RESQ_EACH_VECTOR(I, vorrq_s32(vandq_s32(a.v[i], b.v[i]), c.v[i]));
+}
 inline I operator<<(I a, int n) { RESQ_EACH_VECTOR(I, vshlq_s32(a.v[i], vdupq_n_s32(n))); }
 // A left shift of unsigned lanes by -n, which fills with zeros.
 inline I operator>>(I a, int n) {
@@ -89,10 +104,15 @@ inline I widen(uint8x16_t bytes) {
     RESQ_EACH_VECTOR(I, vreinterpretq_s32_u32(vmovl_u16(words[i])));
 }
 inline I load_bytes(const std::uint8_t* p) { return widen(vld1q_u8(p)); }
-inline I load_nibbles(const std::uint8_t* p) {
-    const uint8x8_t packed = vld1_u8(p);
-    const uint8x8_t even = vand_u8(packed, vdup_n_u8(15)), odd = vshr_n_u8(packed, 4);
-    return widen(vcombine_u8(vzip1_u8(even, odd), vzip2_u8(even, odd)));
+inline I spread_nibbles(const std::uint8_t* p) {
+    // Bytes 2 and 5, 10 and 13 of the first register are bytes 0 and 1 of p; 255 gives zero.
+    constexpr std::uint8_t kSource[16] = {255, 255, 0, 255, 255, 0, 255, 255,
+                                          255, 255, 1, 255, 255, 1, 255, 255};
+    const uint8x16_t packed = vcombine_u8(vld1_u8(p), vdup_n_u8(0)), source = vld1q_u8(kSource);
+    // Saturates: 255 stays.
+    RESQ_EACH_VECTOR(I,
+                     vreinterpretq_s32_u8(vqtbl1q_u8(
+                         packed, vqaddq_u8(source, vdupq_n_u8(static_cast<std::uint8_t>(2 * i))))));
 }
 
 inline F load(const std::uint16_t* half) {

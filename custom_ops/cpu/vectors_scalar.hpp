@@ -32,6 +32,10 @@ inline F load(const float* p) { RESQ_EACH_LANE(F, p[i]); }
 inline F broadcast(float x) { RESQ_EACH_LANE(F, x); }
 inline F zero() { return broadcast(0.0f); }
 inline void store(float* p, F x) { std::memcpy(p, x.lane, sizeof x.lane); }
+// The first eight lanes.
+inline void store_half(float* p, F x) { std::memcpy(p, x.lane, sizeof x.lane / 2); }
+// Two numbers in turns: the first in even lanes.
+inline F alternate(const float* pair) { RESQ_EACH_LANE(F, pair[i % 2]); }
 
 inline F operator+(F a, F b) { RESQ_EACH_LANE(F, a.lane[i] + b.lane[i]); }
 inline F operator-(F a, F b) { RESQ_EACH_LANE(F, a.lane[i] - b.lane[i]); }
@@ -51,6 +55,9 @@ inline I operator+(I a, I b) { RESQ_EACH_LANE(I, a.lane[i] + b.lane[i]); }
 inline I operator-(I a, I b) { RESQ_EACH_LANE(I, a.lane[i] - b.lane[i]); }
 inline I operator*(I a, I b) { RESQ_EACH_LANE(I, a.lane[i] * b.lane[i]); }
 inline I operator&(I a, I b) { RESQ_EACH_LANE(I, a.lane[i] & b.lane[i]); }
+inline I alternate(const std::int32_t* pair) { RESQ_EACH_LANE(I, pair[i % 2]); }
+// (a & b) | c
+inline I and_or(I a, I b, I c) { RESQ_EACH_LANE(I, (a.lane[i] & b.lane[i]) | c.lane[i]); }
 inline I operator<<(I a, int n) {
     RESQ_EACH_LANE(I, static_cast<std::int32_t>(static_cast<std::uint32_t>(a.lane[i]) << n));
 }
@@ -88,11 +95,13 @@ inline I load_bytes(const std::uint8_t* p) {
     }
     return r;
 }
-// Sixteen 4-bit values in eight bytes, the even one of each byte in its low nibble.
-inline I load_nibbles(const std::uint8_t* p) {
+// Sixteen 4-bit values in eight bytes, the even one of each byte in its low nibble: an even lane
+// has its byte in bits 16 to 23, an odd lane in bits 8 to 15, so its own nibble begins at bit 16
+// or 12.
+inline I spread_nibbles(const std::uint8_t* p) {
     I r;
     for (int i = 0; i < kLanes; ++i) {
-        r.lane[i] = (p[i / 2] >> (i % 2 * 4)) & 15;
+        r.lane[i] = p[i / 2] << (i % 2 == 0 ? 16 : 8);
     }
     return r;
 }

@@ -2,6 +2,7 @@
 // and threads when it runs. Anything invalid is thrown as a Refusal.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstddef>
@@ -96,7 +97,7 @@ class NodeContext {
             }
             return;
         }
-        Shared<Task> shared{task, std::this_thread::get_id(), Clock::now(), {}, 0, false};
+        Shared<Task> shared{task, std::this_thread::get_id(), Clock::now(), {}, {}, 0, false};
         shared.last_end = shared.start;
         parallel_for(static_cast<std::size_t>(total), static_cast<std::size_t>(batches),
                      Shared<Task>::run, &shared);
@@ -105,8 +106,9 @@ class NodeContext {
         }
         if (shared.own_tasks > 0) {
             const Clock::time_point now = Clock::now();
-            report_wait(now - shared.last_end, (shared.last_end - shared.start) / shared.own_tasks,
-                        now);
+            report_times({shared.own_tasks, shared.last_end - shared.start, shared.longest,
+                          now - shared.last_end},
+                         now);
         }
     }
 
@@ -118,6 +120,7 @@ class NodeContext {
         const std::thread::id caller;
         const Clock::time_point start;
         Clock::time_point last_end;
+        Clock::duration longest;
         int own_tasks;
         std::atomic<bool> failed;
 
@@ -129,7 +132,9 @@ class NodeContext {
                 all->failed = true;
             }
             if (std::this_thread::get_id() == all->caller) {
-                all->last_end = Clock::now();
+                const Clock::time_point now = Clock::now();
+                all->longest = std::max(all->longest, now - all->last_end);
+                all->last_end = now;
                 ++all->own_tasks;
             }
         }

@@ -291,10 +291,11 @@ Case any_options(std::int64_t dim, std::int64_t heads_per_kv, const Lengths& len
 void compare_attentions(Contest& contest, bool quick) {
     Random random(4);
     for (const std::int64_t dim : {8, 16, 64, 80, 128, 256}) {
-        for (const std::int64_t heads_per_kv : {1, 2, 3}) {
+        // Few rows take another path than many (kDirectRows): 1 to 8 rows are few, 9 are many.
+        for (const std::int64_t heads_per_kv : {1, 2, 3, 7, 8}) {
             for (const Lengths& lengths : kLengths) {
                 for (int time = 0; time < 3; ++time) {
-                    if (quick && !random.one_in(12)) {
+                    if ((quick && !random.one_in(12)) || (heads_per_kv > 3 && lengths.tokens > 2)) {
                         continue;
                     }
                     const Case c = any_options(dim, heads_per_kv, lengths, random);

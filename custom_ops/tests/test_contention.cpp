@@ -1,4 +1,4 @@
-// test_contention: which waits make later calls work alone, and for how long.
+// test_contention: which waits and tasks make later calls work alone, and for how long.
 //
 // Prints each fact that is false, and exits with 1 if there is any.
 #include <chrono>
@@ -22,6 +22,16 @@ void expect(bool fact, const char* sentence) {
     }
 }
 
+// Ends a call of ten tasks on the calling thread, each as long as `task`, and then a wait.
+void report_wait(Clock::duration wait, Clock::duration task, Clock::time_point now) {
+    resq::ort::report_times({10, 10 * task, task, wait}, now);
+}
+
+// Ends a call of ten tasks, the last of which is longer than the others, without a wait.
+void report_task(Clock::duration longest, Clock::duration task, Clock::time_point now) {
+    resq::ort::report_times({10, 9 * task + longest, longest, Clock::duration(0)}, now);
+}
+
 // The first moment from `now` on, in steps of a millisecond, at which calls share their work.
 Clock::time_point together_again(Clock::time_point now) {
     while (resq::ort::works_alone(now)) {
@@ -33,7 +43,6 @@ Clock::time_point together_again(Clock::time_point now) {
 }  // namespace
 
 int main() {
-    using resq::ort::report_wait;
     using resq::ort::works_alone;
     Clock::time_point now = Clock::time_point() + hours(1);  // no real time passes
     const auto wait_twice = [&] {
@@ -68,6 +77,16 @@ int main() {
         wait_twice();
         expect(rest() <= milliseconds(1600), "and never for more than 1.6 seconds");
     }
+    now += milliseconds(500);
+    for (int i = 0; i < 3; ++i) {
+        report_task(microseconds(900), microseconds(1), now);
+        report_task(milliseconds(9), milliseconds(1), now);
+        resq::ort::report_times({1, milliseconds(9), milliseconds(9), Clock::duration(0)}, now);
+    }
+    expect(!works_alone(now), "a task of its own may be longer than the others, or the only one");
+    report_task(milliseconds(3), microseconds(10), now);
+    report_task(milliseconds(3), microseconds(10), now += milliseconds(10));
+    expect(works_alone(now), "but not by milliseconds that others do not take, twice");
     std::printf("contention: %s\n", all_true ? "all facts true" : "FAILED");
     return all_true ? 0 : 1;
 }

@@ -28,6 +28,11 @@ type (`library.CPU_DTYPES`)."""
 DATA_FOLDER: Final = "session.model_external_initializers_file_folder_path"
 """Session option: the folder of the external data of a graph that is loaded from memory."""
 
+MOST_SPINNING_US: Final = 1000
+"""Microseconds for which a thread that waits for work spins: within a token, more comes earlier. By
+default threads spin for much longer, and take a core from the one that works if another program
+keeps the others busy."""
+
 MAX_THREADS: Final = 4 * max(os.cpu_count() or 1, 16)
 """Largest number of threads per operator: more than the cores can use only wait for each other, and
 thousands take minutes to start."""
@@ -69,8 +74,8 @@ def create_session(
         provider: `cpu`, or `cuda` for a GPU.
         kernels: Whether the compiled ai.resq operators run, instead of the functions in the
             file.
-        spinning: Whether a thread that waits for work spins instead of sleeping. That is faster if
-            the cores are free, and slows down other programs that need them.
+        spinning: Whether a thread that waits for work spins, for a millisecond, before it sleeps.
+            That is faster if the cores are free, and slows down other programs that need them.
         optimise: Whether ONNX Runtime may rewrite the graph.
         fold_weights: Whether ONNX Runtime dequantises the weights once, when it opens the
             file, instead of in each run. A token then takes a third to a half of the time, but each
@@ -137,6 +142,8 @@ def _options(threads: int | None, spinning: bool, optimise: bool, fold_weights: 
         options.intra_op_num_threads = threads
     if not spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    else:
+        options.add_session_config_entry("session.intra_op.spin_duration_us", f"{MOST_SPINNING_US}")
     if fold_weights:
         # ONNX Runtime keeps a DequantizeLinear for its QDQ fusions, which no per-token scale
         # ever matches, unless it is told that there are none; then it is a constant like others.

@@ -172,6 +172,7 @@ def test_options_reach_the_session(tmp_path: Path) -> None:
     assert options.get_session_config_entry("session.disable_quant_qdq") == "1"
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
     plain = create_session(path, fold_weights=False, optimise=False).get_session_options()
+    assert plain.get_session_config_entry("session.intra_op.spin_duration_us") == "1000"
     assert plain.graph_optimization_level.name == "ORT_DISABLE_ALL"
     for entry in ("session.disable_quant_qdq", "session.intra_op.allow_spinning"):
         with pytest.raises(Exception, match=entry):
