@@ -23,6 +23,7 @@ SLOW: Final = (
     "tests/custom_ops/test_bounds.py",
     "tests/custom_ops/test_concurrency.py",
     "tests/end_to_end/",
+    "tests/evaluation/test_faults.py",
     "tests/handoff/",
     "tests/harness/",
     "tests/runtime/test_telemetry.py",
