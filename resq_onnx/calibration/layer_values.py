@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -28,6 +28,7 @@ def half_values(
         out: The role of a half layer's last linear layer, a key of `HALVES`.
         stream: The residual stream before the layer, (B, S, D).
     """
+    first = list(dict.fromkeys(layout.family.stored_in(role) for role in HALVES[out]))
     joined: dict[str, torch.Tensor] = {}
     ends: list[torch.Tensor] = []
 
@@ -38,20 +39,12 @@ def half_values(
         ends.extend((inputs[0], output))
 
     with model.layer(layer) as module, torch.inference_mode(), ExitStack() as hooks:
-        for name in _modules(layout, HALVES[out]):
+        for name in first:
             hook = module.get_submodule(name).register_forward_hook(keep(name))
             hooks.callback(hook.remove)
         last = module.get_submodule(getattr(layout.family, out))
         hooks.callback(last.register_forward_hook(keep_ends).remove)
         hidden = torch.from_numpy(np.array(stream)).to(model.device)
         model.calls(*stream.shape[:2])[layer].run(module, hidden)
-    parts = [joined[name] for name in _modules(layout, HALVES[out])]
+    parts = [joined[name] for name in first]
     return [one.cpu().numpy() for one in (torch.cat(parts, dim=-1), *ends)]
-
-
-def _modules(layout: ModelLayout, roles: Sequence[str]) -> list[str]:
-    """The modules of a layer that compute these roles: one for all of them if they are fused."""
-    for name, fused in layout.family.fused.items():
-        if tuple(roles) == fused:
-            return [name]
-    return [getattr(layout.family, role) for role in roles]

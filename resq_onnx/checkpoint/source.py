@@ -169,28 +169,28 @@ class ModelSource:
 def _expected_shapes(layout: ModelLayout) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Names and shapes of the weights that every family has."""
     family, hidden = layout.family, layout.hidden_size
-    heads, kv_heads = (n * layout.head_dim for n in (layout.num_heads, layout.num_kv_heads))
     yield f"{family.embedding}.weight", (layout.vocab_size, hidden)
     yield f"{family.final_norm}.weight", (hidden,)
     if not layout.tied:
         yield f"{family.head}.weight", (layout.vocab_size, hidden)
+    rows = layout.outputs_of
     shapes: dict[str, tuple[int, ...]] = {
         "attention_norm": (hidden,),
-        "query": (heads, hidden),
-        "key": (kv_heads, hidden),
-        "value": (kv_heads, hidden),
-        "attention_out": (hidden, heads),
+        "query": (rows("query"), hidden),
+        "key": (rows("key"), hidden),
+        "value": (rows("value"), hidden),
+        "attention_out": (hidden, rows("query")),
         "mlp_norm": (hidden,),
-        "gate": (layout.intermediate_size, hidden),
-        "up": (layout.intermediate_size, hidden),
-        "down": (hidden, layout.intermediate_size),
+        "gate": (rows("gate"), hidden),
+        "up": (rows("up"), hidden),
+        "down": (hidden, rows("up")),
     }
     shapes |= dict.fromkeys(layout.post_norms, (hidden,))
     if layout.norms_heads:
         shapes |= {"query_norm": (layout.head_dim,), "key_norm": (layout.head_dim,)}
     for name, roles in family.fused.items():
         parts = [shapes.pop(role) for role in roles]
-        shapes[name] = (sum(rows for rows, *_ in parts), hidden)
+        shapes[name] = (sum(count for count, *_ in parts), hidden)
     for layer in range(layout.num_layers):
         for role, shape in shapes.items():
             stored = f"{family.layer.format(layer)}.{role}"

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from resq_onnx.runtime.tokenizer import Tokenizer
 
 MOST_GUESSES = 15
-"""Guesses at a time; with the token before them 16 rows, as many as the kernels run for little more
-than one."""
+"""Guesses at a time: with the token before them 16 rows, which take SmolLM2 3.7 times as long as
+one on AVX-512."""
 
 
 @click.command(context_settings={"show_default": True})

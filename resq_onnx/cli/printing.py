@@ -72,9 +72,8 @@ def print_benchmark(
 ) -> None:
     """Print a row per model; the others are compared with the first."""
     if as_json:
-        models = [_benchmark_row(speed, speeds[0]) for speed in speeds]
-        asked = {"workload": dataclasses.asdict(workload), "machine": dataclasses.asdict(machine)}
-        print_json(out, {**asked, "models": models})
+        rows = [_benchmark_row(speed, speeds[0]) for speed in speeds]
+        _print_measured(out, workload, machine, rows)
         return
     print_line(_where(workload, machine), to=out)
     table = Table(title=_benchmark_title(workload, len(speeds[0].prefill)), title_justify="left")
@@ -105,12 +104,19 @@ def print_node_times(
 ) -> None:
     """Print a table per model: a row per kind of node, then the rest and the sum."""
     if as_json:
-        asked = {"workload": dataclasses.asdict(workload), "machine": dataclasses.asdict(machine)}
-        print_json(out, {**asked, "models": [dataclasses.asdict(model) for model in models]})
+        _print_measured(out, workload, machine, [dataclasses.asdict(model) for model in models])
         return
     print_line(_where(workload, machine), to=out)
     for model in models:
         out.print(_node_table(model, workload))
+
+
+def _print_measured(
+    out: Console, workload: Workload, machine: Machine, models: Sequence[dict[str, Any]]
+) -> None:
+    """Print as JSON what was measured of each model, by which work, and where."""
+    asked = {"workload": dataclasses.asdict(workload), "machine": dataclasses.asdict(machine)}
+    print_json(out, {**asked, "models": models})
 
 
 def _node_table(model: NodeTimes, workload: Workload) -> Table:

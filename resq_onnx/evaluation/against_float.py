@@ -132,15 +132,17 @@ def compare_with_float(
     """
     width = expected.stream.shape[-1]
     noise, tally = LayerNoise(np.eye(width) if basis is None else basis), DistanceTally()
-    places = itertools.count()
-    for found in observations:  # enumerate() and zip() would hold one until the next is there
-        place = next(places)
+    remaining = iter(observations)
+    for place, ids in enumerate(token_ids):
+        found = next(remaining)  # zip() would hold it until the next is there
         pair = expected.logits[place], found.logits[0]
-        tally.add(*pair, *(token_losses(logits[:-1], token_ids[place, 1:]) for logits in pair))
+        tally.add(*pair, *(token_losses(logits[:-1], ids[1:]) for logits in pair))
         noise.add(expected.stream[:, place], found.stream[:, 0])
         del found, pair
         for array in (expected.logits, expected.stream):
             flush(array)
+    if next(remaining, None) is not None:
+        raise ValueError("there are more observations than sequences")
     return Quality(
         distance=tally.distance(),
         tokens=token_ids.size,

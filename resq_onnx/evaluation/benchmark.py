@@ -89,8 +89,7 @@ def benchmark(
     decoders = [open_decoder(path, workload) for path in paths]
     # The same prompt for all models: ids below the smallest vocabulary.
     vocabulary = min(decoder.signature.vocabulary or 1 for decoder in decoders)
-    random = np.random.default_rng(0)
-    prompt = random.integers(0, vocabulary, (1, workload.prompt_tokens))
+    prompt = workload.prompt(vocabulary)
     for decoder in decoders:
         _warm_up(decoder, prompt, workload)
         advance()

@@ -94,7 +94,6 @@ def _in_graph(measured: ReferenceMeasurements, layer: int, name: str, x: Array) 
 
 def _name(layout: ModelLayout, layer: int, role: str) -> str:
     """The module that computes a role, as the checkpoint has it."""
-    for name, roles in layout.family.fused.items():
-        if role in roles:
-            return f"{layout.family.layer.format(layer)}.{name} ({role})"
-    return layout.module(layer, role)
+    name = layout.family.stored_in(role)
+    which = f" ({role})" if name in layout.family.fused else ""
+    return f"{layout.family.layer.format(layer)}.{name}{which}"

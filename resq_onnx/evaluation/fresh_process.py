@@ -15,8 +15,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from resq_onnx.errors import ResqError
 from resq_onnx.evaluation.workload import Workload, decoder_on, open_session, run_once
 from resq_onnx.resources import peak_bytes
@@ -64,8 +62,5 @@ def main() -> None:
     load_seconds = time.perf_counter() - start
     decoder = decoder_on(session, path, workload)
     assert decoder.signature.vocabulary is not None
-    prompt = np.random.default_rng(0).integers(
-        0, decoder.signature.vocabulary, (1, workload.prompt_tokens)
-    )
-    run_once(decoder, prompt, workload.new_tokens)
+    run_once(decoder, workload.prompt(decoder.signature.vocabulary), workload.new_tokens)
     print(json.dumps(dataclasses.asdict(Footprint(load_seconds, peak_bytes()))))

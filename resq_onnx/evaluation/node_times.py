@@ -13,8 +13,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-import numpy as np
-
 from resq_onnx.errors import ResqError
 from resq_onnx.evaluation.workload import Workload, decoder_on, open_session, run_once
 from resq_onnx.graph.inspection import LAYER
@@ -85,8 +83,7 @@ def node_times(path: Path, workload: Workload, repeat: int) -> NodeTimes:
     with tempfile.TemporaryDirectory() as folder:
         session = open_session(path, workload, profile=Path(folder) / "profile")
         decoder = decoder_on(session, path, workload)
-        vocabulary = decoder.signature.vocabulary or 1
-        prompt = np.random.default_rng(0).integers(0, vocabulary, (1, workload.prompt_tokens))
+        prompt = workload.prompt(decoder.signature.vocabulary or 1)
         for _ in range(repeat + 1):
             run_once(decoder, prompt, workload.new_tokens)
         events = json.loads(Path(session.end_profiling()).read_text())

@@ -50,6 +50,10 @@ class Workload:
         """Tokens in the cache at the end."""
         return self.prompt_tokens + self.new_tokens
 
+    def prompt(self, vocabulary: int) -> NDArray[np.int64]:
+        """The prompt, (1, prompt_tokens): random ids below `vocabulary`, always the same."""
+        return np.random.default_rng(0).integers(0, vocabulary, (1, self.prompt_tokens))
+
 
 @dataclass(frozen=True)
 class Timing:

@@ -119,6 +119,11 @@ class Family:
     partly_rotary: bool = False
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
+    def stored_in(self, role: str) -> str:
+        """The module of a layer that computes a role in the checkpoint: its own, or a fused one."""
+        fused = (name for name, roles in self.fused.items() if role in roles)
+        return next(fused, None) or str(getattr(self, role))
+
 
 QWEN_DEFAULTS: Final = {"max_window_layers": 28, "sliding_window": 4096}
 
