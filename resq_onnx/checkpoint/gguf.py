@@ -41,7 +41,9 @@ def unpack_gguf(file: Path, folder: Path) -> None:
             config = AutoConfig.for_model(**described["config"])
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+            tokenizer = AutoTokenizer.from_pretrained(
+                file.parent, gguf_file=file.name, tokenizer_type=_tokenizer_type(config)
+            )
             _write_weights(file, folder / "model.safetensors", model, described)
         # The config may still say the weights are GGUF's; they are plain float32 from here on.
         if hasattr(model.config, "quantization_config"):
@@ -51,6 +53,13 @@ def unpack_gguf(file: Path, folder: Path) -> None:
         model.generation_config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     _write_licence(file, folder)
+
+
+def _tokenizer_type(config: Any) -> str | None:
+    """The model type, if it has a tokenizer; AutoTokenizer would read the whole file to find it."""
+    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
+
+    return config.model_type if TOKENIZER_MAPPING_NAMES.get(config.model_type) else None
 
 
 def _write_weights(file: Path, target: Path, model: Any, described: dict[str, Any]) -> None:
@@ -75,7 +84,7 @@ def _write_weights(file: Path, target: Path, model: Any, described: dict[str, An
     (architecture, *_) = conversion.read_field(reader, "general.architecture")
     kind: Any = conversion.TENSOR_PROCESSORS.get(architecture, conversion.TensorProcessor)
     processor = kind(config=described["config"])
-    names = conversion.get_gguf_hf_weights_map(model, processor)
+    names = conversion.get_gguf_hf_weights_map(_WithoutChildren(model), processor)
     missing = set(shapes)
     tensors = {name: ("F32", shape) for name, shape in shapes.items()}
     with tensor_file(target, tensors, {"format": "pt"}) as output:
@@ -98,6 +107,20 @@ def _write_weights(file: Path, target: Path, model: Any, described: dict[str, An
             missing.discard(name)
     if missing:
         raise ValueError(f"it has no tensor for {min(missing)}")
+
+
+class _WithoutChildren:
+    """A model as one module, for the table of names.
+
+    Its own parameters have all names; transformers would make a table for each child as well.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.config = model.config
+        self.state_dict = model.state_dict
+
+    def named_children(self) -> tuple[()]:
+        return ()
 
 
 def _write_licence(file: Path, folder: Path) -> None:
