@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from resq_onnx.calibration.distributed import ALONE, Share, add_up
-from resq_onnx.calibration.heap import give_back
+from resq_onnx.calibration.heap import give_back, often_given_back
 from resq_onnx.calibration.layered import LayerCall, LayeredModel
 from resq_onnx.calibration.statistics import add_cache, complete, recording_layer
 from resq_onnx.families import ModelLayout
@@ -130,13 +130,14 @@ class LayerPass:
         self._share.wait()  # so that no process sees a part of this run
         if first == 0:
             self._begin(model)
-        for layer in range(first, layers):
-            with model.layer(layer) as module, torch.inference_mode():
-                self._run_layer(model, module, layer)
-            give_back()
-            progress(layer + 1, layers)
-        if self._share.rank == 0:
-            self._finish(model)
+        with often_given_back():
+            for layer in range(first, layers):
+                with model.layer(layer) as module, torch.inference_mode():
+                    self._run_layer(model, module, layer)
+                give_back()
+                progress(layer + 1, layers)
+            if self._share.rank == 0:
+                self._finish(model)
 
     def outputs(self) -> tuple[ModelOutputs, ModelOutputs]:
         """The float outputs on the parity text and on the quality text, mapped to memory."""

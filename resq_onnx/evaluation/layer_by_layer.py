@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from resq_onnx.calibration import layer_values
 from resq_onnx.calibration.distributed import ALONE, Share
-from resq_onnx.calibration.heap import give_back
+from resq_onnx.calibration.heap import give_back, often_given_back
 from resq_onnx.calibration.layer_pass import WorkMoments
 from resq_onnx.calibration.layered import LayeredModel
 from resq_onnx.calibration.measured import ReferenceMeasurements
@@ -107,14 +107,15 @@ class LayerByLayer:
     def finish_layers(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Check and quantise this process's share of the layers, but for finished ones."""
         own = range(self.measured.layout.num_layers)[self.share.rank :: self.share.size]
-        for done, layer in enumerate(own, start=1):
-            if not self.work.has(_part(layer)):
-                error = self._finish(layer)
-                self.work.save(_part(layer), {"error": np.array([error])})
-                self._release(layer)
-                give_back()
-            if progress is not None:
-                progress(done, len(own))
+        with often_given_back():
+            for done, layer in enumerate(own, start=1):
+                if not self.work.has(_part(layer)):
+                    error = self._finish(layer)
+                    self.work.save(_part(layer), {"error": np.array([error])})
+                    self._release(layer)
+                    give_back()
+                if progress is not None:
+                    progress(done, len(own))
 
     def _release(self, layer: int) -> None:
         """Give back the disk of a layer's moments, unless bases of all layers are made of them."""
