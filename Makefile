@@ -45,7 +45,7 @@ CUOBJDUMP ?= $(or $(shell command -v cuobjdump),$(CUDA_TOOLS)/bin/python)
 CMAKE ?= $(or $(shell command -v cmake),$(BIN)/cmake)
 CMAKE_KERNELS := $(CMAKE) -S custom_ops -DRESQ_TESTS=ON -DRESQ_WARNINGS_AS_ERRORS=ON
 AARCH64 := aarch64-linux-gnu-g++
-SANITIZED_TESTS := $(foreach name,fuzz concurrency attention matmul hadamard shared_buffer refusals,\
+SANITIZED_TESTS := $(foreach name,fuzz concurrency attention ragged_attention matmul hadamard shared_buffer refusals,\
 	tests/custom_ops/test_$(name).py)
 # The longest first.
 SIMT_TESTS := tests/simt $(foreach name,fuzz attention matmul hadamard shared_buffer refusals,\

@@ -96,7 +96,7 @@ struct ChunkMask {
 inline ChunkMask mask_of(const AttentionCall& call, std::int64_t sequence, std::int64_t chunk) {
     ChunkMask mask;
     mask.first_slot = chunk * kChunk;
-    const std::int64_t left = call.total - mask.first_slot;
+    const std::int64_t left = call.old(sequence) + call.tokens - mask.first_slot;
     const std::int64_t count = left < kChunk ? left : kChunk;
     const std::int64_t* row = call.mask + sequence * call.total + mask.first_slot;
     std::int64_t shown = 0;
@@ -178,17 +178,19 @@ inline void attend_chunk(const Attention& a, const AttentionCall& call, const At
         call.queries + (head * call.tokens + block.first_token) * per_token * a.head_dim,
         block.tokens * per_token, a.head_dim};
     const ChunkMask mask = mask_of(call, block.sequence, chunk);
-    const std::int64_t place = (head * call.capacity + mask.first_slot) * a.record.bytes;
-    const std::int64_t readable = call.batch * a.kv_heads * call.capacity * a.record.bytes - place;
+    const std::int64_t stored = call.row(block.sequence) * a.kv_heads + block.kv_head;
+    const std::int64_t place = (stored * call.capacity + mask.first_slot) * a.record.bytes;
+    const std::int64_t readable = call.rows * a.kv_heads * call.capacity * a.record.bytes - place;
     // No query sees a slot after the last query's own: its score and value are not needed.
-    const std::int64_t last_own = call.total - call.tokens + block.first_token + block.tokens - 1;
+    const std::int64_t first_own = call.old(block.sequence) + block.first_token;
+    const std::int64_t last_own = first_own + block.tokens - 1;
     const std::int64_t seen = last_own - mask.first_slot + 1;
     const std::int64_t slots = seen < kChunk ? (seen + kLanes - 1) / kLanes * kLanes : kChunk;
     score(a.record, with_slack(a.record, {call.keys + place, readable}, slots, work.records),
           queries, slots, work);
     for (std::int64_t r = 0; r < queries.rows; ++r) {
-        const std::int64_t own = call.total - call.tokens + block.first_token + r / per_token;
-        weigh(a, mask, own, work.scores + r * kChunk, work.chunk + r * softmax_floats(a));
+        weigh(a, mask, first_own + r / per_token, work.scores + r * kChunk,
+              work.chunk + r * softmax_floats(a));
     }
     weigh_values(a, with_slack(a.record, {call.values + place, readable}, slots, work.records),
                  mask.shows_all ? nullptr : mask.shown, queries, slots, work);
@@ -234,9 +236,10 @@ inline void attend(const Attention& a, const AttentionCall& call, const Attentio
 inline void combine(const Attention& a, const AttentionCall& call, std::int64_t sequence,
                     std::int64_t kv_head, std::int64_t token) {
     const std::int64_t per_token = a.heads_per_kv(), floats = softmax_floats(a);
+    const Chunks seen = seen_chunks(a, call.old(sequence), token, token);
     for (std::int64_t i = 0; i < per_token; ++i) {
-        float* merged = partial_of(a, call, sequence, kv_head, token, 0) + i * floats;
-        for (std::int64_t chunk = 1; chunk < call.chunks(); ++chunk) {
+        float* merged = partial_of(a, call, sequence, kv_head, token, seen.first) + i * floats;
+        for (std::int64_t chunk = seen.first + 1; chunk < seen.last; ++chunk) {
             merge(merged, partial_of(a, call, sequence, kv_head, token, chunk) + i * floats,
                   a.head_dim);
         }

@@ -67,7 +67,7 @@ inline void prepare_block(const Attention& a, const AttentionCall& call, std::in
     for (std::int64_t t = first; t < last; ++t) {
         const std::int64_t position = call.positions != nullptr
                                           ? call.positions[sequence * call.tokens + t]
-                                          : call.total - call.tokens + t;
+                                          : call.old(sequence) + t;
         const T* token = qkv + t * width;
         float* out = rotated + (t - first) * rows * d;
         for (std::int64_t i = 0; i < queries; ++i) {
@@ -88,7 +88,8 @@ inline void prepare_block(const Attention& a, const AttentionCall& call, std::in
             const std::int64_t left = queries * d - k;
             store_first(out + k, load_first(token + k, left) * broadcast(a.scale), left);
         }
-        const std::int64_t slot = head * call.capacity + call.total - call.tokens + t;
+        const std::int64_t stored = call.row(sequence) * a.kv_heads + kv_head;
+        const std::int64_t slot = stored * call.capacity + call.old(sequence) + t;
         encode_record(token + queries * d, a.record, call.keys + slot * a.record.bytes);
         const T* source = qkv + t * width + (a.heads + a.kv_heads + kv_head) * d;
         for (std::int64_t k = 0; k < d; k += kLanes) {

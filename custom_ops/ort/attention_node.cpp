@@ -9,7 +9,8 @@ namespace resq::ort {
 namespace {
 
 constexpr std::size_t kQkv = 0, kPastKey = 1, kPastValue = 2, kMask = 3, kPositions = 4, kCos = 5,
-                      kSin = 6, kProjection = 7, kQNorm = 8, kKNorm = 9;
+                      kSin = 6, kProjection = 7, kQNorm = 8, kKNorm = 9, kCached = 10,
+                      kCacheRows = 11;
 
 const float* read_gain(const NodeInfo& node, std::size_t index, const char* name,
                        std::int64_t* head_dim) {
@@ -68,6 +69,10 @@ AttentionNode::AttentionNode(const NodeInfo& node) {
     if (!(a.softcap >= 0.0f) || std::isinf(a.softcap)) {
         refuse("softcap", std::to_string(a.softcap), "a number above 0, or 0 for none");
     }
+    has_rows = node.has_input(kCached);
+    if (has_rows != node.has_input(kCacheRows)) {
+        throw Refusal{"only one of cached and cache_rows is given, expected both or neither"};
+    }
 }
 
 AttentionTensors::AttentionTensors(const AttentionNode& node, const NodeContext& context)
@@ -77,7 +82,10 @@ AttentionTensors::AttentionTensors(const AttentionNode& node, const NodeContext&
         attention.scale = 1.0f / std::sqrt(static_cast<float>(attention.head_dim));
     }
     read_mask(context);
-    read_past(context);
+    if (node.has_rows) {
+        read_rows(context);
+    }
+    read_past(node, context);
     read_positions(context);
     allocate(context);
 }
@@ -120,26 +128,46 @@ void AttentionTensors::read_mask(const NodeContext& context) {
     }
 }
 
-void AttentionTensors::read_past(const NodeContext& context) {
+void AttentionTensors::read_past(const AttentionNode& node, const NodeContext& context) {
     past_key = context.input(kPastKey);
     past_value = context.input(kPastValue);
     const std::int64_t bytes = attention.record.bytes;
-    check_shape("past_key", past_key, {call.batch, attention.kv_heads, -1, bytes});
+    const std::int64_t rows = node.has_rows ? -1 : call.batch;
+    check_shape("past_key", past_key, {rows, attention.kv_heads, -1, bytes});
     check_shape("past_value", past_value,
-                {call.batch, attention.kv_heads, past_key.dims[2], bytes});
-    if (past_key.dims[2] < call.total - call.tokens) {
-        refuse("slots of past_key", past_key.dims[2],
+                {past_key.dims[0], attention.kv_heads, past_key.dims[2], bytes});
+    call.rows = past_key.dims[0];
+    call.capacity = past_key.dims[2];
+    if (node.has_rows && call.capacity < call.total) {  // the buffer of a ragged batch never grows
+        refuse("slots of past_key", call.capacity,
+               "at least the " + std::to_string(call.total) +
+                   " tokens of attention_mask, because cached and cache_rows are given");
+    }
+    if (node.has_rows) {
+        return;
+    }
+    if (call.capacity < call.total - call.tokens) {
+        refuse("slots of past_key", call.capacity,
                "at least the " + std::to_string(call.total - call.tokens) +
                    " old tokens of attention_mask");
     }
-    call.capacity = std::max(past_key.dims[2], call.total);
+    call.capacity = std::max(call.capacity, call.total);
+}
+
+// The lengths and rows of a ragged batch. The CPU's kernel checks their values.
+void AttentionTensors::read_rows(const NodeContext& context) {
+    const Tensor cached = context.input(kCached), rows = context.input(kCacheRows);
+    check_shape("cached", cached, {call.batch});
+    check_shape("cache_rows", rows, {call.batch});
+    call.cached = static_cast<const std::int64_t*>(cached.data);
+    call.cache_rows = static_cast<const std::int64_t*>(rows.data);
 }
 
 // The positions may be in GPU memory, so the kernels check their values.
 void AttentionTensors::read_positions(const NodeContext& context) {
     const Tensor ids = context.input(kPositions);
     if (!ids) {
-        if (call.total > attention.positions) {
+        if (call.cached == nullptr && call.total > attention.positions) {
             refuse("the number of tokens", call.total,
                    "at most the " + std::to_string(attention.positions) + " rows of cos_cache");
         }
@@ -152,7 +180,7 @@ void AttentionTensors::read_positions(const NodeContext& context) {
 void AttentionTensors::allocate(const NodeContext& context) {
     const std::int64_t dims[3] = {call.batch, call.tokens, attention.heads * attention.head_dim};
     call.y = {context.output(0, dims, 3), call.qkv.type};
-    const std::int64_t cache[4] = {call.batch, attention.kv_heads, call.capacity,
+    const std::int64_t cache[4] = {call.rows, attention.kv_heads, call.capacity,
                                    attention.record.bytes};
     call.keys = static_cast<std::uint8_t*>(context.output(1, cache, 4));
     call.values = static_cast<std::uint8_t*>(context.output(2, cache, 4));

@@ -17,6 +17,8 @@ constexpr Port kAttentionInputs[] = {
     optional(ElementType::kFloat),  // key_projection
     optional(ElementType::kFloat),  // q_norm
     optional(ElementType::kFloat),  // k_norm
+    optional(ElementType::kInt64),  // cached
+    optional(ElementType::kInt64),  // cache_rows
 };
 constexpr Port kAttentionOutputs[] = {
     kActivation,                    // Y
@@ -30,6 +32,7 @@ struct AttentionNode {
     std::int64_t high_rank;
     int low_bits;
     std::int64_t fixed_dim;  // head_dim of the constants; -1 if none has it
+    bool has_rows;           // whether cached and cache_rows are given
 
     explicit AttentionNode(const NodeInfo& node);
 };
@@ -46,7 +49,8 @@ struct AttentionTensors {
   private:
     void read_qkv(const AttentionNode& node, const NodeContext& context);
     void read_mask(const NodeContext& context);
-    void read_past(const NodeContext& context);
+    void read_rows(const NodeContext& context);
+    void read_past(const AttentionNode& node, const NodeContext& context);
     void read_positions(const NodeContext& context);
     void allocate(const NodeContext& context);
 };

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 #include <string>
+#include <vector>
 
 #include "dispatch.hpp"
 #include "scratch.hpp"
@@ -29,12 +30,41 @@ struct Work {
     const Attention& attention;
     AttentionCall call;
 
+    void check_rows() const;
     void check_positions() const;
     void continue_cache(const Tensor& past, std::uint8_t* present) const;
     void prepare_tokens() const;
     void attend() const;
     void attend_in_parts();
 };
+
+// A ragged batch writes to slots of the cache that its inputs name: each has to exist, and to have
+// one writer.
+void Work::check_rows() const {
+    if (call.cached == nullptr) {
+        return;
+    }
+    const std::int64_t known = call.positions != nullptr ? INT64_MAX : attention.positions;
+    const std::int64_t longest = std::min(call.total, known) - call.tokens;
+    for (std::int64_t i = 0; i < call.batch; ++i) {
+        if (call.cached[i] < 0 || call.cached[i] > longest) {
+            refuse("a number of cached", call.cached[i],
+                   "0 to " + std::to_string(longest) + ": with " + std::to_string(call.tokens) +
+                       " new tokens, at most the columns of attention_mask and the rows of "
+                       "cos_cache");
+        }
+        if (call.cache_rows[i] < 0 || call.cache_rows[i] >= call.rows) {
+            refuse("a row of cache_rows", call.cache_rows[i],
+                   "0 to " + std::to_string(call.rows - 1) + ", the rows of past_key");
+        }
+    }
+    std::vector<std::int64_t> rows(call.cache_rows, call.cache_rows + call.batch);
+    std::sort(rows.begin(), rows.end());
+    const auto twice = std::adjacent_find(rows.begin(), rows.end());
+    if (twice != rows.end()) {
+        refuse("a row of cache_rows that is given twice", *twice, "each row once");
+    }
+}
 
 void Work::check_positions() const {
     for (std::int64_t i = 0; call.positions != nullptr && i < call.batch * call.tokens; ++i) {
@@ -53,7 +83,7 @@ void Work::continue_cache(const Tensor& past, std::uint8_t* present) const {
     }
     const std::int64_t old_bytes = past.dims[2] * attention.record.bytes;
     const std::int64_t new_bytes = call.capacity * attention.record.bytes;
-    const std::int64_t heads = call.batch * attention.kv_heads;
+    const std::int64_t heads = call.rows * attention.kv_heads;
     context.parallel_for(heads, heads * old_bytes / kBytesOfCopy, [&](std::int64_t head) {
         std::memcpy(present + head * new_bytes,
                     static_cast<const std::uint8_t*>(past.data) + head * old_bytes,
@@ -86,8 +116,8 @@ void Work::attend() const {
         block.kv_head = head % attention.kv_heads;
         block.first_token = piece * kQueryTokens;
         block.tokens = std::min(kQueryTokens, call.tokens - block.first_token);
-        const Chunks seen =
-            seen_chunks(attention, call, block.first_token, block.first_token + block.tokens - 1);
+        const Chunks seen = seen_chunks(attention, call.old(block.sequence), block.first_token,
+                                        block.first_token + block.tokens - 1);
         block.first_chunk = seen.first;
         block.last_chunk = seen.last;
         block.is_partial = false;
@@ -96,7 +126,7 @@ void Work::attend() const {
     });
 }
 
-// A task is one chunk of one sequence and kv head, for all of the few tokens.
+// A task is one chunk of one sequence and kv head, for all of the few tokens, if they see it.
 void Work::attend_in_parts() {
     const std::int64_t chunks = call.chunks(), heads = call.batch * attention.kv_heads;
     const auto floats = static_cast<std::size_t>(
@@ -111,6 +141,10 @@ void Work::attend_in_parts() {
         block.first_chunk = task % chunks;
         block.last_chunk = block.first_chunk + 1;
         block.is_partial = true;
+        const Chunks seen = seen_chunks(attention, call.old(block.sequence), 0, call.tokens - 1);
+        if (block.first_chunk < seen.first || block.first_chunk >= seen.last) {
+            return;
+        }
         void* memory = scratch(ScratchUse::kWork, kernels.attend_scratch_bytes(attention));
         kernels.attend(attention, call, block, memory);
     });
@@ -130,6 +164,7 @@ void CpuAttentionKernel::compute(const NodeContext& context) const {
     Work work{kernels_, context, tensors.attention, tensors.call};
     const Attention& a = work.attention;
     AttentionCall& call = work.call;
+    work.check_rows();
     work.check_positions();
     work.continue_cache(tensors.past_key, call.keys);
     work.continue_cache(tensors.past_value, call.values);

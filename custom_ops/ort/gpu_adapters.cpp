@@ -57,6 +57,12 @@ void GpuHadamardKernel::compute(const NodeContext& context) const {
     check(queue.error);
 }
 
+GpuAttentionKernel::GpuAttentionKernel(const NodeInfo& node) : device_(node), node_(node) {
+    if (node_.has_rows) {
+        throw Refusal{"cached and cache_rows are given, which only the kernel for CPUs takes"};
+    }
+}
+
 void GpuAttentionKernel::compute(const NodeContext& context) const {
     AttentionTensors tensors(node_, context);
     const Attention& a = tensors.attention;

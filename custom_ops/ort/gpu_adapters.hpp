@@ -47,7 +47,7 @@ class GpuAttentionKernel {
     static constexpr auto& kInputs = kAttentionInputs;
     static constexpr auto& kOutputs = kAttentionOutputs;
 
-    explicit GpuAttentionKernel(const NodeInfo& node) : device_(node), node_(node) {}
+    explicit GpuAttentionKernel(const NodeInfo& node);
     void compute(const NodeContext& context) const;
 
   private:

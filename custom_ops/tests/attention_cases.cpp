@@ -159,6 +159,8 @@ struct Run {
         call.tokens = c.tokens;
         call.total = c.total;
         call.capacity = c.capacity;
+        call.rows = c.batch;
+        call.cached = call.cache_rows = nullptr;
         call.qkv = in.qkv.read();
         call.mask = in.mask.data();
         call.positions = c.positions ? in.positions.data() : nullptr;

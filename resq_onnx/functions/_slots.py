@@ -2,7 +2,8 @@
 
 Of `total` = attention_mask.shape[1] tokens the last S are new, and token j is in slot j. If past
 has total - S slots, the cache grows by concatenation. If past is a buffer of at least `total`
-slots, the slots of the new tokens are overwritten and all others kept.
+slots, the slots of the new tokens are overwritten and all others kept. `_ragged_slots.py` has the
+texts of unequal lengths.
 """
 
 from __future__ import annotations
@@ -32,6 +33,36 @@ class Slots:
     total: Any
     past: Any
 
+    def write(self, op: OpBuilder, past: ir.Value, new: ir.Value) -> Any:
+        """Past (B, G, P, width) with the new slots written: (B, G, max(P, total), width)."""
+        before = op.Slice(past, [0], self.past, [2])
+        after = op.Slice(past, self.total, [END], [2])
+        return op.Concat(before, new, after, axis=2)
+
+    def in_use(self, op: OpBuilder, present: ir.Value) -> Any:
+        """The slots that hold tokens: (B, G, total, width)."""
+        return op.Slice(present, [0], self.total, [2])
+
+    def positions(self, op: OpBuilder, qkv: ir.Value) -> Any:
+        """Default positions (B, S): the slots of the new tokens."""
+        return op.Expand(self._own(op), op.Shape(qkv, end=2))
+
+    def visible(self, op: OpBuilder, mask: ir.Value, window: int) -> Any:
+        """Mask of the slots that each query may see, BOOL (B, 1, S, total).
+
+        Args:
+            op: Records the nodes.
+            mask: attention_mask INT64 (B, total); 0 hides a slot.
+            window: Number of slots a query sees, including its own; -1 for all.
+        """
+        slot = op.Range(0, op.Squeeze(self.total, [0]), 1)  # (total,)
+        allowed = within(op, slot, op.Unsqueeze(self._own(op), [1]), window)  # (S, total)
+        return op.And(allowed, op.Unsqueeze(op.Cast(mask, to=ir.DataType.BOOL), [1, 2]))
+
+    def _own(self, op: OpBuilder) -> Any:
+        """The slot of each new token, INT64 (S,)."""
+        return op.Add(op.Range(0, op.Squeeze(self.new, [0]), 1), self.past)
+
 
 def slots_of(op: OpBuilder, qkv: ir.Value, mask: ir.Value) -> Slots:
     """Count the slots from QKV (B, S, ...) and attention_mask (B, total)."""
@@ -39,35 +70,9 @@ def slots_of(op: OpBuilder, qkv: ir.Value, mask: ir.Value) -> Slots:
     return Slots(new, total, op.Sub(total, new))
 
 
-def write(op: OpBuilder, past: ir.Value, new: ir.Value, slots: Slots) -> Any:
-    """Past (B, G, P, width) with the new slots written: (B, G, max(P, total), width)."""
-    before = op.Slice(past, [0], slots.past, [2])
-    after = op.Slice(past, slots.total, [END], [2])
-    return op.Concat(before, new, after, axis=2)
-
-
-def in_use(op: OpBuilder, present: ir.Value, slots: Slots) -> Any:
-    """The slots that hold tokens: (B, G, total, width)."""
-    return op.Slice(present, [0], slots.total, [2])
-
-
-def new_slots(op: OpBuilder, slots: Slots) -> Any:
-    """The slot of each new token, INT64 (S,)."""
-    return op.Add(op.Range(0, op.Squeeze(slots.new, [0]), 1), slots.past)
-
-
-def visible(op: OpBuilder, mask: ir.Value, slots: Slots, window: int) -> Any:
-    """Mask of the slots that each query may see, BOOL (B, 1, S, total).
-
-    Args:
-        op: Records the nodes.
-        mask: attention_mask INT64 (B, total); 0 hides a slot.
-        slots: Numbers of slots in this call.
-        window: Number of slots a query sees, including its own; -1 for all.
-    """
-    slot = op.Range(0, op.Squeeze(slots.total, [0]), 1)  # (total,)
-    own = op.Unsqueeze(new_slots(op, slots), [1])  # (S, 1)
-    allowed = op.LessOrEqual(slot, own)  # (S, total)
+def within(op: OpBuilder, slot: Any, own: Any, window: int) -> Any:
+    """Whether queries with `own` slots (..., 1) look at slots (total,): BOOL (..., total)."""
+    allowed = op.LessOrEqual(slot, own)
     if window > 0:
         allowed = op.And(allowed, op.Greater(slot, op.Sub(own, window)))
-    return op.And(allowed, op.Unsqueeze(op.Cast(mask, to=ir.DataType.BOOL), [1, 2]))
+    return allowed

@@ -22,7 +22,8 @@ class AttentionForm(RotaryForm):
     """A form of MixedPrecisionAttention.
 
     Inputs, outputs and attributes are those of RotaryAttention, except that the caches are UINT8
-    (B, G, P, R) and (B, G, max(P, total), R), with one record for each token and kv head.
+    (B, G, P, R) and (B, G, max(P, total), R), or both (N, G, P, R) if ragged, with one record for
+    each token and kv head.
 
     Attributes:
         layout: Layout of the record; its `head_dim` must be that of the form.

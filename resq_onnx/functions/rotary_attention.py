@@ -14,7 +14,8 @@ import onnx_ir as ir
 from onnxscript import OpBuilder
 
 from resq_onnx.functions._form import AttributeValue, Form, Parameter, attribute_value
-from resq_onnx.functions._slots import Slots, in_use, new_slots, slots_of, visible, write
+from resq_onnx.functions._ragged_slots import ragged_slots_of
+from resq_onnx.functions._slots import slots_of
 
 LOWEST: Final = float(np.finfo(np.float32).min)
 """Score of a hidden slot: finite, so that a query that sees no slot does not yield NaN."""
@@ -26,10 +27,14 @@ class RotaryForm(Form):
 
     Inputs: QKV (B, S, (H+2G)·d) · past_key, past_value (B, G, P, d) · attention_mask INT64
     (B, total) · position_ids INT64 (B, S)? · cos_cache, sin_cache (positions, rotary_dim/2) ·
-    key_projection (G, d, d)? · q_norm (d,)? · k_norm (d,)?.
+    key_projection (G, d, d)? · q_norm (d,)? · k_norm (d,)? · cached INT64 (B,)? ·
+    cache_rows INT64 (B,)?.
     Outputs: Y (B, S, H·d) · present_key, present_value (B, G, max(P, total), d).
     Query i sees slot j if attention_mask[b, j] is not 0 and j <= total - S + i and, with a
     window, j > total - S + i - window. A query that sees no slot gives finite numbers.
+    With cached and cache_rows, text b is in row cache_rows[b], its first new token in slot
+    cached[b], and query i of it sees slot j <= cached[b] + i. The caches then are buffers
+    (N, G, P, d) before and after, N >= B, and cached[b] + S <= total <= P.
     Attributes set by each node: `scale` (1/sqrt(d)); `norm_epsilon`, if `qk_norm`; `softcap`,
     if `caps_scores`.
 
@@ -43,6 +48,7 @@ class RotaryForm(Form):
         window: Number of slots a query sees, including its own; -1 for all.
         position_ids: Whether the input is given; otherwise query i is at position total - S + i.
         caps_scores: Whether a score s becomes softcap · tanh(s / softcap).
+        ragged: Whether cached and cache_rows are given: texts of unequal lengths in a shared cache.
     """
 
     op_type: ClassVar[str] = "RotaryAttention"
@@ -56,6 +62,7 @@ class RotaryForm(Form):
     window: int = -1
     position_ids: bool = True
     caps_scores: bool = False
+    ragged: bool = False
 
     def __post_init__(self) -> None:
         if self.num_heads % self.kv_num_heads:
@@ -77,6 +84,7 @@ class RotaryForm(Form):
             "normed": self.qk_norm,
             "counted": not self.position_ids,
             "capped": self.caps_scores,
+            "ragged": self.ragged,
         }
         return "_".join([name, *(option for option, chosen in options.items() if chosen)])
 
@@ -98,6 +106,8 @@ class RotaryForm(Form):
             Parameter("key_projection", float32, self.rotates_keys),
             Parameter("q_norm", float32, self.qk_norm),
             Parameter("k_norm", float32, self.qk_norm),
+            Parameter("cached", int64, self.ragged),
+            Parameter("cache_rows", int64, self.ragged),
         )
 
     def outputs(self) -> tuple[Parameter, ...]:  # noqa: D102
@@ -131,23 +141,26 @@ class RotaryForm(Form):
         return stored
 
     def body(self, op: OpBuilder, *inputs: ir.Value) -> Sequence[ir.Value]:  # noqa: D102
-        qkv, past_key, past_value, mask, position_ids, cos, sin, projection, *gains = inputs
-        slots = slots_of(op, qkv, mask)
+        qkv, past_key, past_value, mask, position_ids, cos, sin, projection, *others = inputs
+        *gains, cached, rows = others
+        slots = (
+            ragged_slots_of(op, qkv, mask, cached, rows) if self.ragged else slots_of(op, qkv, mask)
+        )
         query, key, value = self._heads(op, qkv)
         if self.qk_norm:
             query, key = (_normed(op, x, gain) for x, gain in zip((query, key), gains, strict=True))
-        positions = position_ids if self.position_ids else _counted(op, qkv, slots)
+        positions = position_ids if self.position_ids else slots.positions(op, qkv)
         query, key = (self._turned(op, x, cos, sin, positions) for x in (query, key))
         # Stack the queries of each kv head, since they share its keys and values.
         query = op.Reshape(query, [0, self.kv_num_heads, -1, self.head_dim])  # (B, G, H/G*S, d)
         if self.rotates_keys:
             query, key = op.MatMul(query, projection), op.MatMul(key, projection)
-        present_key = write(op, past_key, self.to_cache(op, key), slots)
-        present_value = write(op, past_value, self.to_cache(op, value), slots)
+        present_key = slots.write(op, past_key, self.to_cache(op, key))
+        present_value = slots.write(op, past_value, self.to_cache(op, value))
         # New tokens are also read back as stored, because later tokens will see them like this.
-        keys = self.from_cache(op, in_use(op, present_key, slots))  # (B, G, total, d)
-        values = self.from_cache(op, in_use(op, present_value, slots))
-        seen = visible(op, mask, slots, self.window)
+        keys = self.from_cache(op, slots.in_use(op, present_key))  # (B, G, total, d)
+        values = self.from_cache(op, slots.in_use(op, present_value))
+        seen = slots.visible(op, mask, self.window)
         return [self._attended(op, query, keys, values, seen), present_key, present_value]
 
     def _heads(self, op: OpBuilder, qkv: ir.Value) -> tuple[Any, Any, Any]:
@@ -186,8 +199,3 @@ def _normed(op: OpBuilder, heads: ir.Value, gain: ir.Value) -> Any:
     """RMS-normalise each head of (B, heads, S, d)."""
     epsilon = ir.Attr("epsilon", ir.AttributeType.FLOAT, None, ref_attr_name="norm_epsilon")
     return op.RMSNormalization(heads, gain, axis=-1, epsilon=epsilon)
-
-
-def _counted(op: OpBuilder, qkv: ir.Value, slots: Slots) -> Any:
-    """Default positions (B, S): the slots of the new tokens."""
-    return op.Expand(new_slots(op, slots), op.Shape(qkv, end=2))

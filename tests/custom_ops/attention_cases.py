@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 from resq_onnx.functions import AttentionForm, RecordLayout
 from tests.custom_ops.kernels import EPSILON, Node
 from tests.functions import attention_cases as cases
+from tests.functions import ragged_cases
 from tests.functions.attention_cases import Shape, counted, read, stored
 from tests.functions.oracle import Attention, put
+from tests.functions.ragged_cases import PAIRS as PAIRS
+from tests.functions.ragged_cases import Ragged
 
 Array = NDArray[Any]
 
@@ -26,10 +29,6 @@ float64. Scores reach about 50, where float32 has steps of 4e-6."""
 FLIPPED: Final = 500e-6
 """Share of the cache's bytes that may differ where RoPE, norm and projection are summed in another
 order: a sum that is off by 1e-7 of a part's range moves one in 40,000 of its 8-bit integers."""
-
-
-PAIRS: Final = (("past_key", "present_key"), ("past_value", "present_value"))
-"""Inputs and outputs of the cache."""
 
 
 def form_of(
@@ -94,12 +93,24 @@ def node_of(form: AttentionForm, shape: Shape, *, exact: bool = True, seed: int 
             come out the same in any order of sums and the cache can be compared byte by byte.
         seed: Of the random numbers.
     """
+    arrays = _parameters(form, exact, seed)
+    return Node.of(form, arrays | cases.calls(form, shape, exact=exact, seed=seed + 1))
+
+
+def ragged_node_of(
+    form: AttentionForm, shape: Ragged, *, exact: bool = True, seed: int = 0
+) -> Node:
+    """As `node_of`, for texts of unequal lengths."""
+    arrays = _parameters(form, exact, seed)
+    return Node.of(form, arrays | ragged_cases.calls(form, shape, exact=exact, seed=seed + 1))
+
+
+def _parameters(form: AttentionForm, exact: bool, seed: int) -> dict[str, Array]:
     arrays = cases.parameters(form, exact=exact, seed=seed, positions=POSITIONS)
     if exact and form.rotates_keys:
         # About the length that a rotation keeps: ±1/4 suits heads of 16.
         arrays["key_projection"] *= np.float32(2.0 ** np.round(2 - np.log2(form.head_dim) / 2))
-    arrays |= cases.calls(form, shape, exact=exact, seed=seed + 1)
-    return Node.of(form, arrays)
+    return arrays
 
 
 def reference(form: AttentionForm, node: Node) -> Attention:

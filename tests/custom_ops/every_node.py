@@ -17,6 +17,7 @@ from resq_onnx.runtime import library
 from tests.custom_ops import attention_cases, hadamard_cases, matmul_cases
 from tests.custom_ops.kernels import Node
 from tests.functions.attention_cases import Shape
+from tests.functions.ragged_cases import Ragged
 
 
 def float32_nodes() -> dict[str, Node]:
@@ -45,6 +46,14 @@ def float32_nodes() -> dict[str, Node]:
             )
             for name, form in (attention_cases.FORMS | attention_cases.NORMED).items()
             for new in (1, 75)
+        },
+        **{
+            f"MixedPrecisionAttention, ragged, {new} new": attention_cases.ragged_node_of(
+                attention_cases.form_of(heads=9, shared=3, dim=64, ragged=True),
+                Ragged((0, 130, 63, 64, 7), (5, 0, 2, 1, 3), new, 150, 6),
+                exact=False,
+            )
+            for new in (1, 12)
         },
     }
 

@@ -20,12 +20,16 @@ from numpy.typing import NDArray
 
 from tests.custom_ops import attention_cases, hadamard_cases, matmul_cases
 from tests.custom_ops.kernels import Node
+from tests.functions import ragged_cases
 from tests.functions.attention_cases import SHAPES
 
 Array = NDArray[Any]
 
 MEMORY: Final = 4 << 30
 """Bytes of address space: a size taken from a wrong attribute is refused and does not swap."""
+
+RAGGED: Final = 0.25
+"""Share of attention nodes with texts of unequal lengths."""
 
 INTEGERS: Final = (-(2**63), -(2**31), -17, -2, -1, 0, 1, 2, 3, 5, 7, 8, 16, 18, 2**31, 2**63 - 1)
 FLOATS: Final = (0.0, -1.0, 1e-45, 1e38, -1e38, float("inf"), float("-inf"), float("nan"))
@@ -44,6 +48,10 @@ def valid(operator: str, rng: np.random.Generator) -> Node:
     if operator == "GatedHadamard":
         return hadamard_cases.node_of(pick(rng, list(hadamard_cases.FACTORS)), 3)
     forms = attention_cases.FORMS | attention_cases.NORMED
+    if rng.random() < RAGGED:
+        form = attention_cases.form_of(ragged=True)
+        ragged = pick(rng, list(ragged_cases.SHAPES.values()))
+        return attention_cases.ragged_node_of(form, ragged)
     shape = pick(rng, list(SHAPES.values()))
     return attention_cases.node_of(pick(rng, list(forms.values())), shape)
 

@@ -20,6 +20,7 @@ from onnx import TensorProto
 
 from tests.custom_ops import attention_cases, hadamard_cases, matmul_cases
 from tests.custom_ops.kernels import Node, assert_identical, open_session
+from tests.functions import ragged_cases
 from tests.functions.attention_cases import SHAPES, Shape
 
 Array = NDArray[Any]
@@ -53,6 +54,12 @@ def cases() -> dict[str, Node]:
             f"MixedPrecisionAttention, {name}, {kind}": attention_cases.node_of(form, shape)
             for name, form in (attention_cases.FORMS | attention_cases.NORMED).items()
             for kind, shape in SHAPES_TRIED.items()
+        },
+        **{
+            f"MixedPrecisionAttention, ragged, {kind}": attention_cases.ragged_node_of(
+                attention_cases.form_of(ragged=True), ragged
+            )
+            for kind, ragged in ragged_cases.SHAPES.items()
         },
     }
 

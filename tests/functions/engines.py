@@ -21,7 +21,7 @@ Array = NDArray[Any]
 IR_VERSION: Final = 10
 PER_CALL: Final = {
     *("X", "residual", "gate_up", "QKV", "past_key", "past_value"),
-    *("attention_mask", "position_ids", "indices"),
+    *("attention_mask", "position_ids", "cached", "cache_rows", "indices"),
 }
 """Inputs of an operator that change with every call; the others are initializers of the model."""
 

@@ -64,31 +64,46 @@ struct Attention {
     constexpr std::int64_t heads_per_kv() const { return heads / kv_heads; }
 };
 
-// One call. The last `tokens` of `total` tokens are new; token j is in slot j.
+// One call. The last `tokens` of `total` tokens are new; token j is in slot j. With `cached`, each
+// sequence has a length of its own, and with `cache_rows` a row of the cache, of which there may be
+// more than sequences: a sequence gets what it would get alone.
 struct AttentionCall {
     std::int64_t batch, tokens, total;
-    std::int64_t capacity;          // slots of the cache
-    ConstFloats qkv;                // (batch, tokens, (heads + 2 kv_heads) * head_dim)
-    const std::int64_t* mask;       // (batch, total); 0 hides a slot
-    const std::int64_t* positions;  // (batch, tokens), or null: the slots
-    std::uint8_t* keys;             // (batch, kv_heads, capacity, record.bytes)
-    std::uint8_t* values;           // the same
-    float* queries;                 // (batch, kv_heads, tokens, heads_per_kv, head_dim)
+    std::int64_t capacity;           // slots of the cache
+    std::int64_t rows;               // of the cache
+    const std::int64_t* cached;      // (batch): old tokens; null: total - tokens
+    const std::int64_t* cache_rows;  // (batch): its row; null: its own number
+    ConstFloats qkv;                 // (batch, tokens, (heads + 2 kv_heads) * head_dim)
+    const std::int64_t* mask;        // (batch, total); 0 hides a slot
+    const std::int64_t* positions;   // (batch, tokens), or null: the slots
+    std::uint8_t* keys;              // (rows, kv_heads, capacity, record.bytes)
+    std::uint8_t* values;            // the same
+    float* queries;                  // (batch, kv_heads, tokens, heads_per_kv, head_dim)
     float* partial;  // (batch, kv_heads, tokens, chunks, heads_per_kv, softmax_floats)
     Floats y;        // (batch, tokens, heads * head_dim)
 
     constexpr std::int64_t chunks() const { return (total + kChunk - 1) / kChunk; }
+    constexpr std::int64_t old(std::int64_t sequence) const {
+        return cached != nullptr ? cached[sequence] : total - tokens;
+    }
+    constexpr std::int64_t row(std::int64_t sequence) const {
+        return cache_rows != nullptr ? cache_rows[sequence] : sequence;
+    }
 };
 
-// Chunks that the queries of tokens `first` to `last`, both included, see: a half-open range.
+// Chunks that the queries of tokens `first` to `last`, both included, see behind `old` tokens: a
+// half-open range.
 struct Chunks {
     std::int64_t first, last;
 };
-constexpr Chunks seen_chunks(const Attention& a, const AttentionCall& call, std::int64_t first,
+constexpr Chunks seen_chunks(const Attention& a, std::int64_t old, std::int64_t first,
                              std::int64_t last) {
-    const std::int64_t old = call.total - call.tokens;
     const std::int64_t begin = a.window > 0 ? old + first - a.window + 1 : 0;
     return {(begin > 0 ? begin : 0) / kChunk, (old + last) / kChunk + 1};
+}
+constexpr Chunks seen_chunks(const Attention& a, const AttentionCall& call, std::int64_t first,
+                             std::int64_t last) {
+    return seen_chunks(a, call.total - call.tokens, first, last);
 }
 
 // The softmax over some slots in memory: the greatest score, the sum of the weights, and the
