@@ -85,7 +85,7 @@ def _tokens(
         rows = decoder.run_rows(ids, len(guesses) + 1)[0] if guesses else decoder.run(ids)
         right = 0
         for row, guess in zip(rows, [*guesses, None], strict=True):
-            token = _choose(sampler, row, made, decoder.length - len(guesses) + right)
+            token = choose(sampler, row, made, decoder.length - len(guesses) + right)
             if token in stop_ids:
                 return
             made += 1
@@ -102,7 +102,18 @@ def _tokens(
             guesses = guesser.guess(max_new_tokens - made - 1)
 
 
-def _choose(sampler: Sampler, logits: NDArray[Any], made: int, position: int) -> int:
+def choose(sampler: Sampler, logits: NDArray[Any], made: int, position: int) -> int:
+    """Choose the next token of a text from logits (vocabulary,).
+
+    Args:
+        sampler: Of the text.
+        logits: After the last token.
+        made: Tokens that the model has added, for error messages.
+        position: Tokens of the whole text, for error messages.
+
+    Raises:
+        ResqError: The logits are not finite.
+    """
     if not np.isfinite(logits.max()):  # max() returns NaN if there is one
         raise ResqError(
             f"the model computes logits that are not finite for new token {made + 1}, at "

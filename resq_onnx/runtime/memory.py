@@ -75,7 +75,11 @@ class HostMemory:
     def bind_logits(self, shape: tuple[int, ...], dtype: DTypeLike) -> None:
         """The array that `logits` returns."""
         self._logits = np.zeros(shape, dtype)
-        self._bind(self._binding.bind_output, "logits", self._logits)
+        self.bind_output("logits", self._logits)
+
+    def bind_output(self, name: str, array: NDArray[Any]) -> None:
+        """Let the graph write to an array, which must stay alive until another replaces it."""
+        self._bind(self._binding.bind_output, name, array)
 
     def run(self) -> None:
         """Run the graph once."""

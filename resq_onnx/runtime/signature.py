@@ -135,7 +135,11 @@ def steps_do_not_matter(session: onnxruntime.InferenceSession) -> bool:
 
     This holds if our operators do all arithmetic of the file, and their kernels run.
     """
-    found = session.get_modelmeta().custom_metadata_map.get(RECIPE_KEY)
+    return is_indifferent_to_steps(session.get_modelmeta().custom_metadata_map.get(RECIPE_KEY))
+
+
+def is_indifferent_to_steps(found: str | None) -> bool:
+    """As `steps_do_not_matter`, from the value of the metadata `RECIPE_KEY`."""
     recipe = parse_json(found, f"metadata {RECIPE_KEY}", "export the model again") if found else {}
     return (
         recipe.get("format") == "custom"

@@ -14,9 +14,9 @@ import onnx
 from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
-from resq_onnx.files import check_is_file
 from resq_onnx.runtime.decoder import Decoder, DecoderState, check_logits
 from resq_onnx.runtime.library import kernels_run
+from resq_onnx.runtime.protos import read_proto
 from resq_onnx.runtime.providers import CPU
 from resq_onnx.runtime.residual_stream import SOURCE, residual_stream
 from resq_onnx.runtime.session import create_session, running
@@ -50,7 +50,7 @@ def tapped_session(
     Raises:
         ResqError: The file cannot be read or run, or is not a decoder that resq-onnx wrote.
     """
-    model = _read_graph(path)
+    model = read_proto(path)
     for place, name in enumerate(_stream(model, path, halves)):
         _give(model.graph, name, f"{TAP}{place}")
     graph = model.SerializeToString()
@@ -125,7 +125,7 @@ class Embedder:
         kernels: bool = True,
     ) -> None:
         """Open the model; arguments and errors are those of `tapped_session`."""
-        model = _read_graph(path)
+        model = read_proto(path)
         graph, embedding = model.graph, _stream(model, path)[0]
         nodes = _nodes_behind(graph, embedding)
         read = {name for node in nodes for name in node.input}
@@ -148,24 +148,6 @@ class Embedder:
         with running():
             (found,) = self._session.run(None, {SOURCE: token_ids})
         return np.asarray(found).reshape(*token_ids.shape, -1)
-
-
-def _read_graph(path: str | Path) -> onnx.ModelProto:
-    """Read a file without the weights beside it, which are then named as behind their links.
-
-    ONNX Runtime reads links for a graph in a file, but not for one in memory.
-    """
-    path = Path(path)
-    check_is_file(path)
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except Exception as error:  # protobuf's own, which has no public base class
-        raise ResqError(f"{path}: not an ONNX model ({error}); export it again") from None
-    for tensor in model.graph.initializer:
-        for entry in tensor.external_data:
-            if entry.key == "location" and (beside := path.parent / entry.value).is_symlink():
-                entry.value = beside.resolve().name
-    return model
 
 
 def _give(graph: onnx.GraphProto, value: str, output: str) -> None:

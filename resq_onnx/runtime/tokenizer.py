@@ -15,10 +15,8 @@ from resq_onnx.errors import ResqError, blaming
 from resq_onnx.files.contents import read_json, read_text
 from resq_onnx.runtime.chat import render_chat
 from resq_onnx.runtime.opening import opening_of
+from resq_onnx.runtime.text_stream import TextStream
 from resq_onnx.runtime.tokenizer_file import check_tokenizer_file
-
-INCOMPLETE: Final = "\N{REPLACEMENT CHARACTER}"
-"""Placeholder of a decoder for a character whose bytes are not complete yet."""
 
 REMEDY: Final = "put the original model's file there, or export the model again"
 """Remedy for a damaged tokenizer file."""
@@ -103,21 +101,11 @@ class Tokenizer:
         The joined pieces equal `decode` of all tokens. Any incomplete rest at the end comes as the
         last piece.
         """
-        # A token's text may depend on the one before it (a leading space), so each step
-        # decodes from the last piece on and emits what its tokens add.
-        window: list[int] = []
-        shown = ""
-        shown_tokens = 0
+        text = TextStream(self.decode)
         for token in ids:
-            window.append(token)
-            text = self.decode(window)
-            if len(text) > len(shown) and not text.endswith(INCOMPLETE):
-                yield text[len(shown) :]
-                window = window[shown_tokens:]
-                shown_tokens = len(window)
-                shown = self.decode(window)
-        rest = self.decode(window)[len(shown) :]
-        if rest:
+            if piece := text.feed(token):
+                yield piece
+        if rest := text.rest():
             yield rest
 
     def apply_chat_template(

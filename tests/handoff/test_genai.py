@@ -23,7 +23,7 @@ import resq_onnx
 from resq_onnx.handoff.genai import CONFIG_NAME, genai_config
 from resq_onnx.runtime import BufferedDecoder, Decoder, Tokenizer, create_session, generate
 from resq_onnx.runtime.library import library_path
-from resq_onnx.runtime.tokenizer import INCOMPLETE
+from resq_onnx.runtime.text_stream import INCOMPLETE
 from tests.command_line import contents, run_successfully
 from tests.handoff.genai import begin
 from tests.tiny_models import SIZES, change_config
