@@ -18,8 +18,8 @@ from resq_onnx.errors import ResqError
 @click.option("--name", help="What clients call the model.  [default: the folder's name]")
 @click.option("--max-length", type=click.IntRange(min=2), metavar="TOKENS",
               help="Of a prompt and its answer.  [default: the model's positions]")  # fmt: skip
-@click.option("--max-concurrent", type=click.IntRange(min=1), default=4,
-              help="Requests that run at once.")  # fmt: skip
+@click.option("--max-concurrent", type=click.IntRange(min=1), default=8,
+              help="Requests that run at once, together.")  # fmt: skip
 @click.option("--max-waiting", type=click.IntRange(min=0), default=16,
               help="Requests that wait for one to end; any more get status 429.")  # fmt: skip
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=600.0,
@@ -63,7 +63,9 @@ def serve(
     with listening:
         kernels = not no_kernels
         engine = Engine(path, name, max_concurrent, max_length, threads, kernels, provider)
-        service = Service(engine, Scheduler(max_concurrent, max_waiting), timeout)
+        service = Service(
+            engine, Scheduler(engine, engine.batch, max_concurrent, max_waiting), timeout
+        )
 
         def ready() -> None:
             print_line(f"Serving {name} ({engine.max_length} tokens) at {url}/v1")

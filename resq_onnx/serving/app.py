@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -40,7 +39,7 @@ class Service:
 
     Attributes:
         engine: The model.
-        scheduler: Runs requests in a bounded number of threads.
+        scheduler: Runs a bounded number of requests.
         deadlines: The requests in progress.
         bodies: Reads their bodies.
         app: The ASGI application.
@@ -135,7 +134,7 @@ class Endpoint:
     async def _reply(self, request: Request, reply: Reply, deadline: Deadline) -> None:
         service = self._service
         asked = self._read(await service.bodies.read(request), service.engine.name)
-        running = service.scheduler.start(partial(service.engine.answer, asked))
+        running = service.scheduler.start(asked)
         try:
             async with while_connected(request.receive, deadline):
                 if asked.stream:

@@ -1,79 +1,42 @@
-"""Generation engine: turns a request into pieces of text. Runs in threads."""
+"""Engine: a model, its tokenizer and its batch; turns requests into work for the batch."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from resq_onnx.errors import ResqError
 from resq_onnx.files import check_is_file
 from resq_onnx.runtime.chat import ChatCancelledError, start_early
-from resq_onnx.runtime.generation import generate
 from resq_onnx.runtime.long_texts import EncodingCancelledError, TooLongError, encode_at_most
 from resq_onnx.runtime.positions import CONFIG, positions_of
 from resq_onnx.runtime.providers import CPU
+from resq_onnx.runtime.ragged_graph import ragged_session
+from resq_onnx.runtime.sampling import Sampler
 from resq_onnx.runtime.session import create_session
-from resq_onnx.runtime.signature import read_signature, steps_do_not_matter
+from resq_onnx.runtime.signature import read_signature
+from resq_onnx.runtime.text_stream import TextStream
 from resq_onnx.runtime.tokenizer import Tokenizer
-from resq_onnx.serving.decoders import DecoderPool, Text
+from resq_onnx.serving.batch import Batch, Generation
 from resq_onnx.serving.protocol import GenerationRequest, Prompt
 from resq_onnx.serving.refusals import RefusalError, gone, invalid
+from resq_onnx.serving.rows import Rows, SeparateRows, SharedRows
 from resq_onnx.serving.stop_strings import StopStrings
-
-
-@dataclass(frozen=True)
-class Started:
-    """The request is valid and generation has started.
-
-    Attributes:
-        prompt_tokens: Number of tokens of the prompt.
-        known: Number of them that an earlier request left in the cache.
-    """
-
-    prompt_tokens: int
-    known: int
-
-
-@dataclass(frozen=True)
-class Piece:
-    """The next piece of the answer.
-
-    Attributes:
-        text: Whole characters, and no part of a stop string.
-        new_tokens: Tokens generated so far.
-    """
-
-    text: str
-    new_tokens: int
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The answer is complete.
-
-    Attributes:
-        reason: "stop" (a stop token or a stop string) or "length".
-        new_tokens: Tokens generated, not counting the stop token.
-    """
-
-    reason: str
-    new_tokens: int
-
-
-Event = Started | Piece | Finished
-"""An answer is one `Started`, pieces, one `Finished`."""
+from resq_onnx.serving.writing import Writer
 
 
 class Engine:
-    """A model, its tokenizer, and decoders for as many requests as may run at once.
+    """A model, its tokenizer, and rows for as many requests as may run at once.
+
+    Where a token's results depend on it alone, the requests run together. On a GPU it is not known
+    whether they do; other formats and function bodies depend on what else is in a call.
 
     Attributes:
         name: What clients call the model.
         max_length: Tokens of a prompt and its answer together.
+        batch: Runs the requests.
     """
 
     def __init__(
@@ -91,7 +54,7 @@ class Engine:
         Args:
             path: The .onnx file, with its tokenizer beside it.
             name: What clients call it.
-            concurrent: How many calls of `answer` may run at once.
+            concurrent: How many requests may run at once.
             max_length: Tokens of a prompt and its answer; None for as many as the model has
                 positions.
             threads: As for `create_session`.
@@ -109,51 +72,39 @@ class Engine:
         if self._tokenizer.chat_template is not None:
             start_early()
         self._most_bytes = self.max_length * self._tokenizer.longest_token
-        session = create_session(path, threads, provider=provider, kernels=kernels)
-        # On a GPU it is not known whether the cache of a prompt bitwise equals that of single
-        # steps.
-        reuse = kernels and provider == CPU and steps_do_not_matter(session)
-        self._pool = DecoderPool(session, concurrent, self.max_length, reuse)
+        session = ragged_session(path, threads) if kernels and provider == CPU else None
+        if session is not None:
+            rows: Rows = SharedRows(session, concurrent, self.max_length)
+        else:
+            session = create_session(path, threads, provider=provider, kernels=kernels)
+            rows = SeparateRows(session, concurrent, self.max_length)
+        self.batch = Batch(rows)
         self._vocabulary = read_signature(session).vocabulary or 0
 
-    def answer(self, asked: GenerationRequest, cancelled: threading.Event) -> Iterator[Event]:
-        """Answer a request, piece by piece.
+    def prepare(self, asked: GenerationRequest, cancelled: threading.Event) -> Generation:
+        """Turn a request into work for the batch; several threads may call this at once.
 
         The same request with the same seed has the same answer, regardless of earlier and
         concurrent requests.
 
         Args:
             asked: The request.
-            cancelled: When it is set, the answer ends within a token or a slice of the prompt.
+            cancelled: When it is set, the request ends soon.
 
         Raises:
             RefusalError: The prompt is invalid or too long, or `cancelled` was set.
         """
         ids = self._encode(asked.prompt, cancelled)
         limit = self._check_room(len(ids), asked.max_tokens)
-        with self._pool.lend(ids, limit) as text:
-            yield Started(len(ids), text.decoder.length)
-            _prefill(text, cancelled)
-            tokens = generate(
-                text.decoder,
-                ids,
-                limit,
-                asked.temperature,
-                asked.top_p,
-                asked.seed,
-                self._tokenizer.stop_ids,
-                known=text.decoder.length,
-            )
-            stops = StopStrings(asked.stop)
-            for piece in self._tokenizer.stream(_watched(tokens, text, cancelled)):
-                if certain := stops.feed(piece):
-                    yield Piece(certain, len(text.tokens) - len(ids))
-                if stops.found:
-                    break
-            made = len(text.tokens) - len(ids)
-            if rest := stops.rest():
-                yield Piece(rest, made)
-            yield Finished("length" if made == limit and not stops.found else "stop", made)
+        writer = Writer(
+            ids,
+            limit,
+            Sampler(asked.temperature, asked.top_p, asked.seed),
+            TextStream(self._tokenizer.decode),
+            self._tokenizer.stop_ids,
+            StopStrings(asked.stop),
+        )
+        return Generation(writer, cancelled)
 
     def _encode(self, prompt: Prompt, cancelled: threading.Event) -> Sequence[int]:
         if prompt.token_ids:
@@ -201,28 +152,6 @@ class Engine:
             param,
             "context_length_exceeded",
         )
-
-
-def _prefill(text: Text, cancelled: threading.Event) -> None:
-    """Run a prompt up to its last slice, and check for cancellation between slices."""
-    decoder, ids = text.decoder, text.tokens
-    while len(ids) - decoder.length > decoder.prefill_slice:
-        _check(cancelled)
-        decoder.run(np.array([ids[decoder.length :][: decoder.prefill_slice]], np.int64))
-
-
-def _watched(tokens: Iterable[int], text: Text, cancelled: threading.Event) -> Iterator[int]:
-    """Record the tokens, and check for cancellation after each."""
-    _check(cancelled)
-    for token in tokens:
-        text.tokens.append(token)
-        yield token
-        _check(cancelled)
-
-
-def _check(cancelled: threading.Event) -> None:
-    if cancelled.is_set():
-        raise gone()
 
 
 def _check_length(folder: Path, asked: int | None) -> int:

@@ -60,7 +60,7 @@ def unknown_model(name: str, served: str) -> RefusalError:
 
 
 def busy(running: int, waiting: int) -> RefusalError:
-    """All threads are busy and the queue is full."""
+    """All rows are taken and the queue is full."""
     return RefusalError(
         429,
         f"{running} requests are running and {waiting} waiting, which is as many as this server "

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from resq_onnx.serving.answers import Answer, usage
-from resq_onnx.serving.engine import Event, Finished, Piece, Started
+from resq_onnx.serving.events import Event, Finished, Piece, Started
 from resq_onnx.serving.refusals import RefusalError
 
 EVENT_STREAM: Final = [

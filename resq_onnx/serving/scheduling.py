@@ -1,128 +1,154 @@
-"""Scheduler: a bounded number of worker threads, a queue, and results for the event loop."""
+"""Scheduler: bounds how many requests run and wait, and brings their events to the event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, suppress
-from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from contextlib import suppress
+from typing import Any, Final, Protocol
 
+from resq_onnx.serving.batch import Batch, Generation, Told
+from resq_onnx.serving.events import End, Event
+from resq_onnx.serving.loop import Loop
+from resq_onnx.serving.protocol import GenerationRequest
 from resq_onnx.serving.refusals import busy
-
-Item = TypeVar("Item")
-Work = Callable[[threading.Event], Iterator[Item]]
-"""A function that runs in a thread, and ends soon after the event is set."""
 
 JOIN_POLL_SECONDS: Final = 0.02
 
-
-@dataclass(frozen=True)
-class _End:
-    error: BaseException | None = None
+PREPARING: Final = 4
+"""Threads that tokenise prompts, each of which one request may occupy for seconds."""
 
 
-class Running(Generic[Item]):
-    """A piece of work as seen by the event loop: an iterator over the thread's items."""
+class Preparing(Protocol):
+    """What the scheduler needs of an engine."""
 
-    def __init__(self, work: Work[Item]) -> None:
+    def prepare(self, asked: GenerationRequest, cancelled: threading.Event) -> Generation:
+        """Turn a request into work for the batch, in a thread; `cancelled` ends that early."""
+
+
+class Running:
+    """A request as seen by the event loop: an iterator over its events."""
+
+    def __init__(self) -> None:
         """Attach to the running event loop."""
-        self._work = work
-        self._loop = asyncio.get_running_loop()
-        self._items: asyncio.Queue[Item | _End] = asyncio.Queue()
-        self._cancelled = threading.Event()
-        self.future: Future[None] | None = None
-
-    def run(self) -> None:
-        """Do the work, in a thread."""
-        error: BaseException | None = None
-        try:
-            with closing(self._work(self._cancelled)) as items:  # type: ignore[type-var]
-                for item in items:
-                    self._tell(item)
-        except BaseException as found:  # pass on any exception to the waiting task
-            error = found
-        self._tell(_End(error))
+        self.loop = asyncio.get_running_loop()
+        self.cancelled = threading.Event()
+        self.preparing: Future[None] | None = None
+        self._events: asyncio.Queue[Event | End] = asyncio.Queue()
 
     def cancel(self) -> None:
-        """End the work soon, or keep it from starting. Do not iterate over its items after that."""
-        self._cancelled.set()
-        if self.future is not None:
-            self.future.cancel()
+        """End the request soon. Do not iterate over its events after that."""
+        self.cancelled.set()
+        if self.preparing is not None:
+            self.preparing.cancel()
 
-    async def __aiter__(self) -> AsyncIterator[Item]:
-        """Yield the work's items as they come, and raise its exceptions."""
-        while not isinstance(item := await self._items.get(), _End):
-            yield item
-        if item.error is not None:
-            raise item.error
+    def put(self, event: Event | End) -> None:
+        """Hand over an event, in the event loop."""
+        self._events.put_nowait(event)
 
-    def _tell(self, item: Item | _End) -> None:
-        _call_soon(self._loop, self._items.put_nowait, item)
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        """Yield the events as they come, and raise the exception that ended the request."""
+        while not isinstance(event := await self._events.get(), End):
+            yield event
+        if event.error is not None:
+            raise event.error
 
 
 class Scheduler:
-    """Runs pieces of work in a bounded number of threads, in the order in which they came."""
+    """The way of all requests: prepared by a few threads, then run by one together."""
 
-    def __init__(self, concurrent: int, waiting: int) -> None:
-        """Start no thread yet.
+    def __init__(self, engine: Preparing, batch: Batch, concurrent: int, waiting: int) -> None:
+        """Start the thread that runs the model.
 
         Args:
-            concurrent: Number of pieces that run at once.
-            waiting: Number of further pieces that may wait.
+            engine: Prepares the requests.
+            batch: Runs them; nobody else may use it.
+            concurrent: Number of requests that run at once.
+            waiting: Number of further requests that may wait.
         """
+        self._engine = engine
         self._concurrent = concurrent
         self._waiting = waiting
         self._unfinished = 0
-        self._executor = ThreadPoolExecutor(concurrent, thread_name_prefix="generation")
+        self._running: dict[Generation, Running] = {}
+        self._executor = ThreadPoolExecutor(PREPARING, thread_name_prefix="preparation")
+        self._loop = Loop(batch, self._deliver)
 
     @property
     def places(self) -> int:
-        """Largest number of running and waiting pieces."""
+        """Largest number of running and waiting requests."""
         return self._concurrent + self._waiting
 
     @property
     def running(self) -> int:
-        """Number of running pieces."""
+        """Number of running requests."""
         return min(self._unfinished, self._concurrent)
 
     @property
     def waiting(self) -> int:
-        """Number of waiting pieces."""
+        """Number of waiting requests."""
         return self._unfinished - self.running
 
-    def start(self, work: Work[Item]) -> Running[Item]:
-        """Run work as soon as a thread is free.
+    def start(self, asked: GenerationRequest) -> Running:
+        """Run a request as soon as there is room.
 
         Raises:
             RefusalError: The queue is full.
         """
         if self._unfinished >= self.places:
             raise busy(self.running, self.waiting)
-        running = Running(work)
-        loop = asyncio.get_running_loop()
+        running = Running()
         self._unfinished += 1
-        running.future = self._executor.submit(running.run)
-        running.future.add_done_callback(lambda _: _call_soon(loop, self._finish))
+        running.preparing = self._executor.submit(self._prepare, asked, running)
+        running.preparing.add_done_callback(
+            lambda future: self._put([(running, End())]) if future.cancelled() else None
+        )
         return running
 
     async def join(self, seconds: float) -> bool:
-        """Wait until all threads have finished; no new work can be started.
+        """Wait until all threads have finished; no new request can be started.
 
         Returns:
             Whether all finished within `seconds`.
         """
         self._executor.shutdown(wait=False, cancel_futures=True)
+        self._loop.stop()
         until = time.monotonic() + seconds
         while self._unfinished and time.monotonic() < until:
             await asyncio.sleep(JOIN_POLL_SECONDS)
         return not self._unfinished
 
-    def _finish(self) -> None:
-        self._unfinished -= 1
+    def _prepare(self, asked: GenerationRequest, running: Running) -> None:
+        """Prepare a request, in a thread."""
+        try:
+            generation = self._engine.prepare(asked, running.cancelled)
+        except BaseException as error:  # pass on any exception to the waiting task
+            self._put([(running, End(error))])
+            return
+        self._running[generation] = running
+        self._loop.submit(generation)
+
+    def _deliver(self, told: Sequence[Told]) -> None:
+        """Hand over the events of a step, in the thread that runs the model."""
+        found = [(self._running[generation], event) for generation, event in told]
+        for generation, event in told:
+            if isinstance(event, End):
+                del self._running[generation]
+        self._put(found)
+
+    def _put(self, found: Sequence[tuple[Running, Event | End]]) -> None:
+        """Hand over events, in any thread."""
+        if found:
+            _call_soon(found[0][0].loop, self._receive, found)
+
+    def _receive(self, found: Sequence[tuple[Running, Event | End]]) -> None:
+        """Take events, in the event loop."""
+        for running, event in found:
+            running.put(event)
+            self._unfinished -= isinstance(event, End)
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *given: Any) -> None:

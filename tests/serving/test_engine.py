@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
-from resq_onnx.serving.engine import Engine, Finished, Piece, Started
+from resq_onnx.runtime.ragged import RaggedDecoder
+from resq_onnx.serving.batch import Generation
+from resq_onnx.serving.engine import Engine
+from resq_onnx.serving.events import End, Event, Finished, Piece, Started
 from resq_onnx.serving.protocol import GenerationRequest, Prompt
 from resq_onnx.serving.refusals import RefusalError
 
@@ -41,9 +44,22 @@ def asked(ids: tuple[int, ...], **changes: Any) -> GenerationRequest:
     return GenerationRequest(Prompt(token_ids=ids), **(DEFAULTS | changes))
 
 
+def answer(
+    engine: Engine, request: GenerationRequest, cancelled: threading.Event | None = None
+) -> Iterator[Event]:
+    """The events of a request that runs alone."""
+    engine.batch.add(engine.prepare(request, cancelled or threading.Event()))
+    while not engine.batch.is_idle:
+        for _, event in engine.batch.advance():
+            if not isinstance(event, End):
+                yield event
+            elif event.error is not None:
+                raise event.error
+
+
 def said(engine: Engine, request: GenerationRequest) -> tuple[int, str, Finished]:
     """Tokens that were known, the text, and how it ended."""
-    begun, *pieces, ended = engine.answer(request, threading.Event())
+    begun, *pieces, ended = answer(engine, request)
     assert isinstance(begun, Started)
     assert isinstance(ended, Finished)
     assert [piece for piece in pieces if not isinstance(piece, Piece)] == []
@@ -80,7 +96,7 @@ def test_a_prompt_far_too_long_is_refused_before_it_costs_anything(
     monkeypatch.setattr("resq_onnx.runtime.tokenizer.render_chat", pytest.fail)
     began = time.monotonic()
     with pytest.raises(RefusalError, match="takes 1024 tokens, and there would be"):
-        next(engine.answer(GenerationRequest(prompt, **DEFAULTS), threading.Event()))
+        engine.prepare(GenerationRequest(prompt, **DEFAULTS), threading.Event())
     assert time.monotonic() - began < 1
 
 
@@ -104,12 +120,12 @@ def test_a_conversation_is_not_forgotten_for_another_with_the_same_instructions(
 
 
 @pytest.mark.parametrize("pulled", [1, 2, 5])
-def test_a_cancelled_answer_ends_at_once_and_gives_its_decoder_back(
+def test_a_cancelled_answer_ends_at_once_and_gives_its_row_back(
     engine: Engine, pulled: int
 ) -> None:
     whole = said(engine, asked(LONG))
     cancelled = threading.Event()
-    events = engine.answer(asked(LONG[::-1]), cancelled)
+    events = answer(engine, asked(LONG[::-1]), cancelled)
     for _ in range(pulled):
         next(events)
     cancelled.set()
@@ -118,9 +134,48 @@ def test_a_cancelled_answer_ends_at_once_and_gives_its_decoder_back(
     assert said(engine, asked(LONG))[1:] == whole[1:]
 
 
-def test_an_answer_that_nobody_reads_to_its_end_gives_its_decoder_back(engine: Engine) -> None:
-    for _ in range(3):
-        events: Iterator[object] = engine.answer(asked(LONG), threading.Event())
-        next(events)
-        del events
-    assert said(engine, asked(LONG))[2].new_tokens == 24
+def test_a_request_that_is_cancelled_while_it_waits_never_runs(engine: Engine) -> None:
+    first = engine.prepare(asked(LONG), threading.Event())
+    second = engine.prepare(asked(LONG[:9]), threading.Event())
+    for one in (first, second):
+        engine.batch.add(one)
+    engine.batch.advance()
+    second.cancelled.set()
+    told = engine.batch.advance()
+    assert [type(event) for generation, event in told if generation is second] == [End]
+    assert not engine.batch.is_idle
+
+
+def test_short_prompts_do_not_wait_for_a_long_one(folder: Path) -> None:
+    engine = open_engine(folder, concurrent=3)
+    prompts = [LONG, LONG[5:30], LONG[9:40]]
+    begun = list[Generation]()
+    for ids in prompts:
+        engine.batch.add(engine.prepare(asked(ids, max_tokens=100), threading.Event()))
+    while len(begun) < 3:
+        for one, event in engine.batch.advance():
+            if isinstance(event, Piece) and one not in begun:
+                begun.append(one)
+    lengths = [len(one.writer.tokens) - one.writer.new_tokens for one in begun]
+    assert lengths == [25, 31, 750]
+
+
+def test_an_error_of_the_model_ends_all_that_run_and_leaves_their_rows_usable(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_engine(folder, concurrent=2)
+    whole = said(engine, asked(LONG[:9]))
+    with monkeypatch.context() as patched:
+        for ids in (LONG[:9], LONG[3:9]):
+            engine.batch.add(engine.prepare(asked(ids), threading.Event()))
+        engine.batch.advance()
+        engine.batch.advance()
+        patched.setattr(RaggedDecoder, "run", broken)
+        ends = [event for _, event in engine.batch.advance() if isinstance(event, End)]
+    assert [type(end.error) for end in ends] == [ZeroDivisionError] * 2
+    assert engine.batch.is_idle
+    assert said(engine, asked(LONG[:9]))[1:] == whole[1:]
+
+
+def broken(*_: object) -> None:
+    raise ZeroDivisionError

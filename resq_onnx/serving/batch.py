@@ -1,0 +1,153 @@
+"""Continuous batching: which tokens run next, of which requests.
+
+Requests join and leave between two steps. A step runs one token of every answer that is being
+written, in one call if the rows allow it, and before that a slice of one prompt. All of it is
+executed by one thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resq_onnx.serving.events import End, Event, Started
+from resq_onnx.serving.refusals import gone
+from resq_onnx.serving.rows import Row, Rows
+from resq_onnx.serving.writing import Writer
+
+
+class Generation:
+    """One request on its way from the prompt to the end of its answer.
+
+    Attributes:
+        writer: The prompt, and the answer so far.
+        cancelled: Set by another thread to end it soon.
+        row: Its row; None while it waits for one.
+    """
+
+    def __init__(self, writer: Writer, cancelled: threading.Event) -> None:
+        """Begin with nothing run."""
+        self.writer = writer
+        self.cancelled = cancelled
+        self.row: Row | None = None
+
+
+Told = tuple[Generation, Event | End]
+"""An event, and whose it is."""
+
+
+class Batch:
+    """All requests that run or wait for a row."""
+
+    def __init__(self, rows: Rows) -> None:
+        """Begin with none; nobody else may use the rows."""
+        self._rows = rows
+        self._waiting: deque[Generation] = deque()
+        self._prompts: deque[Generation] = deque()
+        self._writing: list[Generation] = []
+        self._told: list[Told] = []
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is no request."""
+        return not (self._waiting or self._prompts or self._writing)
+
+    def add(self, generation: Generation) -> None:
+        """Let a request wait for a row."""
+        self._waiting.append(generation)
+
+    def advance(self) -> list[Told]:
+        """Run a slice and a step; return the events since the last call.
+
+        Every request that was added gets one `End` in the end, with the exception that ended it.
+        """
+        self._drop_cancelled()
+        self._admit()
+        self._run_slice()
+        self._run_step()
+        told, self._told = self._told, []
+        return told
+
+    def end_all(self, error: BaseException) -> list[Told]:
+        """End all requests."""
+        for one in [*self._waiting, *self._prompts, *self._writing]:
+            self._end(one, error)
+        told, self._told = self._told, []
+        return told
+
+    def _drop_cancelled(self) -> None:
+        for one in [*self._waiting, *self._prompts, *self._writing]:
+            if one.cancelled.is_set():
+                self._end(one, gone())
+
+    def _admit(self) -> None:
+        while self._waiting and self._rows.has_room():
+            one = self._waiting[0]
+            try:
+                row = self._rows.begin(one.writer.tokens, one.writer.limit)
+            except BaseException as error:  # pass on any exception to whoever waits
+                self._end(one, error)
+                continue
+            self._prompts.append(self._waiting.popleft())
+            one.row = row
+            self._told.append((one, Started(len(one.writer.tokens), row.length)))
+
+    def _run_slice(self) -> None:
+        """Run a slice of a prompt; the prompts take turns, so that no short one waits long."""
+        if not self._prompts:
+            return
+        one = self._prompts[0]
+        assert one.row is not None
+        length = self._rows.slice_length(len(self._writing), len(self._prompts))
+        ids = one.writer.tokens[one.row.length :][:length]
+        for logits in self._logits([one], np.array([ids], np.int64)):
+            self._prompts.popleft()
+            if one.row.length < len(one.writer.tokens):
+                self._prompts.append(one)
+                return
+            self._writing.append(one)
+            self._write(one, logits)
+
+    def _run_step(self) -> None:
+        """Run one token of every answer."""
+        writing = [one for one in self._writing if one.row is not None]
+        together = self._rows.run_together
+        for group in [writing] if together and writing else [[one] for one in writing]:
+            ids = np.array([[one.writer.tokens[-1]] for one in group], np.int64)
+            for one, logits in zip(group, self._logits(group, ids), strict=False):
+                self._write(one, logits)
+
+    def _logits(
+        self, group: Sequence[Generation], ids: NDArray[np.int64]
+    ) -> Iterator[NDArray[Any]]:
+        """The logits (vocabulary,) of each; none if the model fails, which ends them all."""
+        try:
+            logits = self._rows.run([one.row for one in group], ids)
+        except BaseException as error:  # pass on any exception to whoever waits
+            for one in group:
+                self._end(one, error)
+            return
+        yield from logits
+
+    def _write(self, one: Generation, logits: NDArray[Any]) -> None:
+        try:
+            events = one.writer.take(logits)
+        except BaseException as error:  # pass on any exception to whoever waits
+            self._end(one, error)
+            return
+        self._told.extend((one, event) for event in events)
+        if one.writer.is_done:
+            self._end(one, None)
+
+    def _end(self, one: Generation, error: BaseException | None) -> None:
+        for place in (self._waiting, self._prompts, self._writing):
+            if one in place:
+                place.remove(one)
+        if one.row is not None:
+            self._rows.end(one.row)
+        self._told.append((one, End(error)))

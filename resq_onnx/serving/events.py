@@ -1,0 +1,58 @@
+"""Events of an answer: one `Started`, pieces of text, one `Finished`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Started:
+    """The request is valid and generation has started.
+
+    Attributes:
+        prompt_tokens: Number of tokens of the prompt.
+        known: Number of them that an earlier request left in the cache.
+    """
+
+    prompt_tokens: int
+    known: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The next piece of the answer.
+
+    Attributes:
+        text: Whole characters, and no part of a stop string.
+        new_tokens: Tokens generated so far.
+    """
+
+    text: str
+    new_tokens: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The answer is complete.
+
+    Attributes:
+        reason: "stop" (a stop token or a stop string) or "length".
+        new_tokens: Tokens generated, not counting the stop token.
+    """
+
+    reason: str
+    new_tokens: int
+
+
+Event = Started | Piece | Finished
+
+
+@dataclass(frozen=True)
+class End:
+    """Nothing more comes.
+
+    Attributes:
+        error: Why the answer, or the rest of it, is missing; None if it is complete.
+    """
+
+    error: BaseException | None = None

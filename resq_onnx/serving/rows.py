@@ -1,0 +1,205 @@
+"""Rows of the cache that requests write to, one each: together in one buffer, or each its own.
+
+With prefix caching, the next turn of a conversation reuses the row of the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resq_onnx.errors import ResqError
+from resq_onnx.runtime.buffered import PREFILL_SLICE, BufferedDecoder
+from resq_onnx.runtime.ragged import RaggedDecoder
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+LEAST_SLICE: Final = 16
+"""Tokens of a prompt that run between two steps of other answers, at least: fewer would read the
+weights too often. A slice of 16 takes as long as two or three steps of few answers."""
+
+
+class Row(Protocol):
+    """The place of one text."""
+
+    @property
+    def length(self) -> int:
+        """Number of its tokens that have been run."""
+
+
+class Rows(Protocol):
+    """The places of all texts that run at once.
+
+    Attributes:
+        run_together: Whether one call can run tokens of several texts.
+    """
+
+    run_together: bool
+
+    def has_room(self) -> bool:
+        """Whether another text can begin."""
+
+    def begin(self, tokens: list[int], max_new_tokens: int) -> Any:
+        """Give a text a row, whose `length` says how much of its beginning is known already.
+
+        Args:
+            tokens: The text, to which its new tokens will be added.
+            max_new_tokens: How many these are at most.
+        """
+
+    def end(self, row: Any) -> None:
+        """Take the row back."""
+
+    def slice_length(self, writing: int, prompts: int) -> int:
+        """Tokens of a prompt to run next, beside this many answers and of this many prompts."""
+
+    def run(self, rows: Sequence[Any], input_ids: NDArray[np.int64]) -> NDArray[Any]:
+        """Run the next tokens (B, S) of texts; logits (B, vocabulary), valid until the next call.
+
+        B is 1 unless they `run_together`.
+        """
+
+
+@dataclass(eq=False)
+class SharedRow:
+    """One row of a `RaggedDecoder`.
+
+    Attributes:
+        decoder: The decoder.
+        index: Number of the row.
+        tokens: The row's text, of which the first `length` tokens are cached.
+    """
+
+    decoder: RaggedDecoder
+    index: int
+    tokens: list[int] = field(default_factory=list)
+
+    @property
+    def length(self) -> int:
+        """Number of cached tokens."""
+        return self.decoder.lengths[self.index]
+
+    def shared(self, tokens: Sequence[int]) -> int:
+        """Number of tokens of a new text that are cached: never the last, which has to run."""
+        known = self.tokens[: self.length]
+        pairs = enumerate(zip(known, tokens[:-1], strict=False))
+        return next((i for i, (a, b) in pairs if a != b), min(len(known), len(tokens) - 1))
+
+
+class SharedRows:
+    """Rows of one buffer, whose texts run together.
+
+    A new text goes to the idle row that has cached most of its beginning, if that is at least half
+    of the row's text. Otherwise, for example if two conversations share their instructions, both
+    are kept: the shared beginning is copied to the row that has been idle longest.
+    """
+
+    run_together = True
+
+    def __init__(self, session: onnxruntime.InferenceSession, count: int, max_length: int) -> None:
+        """Make the rows; their memory is allocated when it is first written to.
+
+        Args:
+            session: Of `ragged_session`.
+            count: Number of rows.
+            max_length: Largest number of tokens of each.
+
+        Raises:
+            ResqError: The model is not a decoder, or there is not enough memory.
+        """
+        try:
+            self._decoder = RaggedDecoder(session, max_length, count)
+        except MemoryError:
+            raise _no_memory(count, max_length) from None
+        self._rows = [SharedRow(self._decoder, index) for index in range(count)]
+        self._idle = list(self._rows)
+        """Longest idle first."""
+
+    def has_room(self) -> bool:
+        """Whether a row is idle."""
+        return bool(self._idle)
+
+    def begin(self, tokens: list[int], max_new_tokens: int) -> SharedRow:
+        """Give a text an idle row."""
+        del max_new_tokens
+        best = max(self._rows, key=lambda row: (row.shared(tokens), row in self._idle))
+        shared = best.shared(tokens)
+        if best in self._idle and 2 * shared >= best.length:
+            row = best
+            self._decoder.rewind(row.index, shared)
+        else:
+            row = self._idle[0]
+            self._decoder.copy_beginning(row.index, best.index, shared)
+        self._idle.remove(row)
+        row.tokens = tokens
+        return row
+
+    def end(self, row: SharedRow) -> None:
+        """Keep the row's text until the row is needed."""
+        self._idle.append(row)
+
+    def slice_length(self, writing: int, prompts: int) -> int:
+        """As much as possible if nobody writes, else about twice the work of a step.
+
+        More prompts get more, or those who write would take the places of those who wait.
+        """
+        if not writing:
+            return PREFILL_SLICE
+        return min(max(2 * writing, LEAST_SLICE) * prompts, PREFILL_SLICE)
+
+    def run(self, rows: Sequence[SharedRow], input_ids: NDArray[np.int64]) -> NDArray[Any]:
+        """Run the next tokens of any of the texts."""
+        return self._decoder.run([row.index for row in rows], input_ids)
+
+
+class SeparateRows:
+    """A decoder for each text, where what is computed depends on what else is in a call."""
+
+    run_together = False
+
+    def __init__(self, session: onnxruntime.InferenceSession, count: int, max_length: int) -> None:
+        """Check that a decoder can be made; arguments and errors are those of `SharedRows`."""
+        try:
+            decoder = BufferedDecoder(session, max_length)
+        except MemoryError:
+            raise _no_memory(count, max_length) from None
+        self._slice = decoder.prefill_slice
+        self._session = session
+        self._free = count
+
+    def has_room(self) -> bool:
+        """Whether fewer texts run than may."""
+        return self._free > 0
+
+    def begin(self, tokens: list[int], max_new_tokens: int) -> BufferedDecoder:
+        """Make a decoder of the text's length, because function bodies copy a whole cache."""
+        decoder = BufferedDecoder(self._session, len(tokens) + max_new_tokens)
+        self._free -= 1
+        return decoder
+
+    def end(self, row: BufferedDecoder) -> None:
+        """Forget the text."""
+        del row
+        self._free += 1
+
+    def slice_length(self, writing: int, prompts: int) -> int:
+        """As `generate` cuts a prompt: its results depend on that."""
+        del writing, prompts
+        return self._slice
+
+    def run(self, rows: Sequence[BufferedDecoder], input_ids: NDArray[np.int64]) -> NDArray[Any]:
+        """Run the next tokens of one text."""
+        (decoder,) = rows
+        return decoder.run(input_ids)
+
+
+def _no_memory(count: int, max_length: int) -> ResqError:
+    return ResqError(
+        f"there is no memory for {count} caches of {max_length} tokens; give a smaller "
+        f"--max-length or --max-concurrent"
+    )
