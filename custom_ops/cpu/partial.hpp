@@ -1,4 +1,4 @@
-// What a vectors_*.hpp may leave out: loads and stores of fewer than sixteen lanes, and unpacking,
+// What a vectors_*.hpp may leave out: loads and stores of fewer than sixteen lanes, and widening,
 // in plain C++. Where there is an instruction, an overload or a macro there replaces the one here.
 #pragma once
 
@@ -29,12 +29,17 @@ inline void store_first(T* p, F x, std::int64_t count) {
     __builtin_memcpy(p, lanes, static_cast<std::size_t>(count) * sizeof(T));
 }
 
-#ifndef RESQ_HAS_UNPACK
-// Thirty-two signed 4-bit values in sixteen bytes, as bytes.
-inline void unpack_signed(const std::uint8_t* packed, std::int8_t* out) {
-    for (int i = 0; i < kLanes; ++i) {
-        out[2 * i] = static_cast<std::int8_t>(((packed[i] & 15) ^ 8) - 8);
-        out[2 * i + 1] = static_cast<std::int8_t>(((packed[i] >> 4) ^ 8) - 8);
+#ifndef RESQ_HAS_WIDEN
+// The four signed bytes of every lane as words: the first two in words[0], the others in words[1].
+inline void widen_bytes(I x, I words[2]) {
+    std::int8_t bytes[4 * kLanes];
+    std::int16_t wide[2][2 * kLanes];
+    store(reinterpret_cast<std::int32_t*>(bytes), x);
+    for (int i = 0; i < 4 * kLanes; ++i) {
+        wide[i % 4 / 2][i / 4 * 2 + i % 2] = bytes[i];
+    }
+    for (int i = 0; i < 2; ++i) {
+        words[i] = load(reinterpret_cast<const std::int32_t*>(wide[i]));
     }
 }
 #endif

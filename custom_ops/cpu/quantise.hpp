@@ -81,7 +81,9 @@ inline void quantise_segment(const T* x, const Part& part, std::uint8_t* out, fl
     const int offset = part.bits == 4 ? 0 : kByteOffset;
     for (std::int64_t k = 0; k < part.width; k += kLanes) {
         const I integers = quantiser(load_first(x + k, part.width - k)) - broadcast(offset);
-        if (element_bytes(part) == 1) {
+        if (part.bits == 4) {
+            store_nibble_places(out + k, integers);
+        } else if (element_bytes(part) == 1) {
             store_bytes(out + k, integers);
         } else {
             store_words(reinterpret_cast<std::uint16_t*>(out) + k, integers);

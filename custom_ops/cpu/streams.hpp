@@ -5,12 +5,11 @@
 // The last weights are copied, so that reading beyond them is safe.
 #pragma once
 
-#include <cstring>
-
 #include "isa.hpp"
 #include "outputs.hpp"
 #include "quantise.hpp"
 #include "resq/kernels.hpp"
+#include "unpack.hpp"
 
 namespace resq::RESQ_ISA {
 
@@ -18,17 +17,7 @@ namespace resq::RESQ_ISA {
 constexpr int kPrefetchedLines = 16;
 
 inline bool can_stream(const MatMul& m) {
-    for (const Part& part : m.parts) {
-        if (part.bits == 4 && part.width % 2 != 0) {
-            return false;
-        }
-    }
-    return true;
-}
-
-// Bytes of a row of weights, all groups.
-inline std::int64_t weight_row_bytes(const MatMul& m, const Part& part) {
-    return m.groups * part.width * part.bits / 8;
+    return begins_at_bytes(m.parts[0]) && begins_at_bytes(m.parts[1]);
 }
 
 // Bytes of one prepared row.
@@ -58,27 +47,7 @@ inline void prepare_stream(const MatMul& m, const Activations& x, std::int64_t f
 
 // For a copy of sixteen rows of both parts.
 inline std::size_t stream_scratch_bytes(const MatMul& m) {
-    std::size_t bytes = 0;
-    for (const Part& part : m.parts) {
-        bytes += static_cast<std::size_t>(kLanes * weight_row_bytes(m, part)) + kSlack;
-    }
-    return bytes;
-}
-
-// Sixteen rows of a part's weights from `output` on. Reading beyond them is safe.
-inline const std::uint8_t* block_weights(const MatMul& m, const Part& part, std::int64_t output,
-                                         std::uint8_t* scratch) {
-    const std::int64_t bytes = weight_row_bytes(m, part);
-    const std::uint8_t* weights = part.weights + output * bytes;
-    const std::int64_t behind = (m.outputs - output - kLanes) * bytes;
-    if (behind >= static_cast<std::int64_t>(kSlack)) {
-        return weights;
-    }
-    const std::int64_t rows = m.outputs - output < kLanes ? m.outputs - output : kLanes;
-    const auto used = static_cast<std::size_t>(rows * bytes);
-    std::memcpy(scratch, weights, used);
-    std::memset(scratch + used, 0, static_cast<std::size_t>(kLanes * bytes) + kSlack - used);
-    return scratch;
+    return block_bytes(m, m.parts[0]) + block_bytes(m, m.parts[1]);
 }
 
 // Prefetches the weights that are read after those of part `p` at `output`. The CPU predicts reads
@@ -111,7 +80,7 @@ inline void multiply_block(const MatMul& m, const Activations& x, const MatMulOu
         }
         const std::int64_t bytes = weight_row_bytes(m, part);
         const std::uint8_t* weights = block_weights(m, part, output, scratch);
-        scratch += kLanes * bytes + static_cast<std::int64_t>(kSlack);
+        scratch += block_bytes(m, part);
         prefetch_next(m, p, output);
         for (std::int64_t g = 0; g < m.groups; ++g, ++segment) {
             std::int32_t zeros[kRows];

@@ -35,7 +35,7 @@ inline void prepare_segment(const Part& part, const std::uint8_t* integers, std:
         if (part.bits == 4) {
             const std::int64_t pair = k / 2;
             out[pair / kVector * 2 * kVector + k % 2 * kVector + pair % kVector] =
-                static_cast<std::uint8_t>(integers[k] - zero_point);
+                static_cast<std::uint8_t>(integers[nibble_place(k)] - zero_point);
         } else {
             std::uint8_t* step = out + k / kVector * 2 * kVector + k % kVector;
             step[0] = integers[k];

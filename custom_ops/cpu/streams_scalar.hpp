@@ -12,7 +12,8 @@ inline std::int64_t prepared_bytes(const Part& part) { return part.width * 4; }
 inline void prepare_segment(const Part& part, const std::uint8_t* integers, std::int32_t zero_point,
                             std::uint8_t* out) {
     for (std::int64_t k = 0; k < part.width; ++k) {
-        reinterpret_cast<std::int32_t*>(out)[k] = integers[k] - zero_point;
+        const std::int64_t place = part.bits == 4 ? nibble_place(k) : k;
+        reinterpret_cast<std::int32_t*>(out)[k] = integers[place] - zero_point;
     }
 }
 

@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "lanes.hpp"
-#include "unpack_x86.hpp"
+#include "nibbles_x86.hpp"
 
 namespace resq::RESQ_ISA {
 
@@ -86,15 +86,36 @@ inline __m256i words_of(I x) {
 inline void store_words(std::uint16_t* p, I x) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), words_of(x));
 }
-inline void store_bytes(std::uint8_t* p, I x) {
+inline __m128i bytes_of(I x) {
     const __m256i words = _mm256_and_si256(words_of(x), _mm256_set1_epi16(0xFF));
-    _mm_storeu_si128(
-        reinterpret_cast<__m128i*>(p),
-        _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+    return _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+}
+inline void store_bytes(std::uint8_t* p, I x) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes_of(x));
+}
+inline void store_nibble_places(std::uint8_t* p, I x) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), in_nibble_places(bytes_of(x)));
 }
 inline I load_bytes(const std::uint8_t* p) {
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
     return {_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))};
+}
+inline I signed_nibbles(I x) {
+    const __m256i values = _mm256_broadcastsi128_si256(nibble_values());
+    const __m256i mask = _mm256_set1_epi8(15);
+    return {_mm256_shuffle_epi8(values, _mm256_and_si256(x.a, mask)),
+            _mm256_shuffle_epi8(values, _mm256_and_si256(x.b, mask))};
+}
+#define RESQ_HAS_WIDEN
+inline void widen_bytes(I x, I words[2]) {
+    for (int i = 0; i < 2; ++i) {  // each byte to the upper half of a word, then down
+        const int two = 2 * i;
+        const __m256i source = _mm256_broadcastsi128_si256(
+            _mm_add_epi8(_mm_setr_epi8(-8, 0, -8, 1, -8, 4, -8, 5, -8, 8, -8, 9, -8, 12, -8, 13),
+                         _mm_set1_epi8(static_cast<char>(two))));
+        words[i] = {_mm256_srai_epi16(_mm256_shuffle_epi8(x.a, source), 8),
+                    _mm256_srai_epi16(_mm256_shuffle_epi8(x.b, source), 8)};
+    }
 }
 inline I spread_nibbles(const std::uint8_t* p) {
     // Bytes 2 and 5, 10 and 13 of each half are two bytes of p; -1 gives zero.

@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "lanes.hpp"
-#include "unpack_x86.hpp"
+#include "nibbles_x86.hpp"
 
 namespace resq::RESQ_ISA {
 
@@ -65,11 +65,18 @@ inline F as_float(I x) { return {_mm512_castsi512_ps(x.v)}; }
 inline void store_bytes(std::uint8_t* p, I x) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x.v));
 }
+inline void store_nibble_places(std::uint8_t* p, I x) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), in_nibble_places(_mm512_cvtepi32_epi8(x.v)));
+}
 inline void store_words(std::uint16_t* p, I x) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(x.v));
 }
 inline I load_bytes(const std::uint8_t* p) {
     return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+}
+inline I signed_nibbles(I x) {
+    return {_mm512_shuffle_epi8(_mm512_broadcast_i32x4(nibble_values()),
+                                _mm512_and_si512(x.v, _mm512_set1_epi8(15)))};
 }
 inline I spread_nibbles(const std::uint8_t* p) {
     // Bytes 2 and 5, 10 and 13 of each quarter are two bytes of p; -1 gives zero.

@@ -93,9 +93,13 @@ inline void store_words(std::uint16_t* p, I x) {
     vst1q_u16(p, vreinterpretq_u16_s16(words_of(x, 0)));
     vst1q_u16(p + 8, vreinterpretq_u16_s16(words_of(x, 1)));
 }
-inline void store_bytes(std::uint8_t* p, I x) {
-    vst1q_u8(
-        p, vreinterpretq_u8_s8(vcombine_s8(vmovn_s16(words_of(x, 0)), vmovn_s16(words_of(x, 1)))));
+inline uint8x16_t bytes_of(I x) {
+    return vreinterpretq_u8_s8(vcombine_s8(vmovn_s16(words_of(x, 0)), vmovn_s16(words_of(x, 1))));
+}
+inline void store_bytes(std::uint8_t* p, I x) { vst1q_u8(p, bytes_of(x)); }
+inline void store_nibble_places(std::uint8_t* p, I x) {
+    constexpr std::uint8_t kSource[16] = {0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15};
+    vst1q_u8(p, vqtbl1q_u8(bytes_of(x), vld1q_u8(kSource)));
 }
 inline I widen(uint8x16_t bytes) {
     const uint16x8_t low = vmovl_u8(vget_low_u8(bytes)), high = vmovl_u8(vget_high_u8(bytes));
@@ -104,6 +108,10 @@ inline I widen(uint8x16_t bytes) {
     RESQ_EACH_VECTOR(I, vreinterpretq_s32_u32(vmovl_u16(words[i])));
 }
 inline I load_bytes(const std::uint8_t* p) { return widen(vld1q_u8(p)); }
+inline I signed_nibbles(I x) {
+    RESQ_EACH_VECTOR(
+        I, vreinterpretq_s32_s8(vshrq_n_s8(vshlq_n_s8(vreinterpretq_s8_s32(x.v[i]), 4), 4)));
+}
 inline I spread_nibbles(const std::uint8_t* p) {
     // Bytes 2 and 5, 10 and 13 of the first register are bytes 0 and 1 of p; 255 gives zero.
     constexpr std::uint8_t kSource[16] = {255, 255, 0, 255, 255, 0, 255, 255,
@@ -156,11 +164,5 @@ inline void transpose_dwords(const void* rows, std::int64_t stride, I columns[4]
 }
 
 #undef RESQ_EACH_VECTOR
-
-#define RESQ_HAS_UNPACK
-inline void unpack_signed(const std::uint8_t* packed, std::int8_t* out) {
-    const int8x16_t bytes = vreinterpretq_s8_u8(vld1q_u8(packed));
-    vst2q_s8(out, {vshrq_n_s8(vshlq_n_s8(bytes, 4), 4), vshrq_n_s8(bytes, 4)});
-}
 
 }  // namespace resq::RESQ_ISA

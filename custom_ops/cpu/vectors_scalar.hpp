@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "lanes.hpp"
+#include "resq/matmul.hpp"
 
 namespace resq::RESQ_ISA {
 
@@ -83,6 +84,12 @@ inline void store_bytes(std::uint8_t* p, I a) {
         p[i] = static_cast<std::uint8_t>(a.lane[i]);
     }
 }
+// The low bytes of lanes that are columns of a 4-bit segment, in their places there.
+inline void store_nibble_places(std::uint8_t* p, I a) {
+    for (int i = 0; i < kLanes; ++i) {
+        p[nibble_place(i)] = static_cast<std::uint8_t>(a.lane[i]);
+    }
+}
 inline void store_words(std::uint16_t* p, I a) {
     for (int i = 0; i < kLanes; ++i) {
         p[i] = static_cast<std::uint16_t>(a.lane[i]);
@@ -94,6 +101,16 @@ inline I load_bytes(const std::uint8_t* p) {
         r.lane[i] = p[i];
     }
     return r;
+}
+// The low nibble of every byte, signed.
+inline I signed_nibbles(I a) {
+    std::int8_t bytes[sizeof a];
+    std::memcpy(bytes, &a, sizeof a);
+    for (std::int8_t& byte : bytes) {
+        byte = static_cast<std::int8_t>(((byte & 15) ^ 8) - 8);
+    }
+    std::memcpy(&a, bytes, sizeof a);
+    return a;
 }
 // Sixteen 4-bit values in eight bytes, the even one of each byte in its low nibble: an even lane
 // has its byte in bits 16 to 23, an odd lane in bits 8 to 15, so its own nibble begins at bit 16

@@ -12,18 +12,34 @@ namespace {
 // Rows that a task quantises: some microseconds of work.
 constexpr std::int64_t kRowsOfTask = 16;
 
-// Bytes of weights that a task streams: enough to hide the cost of a task (below a microsecond),
-// few enough that no thread waits long for another.
-constexpr std::int64_t kBytesOfTask = 64 * 1024;
+// Bytes of weights that a task multiplies with a few rows: enough to hide the cost of a task (below
+// a microsecond), few enough that no thread waits long for another. With this many rows more, a
+// task takes half as many.
+constexpr std::int64_t kBytesOfTask = 64 * 1024, kRowsOfHalf = 8;
 
-// Rows up to which weights are streamed. Unpacking a panel costs as much as streaming it for some
-// twenty rows, with AVX2 and with AVX-512-VNNI.
-constexpr std::int64_t kStreamedRows = 16;
+// Rows up to which weights are streamed: with more, panels were faster, with AVX2 and with
+// AVX-512-VNNI. A stream ends each segment with sums over lanes, which short ones, such as those of
+// one head of o_proj, do not repay.
+constexpr std::int64_t kStreamedRows = 4, kStreamedShort = 1;
+constexpr std::int64_t kShortSegment = 128;
 
 // With many rows: the minimum of tasks per call, and of rows per task. Every task unpacks its
 // panel, which costs as much as multiplying it with a few rows.
 constexpr std::int64_t kTasks = 16;
 constexpr std::int64_t kRowsOfPanel = 96;
+
+std::int64_t weight_bytes(const MatMul& m) {
+    std::int64_t bytes = 0;
+    for (const Part& part : m.parts) {
+        bytes += m.outputs * m.groups * part.width * part.bits / 8;
+    }
+    return bytes;
+}
+
+std::int64_t streamed_rows(const MatMul& m) {
+    const bool is_short = std::max(m.parts[0].width, m.parts[1].width) < kShortSegment;
+    return is_short ? kStreamedShort : kStreamedRows;
+}
 
 // One call: what its tasks share.
 struct Work {
@@ -51,11 +67,8 @@ struct Work {
             scratch(ScratchUse::kPrepared, stride * static_cast<std::size_t>(rows)));
         kernels.prepare_stream(matmul, activations, 0, rows, prepared);
         const std::int64_t blocks = (matmul.outputs + 15) / 16;
-        const std::int64_t bytes = matmul.outputs * matmul.groups *
-                                   (matmul.parts[0].width * matmul.parts[0].bits +
-                                    matmul.parts[1].width * matmul.parts[1].bits) /
-                                   8;
-        const std::int64_t tasks = std::clamp<std::int64_t>(bytes / kBytesOfTask, 1, blocks);
+        const std::int64_t tasks =
+            std::clamp<std::int64_t>(weight_bytes(matmul) / kBytesOfTask, 1, blocks);
         context.parallel_for(tasks, tasks, [&](std::int64_t task) {
             void* memory = scratch(ScratchUse::kWork, kernels.stream_scratch_bytes(matmul));
             for (std::int64_t row = 0; row < rows; row += kernels.few_rows) {
@@ -73,7 +86,8 @@ struct Work {
         const std::int64_t wanted = (kTasks + panels - 1) / panels;
         const std::int64_t cuts =
             std::clamp<std::int64_t>(rows / kRowsOfPanel, 1, std::max<std::int64_t>(wanted, 1));
-        context.parallel_for(panels * cuts, panels * cuts, [&](std::int64_t task) {
+        const std::int64_t batches = weight_bytes(matmul) * (1 + rows / kRowsOfHalf) / kBytesOfTask;
+        context.parallel_for(panels * cuts, std::min(panels * cuts, batches), [&](auto task) {
             const std::int64_t panel = task / cuts, cut = task % cuts;
             void* memory = scratch(ScratchUse::kWork, kernels.panel_bytes(matmul));
             kernels.multiply_panel(matmul, activations, out, panel, rows * cut / cuts,
@@ -104,7 +118,7 @@ void CpuMatMulKernel::compute(const NodeContext& context) const {
     const Work work{kernels_,         matmul_, context,    const_floats(tensors.x),
                     tensors.output(), rows,    activations};
     work.quantise();
-    if (rows <= kStreamedRows && kernels_.can_stream(matmul_)) {
+    if (rows <= streamed_rows(matmul_) && kernels_.can_stream(matmul_)) {
         work.multiply_few();
     } else {
         work.multiply_many();

@@ -186,7 +186,8 @@ struct Rows {
                 const std::int32_t offset = part.bits == 4 ? 0 : storage.offset;
                 for (std::int64_t g = 0; g < matmul.groups && part.width > 0; ++g) {
                     for (std::int64_t k = 0; k < part.width; ++k) {
-                        bits.push_back(static_cast<std::uint8_t>(p[k * step] + offset));
+                        const std::int64_t place = part.bits == 4 ? nibble_place(k) : k * step;
+                        bits.push_back(static_cast<std::uint8_t>(p[place] + offset));
                     }
                     bits.push_back(static_cast<std::uint32_t>(zeros[segment++] + offset));
                     p += (part.width + kSegmentStep - 1) / kSegmentStep * kSegmentStep * step;

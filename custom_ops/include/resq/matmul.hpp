@@ -36,7 +36,7 @@ struct MatMul {
 };
 
 // Quantised rows. `integers` holds a row's segments one after the other, each padded to
-// `kSegmentStep` columns.
+// `kSegmentStep` columns; those of 4 bits in the order of nibble_place.
 struct Activations {
     std::uint8_t* integers;  // (rows, row_bytes)
     float* scales;           // (rows, segments)
@@ -44,8 +44,12 @@ struct Activations {
     std::size_t row_bytes;
 };
 
-// Columns that a dot-product instruction takes at once. Segments are padded to a multiple of it.
-constexpr std::int64_t kSegmentStep = 4;
+// Columns that share a dword of packed 4-bit weights. Segments are padded to a multiple of it.
+constexpr std::int64_t kSegmentStep = 8;
+
+// The place of column k of a 4-bit segment. Of eight columns, the even ones come first: their
+// weights are the low nibbles of four bytes.
+constexpr std::int64_t nibble_place(std::int64_t k) { return k / 8 * 8 + k % 2 * 4 + k % 8 / 2; }
 
 // The result, and what is added to it.
 struct MatMulOutput {
