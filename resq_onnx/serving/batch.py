@@ -48,7 +48,8 @@ class Batch:
         """Begin with none; nobody else may use the rows."""
         self._rows = rows
         self._waiting: deque[Generation] = deque()
-        self._prompts: deque[Generation] = deque()
+        self._prompts: list[Generation] = []
+        self._turn = 0
         self._writing: list[Generation] = []
         self._told: list[Told] = []
 
@@ -98,20 +99,32 @@ class Batch:
             self._told.append((one, Started(len(one.writer.tokens), row.length)))
 
     def _run_slice(self) -> None:
-        """Run a slice of a prompt; the prompts take turns, so that no short one waits long."""
+        """Run a slice of a prompt."""
         if not self._prompts:
             return
-        one = self._prompts[0]
+        one = self._next_prompt()
+        rest = self._rest(one)
+        length = self._rows.slice_length(len(rest), len(self._writing), len(self._prompts))
+        for logits in self._logits([one], np.array([rest[:length]], np.int64)):
+            if length >= len(rest):
+                self._prompts.remove(one)
+                self._writing.append(one)
+                self._write(one, logits)
+
+    def _next_prompt(self) -> Generation:
+        """The oldest prompt and the one with the shortest rest take turns.
+
+        So no short prompt waits for a long one, most answers begin early, and each begins.
+        """
+        self._turn += 1
+        if self._turn % 2:
+            return self._prompts[0]
+        return min(self._prompts, key=lambda one: len(self._rest(one)))
+
+    def _rest(self, one: Generation) -> list[int]:
+        """The tokens of a prompt that have not been run."""
         assert one.row is not None
-        length = self._rows.slice_length(len(self._writing), len(self._prompts))
-        ids = one.writer.tokens[one.row.length :][:length]
-        for logits in self._logits([one], np.array([ids], np.int64)):
-            self._prompts.popleft()
-            if one.row.length < len(one.writer.tokens):
-                self._prompts.append(one)
-                return
-            self._writing.append(one)
-            self._write(one, logits)
+        return one.writer.tokens[one.row.length :]
 
     def _run_step(self) -> None:
         """Run one token of every answer."""
