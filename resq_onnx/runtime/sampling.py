@@ -1,8 +1,10 @@
-"""Sampling of the next token: greedy, or by temperature and top-p.
+"""Sampling of the next token: greedy, or by temperature, top-k, min-p and top-p.
 
 Divide the logits by the temperature, take their softmax, keep the likeliest tokens that together
 have a probability of top-p (Holtzman et al., "The Curious Case of Neural Text Degeneration",
-arXiv 1904.09751), and draw one of them by its probability. The computation is in float64 and uses
+arXiv 1904.09751), and draw one of them by its probability. Before top-p, top-k keeps a number of
+tokens, and min-p those with a share of the likeliest one's probability (Nguyen et al., "Turning Up
+the Heat: Min-p Sampling", arXiv 2407.01082). The computation is in float64 and uses
 one random number per token, so that the same seed and the same logits give the same tokens.
 """
 
@@ -24,13 +26,22 @@ a small model, and few texts need more than the first thousand tokens."""
 class Sampler:
     """Chooses tokens from logits, one at a time."""
 
-    def __init__(self, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0) -> None:
+    def __init__(
+        self,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        top_k: int = 0,
+        min_p: float = 0.0,
+    ) -> None:
         """Begin a sequence of draws.
 
         Args:
             temperature: 0 always takes the likeliest token (the first of equals).
             top_p: Draw only among the fewest likeliest tokens that together have this probability.
             seed: Seeds the draws; 0 or more.
+            top_k: Draw only among so many of the likeliest tokens; 0 for all.
+            min_p: Draw only among tokens with this share of the likeliest one's probability.
 
         Raises:
             ResqError: A number is out of its range.
@@ -41,8 +52,14 @@ class Sampler:
             raise ResqError(f"top-p is {top_p}; it must be more than 0 and at most 1")
         if seed < 0:
             raise ResqError(f"seed is {seed}; it must be 0 or more")
+        if top_k < 0:
+            raise ResqError(f"top-k is {top_k}; it must be 0 or more")
+        if not 0.0 <= min_p <= 1.0:
+            raise ResqError(f"min-p is {min_p}; it must be from 0 to 1")
         self._temperature = temperature
         self._top_p = top_p
+        self._top_k = top_k
+        self._min_p = min_p
         self._random = np.random.default_rng(seed)
 
     def choose(self, logits: NDArray[Any]) -> int:
@@ -54,10 +71,15 @@ class Sampler:
             over="ignore"
         ):  # a tiny temperature overflows to minus infinity, as intended
             weights = np.exp((scaled - scaled.max()) / self._temperature)  # the largest is 1
-        if self._top_p == 1.0:
-            return self._draw(weights)
-        kept = likeliest(weights, self._top_p)
-        return int(kept[self._draw(weights[kept])])
+        kept = None  # all
+        if self._top_k or self._min_p:
+            kept = highest(weights, self._top_k, self._min_p)
+            weights = weights[kept]
+        if self._top_p < 1.0:
+            order = likeliest(weights, self._top_p)
+            kept, weights = order if kept is None else kept[order], weights[order]
+        drawn = self._draw(weights)
+        return drawn if kept is None else int(kept[drawn])
 
     def _draw(self, weights: NDArray[np.float64]) -> int:
         """Draw an index with probability proportional to its weight; never one of weight 0."""
@@ -65,6 +87,24 @@ class Sampler:
         # A product of two floats may be rounded up to the end of the last interval.
         point = min(self._random.random() * ends[-1], np.nextafter(ends[-1], 0.0))
         return int(ends.searchsorted(point, side="right"))
+
+
+def highest(weights: NDArray[np.float64], count: int, share: float) -> NDArray[np.int64]:
+    """The tokens of the greatest weights, in the order of the vocabulary.
+
+    Args:
+        weights: (vocabulary,), not negative; the largest is 1.
+        count: How many at most, the first of equal ones; 0 for any number.
+        share: The least weight.
+    """
+    least = share
+    if 0 < count < len(weights):
+        least = max(least, float(np.partition(weights, -count)[-count]))
+    found = np.flatnonzero(weights >= least)
+    if 0 < count < len(found):
+        order = np.argsort(-weights[found], kind="stable")[:count]
+        found = np.sort(found[order])
+    return found
 
 
 def likeliest(weights: NDArray[np.float64], share: float) -> NDArray[np.int64]:

@@ -11,6 +11,7 @@ from resq_onnx.errors import ResqError
 from resq_onnx.files import check_is_file
 from resq_onnx.runtime.chat import ChatCancelledError, start_early
 from resq_onnx.runtime.long_texts import EncodingCancelledError, TooLongError, encode_at_most
+from resq_onnx.runtime.penalties import Penalties
 from resq_onnx.runtime.positions import CONFIG, positions_of
 from resq_onnx.runtime.providers import CPU
 from resq_onnx.runtime.ragged_graph import ragged_session
@@ -96,10 +97,13 @@ class Engine:
         """
         ids = self._encode(asked.prompt, cancelled)
         limit = self._check_room(len(ids), asked.max_tokens)
+        if asked.logit_bias and max(asked.logit_bias) >= self._vocabulary:
+            raise invalid(f"token ids must be from 0 to {self._vocabulary - 1}", "logit_bias")
         writer = Writer(
             ids,
             limit,
-            Sampler(asked.temperature, asked.top_p, asked.seed),
+            Sampler(asked.temperature, asked.top_p, asked.seed, asked.top_k, asked.min_p),
+            Penalties(asked.presence_penalty, asked.frequency_penalty, asked.logit_bias),
             TextStream(self._tokenizer.decode),
             self._tokenizer.stop_ids,
             StopStrings(asked.stop),

@@ -45,7 +45,7 @@ def whole_number(
 def number(fields: Mapping[str, Any], name: str, low: float, high: float, default: float) -> float:
     """A number from low to high."""
     value = fields.get(name, default)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
+    if not _is_number(value, low, high):
         raise invalid(f"{name} must be a number from {low:g} to {high:g}", name)
     return float(value)
 
@@ -82,10 +82,31 @@ def texts(fields: Mapping[str, Any], name: str, most: int, longest: int) -> tupl
     return tuple(found)
 
 
+def biases(fields: Mapping[str, Any], name: str, largest: float, most: int) -> dict[int, float]:
+    """Numbers from -largest to largest by token id, which JSON writes as a string."""
+    value = fields.get(name, {})
+    if (
+        not isinstance(value, dict)
+        or len(value) > most
+        or not all(token.isascii() and token.isdecimal() and len(token) < 19 for token in value)
+        or not all(_is_number(bias, -largest, largest) for bias in value.values())
+    ):
+        raise invalid(
+            f"{name} must be an object of at most {most} token ids, each with a number from "
+            f"{-largest:g} to {largest:g}",
+            name,
+        )
+    return {int(token): float(bias) for token, bias in value.items()}
+
+
 def same(value: Any, allowed: Sequence[Any]) -> bool:
     """Whether a value is one of those allowed; true equals 1 in Python, but not in JSON."""
     kind = isinstance(value, bool)
     return any(value == one and isinstance(one, bool) == kind for one in allowed)
+
+
+def _is_number(value: Any, low: float, high: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
 
 def _refuse_constant(name: str) -> None:

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from resq_onnx.serving import fields
 from resq_onnx.serving.refusals import invalid, unknown_model
 
 MAX_TEMPERATURE: Final = 2.0
+MAX_PENALTY: Final = 2.0
+MAX_BIAS: Final = 100.0
+MAX_BIASES: Final = 1024
 MAX_STOPS: Final = 4
 MAX_STOP_LENGTH: Final = 1000
-"""OpenAI's limits, except for the last: every character of a stop string costs time at every
-piece."""
+"""OpenAI's limits, except for those of lengths: every character of a stop string costs time at
+every piece, and every bias at every token."""
 
 COMPLETION_TOKENS: Final = 16
 """Default of `max_tokens` for a completion, as in OpenAI's API. A chat may fill the context."""
@@ -40,9 +43,6 @@ NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     "suffix": ("",),
     "logprobs": (False,),
     "top_logprobs": (0,),
-    "logit_bias": ({},),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
     "response_format": ({"type": "text"},),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
@@ -54,8 +54,6 @@ NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     "reasoning_effort": ("none",),
     "verbosity": (),
     # Not in OpenAI's API, but in other servers', whose clients may send them here.
-    "top_k": (0, -1),
-    "min_p": (0,),
     "repetition_penalty": (1,),
     "min_tokens": (0,),
     "ignore_eos": (False,),
@@ -91,6 +89,11 @@ class GenerationRequest:
         stop: Strings that end the answer and are not part of it.
         stream: Whether to send pieces as they come.
         include_usage: Whether a stream ends with the token counts.
+        top_k: As for `Sampler`.
+        min_p: As for `Sampler`.
+        presence_penalty: As for `Penalties`.
+        frequency_penalty: As for `Penalties`.
+        logit_bias: As for `Penalties`, of token ids that may not be in the vocabulary.
     """
 
     prompt: Prompt
@@ -101,6 +104,11 @@ class GenerationRequest:
     stop: tuple[str, ...]
     stream: bool
     include_usage: bool
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
 
 
 def read_chat(body: bytes, model: str) -> GenerationRequest:
@@ -164,7 +172,16 @@ def _asked(found: Mapping[str, Any], prompt: Prompt, limit: int | None) -> Gener
         stop=fields.texts(found, "stop", MAX_STOPS, MAX_STOP_LENGTH),
         stream=fields.flag(found, "stream"),
         include_usage=fields.flag(options, "include_usage", "stream_options."),
+        top_k=max(fields.whole_number(found, "top_k", -1, MAX_INTEGER) or 0, 0),
+        min_p=fields.number(found, "min_p", 0.0, 1.0, 0.0),
+        presence_penalty=_penalty(found, "presence_penalty"),
+        frequency_penalty=_penalty(found, "frequency_penalty"),
+        logit_bias=fields.biases(found, "logit_bias", MAX_BIAS, MAX_BIASES),
     )
+
+
+def _penalty(found: Mapping[str, Any], name: str) -> float:
+    return fields.number(found, name, -MAX_PENALTY, MAX_PENALTY, 0.0)
 
 
 def _message(message: Any, place: int) -> dict[str, str]:

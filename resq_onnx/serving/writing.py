@@ -8,6 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from resq_onnx.runtime.generation import choose
+from resq_onnx.runtime.penalties import Penalties
 from resq_onnx.runtime.sampling import Sampler
 from resq_onnx.runtime.text_stream import TextStream
 from resq_onnx.serving.events import Event, Finished, Piece
@@ -28,6 +29,7 @@ class Writer:
         prompt_ids: Sequence[int],
         limit: int,
         sampler: Sampler,
+        penalties: Penalties,
         text: TextStream,
         stop_ids: Collection[int],
         stops: StopStrings,
@@ -38,6 +40,7 @@ class Writer:
             prompt_ids: The prompt.
             limit: Largest number of new tokens.
             sampler: Chooses the tokens.
+            penalties: Change the logits before.
             text: Decodes them.
             stop_ids: Tokens that end the answer and are not part of it.
             stops: Strings that do.
@@ -47,6 +50,7 @@ class Writer:
         self.is_done = False
         self._prompt_tokens = len(self.tokens)
         self._sampler = sampler
+        self._penalties = penalties
         self._text = text
         self._stop_ids = stop_ids
         self._stops = stops
@@ -62,10 +66,12 @@ class Writer:
         Raises:
             ResqError: The logits are not finite.
         """
-        token = choose(self._sampler, logits, self.new_tokens, len(self.tokens))
+        changed = self._penalties.applied(logits)
+        token = choose(self._sampler, changed, self.new_tokens, len(self.tokens))
         if token in self._stop_ids:
             return self._end("stop", self._text.rest())
         self.tokens.append(token)
+        self._penalties.note(token)
         piece = self._text.feed(token)
         if self.new_tokens == self.limit:
             return self._end("length", piece, self._text.rest())

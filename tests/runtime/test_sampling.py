@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from numpy.typing import NDArray
 
-from resq_onnx.runtime.sampling import Sampler, likeliest
+from resq_onnx.errors import ResqError
+from resq_onnx.runtime.sampling import Sampler, highest, likeliest
 
 
 def obvious(weights: NDArray[np.float64], share: float) -> list[int]:
@@ -76,3 +77,41 @@ def test_a_draw_at_the_very_end_of_the_weights_is_the_last_token_that_has_any() 
     sampler._random = Highest()  # type: ignore[assignment]
     logits = np.array([0.0, 0.1, 0.2, -np.inf], np.float32)
     assert sampler.choose(logits) == 2
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    size=st.integers(1, 200),
+    spread=st.sampled_from([0.0, 1.0, 5.0]),
+    count=st.integers(0, 30),
+    share=st.sampled_from([0.0, 0.05, 0.5, 1.0]),
+)
+def test_the_highest_are_those_of_a_full_sort(
+    seed: int, size: int, spread: float, count: int, share: float
+) -> None:
+    weights = some_weights(seed, size, spread)
+    order = np.argsort(-weights, kind="stable")[: count or None]
+    assert highest(weights, count, share).tolist() == sorted(order[weights[order] >= share])
+
+
+def test_top_k_and_min_p_keep_what_they_say_and_top_p_looks_at_the_rest() -> None:
+    logits = np.log(np.array([0.1, 0.4, 0.2, 0.3], np.float32))
+
+    def drawn(**options: float) -> set[int]:
+        sampler = Sampler(1.0, seed=1, **options)  # type: ignore[arg-type]
+        return {sampler.choose(logits) for _ in range(300)}
+
+    assert drawn() == {0, 1, 2, 3}
+    assert drawn(top_k=2) == {1, 3}
+    assert drawn(top_k=1) == {1}
+    assert drawn(min_p=0.45) == {1, 2, 3}
+    assert drawn(min_p=0.9) == {1}
+    # Of the two that are left the first has 57 %.
+    assert drawn(top_k=2, top_p=0.5) == {1}
+    assert drawn(top_k=3, min_p=0.7, top_p=1.0) == {1, 3}
+
+
+@pytest.mark.parametrize("options", [{"top_k": -1}, {"min_p": -0.1}, {"min_p": 1.1}], ids=str)
+def test_top_k_and_min_p_outside_their_range_are_refused(options: dict[str, float]) -> None:
+    with pytest.raises(ResqError, match="it must be"):
+        Sampler(1.0, **options)  # type: ignore[arg-type]

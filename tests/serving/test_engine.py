@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from resq_onnx.runtime import BufferedDecoder, create_session
 from resq_onnx.runtime.ragged import RaggedDecoder
 from resq_onnx.serving.batch import Generation
 from resq_onnx.serving.engine import Engine
@@ -117,6 +119,26 @@ def test_a_conversation_is_not_forgotten_for_another_with_the_same_instructions(
     assert said(engine, asked(second))[0] == 40
     assert said(engine, asked((*first, 9, 9)))[0] >= len(first)
     assert said(engine, asked((*second, 9, 9)))[0] >= len(second)
+
+
+def test_penalties_are_subtracted_from_what_the_answer_has_said(
+    folder: Path, engine: Engine
+) -> None:
+    request = asked(LONG[:9], temperature=0.0, presence_penalty=0.02, frequency_penalty=0.01)
+    generation = engine.prepare(request, threading.Event())
+    engine.batch.add(generation)
+    while not engine.batch.is_idle:
+        engine.batch.advance()
+    decoder = BufferedDecoder(create_session(folder / "model.onnx", 1), 1024)
+    ids, said = list(LONG[:9]), np.zeros(decoder.signature.vocabulary or 0)
+    logits = decoder.run(np.array([ids]))[0]
+    for _ in range(24):
+        token = int((logits - 0.02 * (said > 0) - 0.01 * said).argmax())
+        ids.append(token)
+        said[token] += 1
+        logits = decoder.run(np.array([[token]]))[0]
+    assert generation.writer.tokens == ids[: len(generation.writer.tokens)]
+    assert said.max() > 1
 
 
 @pytest.mark.parametrize("pulled", [1, 2, 5])

@@ -109,6 +109,28 @@ def test_nothing_of_a_stop_string_is_sent_wherever_tokens_cut_it(client: openai.
     assert chat(client, **options, stop=stop).choices[0].message.content == expected
 
 
+def test_top_k_of_one_and_min_p_of_one_are_greedy(client: openai.OpenAI) -> None:
+    options = {"temperature": 2, "max_tokens": 20}
+    greedy = chat(client, temperature=0, max_tokens=20).choices[0].message.content
+    for only in ({"top_k": 1}, {"min_p": 1}):
+        assert chat(client, **options, extra_body=only).choices[0].message.content == greedy
+    assert chat(client, **options, seed=1).choices[0].message.content != greedy
+
+
+def test_a_bias_forces_or_bans_a_token(client: openai.OpenAI, folder: Path) -> None:
+    from resq_onnx.runtime import Tokenizer
+
+    token = Tokenizer.load(folder).encode("x", add_special_tokens=False)[0]
+    options = {"temperature": 0, "max_tokens": 5}
+    assert complete(client, **options, logit_bias={token: 100}).choices[0].text == "xxxxx"
+    found = complete(client, **options, logit_bias={token: 100}, frequency_penalty=2)
+    assert found.choices[0].text == "xxxxx"
+    banned = complete(client, max_tokens=200, temperature=2, seed=1, logit_bias={token: -100})
+    assert "x" not in banned.choices[0].text
+    with pytest.raises(openai.BadRequestError, match="token ids must be from 0 to 255"):
+        complete(client, logit_bias={256: 1})
+
+
 def test_token_ids_and_text_parts_are_prompts_as_well(client: openai.OpenAI, folder: Path) -> None:
     from resq_onnx.runtime import Tokenizer
 

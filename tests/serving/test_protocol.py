@@ -40,6 +40,15 @@ def test_a_field_that_would_change_the_answer_may_only_say_that_it_does_not(name
     assert (found.value.status, found.value.param) == (400, name)
 
 
+def test_no_top_k_is_written_in_two_ways() -> None:
+    assert chat(top_k=-1, seed=1) == chat(top_k=0, seed=1) == chat(seed=1)
+    assert chat(top_k=5).top_k == 5
+
+
+def test_token_ids_of_biases_are_strings() -> None:
+    assert complete(logit_bias={"5": 2, "07": -100}).logit_bias == {5: 2.0, 7: -100.0}
+
+
 def test_false_is_not_zero_and_true_is_not_one() -> None:
     for fields in ({"logprobs": 0}, {"n": True}):
         with pytest.raises(RefusalError, match="not supported"):
@@ -87,6 +96,16 @@ def test_developers_are_the_system_to_a_template_and_text_parts_are_one_text() -
         ({"top_p": 1.1}, "top_p"),
         ({"seed": 2**63}, "seed"),
         ({"seed": True}, "seed"),
+        ({"top_k": -2}, "top_k"),
+        ({"top_k": 1.5}, "top_k"),
+        ({"min_p": 1.1}, "min_p"),
+        ({"presence_penalty": 2.1}, "presence_penalty"),
+        ({"frequency_penalty": "1"}, "frequency_penalty"),
+        ({"logit_bias": [1]}, "logit_bias"),
+        ({"logit_bias": {"a": 1}}, "logit_bias"),
+        ({"logit_bias": {"1": 101}}, "logit_bias"),
+        ({"logit_bias": {"1": True}}, "logit_bias"),
+        ({"logit_bias": dict.fromkeys(map(str, range(1025)), 1)}, "logit_bias"),
         ({"stop": ["a"] * 5}, "stop"),
         ({"stop": "a" * 1001}, "stop"),
         ({"stop": 3}, "stop"),
