@@ -19,9 +19,9 @@ constexpr std::int64_t kBytesOfTask = 64 * 1024, kRowsOfHalf = 8;
 
 // Rows up to which weights are streamed: with more, panels were faster, with AVX2 and with
 // AVX-512-VNNI. A stream ends each segment with sums over lanes, which short ones, such as those of
-// one head of o_proj, do not repay.
-constexpr std::int64_t kStreamedRows = 4, kStreamedShort = 1;
-constexpr std::int64_t kShortSegment = 128;
+// one head of o_proj, do not repay; a panel of wide rows does not fit in the L1 cache.
+constexpr std::int64_t kStreamedRows = 4, kStreamedShort = 1, kStreamedWide = 8;
+constexpr std::int64_t kShortSegment = 128, kWideRow = 2048;
 
 // With many rows: the minimum of tasks per call, and of rows per task. Every task unpacks its
 // panel, which costs as much as multiplying it with a few rows.
@@ -37,8 +37,10 @@ std::int64_t weight_bytes(const MatMul& m) {
 }
 
 std::int64_t streamed_rows(const MatMul& m) {
-    const bool is_short = std::max(m.parts[0].width, m.parts[1].width) < kShortSegment;
-    return is_short ? kStreamedShort : kStreamedRows;
+    if (std::max(m.parts[0].width, m.parts[1].width) < kShortSegment) {
+        return kStreamedShort;
+    }
+    return m.columns() > kWideRow ? kStreamedWide : kStreamedRows;
 }
 
 // One call: what its tasks share.
