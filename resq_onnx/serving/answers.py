@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 
@@ -24,16 +25,24 @@ class Answer(ABC):
         }
 
     @abstractmethod
-    def first(self) -> list[dict[str, Any]]:
-        """Chunks before the first piece."""
+    def first(self, choice: int) -> list[dict[str, Any]]:
+        """Chunks before the first piece of a choice."""
 
     @abstractmethod
-    def piece(self, text: str, reason: str | None = None) -> dict[str, Any]:
-        """A chunk with more text, or with the reason for the end."""
+    def piece(self, choice: int, text: str, reason: str | None = None) -> dict[str, Any]:
+        """A chunk with more text of a choice, or with the reason for its end."""
 
     @abstractmethod
-    def whole(self, text: str, reason: str, usage: dict[str, Any]) -> dict[str, Any]:
-        """The answer in one object."""
+    def content(self, text: str) -> dict[str, Any]:
+        """A whole text as a choice has it."""
+
+    def whole(self, choices: Sequence[tuple[str, str]], usage: dict[str, Any]) -> dict[str, Any]:
+        """The answer in one object; of each choice its text and the reason for its end."""
+        found = [
+            self._choice(number, self.content(text), reason)
+            for number, (text, reason) in enumerate(choices)
+        ]
+        return self._object(self.whole_object, found) | {"usage": usage}
 
     def usage(self, usage: dict[str, Any]) -> dict[str, Any]:
         """The last chunk of a stream, if requested."""
@@ -42,8 +51,8 @@ class Answer(ABC):
     def _object(self, name: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return self._head | {"object": name, "choices": choices}
 
-    def _choice(self, content: dict[str, Any], reason: str | None) -> list[dict[str, Any]]:
-        return [{"index": 0, **content, "logprobs": None, "finish_reason": reason}]
+    def _choice(self, index: int, content: dict[str, Any], reason: str | None) -> dict[str, Any]:
+        return {"index": index, **content, "logprobs": None, "finish_reason": reason}
 
 
 class ChatAnswer(Answer):
@@ -53,22 +62,20 @@ class ChatAnswer(Answer):
     whole_object = "chat.completion"
     chunk_object = "chat.completion.chunk"
 
-    def first(self) -> list[dict[str, Any]]:
+    def first(self, choice: int) -> list[dict[str, Any]]:
         """One chunk with the role."""
-        return [self._chunk({"role": "assistant", "content": ""}, None)]
+        return [self._chunk(choice, {"role": "assistant", "content": ""}, None)]
 
-    def piece(self, text: str, reason: str | None = None) -> dict[str, Any]:
+    def piece(self, choice: int, text: str, reason: str | None = None) -> dict[str, Any]:
         """A chunk with more text, or with the reason for the end."""
-        return self._chunk({"content": text} if text else {}, reason)
+        return self._chunk(choice, {"content": text} if text else {}, reason)
 
-    def whole(self, text: str, reason: str, usage: dict[str, Any]) -> dict[str, Any]:
-        """The answer in one object."""
-        message = {"role": "assistant", "content": text, "refusal": None}
-        choices = self._choice({"message": message}, reason)
-        return self._object(self.whole_object, choices) | {"usage": usage}
+    def content(self, text: str) -> dict[str, Any]:
+        """A message."""
+        return {"message": {"role": "assistant", "content": text, "refusal": None}}
 
-    def _chunk(self, delta: dict[str, Any], reason: str | None) -> dict[str, Any]:
-        return self._object(self.chunk_object, self._choice({"delta": delta}, reason))
+    def _chunk(self, choice: int, delta: dict[str, Any], reason: str | None) -> dict[str, Any]:
+        return self._object(self.chunk_object, [self._choice(choice, {"delta": delta}, reason)])
 
 
 class TextAnswer(Answer):
@@ -77,17 +84,18 @@ class TextAnswer(Answer):
     id_prefix = "cmpl"
     whole_object = chunk_object = "text_completion"
 
-    def first(self) -> list[dict[str, Any]]:
+    def first(self, choice: int) -> list[dict[str, Any]]:
         """No chunks."""
+        del choice
         return []
 
-    def piece(self, text: str, reason: str | None = None) -> dict[str, Any]:
+    def piece(self, choice: int, text: str, reason: str | None = None) -> dict[str, Any]:
         """A chunk with more text, or with the reason for the end."""
-        return self._object(self.chunk_object, self._choice({"text": text}, reason))
+        return self._object(self.chunk_object, [self._choice(choice, self.content(text), reason)])
 
-    def whole(self, text: str, reason: str, usage: dict[str, Any]) -> dict[str, Any]:
-        """The answer in one object."""
-        return self.piece(text, reason) | {"usage": usage}
+    def content(self, text: str) -> dict[str, Any]:
+        """The text."""
+        return {"text": text}
 
 
 def usage(prompt_tokens: int, known: int, new_tokens: int) -> dict[str, Any]:

@@ -27,13 +27,17 @@ class Generation:
     Attributes:
         writer: The prompt, and the answer so far.
         cancelled: Set by another thread to end it soon.
+        after: A request with the same prompt, which runs it first; None if there is none.
         row: Its row; None while it waits for one.
     """
 
-    def __init__(self, writer: Writer, cancelled: threading.Event) -> None:
+    def __init__(
+        self, writer: Writer, cancelled: threading.Event, after: Generation | None = None
+    ) -> None:
         """Begin with nothing run."""
         self.writer = writer
         self.cancelled = cancelled
+        self.after = after
         self.row: Row | None = None
 
 
@@ -87,16 +91,22 @@ class Batch:
                 self._end(one, gone())
 
     def _admit(self) -> None:
-        while self._waiting and self._rows.has_room():
-            one = self._waiting[0]
+        ready = [one for one in self._waiting if self._is_ready(one)]
+        while ready and self._rows.has_room():
+            one = ready.pop(0)
             try:
                 row = self._rows.begin(one.writer.tokens, one.writer.limit)
             except BaseException as error:  # pass on any exception to whoever waits
                 self._end(one, error)
                 continue
-            self._prompts.append(self._waiting.popleft())
+            self._waiting.remove(one)
+            self._prompts.append(one)
             one.row = row
             self._told.append((one, Started(len(one.writer.tokens), row.length)))
+
+    def _is_ready(self, one: Generation) -> bool:
+        """Whether nobody is about to run the same prompt, of which a copy is then made."""
+        return one.after not in (*self._waiting, *self._prompts)
 
     def _run_slice(self) -> None:
         """Run a slice of a prompt."""

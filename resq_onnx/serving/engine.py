@@ -82,7 +82,7 @@ class Engine:
         self.batch = Batch(rows)
         self._vocabulary = read_signature(session).vocabulary or 0
 
-    def prepare(self, asked: GenerationRequest, cancelled: threading.Event) -> Generation:
+    def prepare(self, asked: GenerationRequest, cancelled: threading.Event) -> list[Generation]:
         """Turn a request into work for the batch; several threads may call this at once.
 
         The same request with the same seed has the same answer, regardless of earlier and
@@ -92,6 +92,9 @@ class Engine:
             asked: The request.
             cancelled: When it is set, the request ends soon.
 
+        Returns:
+            One for each of its choices.
+
         Raises:
             RefusalError: The prompt is invalid or too long, or `cancelled` was set.
         """
@@ -99,16 +102,23 @@ class Engine:
         limit = self._check_room(len(ids), asked.max_tokens)
         if asked.logit_bias and max(asked.logit_bias) >= self._vocabulary:
             raise invalid(f"token ids must be from 0 to {self._vocabulary - 1}", "logit_bias")
-        writer = Writer(
+        first = Generation(self._writer(ids, limit, asked, 0), cancelled)
+        writers = (self._writer(ids, limit, asked, i) for i in range(1, asked.choices))
+        return [first, *(Generation(writer, cancelled, after=first) for writer in writers)]
+
+    def _writer(
+        self, ids: Sequence[int], limit: int, asked: GenerationRequest, choice: int
+    ) -> Writer:
+        seed = (asked.seed + choice) % 2**64
+        return Writer(
             ids,
             limit,
-            Sampler(asked.temperature, asked.top_p, asked.seed, asked.top_k, asked.min_p),
+            Sampler(asked.temperature, asked.top_p, seed, asked.top_k, asked.min_p),
             Penalties(asked.presence_penalty, asked.frequency_penalty, asked.logit_bias),
             TextStream(self._tokenizer.decode),
             self._tokenizer.stop_ids,
             StopStrings(asked.stop),
         )
-        return Generation(writer, cancelled)
 
     def _encode(self, prompt: Prompt, cancelled: threading.Event) -> Sequence[int]:
         if prompt.token_ids:

@@ -15,6 +15,7 @@ from resq_onnx.serving import fields
 from resq_onnx.serving.refusals import invalid, unknown_model
 
 MAX_TEMPERATURE: Final = 2.0
+MAX_CHOICES: Final = 128
 MAX_PENALTY: Final = 2.0
 MAX_BIAS: Final = 100.0
 MAX_BIASES: Final = 1024
@@ -37,7 +38,6 @@ ROLES: Final = {
 """The name in chat templates of each message role."""
 
 NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
-    "n": (1,),
     "best_of": (1,),
     "echo": (False,),
     "suffix": ("",),
@@ -89,6 +89,8 @@ class GenerationRequest:
         stop: Strings that end the answer and are not part of it.
         stream: Whether to send pieces as they come.
         include_usage: Whether a stream ends with the token counts.
+        choices: How many answers, n. The first is that of a request for one; each has a seed of
+            its own.
         top_k: As for `Sampler`.
         min_p: As for `Sampler`.
         presence_penalty: As for `Penalties`.
@@ -104,6 +106,7 @@ class GenerationRequest:
     stop: tuple[str, ...]
     stream: bool
     include_usage: bool
+    choices: int = 1
     top_k: int = 0
     min_p: float = 0.0
     presence_penalty: float = 0.0
@@ -172,6 +175,7 @@ def _asked(found: Mapping[str, Any], prompt: Prompt, limit: int | None) -> Gener
         stop=fields.texts(found, "stop", MAX_STOPS, MAX_STOP_LENGTH),
         stream=fields.flag(found, "stream"),
         include_usage=fields.flag(options, "include_usage", "stream_options."),
+        choices=fields.whole_number(found, "n", 1, MAX_CHOICES) or 1,
         top_k=max(fields.whole_number(found, "top_k", -1, MAX_INTEGER) or 0, 0),
         min_p=fields.number(found, "min_p", 0.0, 1.0, 0.0),
         presence_penalty=_penalty(found, "presence_penalty"),

@@ -31,8 +31,8 @@ class Reply:
     Attributes:
         prompt_tokens: Tokens of the prompt, once they are known.
         known: How many of them came from the cache.
-        new_tokens: Tokens of the answer so far.
-        reason: Why the answer ended, once it has.
+        new_tokens: Tokens of all choices so far.
+        reason: Why each choice ended, once it has.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, answer: Answer) -> None:
@@ -51,32 +51,38 @@ class Reply:
         self._streams = False
         self.prompt_tokens = self.known = self.new_tokens = 0
         self.reason = ""
+        self._reasons: dict[int, str] = {}
+        self._new_tokens: dict[int, int] = {}
 
-    async def whole(self, events: AsyncIterable[Event]) -> None:
-        """Send an answer when it is complete."""
-        pieces = []
-        async for event in events:
-            self._note(event)
+    async def whole(self, events: AsyncIterable[tuple[int, Event]]) -> None:
+        """Send an answer when all its choices are complete."""
+        texts: dict[int, list[str]] = {}
+        async for choice, event in events:
+            self._note(choice, event)
             if isinstance(event, Piece):
-                pieces.append(event.text)
-        answer = self._answer.whole("".join(pieces), self.reason, self._usage())
+                texts.setdefault(choice, []).append(event.text)
+        choices = [
+            ("".join(texts.get(choice, [])), reason)
+            for choice, reason in sorted(self._reasons.items())
+        ]
+        answer = self._answer.whole(choices, self._usage())
         await JSONResponse(answer)(self._scope, self._receive, self._send)
 
-    async def stream(self, events: AsyncIterable[Event], include_usage: bool) -> None:
+    async def stream(self, events: AsyncIterable[tuple[int, Event]], include_usage: bool) -> None:
         """Send an answer piece by piece; nothing is sent until the prompt has been validated.
 
         With `include_usage` every chunk has the field `usage`, and an extra last one its value.
         """
         none_yet: dict[str, Any] = {"usage": None} if include_usage else {}
-        async for event in events:
-            self._note(event)
+        async for choice, event in events:
+            self._note(choice, event)
             if isinstance(event, Started):
                 await self._begin_stream()
-                chunks = self._answer.first()
+                chunks = self._answer.first(choice)
             elif isinstance(event, Piece):
-                chunks = [self._answer.piece(event.text)]
+                chunks = [self._answer.piece(choice, event.text)]
             else:
-                chunks = [self._answer.piece("", event.reason)]
+                chunks = [self._answer.piece(choice, "", event.reason)]
             for chunk in chunks:
                 await self._send_event(chunk | none_yet)
         if include_usage:
@@ -92,18 +98,23 @@ class Reply:
                 else:
                     await refusal_response(refusal)(self._scope, self._receive, self._send)
 
-    def _note(self, event: Event) -> None:
+    def _note(self, choice: int, event: Event) -> None:
         if isinstance(event, Started):
-            self.prompt_tokens, self.known = event.prompt_tokens, event.known
+            if choice == 0:  # the others copy its prompt
+                self.prompt_tokens, self.known = event.prompt_tokens, event.known
             return
-        self.new_tokens = event.new_tokens
+        self._new_tokens[choice] = event.new_tokens
+        self.new_tokens = sum(self._new_tokens.values())
         if isinstance(event, Finished):
-            self.reason = event.reason
+            self._reasons[choice] = event.reason
+            self.reason = ",".join(reason for _, reason in sorted(self._reasons.items()))
 
     def _usage(self) -> dict[str, Any]:
         return usage(self.prompt_tokens, self.known, self.new_tokens)
 
     async def _begin_stream(self) -> None:
+        if self._streams:
+            return
         self._streams = True
         head = {"type": "http.response.start", "status": 200, "headers": EVENT_STREAM}
         await self._send(head)

@@ -14,7 +14,7 @@ from resq_onnx.serving.batch import Batch, Generation, Told
 from resq_onnx.serving.events import End, Event
 from resq_onnx.serving.loop import Loop
 from resq_onnx.serving.protocol import GenerationRequest
-from resq_onnx.serving.refusals import busy
+from resq_onnx.serving.refusals import busy, invalid
 
 JOIN_POLL_SECONDS: Final = 0.02
 
@@ -25,19 +25,20 @@ PREPARING: Final = 4
 class Preparing(Protocol):
     """What the scheduler needs of an engine."""
 
-    def prepare(self, asked: GenerationRequest, cancelled: threading.Event) -> Generation:
+    def prepare(self, asked: GenerationRequest, cancelled: threading.Event) -> list[Generation]:
         """Turn a request into work for the batch, in a thread; `cancelled` ends that early."""
 
 
 class Running:
-    """A request as seen by the event loop: an iterator over its events."""
+    """A request as seen by the event loop: an iterator over the events of its choices."""
 
-    def __init__(self) -> None:
+    def __init__(self, choices: int) -> None:
         """Attach to the running event loop."""
+        self.choices = choices
         self.loop = asyncio.get_running_loop()
         self.cancelled = threading.Event()
         self.preparing: Future[None] | None = None
-        self._events: asyncio.Queue[Event | End] = asyncio.Queue()
+        self._events: asyncio.Queue[tuple[int, Event | End]] = asyncio.Queue()
 
     def cancel(self) -> None:
         """End the request soon. Do not iterate over its events after that."""
@@ -45,16 +46,25 @@ class Running:
         if self.preparing is not None:
             self.preparing.cancel()
 
-    def put(self, event: Event | End) -> None:
+    def put(self, choice: int, event: Event | End) -> None:
         """Hand over an event, in the event loop."""
-        self._events.put_nowait(event)
+        self._events.put_nowait((choice, event))
 
-    async def __aiter__(self) -> AsyncIterator[Event]:
-        """Yield the events as they come, and raise the exception that ended the request."""
-        while not isinstance(event := await self._events.get(), End):
-            yield event
-        if event.error is not None:
-            raise event.error
+    async def __aiter__(self) -> AsyncIterator[tuple[int, Event]]:
+        """Yield choices and events as they come; raise the exception that ended one of them."""
+        unfinished = self.choices
+        while unfinished:
+            choice, event = await self._events.get()
+            if not isinstance(event, End):
+                yield choice, event
+                continue
+            unfinished -= 1
+            if event.error is not None:
+                raise event.error
+
+
+Found = tuple[Running, int, Event | End]
+"""A request, the number of a choice, and its event."""
 
 
 class Scheduler:
@@ -73,7 +83,7 @@ class Scheduler:
         self._concurrent = concurrent
         self._waiting = waiting
         self._unfinished = 0
-        self._running: dict[Generation, Running] = {}
+        self._running: dict[Generation, tuple[Running, int]] = {}
         self._executor = ThreadPoolExecutor(PREPARING, thread_name_prefix="preparation")
         self._loop = Loop(batch, self._deliver)
 
@@ -96,15 +106,17 @@ class Scheduler:
         """Run a request as soon as there is room.
 
         Raises:
-            RefusalError: The queue is full.
+            RefusalError: The queue is full, or has no room for so many choices in any case.
         """
-        if self._unfinished >= self.places:
+        if asked.choices > self.places:
+            raise invalid(f"n is {asked.choices}; this server takes at most {self.places}", "n")
+        if self._unfinished + asked.choices > self.places:
             raise busy(self.running, self.waiting)
-        running = Running()
-        self._unfinished += 1
+        running = Running(asked.choices)
+        self._unfinished += asked.choices
         running.preparing = self._executor.submit(self._prepare, asked, running)
         running.preparing.add_done_callback(
-            lambda future: self._put([(running, End())]) if future.cancelled() else None
+            lambda future: self._end(running) if future.cancelled() else None
         )
         return running
 
@@ -124,30 +136,36 @@ class Scheduler:
     def _prepare(self, asked: GenerationRequest, running: Running) -> None:
         """Prepare a request, in a thread."""
         try:
-            generation = self._engine.prepare(asked, running.cancelled)
+            generations = self._engine.prepare(asked, running.cancelled)
         except BaseException as error:  # pass on any exception to the waiting task
-            self._put([(running, End(error))])
+            self._end(running, error)
             return
-        self._running[generation] = running
-        self._loop.submit(generation)
+        for choice, generation in enumerate(generations):
+            self._running[generation] = running, choice
+        for generation in generations:
+            self._loop.submit(generation)
+
+    def _end(self, running: Running, error: BaseException | None = None) -> None:
+        """End a request that does not get as far as the batch, in any thread."""
+        self._put([(running, choice, End(error)) for choice in range(running.choices)])
 
     def _deliver(self, told: Sequence[Told]) -> None:
         """Hand over the events of a step, in the thread that runs the model."""
-        found = [(self._running[generation], event) for generation, event in told]
+        found = [(*self._running[generation], event) for generation, event in told]
         for generation, event in told:
             if isinstance(event, End):
                 del self._running[generation]
         self._put(found)
 
-    def _put(self, found: Sequence[tuple[Running, Event | End]]) -> None:
+    def _put(self, found: Sequence[Found]) -> None:
         """Hand over events, in any thread."""
         if found:
             _call_soon(found[0][0].loop, self._receive, found)
 
-    def _receive(self, found: Sequence[tuple[Running, Event | End]]) -> None:
+    def _receive(self, found: Sequence[Found]) -> None:
         """Take events, in the event loop."""
-        for running, event in found:
-            running.put(event)
+        for running, choice, event in found:
+            running.put(choice, event)
             self._unfinished -= isinstance(event, End)
 
 

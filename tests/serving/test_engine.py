@@ -50,7 +50,7 @@ def answer(
     engine: Engine, request: GenerationRequest, cancelled: threading.Event | None = None
 ) -> Iterator[Event]:
     """The events of a request that runs alone."""
-    engine.batch.add(engine.prepare(request, cancelled or threading.Event()))
+    engine.batch.add(engine.prepare(request, cancelled or threading.Event())[0])
     while not engine.batch.is_idle:
         for _, event in engine.batch.advance():
             if not isinstance(event, End):
@@ -125,7 +125,7 @@ def test_penalties_are_subtracted_from_what_the_answer_has_said(
     folder: Path, engine: Engine
 ) -> None:
     request = asked(LONG[:9], temperature=0.0, presence_penalty=0.02, frequency_penalty=0.01)
-    generation = engine.prepare(request, threading.Event())
+    generation = engine.prepare(request, threading.Event())[0]
     engine.batch.add(generation)
     while not engine.batch.is_idle:
         engine.batch.advance()
@@ -157,8 +157,8 @@ def test_a_cancelled_answer_ends_at_once_and_gives_its_row_back(
 
 
 def test_a_request_that_is_cancelled_while_it_waits_never_runs(engine: Engine) -> None:
-    first = engine.prepare(asked(LONG), threading.Event())
-    second = engine.prepare(asked(LONG[:9]), threading.Event())
+    first = engine.prepare(asked(LONG), threading.Event())[0]
+    second = engine.prepare(asked(LONG[:9]), threading.Event())[0]
     for one in (first, second):
         engine.batch.add(one)
     engine.batch.advance()
@@ -168,12 +168,24 @@ def test_a_request_that_is_cancelled_while_it_waits_never_runs(engine: Engine) -
     assert not engine.batch.is_idle
 
 
+def test_the_choices_of_a_request_share_one_run_of_its_prompt(folder: Path) -> None:
+    engine = open_engine(folder, concurrent=3)
+    generations = engine.prepare(asked(LONG, choices=3), threading.Event())
+    known = []
+    for one in generations:
+        engine.batch.add(one)
+    while not engine.batch.is_idle:
+        told = engine.batch.advance()
+        known += [event.known for _, event in told if isinstance(event, Started)]
+    assert known == [0, len(LONG) - 1, len(LONG) - 1]
+
+
 def test_short_prompts_do_not_wait_for_a_long_one(folder: Path) -> None:
     engine = open_engine(folder, concurrent=3)
     prompts = [LONG, LONG[5:30], LONG[9:40]]
     begun = list[Generation]()
     for ids in prompts:
-        engine.batch.add(engine.prepare(asked(ids, max_tokens=100), threading.Event()))
+        engine.batch.add(engine.prepare(asked(ids, max_tokens=100), threading.Event())[0])
     while len(begun) < 3:
         for one, event in engine.batch.advance():
             if isinstance(event, Piece) and one not in begun:
@@ -189,7 +201,7 @@ def test_an_error_of_the_model_ends_all_that_run_and_leaves_their_rows_usable(
     whole = said(engine, asked(LONG[:9]))
     with monkeypatch.context() as patched:
         for ids in (LONG[:9], LONG[3:9]):
-            engine.batch.add(engine.prepare(asked(ids), threading.Event()))
+            engine.batch.add(engine.prepare(asked(ids), threading.Event())[0])
         engine.batch.advance()
         engine.batch.advance()
         patched.setattr(RaggedDecoder, "run", broken)

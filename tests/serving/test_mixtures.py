@@ -92,7 +92,7 @@ def mix(engine: Engine, wanted: list[Known], rng: np.random.Generator) -> list[R
     for one in wanted:
         arrival = int(rng.integers(0, 12))
         departure = arrival + int(rng.integers(0, 9)) if rng.random() < 0.25 else None
-        generation = engine.prepare(one.asked, threading.Event())
+        (generation,) = engine.prepare(one.asked, threading.Event())
         runs.append(Run(one, arrival, departure, generation))
     by_generation = {run.generation: run for run in runs}
     step = 0

@@ -131,6 +131,29 @@ def test_a_bias_forces_or_bans_a_token(client: openai.OpenAI, folder: Path) -> N
         complete(client, logit_bias={256: 1})
 
 
+def test_the_choices_of_a_request_are_answers_with_seeds_of_their_own(
+    client: openai.OpenAI,
+) -> None:
+    options = {"max_tokens": 12, "temperature": 1.2}
+    alone = [chat(client, **options, seed=seed).choices[0].message.content for seed in (20, 21, 22)]
+    whole = chat(client, **options, seed=20, n=3)
+    assert [choice.message.content for choice in whole.choices] == alone
+    assert [choice.index for choice in whole.choices] == [0, 1, 2]
+    assert whole.usage.completion_tokens == 36
+    texts = ["", "", ""]
+    reasons: dict[int, str] = {}
+    for chunk in chat(client, **options, seed=20, n=3, stream=True):
+        (choice,) = chunk.choices
+        texts[choice.index] += choice.delta.content or ""
+        if choice.finish_reason:
+            reasons[choice.index] = choice.finish_reason
+    assert texts == alone
+    assert reasons == dict.fromkeys(range(3), "length")
+    found = complete(client, **options, seed=20, n=2)
+    assert found.choices[0].text == complete(client, **options, seed=20).choices[0].text
+    assert found.choices[1].text == complete(client, **options, seed=21).choices[0].text
+
+
 def test_token_ids_and_text_parts_are_prompts_as_well(client: openai.OpenAI, folder: Path) -> None:
     from resq_onnx.runtime import Tokenizer
 
@@ -159,7 +182,8 @@ def test_the_next_turn_of_a_conversation_begins_where_the_last_one_ended(
 @pytest.mark.parametrize(
     ("options", "param", "reason"),
     [
-        ({"n": 2}, "n", "n is not supported"),
+        ({"n": 129}, "n", "from 1 to 128"),
+        ({"n": 5}, "n", "n is 5; this server takes at most 4"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "not supported"),
         ({"logprobs": True}, "logprobs", "not supported"),
         ({"response_format": {"type": "json_object"}}, "response_format", "not supported"),

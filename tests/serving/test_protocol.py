@@ -50,7 +50,7 @@ def test_token_ids_of_biases_are_strings() -> None:
 
 
 def test_false_is_not_zero_and_true_is_not_one() -> None:
-    for fields in ({"logprobs": 0}, {"n": True}):
+    for fields in ({"logprobs": 0}, {"logprobs": 1}):
         with pytest.raises(RefusalError, match="not supported"):
             chat(**fields)
 
@@ -96,6 +96,9 @@ def test_developers_are_the_system_to_a_template_and_text_parts_are_one_text() -
         ({"top_p": 1.1}, "top_p"),
         ({"seed": 2**63}, "seed"),
         ({"seed": True}, "seed"),
+        ({"n": 0}, "n"),
+        ({"n": True}, "n"),
+        ({"n": 129}, "n"),
         ({"top_k": -2}, "top_k"),
         ({"top_k": 1.5}, "top_k"),
         ({"min_p": 1.1}, "min_p"),

@@ -27,6 +27,7 @@ class Gate:
         self.cancelled = threading.Event()
         self.error = error
         self.has_begun = False
+        self.choices = 1
 
 
 class Gates:
@@ -40,9 +41,9 @@ class Gates:
     def is_idle(self) -> bool:
         return not self._gates
 
-    def prepare(self, asked: Gate, cancelled: threading.Event) -> Gate:
+    def prepare(self, asked: Gate, cancelled: threading.Event) -> list[Gate]:
         asked.cancelled = cancelled
-        return asked
+        return [asked]
 
     def add(self, gate: Gate) -> None:
         self._gates.append(gate)
@@ -98,8 +99,8 @@ def test_as_many_run_as_there_are_places_then_as_many_wait() -> None:
             assert found.value.status == 429
             gates[1].opened.set()
             gates[0].opened.set()
-            assert [event async for event in first] == [BEGUN, ENDED]
-            assert [event async for event in second] == [BEGUN, ENDED]
+            assert [event async for _, event in first] == [BEGUN, ENDED]
+            assert [event async for _, event in second] == [BEGUN, ENDED]
             await settle(scheduler, 0, 0)
             assert await scheduler.join(60)
 
@@ -119,7 +120,7 @@ def test_what_is_cancelled_frees_its_place() -> None:
             first.cancel()
             await settle(scheduler, 1, 0)
             gates[2].opened.set()
-            assert [event async for event in third] == [BEGUN, ENDED]
+            assert [event async for _, event in third] == [BEGUN, ENDED]
             await settle(scheduler, 0, 0)
             assert await scheduler.join(60)
 
@@ -131,14 +132,14 @@ def test_an_error_reaches_whoever_waits_and_leaves_the_place_usable() -> None:
         with scheduling(1, 0) as scheduler:
             gate = Gate(ZeroDivisionError("of its own"))
             events = aiter(start(scheduler, gate))
-            assert await anext(events) == BEGUN
+            assert await anext(events) == (0, BEGUN)
             gate.opened.set()
             with pytest.raises(ZeroDivisionError, match="of its own"):
                 await anext(events)
             await settle(scheduler, 0, 0)
             gate = Gate()
             gate.opened.set()
-            assert [event async for event in start(scheduler, gate)] == [BEGUN, ENDED]
+            assert [event async for _, event in start(scheduler, gate)] == [BEGUN, ENDED]
             assert await scheduler.join(60)
 
     in_a_loop(scenario)
@@ -166,7 +167,7 @@ def test_a_defect_of_the_batch_ends_its_requests_and_not_the_thread() -> None:
 class Refusing(Gates):
     """An engine that prepares nothing."""
 
-    def prepare(self, asked: Gate, cancelled: threading.Event) -> Gate:
+    def prepare(self, asked: Gate, cancelled: threading.Event) -> list[Gate]:
         raise RefusalError(400, "not this one")
 
 
@@ -216,7 +217,7 @@ def test_requests_that_run_when_the_server_stops_are_ended() -> None:
         with scheduling(1, 1) as scheduler:
             gates = [Gate(), Gate()]
             first, second = (aiter(start(scheduler, gate)) for gate in gates)
-            assert await anext(first) == BEGUN
+            assert await anext(first) == (0, BEGUN)
             assert await scheduler.join(60)
             for events in (first, second):
                 with pytest.raises(RefusalError, match="shutting down"):
@@ -228,7 +229,7 @@ def test_requests_that_run_when_the_server_stops_are_ended() -> None:
 def test_events_after_the_event_loop_are_dropped(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         with scheduling(1, 0, deaf) as scheduler:
-            assert await anext(aiter(start(scheduler, gate))) == BEGUN
+            assert await anext(aiter(start(scheduler, gate))) == (0, BEGUN)
             schedulers.append(scheduler)
 
     deaf, gate, schedulers = Deaf(1), Gate(), list[Scheduler]()
