@@ -24,6 +24,10 @@ from resq_onnx.errors import ResqError
               help="Requests that wait for one to end; any more get status 429.")  # fmt: skip
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=600.0,
               metavar="SECONDS", help="Time limit of a request, including waiting.")  # fmt: skip
+@click.option("--api-key", "api_keys", multiple=True, metavar="KEY", envvar="RESQ_API_KEYS",
+              help="Answer only requests with this key; may be repeated. RESQ_API_KEYS names keys "
+              "that no list of processes shows.  [default: everybody is answered]",
+              show_default=False)  # fmt: skip
 @session_options
 def serve(
     model: Path,
@@ -34,6 +38,7 @@ def serve(
     max_concurrent: int,
     max_waiting: int,
     timeout: float,
+    api_keys: tuple[str, ...],
     threads: int | None,
     no_kernels: bool,
     provider: str,
@@ -41,7 +46,7 @@ def serve(
     """Answer requests as OpenAI's API does, with an exported model.
 
     FOLDER is one that export wrote, or the .onnx file in it. There are POST /v1/chat/completions
-    and /v1/completions, GET /v1/models and /health. No API key is required.
+    and /v1/completions, GET /v1/models and /health.
     """
     try:
         from resq_onnx.serving.server import Address, listen, run
@@ -57,15 +62,16 @@ def serve(
     from resq_onnx.serving.engine import Engine
     from resq_onnx.serving.scheduling import Scheduler
 
+    if not all(api_keys):
+        raise ResqError("--api-key is empty; give a key, or omit the option to answer everybody")
     path = find_model(model)
     name = name or path.resolve().parent.name
     listening, url = listen(Address(host, port))
     with listening:
         kernels = not no_kernels
         engine = Engine(path, name, max_concurrent, max_length, threads, kernels, provider)
-        service = Service(
-            engine, Scheduler(engine, engine.batch, max_concurrent, max_waiting), timeout
-        )
+        scheduler = Scheduler(engine, engine.batch, max_concurrent, max_waiting)
+        service = Service(engine, scheduler, timeout, api_keys)
 
         def ready() -> None:
             print_line(f"Serving {name} ({engine.max_length} tokens) at {url}/v1")

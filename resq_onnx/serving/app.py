@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from resq_onnx.errors import ResqError
 from resq_onnx.serving.answers import Answer, ChatAnswer, TextAnswer
+from resq_onnx.serving.api_keys import ApiKeys
 from resq_onnx.serving.bodies import Bodies
 from resq_onnx.serving.deadlines import Deadline, Deadlines, while_connected
 from resq_onnx.serving.engine import Engine
@@ -45,8 +46,17 @@ class Service:
         app: The ASGI application.
     """
 
-    def __init__(self, engine: Engine, scheduler: Scheduler, seconds: float) -> None:
-        """Make the application; `seconds` is the time limit of each request."""
+    def __init__(
+        self, engine: Engine, scheduler: Scheduler, seconds: float, keys: Sequence[str] = ()
+    ) -> None:
+        """Make the application.
+
+        Args:
+            engine: The model.
+            scheduler: Runs the requests.
+            seconds: Time limit of each request.
+            keys: API keys, of which a request must have one; none admits everybody.
+        """
         self.engine = engine
         self.scheduler = scheduler
         self.deadlines = Deadlines(seconds)
@@ -54,7 +64,7 @@ class Service:
         self._created = int(time.time())
         chat = Endpoint(self, read_chat, ChatAnswer)
         completions = Endpoint(self, read_completion, TextAnswer)
-        self.app = Starlette(
+        app = Starlette(
             routes=[
                 Route("/v1/chat/completions", chat, methods=["POST"]),
                 Route("/v1/completions", completions, methods=["POST"]),
@@ -64,6 +74,7 @@ class Service:
             ],
             exception_handlers={HTTPException: _refuse_route},
         )
+        self.app: ASGIApp = ApiKeys(app, keys)
 
     async def _models(self, _: Request) -> JSONResponse:
         return JSONResponse({"object": "list", "data": [self._description()]})

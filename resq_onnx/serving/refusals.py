@@ -59,6 +59,16 @@ def unknown_model(name: str, served: str) -> RefusalError:
     )
 
 
+def wrong_key() -> RefusalError:
+    """The request has no valid API key."""
+    return RefusalError(
+        401,
+        "this server needs an API key: send it in the header Authorization, as `Bearer KEY`",
+        code="invalid_api_key",
+        headers={"WWW-Authenticate": "Bearer", "Connection": "close"},
+    )
+
+
 def busy(running: int, waiting: int) -> RefusalError:
     """All rows are taken and the queue is full."""
     return RefusalError(

@@ -114,6 +114,7 @@ OPTIONS = {
         "--max-concurrent",
         "--max-waiting",
         "--timeout",
+        "--api-key",
         "--threads",
         "--no-kernels",
         "--provider",

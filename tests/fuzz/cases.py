@@ -185,7 +185,15 @@ OPTIONS: Final = {
     "rewrite": ("--projections", "--model", "--format", "--target"),
     "bench": ("--prompt-tokens", "--new-tokens", "--against", "--threads"),
     "web": ("--packages", "--port", "--write"),
-    "serve": ("--host", "--name", "--max-length", "--max-concurrent", "--max-waiting", "--timeout"),
+    "serve": (
+        "--host",
+        "--name",
+        "--max-length",
+        "--max-concurrent",
+        "--max-waiting",
+        "--timeout",
+        "--api-key",
+    ),
 }
 
 
