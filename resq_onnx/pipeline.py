@@ -7,6 +7,7 @@ rewrite  read ─► name ─► lift ─► measure ────┴► finishin
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,6 @@ from resq_onnx.calibration.distributed import is_main_process, share_of_this_pro
 from resq_onnx.calibration.layer_pass import Texts
 from resq_onnx.calibration.measured import (
     began,
-    calibration_text,
     check_calibrated,
     check_widths,
     find_projections,
@@ -23,6 +23,7 @@ from resq_onnx.calibration.measured import (
     measure_graph,
     run_pass,
 )
+from resq_onnx.calibration.recipe_text import calibration_text
 from resq_onnx.calibration.reference import load_tokenizer, text_opening
 from resq_onnx.calibration.threads import limited_threads
 from resq_onnx.calibration.working import opened_work, torch_device
@@ -258,18 +259,19 @@ def calibrate(
         source.check(progress.warn)
         check_widths(recipe, source)
         tokenizer, layout = load_tokenizer(source), source.layout
-        text = calibration_text(tokenizer, recipe, source, progress.warn)
         none = np.empty((0, 0), np.int64)
         with opened_work(out, source, recipe, resources, progress) as work:
-            texts = Texts(text, none, none)
+            text = calibration_text(tokenizer, recipe, source, work, progress, resources)
+            recipe = replace(recipe, calibration=text.spec)
+            texts = Texts(text.token_ids, none, none)
             dtype = recipe.dtype_compute
             layer_pass = run_pass(source, work, texts, dtype, resources, progress)
             if staging is None:
                 return None
             moments, sums = layer_pass.moments(), layer_pass.sums()
             assert sums is not None, "a calibration text has tokens"
-            device = torch_device(resources.device)
-            bases = find_projections(source, tokenizer, recipe, moments, sums, progress, device)
+            asked = (source, tokenizer, recipe, moments, sums)
+            bases = find_projections(*asked, work, progress, resources)
             done = began(recipe, text_opening(tokenizer, source, recipe.bos))
             kept = moments if hessians else None
             save_calibration(staging.model, done, source.digest, layout, sums, bases, kept)

@@ -171,8 +171,9 @@ class Recipe:
         down_high: The same for the input of down_proj, exactly; 0 is the scheme of the paper. None
             is an eighth, and up to a third more where both parts can then be rotated with far
             fewer multiplications (`splits.down_split`).
-        calibration: A file of texts or chats, the name of a data set on the Hugging Face hub, or
-            `python-docs` (`calibration.texts.load_text`).
+        calibration: A file of texts or chats, the name of a data set on the Hugging Face hub,
+            `python-docs` (`calibration.texts.load_text`), `self`, text that the float model writes
+            (`calibration.own_text`), or `auto`, the last two mixed.
         samples: Number of calibration sequences.
         sequence_length: Tokens per calibration sequence.
         bos: Whether texts begin with BOS, in the calibration and in every check: None follows the

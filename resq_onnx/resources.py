@@ -66,10 +66,20 @@ def resident_bytes() -> int | None:
     return _status("VmRSS")
 
 
+def available_bytes() -> int | None:
+    """The memory that the machine can still give; None where the system does not say it."""
+    return _amount(Path("/proc/meminfo"), "MemAvailable")
+
+
 def _status(name: str) -> int | None:
-    """An amount of memory of Linux's /proc/self/status."""
+    """An amount of memory of this process."""
+    return _amount(Path("/proc/self/status"), name)
+
+
+def _amount(file: Path, name: str) -> int | None:
+    """An amount of memory in a file of Linux's /proc."""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = file.read_text().splitlines()
     except OSError:
         return None
     (line,) = (line for line in lines if line.startswith(f"{name}:"))

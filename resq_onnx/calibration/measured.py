@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +17,7 @@ from resq_onnx.calibration.held_out import held_out_sequences, text_shape
 from resq_onnx.calibration.layer_pass import LayerPass, Texts
 from resq_onnx.calibration.layered import LayeredModel
 from resq_onnx.calibration.memory import batch_within, check_room
+from resq_onnx.calibration.recipe_text import calibration_text
 from resq_onnx.calibration.reference import Reference, load_tokenizer, text_opening
 from resq_onnx.calibration.texts import FILE_SUFFIXES, PYTHON_DOCS
 from resq_onnx.calibration.training import BATCH
@@ -123,20 +124,21 @@ def measure(
         check_calibrated(source, known, saved)
         calibrated = Recipe().to_json() | known.recipe_json
     bases = None if known is None else stored_projections(known, recipe, layout)
-    text = quality_text(tokenizer, layout, calibrated, opening)
-    token_ids = parity_text(tokenizer, PARITY_SEQUENCES, PARITY_TOKENS, opening)
     lacks = known is None or (known.moments is None and _needs_layers(recipe, bases))
     asked = dataclasses.replace(recipe, **_calibration_fields(calibrated))
     calibration = np.empty((0, 0), np.int64)
     if recipe.needs_calibration and lacks:
-        calibration = calibration_text(tokenizer, asked, source, progress.warn)
+        found = calibration_text(tokenizer, asked, source, work, progress, resources)
+        calibration, calibrated["calibration"] = found.token_ids, found.spec
+    text = quality_text(tokenizer, layout, calibrated, opening)
+    token_ids = parity_text(tokenizer, PARITY_SEQUENCES, PARITY_TOKENS, opening)
     texts = Texts(calibration, token_ids, text)
     layer_pass = run_pass(source, work, texts, asked.dtype_compute, resources, progress)
     moments = layer_pass.moments() or (None if known is None else known.moments)
     sums = known.sums_for(layout) if known else layer_pass.sums()
     if bases is None:
-        device = torch_device(resources.device)
-        bases = find_projections(source, tokenizer, recipe, moments, sums, progress, device)
+        asked_of = (source, tokenizer, recipe, moments, sums)
+        bases = find_projections(*asked_of, work, progress, resources)
     short, long = layer_pass.outputs()
     done = _carried_out(recipe, calibrated)
     return ReferenceMeasurements(
@@ -251,36 +253,29 @@ def quality_text(
     return held_out_sequences(tokenizer, *shape, calibrated, opening)
 
 
-def calibration_text(
-    tokenizer: Any, recipe: Recipe, source: ModelSource, warn: Callable[[str], None]
-) -> NDArray[np.int64]:
-    """Token ids of the recipe's calibration, (samples, sequence_length)."""
-    opening = text_opening(tokenizer, source, recipe.bos)
-    text, samples, length = recipe.calibration, recipe.samples, recipe.sequence_length
-    return calibration_sequences(tokenizer, text, samples, length, recipe.seed, warn, opening)
-
-
 def find_projections(
     source: ModelSource,
     tokenizer: Any,
     recipe: Recipe,
     moments: SecondMoments | None,
     sums: BasisSums | None,
+    work: WorkFolder,
     progress: Progress,
-    device: str = "cpu",
+    resources: Resources,
 ) -> Projections:
     """Compute the bases by linear algebra, and train them if the recipe says so.
 
     Raises:
         ResqError: The recipe needs moments that are not there.
     """
+    device = torch_device(resources.device)
     bases = compute_projections(recipe, source.layout, moments, sums, device)
     if not recipe.trains:
         return bases
-    progress.step("Training the rotations")
     asked = dataclasses.replace(recipe, samples=recipe.training_steps * BATCH)
-    sequences = calibration_text(tokenizer, asked, source, progress.warn)
-    return Reference(source).trained(recipe, bases, sequences, progress.advance)
+    text = calibration_text(tokenizer, asked, source, work, progress, resources)
+    progress.step("Training the rotations")
+    return Reference(source).trained(recipe, bases, text.token_ids, progress.advance)
 
 
 def _needs_layers(recipe: Recipe, bases: Projections | None) -> bool:

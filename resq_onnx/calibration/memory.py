@@ -13,15 +13,23 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+import torch
+
 from resq_onnx.calibration.layer_pass import BATCH
 from resq_onnx.calibration.layered import HEAD_BYTES, LOGITS_BYTES
+from resq_onnx.calibration.writing import CannotWriteError
+from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
 from resq_onnx.projections.moments import layer_shapes
 from resq_onnx.projections.splits import weight_counts
+from resq_onnx.resources import available_bytes, resident_bytes
 
 PROCESS_BYTES: Final = 750_000_000
 """Python with PyTorch, transformers and ONNX Runtime, before they do anything."""
+
+AVAILABLE_SHARE: Final = 0.5
+"""Share of the machine's free memory that the model may take, without `--max-memory`."""
 
 BUFFERS: Final = 4
 """Arrays as large as the input of down_proj that the layers' code holds at once: gate, up, their
@@ -72,6 +80,47 @@ def batch_within(layout: ModelLayout, sequence_length: int, most: int | None) ->
         f"{name} of this model takes about {size / 1e9:.1f} GB, and --max-memory allows "
         f"{most / 1e9:.1f}; use --max-memory {size / 1e9 + 0.1:.1f}GB or more"
     )
+
+
+def fitting_type(
+    source: ModelSource, shape: tuple[int, int], device: str, max_memory: int | None
+) -> torch.dtype:
+    """The type in which the whole model fits into memory: float32, or its file's 16-bit type.
+
+    Args:
+        source: The model.
+        shape: Rows that are written at a time, and tokens of each.
+        device: Where it computes.
+        max_memory: Bytes of main memory that this process may take; None for no limit.
+
+    Raises:
+        CannotWriteError: It fits in neither.
+    """
+    layout = source.layout
+    stored = {tensor.dtype.name for tensor in source.weights if len(tensor.shape) > 1}
+    types = {"FLOAT16": torch.float16, "BFLOAT16": torch.bfloat16}
+    others = [types[name] for name in stored & types.keys()] if len(stored) == 1 else []
+    cached = 2 * layout.num_layers * layout.num_kv_heads * layout.head_dim * math.prod(shape)
+    logits = 4 * 4 * shape[0] * layout.vocab_size
+    room = _room(device, max_memory)
+    for dtype in (torch.float32, *others):
+        needed = dtype.itemsize * (source.float32_bytes // 4 + cached) + logits
+        if room is None or needed <= room:
+            return dtype
+    raise CannotWriteError(
+        f"the whole model takes {needed / 1e9:.1f} GB, and {max(room or 0, 0) / 1e9:.1f} may be "
+        "taken"
+    )
+
+
+def _room(device: str, max_memory: int | None) -> int | None:
+    """Bytes that a model may take; None if nothing says it."""
+    if device != "cpu":
+        return int(AVAILABLE_SHARE * torch.cuda.mem_get_info(device)[0])
+    if max_memory is not None:
+        return max_memory - (resident_bytes() or 0)
+    free = available_bytes()
+    return None if free is None else int(AVAILABLE_SHARE * free)
 
 
 def check_room(folder: Path, needed: int) -> None:

@@ -18,6 +18,15 @@ from resq_onnx.files.scratch import scratch_folder
 PYTHON_DOCS: Final = "python-docs"
 """A text that needs neither a file nor a network: Python's language reference."""
 
+SELF: Final = "self"
+"""Calibration text that the float model writes (`calibration.own_text`)."""
+
+AUTO: Final = "auto"
+"""Python's documentation and text that the float model writes, a share of each."""
+
+OWN_SHARE: Final = {PYTHON_DOCS: 0.0, AUTO: 0.25, SELF: 1.0}
+"""Share of the calibration sequences that the model writes; the others are documentation."""
+
 DATASETS: Final = {"wikitext": ("Salesforce/wikitext", "wikitext-2-raw-v1")}
 """Short names of data sets that need a configuration: their repository and configuration."""
 
@@ -31,6 +40,12 @@ MOST_BYTES: Final = 1 << 34
 """Largest size of a file of texts."""
 
 KINDS: Final = f"a {', '.join(FILE_SUFFIXES[:-1])} or {FILE_SUFFIXES[-1]} file"
+
+
+def own_sequences(spec: str, samples: int) -> int:
+    """How many of so many calibration sequences the model writes itself."""
+    return round(OWN_SHARE.get(spec, 0.0) * samples)
+
 
 Messages = Sequence[Mapping[str, Any]]
 ChatTemplate = Callable[[Messages], str]

@@ -55,7 +55,8 @@ bos_option = click.option(
 calibration_options = _together(
     click.option("--calibration", default=DEFAULTS.calibration,
                  help="A .txt, .jsonl, .json, .csv or .parquet file, with texts or chats; "
-                 "OWNER/NAME of a data set on the Hugging Face hub; or python-docs."),
+                 "OWNER/NAME of a data set on the Hugging Face hub; self, text that the model "
+                 "writes; python-docs; or auto, the last two mixed."),
     click.option("--samples", type=int, default=DEFAULTS.samples,
                  help="Calibration sequences."),
     click.option("--sequence-length", type=int, default=DEFAULTS.sequence_length,

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from resq_onnx.calibration import held_out
 from resq_onnx.calibration.corpus import calibration_sequences
 from resq_onnx.calibration.held_out import TOKENS, held_out_sequences, text_shape
-from resq_onnx.calibration.texts import load_text
+from resq_onnx.calibration.texts import PYTHON_DOCS as DOCS
+from resq_onnx.calibration.texts import load_text, own_sequences
 from resq_onnx.recipe import Recipe
 
 
@@ -30,7 +31,7 @@ def held_out_ids(recipe: Recipe, samples: int = 4, length: int = 300) -> NDArray
 
 @pytest.mark.parametrize("seed", [0, 7])
 def test_no_token_was_calibrated_on(seed: int) -> None:
-    recipe = Recipe(samples=300, sequence_length=512, seed=seed)
+    recipe = Recipe(calibration=DOCS, samples=300, sequence_length=512, seed=seed)
     calibrated = calibration_sequences(
         Numbering(), recipe.calibration, recipe.samples, recipe.sequence_length, seed
     )
@@ -41,7 +42,7 @@ def test_no_token_was_calibrated_on(seed: int) -> None:
 
 
 def test_no_token_was_calibrated_on_where_sequences_begin_with_bos() -> None:
-    recipe, bos = Recipe(samples=300, sequence_length=512, bos=True), -1
+    recipe, bos = Recipe(calibration=DOCS, samples=300, bos=True), -1
     calibrated = calibration_sequences(
         Numbering(), recipe.calibration, recipe.samples, 512, recipe.seed, opening=[bos]
     )
@@ -53,7 +54,7 @@ def test_no_token_was_calibrated_on_where_sequences_begin_with_bos() -> None:
 
 
 def test_a_calibration_of_before_there_was_an_opening_took_its_sequences_without() -> None:
-    old = Recipe(samples=300).to_json()
+    old = Recipe(calibration=DOCS, samples=300).to_json()
     del old["bos"]
     calibrated = calibration_sequences(Numbering(), old["calibration"], 300, 512, seed=0)
     found = held_out_sequences(Numbering(), 4, 300, old, opening=[-1])
@@ -61,13 +62,28 @@ def test_a_calibration_of_before_there_was_an_opening_took_its_sequences_without
 
 
 def test_another_text_takes_nothing_away() -> None:
-    away, other = Recipe(samples=300), Recipe(samples=300, calibration="prose.txt")
+    away, other = (
+        Recipe(calibration=DOCS, samples=300),
+        Recipe(samples=300, calibration="prose.txt"),
+    )
     assert not np.array_equal(held_out_ids(away), held_out_ids(other))
     assert np.array_equal(held_out_ids(other), held_out_ids(Recipe(calibration="b.txt")))
 
 
+def test_what_the_default_reads_of_the_documentation_is_held_out_too() -> None:
+    recipe = Recipe(calibration="auto", samples=400)
+    read = recipe.samples - own_sequences("auto", recipe.samples)
+    calibrated = calibration_sequences(Numbering(), DOCS, read, 512, seed=0)
+    assert not np.isin(held_out_ids(recipe), calibrated).any()
+
+
+def test_text_of_the_models_own_takes_nothing_away() -> None:
+    own, other = (Recipe(calibration=text, samples=300) for text in ("self", "prose.txt"))
+    assert np.array_equal(held_out_ids(own), held_out_ids(other))
+
+
 def test_where_the_calibration_took_everything_its_text_serves() -> None:
-    assert held_out_ids(Recipe(samples=100_000)).shape == (4, 300)
+    assert held_out_ids(Recipe(calibration=DOCS, samples=100_000)).shape == (4, 300)
 
 
 def test_a_text_shorter_than_a_sequence_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,6 +126,19 @@ def test_the_work_folder_may_be_on_another_disk(
     assert not work.exists()
 
 
+@pytest.mark.parametrize("spec", ["self", "auto"])
+def test_a_text_that_the_model_wrote_is_that_of_the_next_run(
+    model: Path, tmp_path: Path, spec: str
+) -> None:
+    outs, options = [tmp_path / name / "model.onnx" for name in ("a", "b")], ("--calibration", spec)
+    run_successfully("export", model, outs[0], *QUICK, *options)
+    kill(model, outs[1], 3, *options)  # the text, a layer, and not the next one
+    result = run_successfully("export", model, outs[1], *QUICK, *options)
+    assert "Writing calibration text" not in result.stderr
+    assert "from layer 1 on" in result.stderr
+    assert repeatable(outs[1].parent) == repeatable(outs[0].parent)
+
+
 def test_a_calibration_goes_on_too(model: Path, tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("whole.safetensors", "resumed.safetensors")]
     run_successfully("calibrate", model, files[0], *QUICK)

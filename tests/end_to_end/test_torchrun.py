@@ -13,10 +13,14 @@ import pytest
 
 from resq_onnx.files.work_folder import usual_folder
 from resq_onnx.runtime import Decoder, create_session
-from tests.command_line import QUICK, run_successfully
+from tests.command_line import QUICK as SHORT
+from tests.command_line import run_successfully
 from tests.tiny_models import write_model
 
 pytestmark = pytest.mark.slow
+
+QUICK = (*SHORT, "--calibration", "auto")
+"""A text of which the model writes a part: the first process does, for all."""
 
 PARTING = 0.25
 """Relative difference of the divergence from float: bases rotate as freely as signs do where sums

@@ -81,7 +81,7 @@ def test_the_text_is_long_enough_and_no_sequence_longer_than_the_model_can_read(
 def test_what_an_export_measures_is_what_its_files_show(tmp_path: Path) -> None:
     """Again from the files, and of one that computes the last token's logits alone."""
     write_model(tmp_path / "model", "llama", tied=True, num_hidden_layers=2)
-    quick = Recipe(samples=4, sequence_length=64)
+    quick = Recipe(calibration="python-docs", samples=4, sequence_length=64)
     summary = resq_onnx.export(
         tmp_path / "model",
         tmp_path / "a" / "model.onnx",
@@ -108,7 +108,7 @@ def test_what_an_export_measures_is_what_its_files_show(tmp_path: Path) -> None:
     last = resq_onnx.export(
         tmp_path / "model",
         tmp_path / "last" / "model.onnx",
-        Recipe(samples=4, sequence_length=64, logits="last"),
+        Recipe(calibration="python-docs", samples=4, sequence_length=64, logits="last"),
     )
     scale = np.abs(found.logits).max()
     np.testing.assert_allclose(observed(last.path, ids).logits, found.logits, atol=NEAR * scale)

@@ -26,7 +26,7 @@ from resq_onnx.resources import Resources
 from resq_onnx.tracing.trace import trace
 from tests.tiny_models import KINDS, write_model
 
-RECIPE = Recipe(samples=2, sequence_length=32)
+RECIPE = Recipe(calibration="python-docs", samples=2, sequence_length=32)
 
 SMALL = 1e-4
 """Error of float32 in one layer of a tiny model: a wrong fold gives more than 1e-2."""

@@ -1,0 +1,92 @@
+"""The calibration text of a recipe: read, or written by the model, or both.
+
+The token ids of a text that the model has a part in are kept in the work folder: an export that was
+stopped goes on with them, and so do processes beside the first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resq_onnx.calibration.corpus import calibration_sequences
+from resq_onnx.calibration.distributed import share_of_this_process
+from resq_onnx.calibration.own_text import own_text
+from resq_onnx.calibration.reference import text_opening
+from resq_onnx.calibration.texts import PYTHON_DOCS, own_sequences
+from resq_onnx.calibration.writing import CannotWriteError
+from resq_onnx.checkpoint.source import ModelSource
+from resq_onnx.files.work_folder import WorkFolder
+from resq_onnx.progress import Progress
+from resq_onnx.recipe import Recipe
+from resq_onnx.resources import Resources
+
+
+@dataclass(frozen=True)
+class CalibrationText:
+    """A calibration text.
+
+    Attributes:
+        token_ids: (samples, sequence_length), with fewer rows if there is less text.
+        spec: What it is, as a recipe says it: Python's documentation where the model could not
+            write.
+    """
+
+    token_ids: NDArray[np.int64]
+    spec: str
+
+
+def calibration_text(
+    tokenizer: Any,
+    recipe: Recipe,
+    source: ModelSource,
+    work: WorkFolder,
+    progress: Progress,
+    resources: Resources,
+) -> CalibrationText:
+    """The calibration text of a recipe.
+
+    Under torchrun every process calls this, and all get the text of the first one.
+
+    Args:
+        tokenizer: The model's Hugging Face tokenizer.
+        recipe: Its calibration, samples, sequence length, BOS and seed are used.
+        source: The model.
+        work: Where a text that the model wrote is kept.
+        progress: Receives progress updates, and a warning if there is less text than wanted, or
+            the model cannot write.
+        resources: What may be used.
+
+    Raises:
+        ResqError: The text cannot be read, or PyTorch cannot load the model.
+    """
+    opening = text_opening(tokenizer, source, recipe.bos)
+    shape, spec = (recipe.samples, recipe.sequence_length), recipe.calibration
+
+    def read(text: str, samples: int) -> NDArray[np.int64]:
+        length, seed = recipe.sequence_length, recipe.seed
+        return calibration_sequences(tokenizer, text, samples, length, seed, progress.warn, opening)
+
+    own = own_sequences(spec, recipe.samples)
+    if not own:
+        return CalibrationText(read(spec, recipe.samples), spec)
+    share, part = share_of_this_process(), f"text-{recipe.samples}"
+    if share.rank == 0 and not work.has(part):
+        asked = (source, tokenizer, (own, shape[1]), opening, recipe.seed)
+        try:
+            ids = own_text(*asked, resources, progress)
+            if own < recipe.samples:
+                ids = np.concatenate([read(PYTHON_DOCS, recipe.samples - own), ids])
+        except CannotWriteError as reason:
+            progress.warn(
+                f"the model does not write its calibration text ({reason}); {PYTHON_DOCS} takes "
+                "its place, and --calibration FILE, text like your own, does better"
+            )
+            spec, ids = PYTHON_DOCS, read(PYTHON_DOCS, recipe.samples)
+        work.save(part, {"token_ids": ids, "spec": np.frombuffer(spec.encode(), np.uint8)})
+    share.wait()
+    kept = work.load(part)
+    return CalibrationText(kept["token_ids"], kept["spec"].tobytes().decode())
