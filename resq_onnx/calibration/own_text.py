@@ -40,11 +40,12 @@ from resq_onnx.tracing.configuration import load_config
 
 Advance = Callable[[int, int], None]
 
-ROWS: Final = 32
-"""Pieces that are written at a time."""
+ROWS: Final = 16
+"""Pieces that are written at a time. More read the weights less often; the cache of so many takes a
+tenth of the memory that the rest of an export of SmolLM2 does."""
 
-PIECE: Final = 64
-"""Tokens of a piece."""
+PIECE: Final = 128
+"""Tokens of a piece: a prompt in a template may take 50 of them."""
 
 CHAT_SHARE: Final = 0.5
 """Share of the pieces that are answers to prompts, if the model has a chat template."""
