@@ -33,7 +33,7 @@ from resq_onnx.calibration.writing import (
 )
 from resq_onnx.checkpoint.quiet import quiet_libraries
 from resq_onnx.checkpoint.source import ModelSource
-from resq_onnx.errors import blaming
+from resq_onnx.errors import ResqError, blaming
 from resq_onnx.progress import Progress
 from resq_onnx.resources import Resources
 from resq_onnx.tracing.configuration import load_config
@@ -174,14 +174,19 @@ def make_rows(
         piece: Tokens of each.
         opening: Special tokens with which a text begins.
         seed: Seeds the choices.
+
+    Raises:
+        CannotWriteError: The tokenizer is not one for this model, or its template refuses a prompt.
     """
+    if not len(vocabulary.ordinary):
+        raise CannotWriteError("its tokenizer has no ordinary tokens")
     random = np.random.default_rng(seed)
     chats = round(CHAT_SHARE * count) if tokenizer.chat_template else 0
     first = random.choice(vocabulary.ordinary, count - chats)
     rows = [Row(iter([(*opening, int(token))]), may_end=False) for token in first]
     if chats:
         each = max(piece // TOKENS_PER_PROMPT, 1)
-        prompts = _rendered(tokenizer, make_prompts(chats * each, seed))
+        prompts = _rendered(tokenizer, make_prompts(chats * each, seed), len(vocabulary.ends))
         rows += [Row(_in_turn(prompts, i * each), may_end=True) for i in range(chats)]
     return rows
 
@@ -191,15 +196,20 @@ def _in_turn(prompts: Sequence[Sequence[int]], first: int) -> Iterator[Sequence[
     return itertools.islice(itertools.cycle(prompts), first, None)
 
 
-def _rendered(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
+def _rendered(tokenizer: Any, prompts: Sequence[str], size: int) -> list[list[int]]:
     """Token ids of prompts as the chat template puts them before an answer."""
     chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
-    with blaming("the model", "its chat template refuses a prompt", "use --calibration FILE"):
-        texts = [
-            tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-            for chat in chats
-        ]
+    try:
+        with blaming("the model", "its chat template refuses a prompt", "use --calibration FILE"):
+            texts = [
+                tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+                for chat in chats
+            ]
+    except ResqError:
+        raise CannotWriteError("its chat template refuses a prompt") from None
     ids: list[list[int]] = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    if max(map(max, ids)) >= size:
+        raise CannotWriteError("its tokenizer has tokens that it has no embedding of")
     return ids
 
 

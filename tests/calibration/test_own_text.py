@@ -15,7 +15,7 @@ from resq_onnx.calibration.own_text import joined, make_rows
 from resq_onnx.calibration.recipe_text import CalibrationText, calibration_text
 from resq_onnx.calibration.reference import load_tokenizer
 from resq_onnx.calibration.texts import own_sequences
-from resq_onnx.calibration.writing import TooSlowError, Vocabulary
+from resq_onnx.calibration.writing import CannotWriteError, TooSlowError, Vocabulary
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.files.work_folder import WorkFolder
 from resq_onnx.progress import Progress
@@ -151,6 +151,23 @@ def test_a_model_without_a_chat_template_only_continues(tokenizer: Any) -> None:
     base = load_base(tokenizer)
     rows = make_rows(base, Vocabulary.of(base, 256), 10, 64, (), seed=0)
     assert not any(row.may_end for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("template", "size", "reason"),
+    [
+        ("{{ raise_exception('no') }}", 256, "its chat template refuses a prompt"),
+        ("{{ messages[0].content }}", 20, "tokens that it has no embedding of"),
+        ("{{ messages[0].content }}", 3, "no ordinary tokens"),
+    ],
+)
+def test_a_tokenizer_that_does_not_fit_the_model_writes_nothing(
+    tokenizer: Any, template: str, size: int, reason: str
+) -> None:
+    other = load_base(tokenizer)
+    other.chat_template = template
+    with pytest.raises(CannotWriteError, match=reason):
+        make_rows(other, Vocabulary.of(other, size), 4, 64, (), seed=0)
 
 
 def load_base(tokenizer: Any) -> Any:
