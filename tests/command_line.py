@@ -17,10 +17,7 @@ from resq_onnx.cli import main
 
 CALL_MAIN: Final = "import sys; from resq_onnx.cli import main; main(prog_name='resq-onnx')"
 
-QUICK: Final = (
-    *("--calibration", "python-docs"),
-    *("--samples", "4", "--sequence-length", "64"),
-)
+QUICK: Final = ("--samples", "4", "--sequence-length", "64")
 """A calibration of which only the existence matters."""
 
 
