@@ -26,6 +26,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from resq_onnx.calibration.own_text import rendered
 from resq_onnx.calibration.reference import Reference
 from resq_onnx.calibration.writing import Row, Vocabulary, write_rows
 from resq_onnx.checkpoint.source import open_model
@@ -105,14 +106,9 @@ def written_chats(model: Path) -> str:
         tokenizer: Any = reference.tokenizer
         if not tokenizer.chat_template:
             return ""
-        chats = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
-        texts = [
-            tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-            for chat in chats
-        ]
-        ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
-        turned = [[*ids[place:], *ids[:place]] for place in range(len(ids))]
         vocabulary = Vocabulary.of(tokenizer, source.layout.vocab_size)
+        ids = rendered(tokenizer, PROMPTS, source.layout.vocab_size)
+        turned = [[*ids[place:], *ids[:place]] for place in range(len(ids))]
         rows = [Row(iter(3 * prompts), may_end=True) for prompts in turned]
         written = write_rows(reference.model, rows, ANSWER, vocabulary, seed=0)
         return "\n\n".join(tokenizer.batch_decode(written))

@@ -15,14 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
-import torch
-import transformers
 from numpy.typing import NDArray
 
 from resq_onnx.calibration.corpus import SEPARATOR, behind
 from resq_onnx.calibration.heap import give_back
 from resq_onnx.calibration.memory import fitting_type
 from resq_onnx.calibration.prompts import make_prompts
+from resq_onnx.calibration.reference import load_model
 from resq_onnx.calibration.working import torch_device
 from resq_onnx.calibration.writing import (
     CannotWriteError,
@@ -31,12 +30,10 @@ from resq_onnx.calibration.writing import (
     Vocabulary,
     write_rows,
 )
-from resq_onnx.checkpoint.quiet import quiet_libraries
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError, blaming
 from resq_onnx.progress import Progress
 from resq_onnx.resources import Resources
-from resq_onnx.tracing.configuration import load_config
 
 Advance = Callable[[int, int], None]
 
@@ -99,7 +96,7 @@ def own_text(
     vocabulary = Vocabulary.of(tokenizer, layout.vocab_size)
     rows = make_rows(tokenizer, vocabulary, count, piece, opening, seed)
     asked = (rows, piece, vocabulary, seed, most, progress.advance)
-    written = _written(_load(source, device, dtype), *asked)
+    written = _written(load_model(source, dtype).to(device), *asked)
     give_back()
     return behind(opening, joined(tokenizer, written, rows, opening)[:wanted].reshape(samples, -1))
 
@@ -138,25 +135,6 @@ def _part(advance: Advance, part: int, parts: int) -> Advance:
     return lambda done, total: advance(part * total + done, parts * total)
 
 
-def _load(source: ModelSource, device: str, dtype: torch.dtype) -> Any:
-    """The whole model, on a device."""
-    damaged = "correct config.json, or download the model again"
-    with quiet_libraries(), blaming(source.name, "PyTorch cannot load it", damaged):
-        return (
-            getattr(transformers, source.layout.family.auto_class)
-            .from_pretrained(
-                source.folder,
-                dtype=dtype,
-                use_safetensors=True,
-                config=load_config(source),
-                local_files_only=True,
-                trust_remote_code=False,
-            )
-            .eval()
-            .to(device)
-        )
-
-
 def make_rows(
     tokenizer: Any,
     vocabulary: Vocabulary,
@@ -186,7 +164,7 @@ def make_rows(
     rows = [Row(iter([(*opening, int(token))]), may_end=False) for token in first]
     if chats:
         each = max(piece // TOKENS_PER_PROMPT, 1)
-        prompts = _rendered(tokenizer, make_prompts(chats * each, seed), len(vocabulary.ends))
+        prompts = rendered(tokenizer, make_prompts(chats * each, seed), len(vocabulary.ends))
         rows += [Row(_in_turn(prompts, i * each), may_end=True) for i in range(chats)]
     return rows
 
@@ -196,7 +174,7 @@ def _in_turn(prompts: Sequence[Sequence[int]], first: int) -> Iterator[Sequence[
     return itertools.islice(itertools.cycle(prompts), first, None)
 
 
-def _rendered(tokenizer: Any, prompts: Sequence[str], size: int) -> list[list[int]]:
+def rendered(tokenizer: Any, prompts: Sequence[str], size: int) -> list[list[int]]:
     """Token ids of prompts as the chat template puts them before an answer."""
     chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
     try:

@@ -107,6 +107,27 @@ def text_opening(tokenizer: Any, source: ModelSource, bos: bool | None) -> tuple
     return opening_of(encode, tokenizer.bos_token_id, bos, source.name)
 
 
+def load_model(source: ModelSource, dtype: torch.dtype = torch.float32) -> Any:
+    """The whole model in PyTorch: safetensors only, and no code from its folder.
+
+    Raises:
+        ResqError: transformers cannot load it.
+    """
+    damaged = "correct config.json, or download the model again"
+    with quiet_libraries(), blaming(source.name, "PyTorch cannot load it", damaged):
+        return (
+            getattr(transformers, source.layout.family.auto_class)
+            .from_pretrained(
+                source.folder,
+                dtype=dtype,
+                use_safetensors=True,
+                config=load_config(source),
+                **LOADING,
+            )
+            .eval()
+        )
+
+
 class Reference:
     """The original model in PyTorch, float32, for as long as it is needed."""
 
@@ -122,21 +143,9 @@ class Reference:
         """
         if threads is not None:
             torch.set_num_threads(threads)
-        self._source, family = source, source.layout.family
+        self._source = source
         self.tokenizer = load_tokenizer(source)
-        damaged = "correct config.json, or download the model again"
-        with quiet_libraries(), blaming(source.name, "PyTorch cannot load it", damaged):
-            self.model = (
-                getattr(transformers, family.auto_class)
-                .from_pretrained(
-                    source.folder,
-                    dtype=torch.float32,
-                    use_safetensors=True,
-                    config=load_config(source),
-                    **LOADING,
-                )
-                .eval()
-            )
+        self.model = load_model(source)
 
     def trained(
         self,
