@@ -187,12 +187,14 @@ class Deaf(Gates):
 
     def __init__(self, room: int) -> None:
         super().__init__(room)
-        self.steps, self.stepped = 0, threading.Event()
+        self.steps = 0
+        self.stepping, self.stepped = threading.Event(), threading.Event()
 
     def advance(self) -> list[Told]:
         told = super().advance()
         self.steps += 1
         if self.steps > 1:
+            self.stepping.set()
             self.stepped.wait(60)
         return told
 
@@ -204,6 +206,7 @@ def test_a_step_that_takes_long_is_waited_for_only_so_long() -> None:
             async for _ in running:
                 break
             running.cancel()
+            assert await asyncio.to_thread(deaf.stepping.wait, 60)
             assert not await scheduler.join(0.1)
             deaf.stepped.set()
             assert await scheduler.join(60)
