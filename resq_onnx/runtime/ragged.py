@@ -17,7 +17,7 @@ from resq_onnx.errors import ResqError
 from resq_onnx.runtime.buffered import MAX_LENGTH, PREFILL_SLICE
 from resq_onnx.runtime.decoder import check_rewind, check_room
 from resq_onnx.runtime.memory import HostMemory
-from resq_onnx.runtime.ragged_graph import CACHE_ROWS, CACHED
+from resq_onnx.runtime.ragged_graph import CACHE_ROWS, CACHED, PREDICTED
 from resq_onnx.runtime.session import running
 from resq_onnx.runtime.signature import read_signature
 
@@ -59,6 +59,7 @@ class RaggedDecoder:
         for past, present, form in names:
             shape = (rows, form.heads, max_length, form.width)
             self._memory.add_cache(past, present, shape, form.dtype)
+        self._selects = any(entry.name == PREDICTED for entry in session.get_inputs())
         self._bound: dict[str, NDArray[Any]] = {}
         most = max(rows, PREFILL_SLICE)
         self._ones = np.ones(rows * max_length, np.int64)
@@ -78,6 +79,19 @@ class RaggedDecoder:
         Raises:
             ResqError: A row is too short, or ONNX Runtime refuses the input.
         """
+        return self.run_rows(rows, input_ids, 1)[:, 0]
+
+    def run_rows(
+        self, rows: Sequence[int], input_ids: NDArray[np.int64], count: int
+    ) -> NDArray[Any]:
+        """As `run`, but return the logits after each of the last tokens, (B, count, vocabulary).
+
+        Args:
+            rows: As for `run`.
+            input_ids: As for `run`.
+            count: How many, at most S; 1 if the graph gives the logits of the last token alone
+                (`signature.last_only`).
+        """
         batch, new = input_ids.shape
         cached = np.array([self.lengths[row] for row in rows], np.int64)
         total = int(cached.max()) + new
@@ -88,12 +102,14 @@ class RaggedDecoder:
             self._bind("position_ids", cached[:, None] + np.arange(new))
         self._bind(CACHED, cached)
         self._bind(CACHE_ROWS, np.array(rows, np.int64))
-        logits = self._bind_logits(batch, new)
+        if self._selects:
+            self._bind(PREDICTED, np.arange(new - count, new))
+        logits = self._bind_logits(batch, count if self._selects else new)
         with running():
             self._memory.run()
         for row in rows:
             self.lengths[row] += new
-        return logits[:, -1]
+        return logits[:, -count:]
 
     def rewind(self, row: int, length: int) -> None:
         """Forget all but the first `length` tokens of a row.
@@ -119,9 +135,9 @@ class RaggedDecoder:
         self._bound[name] = array  # ONNX Runtime reads its memory, and does not keep it alive
         self._memory.bind_input(name, array)
 
-    def _bind_logits(self, batch: int, new: int) -> NDArray[Any]:
+    def _bind_logits(self, batch: int, count: int) -> NDArray[Any]:
         assert self.signature.vocabulary is not None
-        shape = (batch, 1 if self.signature.last_only else new, self.signature.vocabulary)
+        shape = (batch, 1 if self.signature.last_only else count, self.signature.vocabulary)
         logits = self._logits[: int(np.prod(shape))].reshape(shape)
         self._memory.bind_output("logits", logits)
         return logits

@@ -7,9 +7,14 @@ more inputs, which are new inputs of the graph as well:
     cache_rows int64 (B,)   row of each text in the caches, which have N >= B rows
 
 The caches must be one buffer, bound both as past and as present, and attention_mask has a column
-for each token of the longest text. Logits are computed for the last token of each text alone,
-(B, 1, vocabulary), because nothing is predicted from the others. No file is written: ONNX Runtime
-receives the graph from memory, and reads the weights from their original file.
+for each token of the longest text. A third new input says which tokens need logits, because nothing
+is predicted from most of a prompt:
+
+    predicted int64 (K,)    places of these tokens in input_ids; logits are (B, K, vocabulary)
+
+A graph that computes the logits of the last token alone (`--logits last`) has no such input. No
+file is written: ONNX Runtime receives the graph from memory, and reads the weights from their
+original file.
 """
 
 from __future__ import annotations
@@ -37,9 +42,10 @@ EARLIER_INPUTS: Final = 10
 HEADS: Final = ("MatMul", "MixedPrecisionMatMul")
 """Operators that compute logits from the last residual stream."""
 
-LAST: Final = "resq_last"
-"""Prefix of the names of what selects the last token."""
+SELECTED: Final = "resq_predicted"
+"""Prefix of the names of what selects tokens."""
 
+PREDICTED: Final = "predicted"
 CACHED: Final = "cached"
 CACHE_ROWS: Final = "cache_rows"
 
@@ -74,7 +80,7 @@ def ragged_session(
         value = helper.make_tensor_value_info(name, TensorProto.INT64, ["batch"])
         model.graph.input.append(value)
     _rename_rows(model.graph, len(nodes))
-    _keep_last_logits(model.graph)
+    _select_predicted(model.graph)
     _drop_function(model)
     return create_session(path, threads, graph=model.SerializeToString())
 
@@ -89,24 +95,24 @@ def _rename_rows(graph: onnx.GraphProto, layers: int) -> None:
                 dims[0].dim_param = "rows"
 
 
-def _keep_last_logits(graph: onnx.GraphProto) -> None:
-    """Select the last token before the matrix product of the logits, where it is found."""
+def _select_predicted(graph: onnx.GraphProto) -> None:
+    """Select tokens before the matrix product of the logits, where it is found."""
+    (logits,) = (value for value in graph.output if value.name == "logits")
+    count = logits.type.tensor_type.shape.dim[1]
     makers = {name: node for node in graph.node for name in node.output}
     name = "logits"
     while name in makers and makers[name].op_type not in HEADS:
         name = makers[name].input[0] if makers[name].input else ""
-    if name not in makers:
+    if name not in makers or count.dim_value == 1:
         return
     head = makers[name]
-    index = helper.make_tensor(f"{LAST}_index", TensorProto.INT64, [1], [-1])
-    graph.initializer.append(index)
-    stream = [head.input[0], index.name]  # (B, S, D)
-    last = helper.make_node("Gather", stream, [f"{LAST}_token"], f"{LAST}_node", axis=1)
-    graph.node.insert(list(graph.node).index(head), last)
-    head.input[0] = last.output[0]
-    (logits,) = (value for value in graph.output if value.name == "logits")
-    logits.type.tensor_type.shape.dim[1].Clear()
-    logits.type.tensor_type.shape.dim[1].dim_value = 1
+    graph.input.append(helper.make_tensor_value_info(PREDICTED, TensorProto.INT64, [PREDICTED]))
+    stream = [head.input[0], PREDICTED]  # (B, S, D), (K,)
+    chosen = helper.make_node("Gather", stream, [SELECTED], f"{SELECTED}_node", axis=1)
+    graph.node.insert(list(graph.node).index(head), chosen)
+    head.input[0] = chosen.output[0]
+    count.Clear()
+    count.dim_param = PREDICTED
     del graph.value_info[:]  # some shapes behind the selection are others now
 
 

@@ -80,8 +80,28 @@ def test_a_row_goes_on_from_where_it_is_cut_and_from_a_copy(
     np.testing.assert_array_equal(decoder.run([0], text[:, length : length + 1])[0], wanted[1])
 
 
-def test_logits_are_computed_for_the_last_tokens_alone(decoder: RaggedDecoder) -> None:
-    assert decoder.signature.last_only
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_each_of_the_last_tokens_has_the_logits_that_it_has_at_the_end(
+    model: Path, decoder: RaggedDecoder, count: int
+) -> None:
+    pair = np.random.default_rng(1).integers(0, VOCABULARY, (2, 9))
+    found = decoder.run_rows([4, 1], pair, count).copy()
+    assert found.shape == (2, count, VOCABULARY)
+    for text, rows in zip(pair, found, strict=True):
+        for place, row in enumerate(rows, 9 - count + 1):
+            wanted = BufferedDecoder(create_session(model, 1), 9).run(text[None, :place])[0]
+            np.testing.assert_array_equal(row, wanted)
+
+
+def test_a_file_with_the_last_logits_alone_gives_the_same_ones(
+    tiny_exports: TinyExports, decoder: RaggedDecoder
+) -> None:
+    ids = texts()[2]
+    wanted = decoder.run([0], ids).copy()
+    last = opened(tiny_exports.model("llama", tied=True).export("--logits", "last"))
+    assert last.signature.last_only
+    assert not decoder.signature.last_only
+    np.testing.assert_array_equal(last.run([0], ids), wanted)
 
 
 def test_a_text_longer_than_its_row_is_refused(decoder: RaggedDecoder) -> None:
