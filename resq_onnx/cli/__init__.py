@@ -34,7 +34,7 @@ PACKAGE: Final = __name__.partition(".")[0]
 
 EXTRAS: Final = {
     "cpu": ("onnxruntime",),
-    "serve": ("starlette", "uvicorn"),
+    "serve": ("prometheus_client", "starlette", "uvicorn"),
     "harness": ("lm_eval",),
 }
 """Packages by the extra that installs them; the extra `export` installs all others."""

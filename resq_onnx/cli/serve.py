@@ -46,7 +46,7 @@ def serve(
     """Answer requests as OpenAI's API does, with an exported model.
 
     FOLDER is one that export wrote, or the .onnx file in it. There are POST /v1/chat/completions
-    and /v1/completions, GET /v1/models and /health.
+    and /v1/completions, GET /v1/models, /health and /metrics.
     """
     try:
         from resq_onnx.serving.server import Address, listen, run

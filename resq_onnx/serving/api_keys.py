@@ -1,4 +1,4 @@
-"""API keys: requests to /v1 must have one of them."""
+"""API keys: requests to /v1 and /metrics must have one of them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from resq_onnx.serving.refusals import wrong_key
 from resq_onnx.serving.replies import refusal_response
 
-GUARDED: Final = "/v1/"
-"""Paths that need a key; /health does not."""
+GUARDED: Final = ("/v1/", "/metrics")
+"""Beginnings of paths that need a key; /health does not."""
 
 SCHEME: Final = "bearer"
 

@@ -22,6 +22,7 @@ from resq_onnx.serving.bodies import Bodies
 from resq_onnx.serving.deadlines import Deadline, Deadlines, while_connected
 from resq_onnx.serving.engine import Engine
 from resq_onnx.serving.hosts import refused_by
+from resq_onnx.serving.metrics import OUTCOME, Metrics
 from resq_onnx.serving.protocol import GenerationRequest, read_chat, read_completion
 from resq_onnx.serving.refusals import (
     RefusalError,
@@ -43,6 +44,7 @@ class Service:
         scheduler: Runs a bounded number of requests.
         deadlines: The requests in progress.
         bodies: Reads their bodies.
+        metrics: Counts them.
         app: The ASGI application.
     """
 
@@ -61,6 +63,7 @@ class Service:
         self.scheduler = scheduler
         self.deadlines = Deadlines(seconds)
         self.bodies = Bodies()
+        self.metrics = Metrics(scheduler, engine.batch)
         self._created = int(time.time())
         chat = Endpoint(self, read_chat, ChatAnswer)
         completions = Endpoint(self, read_completion, TextAnswer)
@@ -71,10 +74,11 @@ class Service:
                 Route("/v1/models", self._models),
                 Route("/v1/models/{name:path}", self._model),
                 Route("/health", self._health),
+                Route("/metrics", self.metrics.answer),
             ],
             exception_handlers={HTTPException: _refuse_route},
         )
-        self.app: ASGIApp = ApiKeys(app, keys)
+        self.app: ASGIApp = self.metrics.counting(ApiKeys(app, keys))
 
     async def _models(self, _: Request) -> JSONResponse:
         return JSONResponse({"object": "list", "data": [self._description()]})
@@ -123,7 +127,7 @@ class Endpoint:
         try:
             try:
                 async with self._service.deadlines.one() as deadline:
-                    await self._reply(Request(scope, receive), reply, deadline)
+                    await self._reply(Request(scope, receive), reply, deadline, began)
             except RefusalError as refusal:
                 status, reply.reason = refusal.status, refusal.code or refusal.kind
                 await reply.refuse(refusal)
@@ -136,22 +140,26 @@ class Endpoint:
                 status, reply.reason = 500, "server_error"
                 await reply.refuse(broken())
         finally:
+            scope[OUTCOME] = status
             logger.info(
                 "POST %s %d %s: %d prompt tokens (%d known), %d new, %.3f s",
                 scope["path"], status, reply.reason, reply.prompt_tokens, reply.known,
                 reply.new_tokens, time.perf_counter() - began,
             )  # fmt: skip
 
-    async def _reply(self, request: Request, reply: Reply, deadline: Deadline) -> None:
+    async def _reply(
+        self, request: Request, reply: Reply, deadline: Deadline, began: float
+    ) -> None:
         service = self._service
         asked = self._read(await service.bodies.read(request), service.engine.name)
         running = service.scheduler.start(asked)
+        events = service.metrics.watched(running, began)
         try:
             async with while_connected(request.receive, deadline):
                 if asked.stream:
-                    await reply.stream(running, asked.include_usage)
+                    await reply.stream(events, asked.include_usage)
                 else:
-                    await reply.whole(running)
+                    await reply.whole(events)
         finally:
             running.cancel()
 
@@ -159,7 +167,7 @@ class Endpoint:
 async def _refuse_route(_: Request, error: Exception) -> JSONResponse:
     """Refuse an unknown path or method in the usual form."""
     assert isinstance(error, HTTPException)
-    paths = "/v1/chat/completions, /v1/completions, /v1/models and /health"
+    paths = "/v1/chat/completions, /v1/completions, /v1/models, /health and /metrics"
     message = f"{error.detail}: there are {paths}"
     return refusal_response(RefusalError(error.status_code, message, headers=error.headers or {}))
 

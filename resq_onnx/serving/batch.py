@@ -62,6 +62,16 @@ class Batch:
         """Whether there is no request."""
         return not (self._waiting or self._prompts or self._writing)
 
+    @property
+    def rows(self) -> int:
+        """How many requests can run at once."""
+        return self._rows.count
+
+    @property
+    def rows_in_use(self) -> int:
+        """How many run; other threads may ask."""
+        return len(self._prompts) + len(self._writing)
+
     def add(self, generation: Generation) -> None:
         """Let a request wait for a row."""
         self._waiting.append(generation)

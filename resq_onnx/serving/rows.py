@@ -43,9 +43,11 @@ class Rows(Protocol):
 
     Attributes:
         run_together: Whether one call can run tokens of several texts.
+        count: How many texts run at once.
     """
 
     run_together: bool
+    count: int
 
     def has_room(self) -> bool:
         """Whether another text can begin."""
@@ -128,6 +130,7 @@ class SharedRows:
             self._decoder = RaggedDecoder(session, max_length, count)
         except MemoryError:
             raise _no_memory(count, max_length) from None
+        self.count = count
         self._rows = [SharedRow(self._decoder, index) for index in range(count)]
         self._idle = list(self._rows)
         """Longest idle first."""
@@ -184,7 +187,7 @@ class SeparateRows:
             raise _no_memory(count, max_length) from None
         self._slice = decoder.prefill_slice
         self._session = session
-        self._free = count
+        self.count = self._free = count
 
     def has_room(self) -> bool:
         """Whether fewer texts run than may."""
