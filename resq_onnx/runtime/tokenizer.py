@@ -16,6 +16,7 @@ from resq_onnx.files.contents import read_json, read_text
 from resq_onnx.runtime.chat import render_chat
 from resq_onnx.runtime.opening import opening_of
 from resq_onnx.runtime.text_stream import TextStream
+from resq_onnx.runtime.token_bytes import bytes_of_tokens
 from resq_onnx.runtime.tokenizer_file import check_tokenizer_file
 
 REMEDY: Final = "put the original model's file there, or export the model again"
@@ -70,6 +71,17 @@ class Tokenizer:
     def longest_token(self) -> int:
         """Bytes of the longest token in the vocabulary: an upper bound on the text of any token."""
         return max((len(token.encode()) for token in self.backend.get_vocab()), default=1)
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Tokens that `decode` skips."""
+        added = self.backend.get_added_tokens_decoder()
+        return frozenset(token for token, one in added.items() if one.special)
+
+    @cached_property
+    def token_bytes(self) -> Mapping[int, bytes]:
+        """The bytes of each token, by its id."""
+        return bytes_of_tokens(self.backend)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text; special tokens are those tokenizer.json adds, such as BOS.

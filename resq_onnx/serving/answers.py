@@ -6,7 +6,26 @@ import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
+
+from resq_onnx.serving.logprobs import characters, chat_logprobs, text_logprobs
+from resq_onnx.serving.scoring import ScoredToken
+
+
+@dataclass
+class Outcome:
+    """One choice of a whole answer.
+
+    Attributes:
+        text: What has been written.
+        scores: Of its tokens, if they are asked for.
+        reason: Why it ended.
+    """
+
+    text: str = ""
+    scores: list[ScoredToken] = field(default_factory=list)
+    reason: str | None = None
 
 
 class Answer(ABC):
@@ -29,18 +48,24 @@ class Answer(ABC):
         """Chunks before the first piece of a choice."""
 
     @abstractmethod
-    def piece(self, choice: int, text: str, reason: str | None = None) -> dict[str, Any]:
+    def piece(
+        self,
+        choice: int,
+        text: str,
+        reason: str | None = None,
+        scores: Sequence[ScoredToken] = (),
+    ) -> dict[str, Any]:
         """A chunk with more text of a choice, or with the reason for its end."""
 
     @abstractmethod
-    def content(self, text: str) -> dict[str, Any]:
-        """A whole text as a choice has it."""
+    def content(self, outcome: Outcome) -> dict[str, Any]:
+        """What a choice of a whole answer has of its own."""
 
-    def whole(self, choices: Sequence[tuple[str, str]], usage: dict[str, Any]) -> dict[str, Any]:
-        """The answer in one object; of each choice its text and the reason for its end."""
+    def whole(self, outcomes: Sequence[Outcome], usage: dict[str, Any]) -> dict[str, Any]:
+        """The answer in one object."""
         found = [
-            self._choice(number, self.content(text), reason)
-            for number, (text, reason) in enumerate(choices)
+            self._choice(number, self.content(outcome), outcome.reason)
+            for number, outcome in enumerate(outcomes)
         ]
         return self._object(self.whole_object, found) | {"usage": usage}
 
@@ -52,7 +77,7 @@ class Answer(ABC):
         return self._head | {"object": name, "choices": choices}
 
     def _choice(self, index: int, content: dict[str, Any], reason: str | None) -> dict[str, Any]:
-        return {"index": index, **content, "logprobs": None, "finish_reason": reason}
+        return {"index": index, **content, "finish_reason": reason}
 
 
 class ChatAnswer(Answer):
@@ -66,36 +91,65 @@ class ChatAnswer(Answer):
         """One chunk with the role."""
         return [self._chunk(choice, {"role": "assistant", "content": ""}, None)]
 
-    def piece(self, choice: int, text: str, reason: str | None = None) -> dict[str, Any]:
+    def piece(
+        self,
+        choice: int,
+        text: str,
+        reason: str | None = None,
+        scores: Sequence[ScoredToken] = (),
+    ) -> dict[str, Any]:
         """A chunk with more text, or with the reason for the end."""
-        return self._chunk(choice, {"content": text} if text else {}, reason)
+        return self._chunk(choice, {"content": text} if text else {}, reason, scores)
 
-    def content(self, text: str) -> dict[str, Any]:
+    def content(self, outcome: Outcome) -> dict[str, Any]:
         """A message."""
-        return {"message": {"role": "assistant", "content": text, "refusal": None}}
+        message = {"role": "assistant", "content": outcome.text, "refusal": None}
+        return {"message": message, "logprobs": chat_logprobs(outcome.scores)}
 
-    def _chunk(self, choice: int, delta: dict[str, Any], reason: str | None) -> dict[str, Any]:
-        return self._object(self.chunk_object, [self._choice(choice, {"delta": delta}, reason)])
+    def _chunk(
+        self,
+        choice: int,
+        delta: dict[str, Any],
+        reason: str | None,
+        scores: Sequence[ScoredToken] = (),
+    ) -> dict[str, Any]:
+        content = {"delta": delta, "logprobs": chat_logprobs(scores)}
+        return self._object(self.chunk_object, [self._choice(choice, content, reason)])
 
 
 class TextAnswer(Answer):
-    """An answer of /v1/completions, which does not repeat the prompt."""
+    """An answer of /v1/completions."""
 
     id_prefix = "cmpl"
     whole_object = chunk_object = "text_completion"
+
+    def __init__(self, model: str) -> None:
+        """Begin an answer of this model."""
+        super().__init__(model)
+        self._offsets: dict[int, int] = {}
+        """Characters of each choice so far."""
 
     def first(self, choice: int) -> list[dict[str, Any]]:
         """No chunks."""
         del choice
         return []
 
-    def piece(self, choice: int, text: str, reason: str | None = None) -> dict[str, Any]:
+    def piece(
+        self,
+        choice: int,
+        text: str,
+        reason: str | None = None,
+        scores: Sequence[ScoredToken] = (),
+    ) -> dict[str, Any]:
         """A chunk with more text, or with the reason for the end."""
-        return self._object(self.chunk_object, [self._choice(choice, self.content(text), reason)])
+        offset = self._offsets.get(choice, 0)
+        self._offsets[choice] = offset + characters(scores)
+        content = {"text": text, "logprobs": text_logprobs(scores, offset)}
+        return self._object(self.chunk_object, [self._choice(choice, content, reason)])
 
-    def content(self, text: str) -> dict[str, Any]:
+    def content(self, outcome: Outcome) -> dict[str, Any]:
         """The text."""
-        return {"text": text}
+        return {"text": outcome.text, "logprobs": text_logprobs(outcome.scores, 0)}
 
 
 def usage(prompt_tokens: int, known: int, new_tokens: int) -> dict[str, Any]:

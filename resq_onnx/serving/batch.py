@@ -105,7 +105,7 @@ class Batch:
         while ready and self._rows.has_room():
             one = ready.pop(0)
             try:
-                row = self._rows.begin(one.writer.tokens, one.writer.limit)
+                row = self._rows.begin(one.writer.tokens, one.writer.limit, _begins_anew(one))
             except BaseException as error:  # pass on any exception to whoever waits
                 self._end(one, error)
                 continue
@@ -125,11 +125,14 @@ class Batch:
         one = self._next_prompt()
         rest = self._rest(one)
         length = self._rows.slice_length(len(rest), len(self._writing), len(self._prompts))
-        for logits in self._logits([one], np.array([rest[:length]], np.int64)):
+        ids = np.array([rest[:length]], np.int64)
+        for logits in self._logits([one], ids, ids.size if _is_scored(one) else 1):
+            if _is_scored(one) and not self._score(one, logits):
+                return
             if length >= len(rest):
                 self._prompts.remove(one)
                 self._writing.append(one)
-                self._write(one, logits)
+                self._write(one, logits[-1])
 
     def _next_prompt(self) -> Generation:
         """The oldest prompt and the one with the shortest rest take turns.
@@ -152,20 +155,30 @@ class Batch:
         together = self._rows.run_together
         for group in [writing] if together and writing else [[one] for one in writing]:
             ids = np.array([[one.writer.tokens[-1]] for one in group], np.int64)
-            for one, logits in zip(group, self._logits(group, ids), strict=False):
-                self._write(one, logits)
+            for one, logits in zip(group, self._logits(group, ids, 1), strict=False):
+                self._write(one, logits[-1])
 
     def _logits(
-        self, group: Sequence[Generation], ids: NDArray[np.int64]
+        self, group: Sequence[Generation], ids: NDArray[np.int64], count: int
     ) -> Iterator[NDArray[Any]]:
-        """The logits (vocabulary,) of each; none if the model fails, which ends them all."""
+        """The last logits (count, vocabulary) of each; none if the model fails: it ends them."""
         try:
-            logits = self._rows.run([one.row for one in group], ids)
+            logits = self._rows.run([one.row for one in group], ids, count)
         except BaseException as error:  # pass on any exception to whoever waits
             for one in group:
                 self._end(one, error)
             return
         yield from logits
+
+    def _score(self, one: Generation, logits: NDArray[Any]) -> bool:
+        """Score the tokens of a prompt that logits (tokens, vocabulary) predict, if they can."""
+        assert one.writer.prompt_scores is not None
+        try:
+            one.writer.prompt_scores.take(logits)
+        except BaseException as error:  # pass on any exception to whoever waits
+            self._end(one, error)
+            return False
+        return True
 
     def _write(self, one: Generation, logits: NDArray[Any]) -> None:
         try:
@@ -184,3 +197,18 @@ class Batch:
         if one.row is not None:
             self._rows.end(one.row)
         self._told.append((one, End(error)))
+
+
+def _is_scored(one: Generation) -> bool:
+    """Whether the logits of its prompt are needed."""
+    scores = one.writer.prompt_scores
+    return scores is not None and not scores.is_complete
+
+
+def _begins_anew(one: Generation) -> bool:
+    """Whether all of its prompt has to run; then scores begin anew as well."""
+    if not _is_scored(one):
+        return False
+    assert one.writer.prompt_scores is not None
+    one.writer.prompt_scores.restart()
+    return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,9 +21,11 @@ from resq_onnx.runtime.signature import read_signature
 from resq_onnx.runtime.text_stream import TextStream
 from resq_onnx.runtime.tokenizer import Tokenizer
 from resq_onnx.serving.batch import Batch, Generation
+from resq_onnx.serving.choosing import Chooser
 from resq_onnx.serving.protocol import GenerationRequest, Prompt
 from resq_onnx.serving.refusals import RefusalError, gone, invalid
 from resq_onnx.serving.rows import Rows, SeparateRows, SharedRows
+from resq_onnx.serving.scoring import PromptScores, Scorer
 from resq_onnx.serving.stop_strings import StopStrings
 from resq_onnx.serving.writing import Writer
 
@@ -80,6 +82,7 @@ class Engine:
             session = create_session(path, threads, provider=provider, kernels=kernels)
             rows = SeparateRows(session, concurrent, self.max_length)
         self.batch = Batch(rows)
+        self._last_only = rows.last_only
         self._vocabulary = read_signature(session).vocabulary or 0
 
     def prepare(self, asked: GenerationRequest, cancelled: threading.Event) -> list[Generation]:
@@ -102,23 +105,58 @@ class Engine:
         limit = self._check_room(len(ids), asked.max_tokens)
         if asked.logit_bias and max(asked.logit_bias) >= self._vocabulary:
             raise invalid(f"token ids must be from 0 to {self._vocabulary - 1}", "logit_bias")
-        first = Generation(self._writer(ids, limit, asked, 0), cancelled)
-        writers = (self._writer(ids, limit, asked, i) for i in range(1, asked.choices))
-        return [first, *(Generation(writer, cancelled, after=first) for writer in writers)]
+        scores = self._prompt_scores(ids, asked)
+        writers = [self._writer(ids, limit, asked, i, scores) for i in range(asked.choices)]
+        first = Generation(writers[0], cancelled)
+        return [first, *(Generation(writer, cancelled, after=first) for writer in writers[1:])]
 
     def _writer(
-        self, ids: Sequence[int], limit: int, asked: GenerationRequest, choice: int
+        self,
+        ids: Sequence[int],
+        limit: int,
+        asked: GenerationRequest,
+        choice: int,
+        scores: PromptScores | None,
     ) -> Writer:
         seed = (asked.seed + choice) % 2**64
+        chooser = Chooser(
+            Sampler(asked.temperature, asked.top_p, seed, asked.top_k, asked.min_p),
+            Penalties(asked.presence_penalty, asked.frequency_penalty, asked.logit_bias),
+            self._scorer(asked, self._tokenizer.special_ids),
+        )
         return Writer(
             ids,
             limit,
-            Sampler(asked.temperature, asked.top_p, seed, asked.top_k, asked.min_p),
-            Penalties(asked.presence_penalty, asked.frequency_penalty, asked.logit_bias),
+            chooser,
             TextStream(self._tokenizer.decode),
             self._tokenizer.stop_ids,
             StopStrings(asked.stop),
+            self._echo(asked.prompt) if asked.echo else None,
+            scores,
         )
+
+    def _scorer(self, asked: GenerationRequest, hidden: Collection[int] = ()) -> Scorer | None:
+        if asked.logprobs is None:
+            return None
+        return Scorer(self._tokenizer.token_bytes, asked.logprobs, hidden)
+
+    def _prompt_scores(self, ids: Sequence[int], asked: GenerationRequest) -> PromptScores | None:
+        scorer = self._scorer(asked)
+        if scorer is None or not asked.echo:
+            return None
+        if self._last_only:
+            raise invalid(
+                "this model gives the logits of the last token alone, because it was exported "
+                "with --logits last; leave out echo, or logprobs",
+                "echo",
+            )
+        opened = asked.prompt.text is not None and bool(self._tokenizer.opening())
+        return PromptScores(scorer, ids, opened)
+
+    def _echo(self, prompt: Prompt) -> str:
+        if prompt.text is not None:
+            return prompt.text
+        return self._tokenizer.decode(prompt.token_ids, skip_special_tokens=False)
 
     def _encode(self, prompt: Prompt, cancelled: threading.Event) -> Sequence[int]:
         if prompt.token_ids:
@@ -154,10 +192,10 @@ class Engine:
         if not prompt_tokens:
             raise invalid("the prompt has no tokens; give some text to continue", "prompt")
         room = self.max_length - prompt_tokens
-        if room < max(max_tokens or 1, 1):
+        if room < max(1 if max_tokens is None else max_tokens, 1):
             wanted = f" and {max_tokens} new ones" if max_tokens else ""
             raise self._too_long(f"{prompt_tokens}", wanted, "max_tokens" if room > 0 else None)
-        return max_tokens or room
+        return room if max_tokens is None else max_tokens
 
     def _too_long(self, tokens: str, wanted: str = "", param: str | None = None) -> RefusalError:
         return invalid(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from resq_onnx.serving.scoring import ScoredToken
+
 
 @dataclass(frozen=True)
 class Started:
@@ -25,10 +27,12 @@ class Piece:
     Attributes:
         text: Whole characters, and no part of a stop string.
         new_tokens: Tokens generated so far.
+        scores: Of the tokens since the last event, if they are asked for.
     """
 
     text: str
     new_tokens: int
+    scores: tuple[ScoredToken, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,12 @@ class Finished:
     Attributes:
         reason: "stop" (a stop token or a stop string) or "length".
         new_tokens: Tokens generated, not counting the stop token.
+        scores: Of the tokens since the last piece, if they are asked for.
     """
 
     reason: str
     new_tokens: int
+    scores: tuple[ScoredToken, ...] = ()
 
 
 Event = Started | Piece | Finished

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from resq_onnx.serving import fields
@@ -19,6 +19,7 @@ MAX_CHOICES: Final = 128
 MAX_PENALTY: Final = 2.0
 MAX_BIAS: Final = 100.0
 MAX_BIASES: Final = 1024
+MAX_LOGPROBS: Final = 20
 MAX_STOPS: Final = 4
 MAX_STOP_LENGTH: Final = 1000
 """OpenAI's limits, except for those of lengths: every character of a stop string costs time at
@@ -39,10 +40,7 @@ ROLES: Final = {
 
 NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     "best_of": (1,),
-    "echo": (False,),
     "suffix": ("",),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
     "response_format": ({"type": "text"},),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
@@ -96,6 +94,8 @@ class GenerationRequest:
         presence_penalty: As for `Penalties`.
         frequency_penalty: As for `Penalties`.
         logit_bias: As for `Penalties`, of token ids that may not be in the vocabulary.
+        logprobs: How many alternatives to score beside each token; None for no scores.
+        echo: Whether the answer begins with the prompt.
     """
 
     prompt: Prompt
@@ -112,6 +112,8 @@ class GenerationRequest:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    logprobs: int | None = None
+    echo: bool = False
 
 
 def read_chat(body: bytes, model: str) -> GenerationRequest:
@@ -131,14 +133,28 @@ def read_chat(body: bytes, model: str) -> GenerationRequest:
     prompt = Prompt(messages=tuple(_message(one, i) for i, one in enumerate(messages)))
     limit = fields.whole_number(found, "max_tokens", 1, MAX_INTEGER)
     limit = fields.whole_number(found, "max_completion_tokens", 1, MAX_INTEGER, limit)
-    return _asked(found, prompt, limit)
+    return replace(_asked(found, prompt, limit), logprobs=_chat_logprobs(found))
 
 
 def read_completion(body: bytes, model: str) -> GenerationRequest:
     """Read the body of a request to /v1/completions; as `read_chat`."""
     found = _read(body, model)
-    limit = fields.whole_number(found, "max_tokens", 1, MAX_INTEGER, COMPLETION_TOKENS)
-    return _asked(found, _prompt(found.get("prompt")), limit)
+    limit = fields.whole_number(found, "max_tokens", 0, MAX_INTEGER, COMPLETION_TOKENS)
+    asked = _asked(found, _prompt(found.get("prompt")), limit)
+    if found.get("logprobs") is False:  # as some clients write none
+        del found["logprobs"]
+    logprobs = fields.whole_number(found, "logprobs", 0, MAX_LOGPROBS)
+    return replace(asked, logprobs=logprobs, echo=fields.flag(found, "echo"))
+
+
+def _chat_logprobs(found: Mapping[str, Any]) -> int | None:
+    """How many alternatives to score; None for no scores."""
+    alternatives = fields.whole_number(found, "top_logprobs", 0, MAX_LOGPROBS, 0)
+    if fields.flag(found, "logprobs"):
+        return alternatives
+    if alternatives:
+        raise invalid("top_logprobs needs logprobs to be true", "top_logprobs")
+    return None
 
 
 def _read(body: bytes, model: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
-from resq_onnx.serving.answers import Answer, usage
+from resq_onnx.serving.answers import Answer, Outcome, usage
 from resq_onnx.serving.events import Event, Finished, Piece, Started
 from resq_onnx.serving.refusals import RefusalError
 
@@ -56,16 +56,12 @@ class Reply:
 
     async def whole(self, events: AsyncIterable[tuple[int, Event]]) -> None:
         """Send an answer when all its choices are complete."""
-        texts: dict[int, list[str]] = {}
+        outcomes: dict[int, Outcome] = {}
         async for choice, event in events:
             self._note(choice, event)
-            if isinstance(event, Piece):
-                texts.setdefault(choice, []).append(event.text)
-        choices = [
-            ("".join(texts.get(choice, [])), reason)
-            for choice, reason in sorted(self._reasons.items())
-        ]
-        answer = self._answer.whole(choices, self._usage())
+            _add(outcomes.setdefault(choice, Outcome()), event)
+        found = [outcome for _, outcome in sorted(outcomes.items())]
+        answer = self._answer.whole(found, self._usage())
         await JSONResponse(answer)(self._scope, self._receive, self._send)
 
     async def stream(self, events: AsyncIterable[tuple[int, Event]], include_usage: bool) -> None:
@@ -80,9 +76,9 @@ class Reply:
                 await self._begin_stream()
                 chunks = self._answer.first(choice)
             elif isinstance(event, Piece):
-                chunks = [self._answer.piece(choice, event.text)]
+                chunks = [self._answer.piece(choice, event.text, None, event.scores)]
             else:
-                chunks = [self._answer.piece(choice, "", event.reason)]
+                chunks = [self._answer.piece(choice, "", event.reason, event.scores)]
             for chunk in chunks:
                 await self._send_event(chunk | none_yet)
         if include_usage:
@@ -125,6 +121,17 @@ class Reply:
 
     async def _end_stream(self, body: bytes) -> None:
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _add(outcome: Outcome, event: Event) -> None:
+    """Add an event to what has been written."""
+    if isinstance(event, Started):
+        return
+    outcome.scores += event.scores
+    if isinstance(event, Finished):
+        outcome.reason = event.reason
+    else:
+        outcome.text += event.text
 
 
 def refusal_response(refusal: RefusalError) -> JSONResponse:

@@ -44,20 +44,23 @@ class Rows(Protocol):
     Attributes:
         run_together: Whether one call can run tokens of several texts.
         count: How many texts run at once.
+        last_only: Whether there are logits after the last token of a call alone.
     """
 
     run_together: bool
     count: int
+    last_only: bool
 
     def has_room(self) -> bool:
         """Whether another text can begin."""
 
-    def begin(self, tokens: list[int], max_new_tokens: int) -> Any:
+    def begin(self, tokens: list[int], max_new_tokens: int, anew: bool = False) -> Any:
         """Give a text a row, whose `length` says how much of its beginning is known already.
 
         Args:
             tokens: The text, to which its new tokens will be added.
             max_new_tokens: How many these are at most.
+            anew: Whether all tokens are to be run, because their logits are needed.
         """
 
     def end(self, row: Any) -> None:
@@ -72,10 +75,12 @@ class Rows(Protocol):
             prompts: Number of prompts that are being run.
         """
 
-    def run(self, rows: Sequence[Any], input_ids: NDArray[np.int64]) -> NDArray[Any]:
-        """Run the next tokens (B, S) of texts; logits (B, vocabulary), valid until the next call.
+    def run(self, rows: Sequence[Any], input_ids: NDArray[np.int64], count: int) -> NDArray[Any]:
+        """Run the next tokens (B, S) of texts; B is 1 unless they `run_together`.
 
-        B is 1 unless they `run_together`.
+        Returns:
+            The logits after each of the last `count` tokens, (B, count, vocabulary), valid until
+            the next call. `count` is 1 if there are those after the last token alone.
         """
 
 
@@ -131,6 +136,7 @@ class SharedRows:
         except MemoryError:
             raise _no_memory(count, max_length) from None
         self.count = count
+        self.last_only = self._decoder.signature.last_only
         self._rows = [SharedRow(self._decoder, index) for index in range(count)]
         self._idle = list(self._rows)
         """Longest idle first."""
@@ -139,9 +145,18 @@ class SharedRows:
         """Whether a row is idle."""
         return bool(self._idle)
 
-    def begin(self, tokens: list[int], max_new_tokens: int) -> SharedRow:
+    def begin(self, tokens: list[int], max_new_tokens: int, anew: bool = False) -> SharedRow:
         """Give a text an idle row."""
         del max_new_tokens
+        row = self._idle[0] if anew else self._row_for(tokens)
+        if anew:
+            self._decoder.rewind(row.index, 0)
+        self._idle.remove(row)
+        row.tokens = tokens
+        return row
+
+    def _row_for(self, tokens: list[int]) -> SharedRow:
+        """An idle row with what any row has cached of the beginning of a text."""
         best = max(self._rows, key=lambda row: (row.shared(tokens), row in self._idle))
         shared = best.shared(tokens)
         if best in self._idle and 2 * shared >= best.length:
@@ -150,8 +165,6 @@ class SharedRows:
         else:
             row = self._idle[0]
             self._decoder.copy_beginning(row.index, best.index, shared)
-        self._idle.remove(row)
-        row.tokens = tokens
         return row
 
     def end(self, row: SharedRow) -> None:
@@ -169,9 +182,11 @@ class SharedRows:
             return rest
         return min(max(SLICE_PER_ANSWER * writing, LEAST_SLICE) * prompts, PREFILL_SLICE)
 
-    def run(self, rows: Sequence[SharedRow], input_ids: NDArray[np.int64]) -> NDArray[Any]:
+    def run(
+        self, rows: Sequence[SharedRow], input_ids: NDArray[np.int64], count: int
+    ) -> NDArray[Any]:
         """Run the next tokens of any of the texts."""
-        return self._decoder.run([row.index for row in rows], input_ids)
+        return self._decoder.run_rows([row.index for row in rows], input_ids, count)
 
 
 class SeparateRows:
@@ -186,6 +201,7 @@ class SeparateRows:
         except MemoryError:
             raise _no_memory(count, max_length) from None
         self._slice = decoder.prefill_slice
+        self.last_only = decoder.signature.last_only
         self._session = session
         self.count = self._free = count
 
@@ -193,8 +209,9 @@ class SeparateRows:
         """Whether fewer texts run than may."""
         return self._free > 0
 
-    def begin(self, tokens: list[int], max_new_tokens: int) -> BufferedDecoder:
+    def begin(self, tokens: list[int], max_new_tokens: int, anew: bool = False) -> BufferedDecoder:
         """Make a decoder of the text's length, because function bodies copy a whole cache."""
+        del anew
         decoder = BufferedDecoder(self._session, len(tokens) + max_new_tokens)
         self._free -= 1
         return decoder
@@ -209,10 +226,12 @@ class SeparateRows:
         del rest, writing, prompts
         return self._slice
 
-    def run(self, rows: Sequence[BufferedDecoder], input_ids: NDArray[np.int64]) -> NDArray[Any]:
+    def run(
+        self, rows: Sequence[BufferedDecoder], input_ids: NDArray[np.int64], count: int
+    ) -> NDArray[Any]:
         """Run the next tokens of one text."""
         (decoder,) = rows
-        return decoder.run(input_ids)
+        return decoder.run_rows(input_ids, count)
 
 
 def _no_memory(count: int, max_length: int) -> ResqError:

@@ -7,11 +7,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from resq_onnx.runtime.generation import choose
-from resq_onnx.runtime.penalties import Penalties
-from resq_onnx.runtime.sampling import Sampler
 from resq_onnx.runtime.text_stream import TextStream
+from resq_onnx.serving.choosing import Chooser
 from resq_onnx.serving.events import Event, Finished, Piece
+from resq_onnx.serving.scoring import PromptScores, ScoredToken
 from resq_onnx.serving.stop_strings import StopStrings
 
 
@@ -21,6 +20,7 @@ class Writer:
     Attributes:
         tokens: The prompt and what has been written so far.
         limit: Largest number of new tokens.
+        prompt_scores: Scores of the prompt's tokens; None if they are not asked for.
         is_done: Whether the answer is complete.
     """
 
@@ -28,32 +28,37 @@ class Writer:
         self,
         prompt_ids: Sequence[int],
         limit: int,
-        sampler: Sampler,
-        penalties: Penalties,
+        chooser: Chooser,
         text: TextStream,
         stop_ids: Collection[int],
         stops: StopStrings,
+        echo: str | None = None,
+        prompt_scores: PromptScores | None = None,
     ) -> None:
         """Begin behind a prompt of at least one token.
 
         Args:
             prompt_ids: The prompt.
             limit: Largest number of new tokens.
-            sampler: Chooses the tokens.
-            penalties: Change the logits before.
+            chooser: Chooses the tokens.
             text: Decodes them.
             stop_ids: Tokens that end the answer and are not part of it.
             stops: Strings that do.
+            echo: The prompt's text, to begin with; None for the answer alone.
+            prompt_scores: The prompt's scores, to begin with.
         """
         self.tokens = list(prompt_ids)
         self.limit = limit
+        self.prompt_scores = prompt_scores
         self.is_done = False
         self._prompt_tokens = len(self.tokens)
-        self._sampler = sampler
-        self._penalties = penalties
+        self._chooser = chooser
         self._text = text
         self._stop_ids = stop_ids
         self._stops = stops
+        self._echo = echo
+        self._scores = list[ScoredToken]()
+        """Not sent yet."""
 
     @property
     def new_tokens(self) -> int:
@@ -66,17 +71,28 @@ class Writer:
         Raises:
             ResqError: The logits are not finite.
         """
-        changed = self._penalties.applied(logits)
-        token = choose(self._sampler, changed, self.new_tokens, len(self.tokens))
+        events = self._echoed()
+        if self.limit == 0:
+            return [*events, *self._end("length")]
+        token, scores = self._chooser.choose(logits, self.new_tokens, len(self.tokens))
         if token in self._stop_ids:
-            return self._end("stop", self._text.rest())
+            return [*events, *self._end("stop", self._text.rest())]
         self.tokens.append(token)
-        self._penalties.note(token)
+        self._chooser.note(token)
+        self._scores += scores
         piece = self._text.feed(token)
         if self.new_tokens == self.limit:
-            return self._end("length", piece, self._text.rest())
-        events = self._pieces(piece)
+            return [*events, *self._end("length", piece, self._text.rest())]
+        events += self._pieces(piece)
         return [*events, *self._end("stop")] if self._stops.found else events
+
+    def _echoed(self) -> list[Event]:
+        """The prompt, before the first token."""
+        if self._echo is None:
+            return []
+        text, self._echo = self._echo, None
+        scores = () if self.prompt_scores is None else tuple(self.prompt_scores.found)
+        return [Piece(text, 0, scores)]
 
     def _end(self, reason: str, *last: str) -> list[Event]:
         self.is_done = True
@@ -84,13 +100,20 @@ class Writer:
         if self._stops.found:
             reason = "stop"
         elif held := self._stops.rest():
-            events.append(Piece(held, self.new_tokens))
-        return [*events, Finished(reason, self.new_tokens)]
+            events.append(self._piece(held))
+        return [*events, Finished(reason, self.new_tokens, self._taken_scores())]
 
     def _pieces(self, *texts: str) -> list[Event]:
         """What may be sent of some texts, up to a stop string."""
         events: list[Event] = []
         for text in texts:
             if text and not self._stops.found and (certain := self._stops.feed(text)):
-                events.append(Piece(certain, self.new_tokens))
+                events.append(self._piece(certain))
         return events
+
+    def _piece(self, text: str) -> Piece:
+        return Piece(text, self.new_tokens, self._taken_scores())
+
+    def _taken_scores(self) -> tuple[ScoredToken, ...]:
+        scores, self._scores = tuple(self._scores), []
+        return scores

@@ -185,7 +185,6 @@ def test_the_next_turn_of_a_conversation_begins_where_the_last_one_ended(
         ({"n": 129}, "n", "from 1 to 128"),
         ({"n": 5}, "n", "n is 5; this server takes at most 4"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "not supported"),
-        ({"logprobs": True}, "logprobs", "not supported"),
         ({"response_format": {"type": "json_object"}}, "response_format", "not supported"),
         ({"temperature": 3}, "temperature", "from 0 to 2"),
         ({"max_tokens": 8190}, "max_tokens", "takes 8192 tokens, and there would be"),

@@ -50,8 +50,8 @@ def test_token_ids_of_biases_are_strings() -> None:
 
 
 def test_false_is_not_zero_and_true_is_not_one() -> None:
-    for fields in ({"logprobs": 0}, {"logprobs": 1}):
-        with pytest.raises(RefusalError, match="not supported"):
+    for fields in ({"n": True}, {"best_of": True}, {"logprobs": 0}, {"logprobs": 1}):
+        with pytest.raises(RefusalError):
             chat(**fields)
 
 
@@ -112,6 +112,9 @@ def test_developers_are_the_system_to_a_template_and_text_parts_are_one_text() -
         ({"stop": ["a"] * 5}, "stop"),
         ({"stop": "a" * 1001}, "stop"),
         ({"stop": 3}, "stop"),
+        ({"top_logprobs": 21, "logprobs": True}, "top_logprobs"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"logprobs": 1}, "logprobs"),
         ({"stream": 1}, "stream"),
         ({"stream_options": 1}, "stream_options"),
         ({"stream_options": {"include_usage": "yes"}}, "stream_options.include_usage"),
