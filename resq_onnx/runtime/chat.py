@@ -49,6 +49,7 @@ def render_chat(
     special_tokens: Mapping[str, str],
     where: str,
     cancelled: threading.Event | None = None,
+    tools: Sequence[Mapping[str, Any]] | None = None,
 ) -> str:
     """Render messages with a chat template.
 
@@ -59,6 +60,7 @@ def render_chat(
         special_tokens: Variables of the template, such as bos_token.
         where: The template's file, for the message of a refusal.
         cancelled: Set by another thread to cancel the request.
+        tools: Functions that the model may call; a template that knows none ignores them.
 
     Raises:
         ResqError: The template is broken, refuses the messages, or exceeds a limit on time, memory
@@ -69,7 +71,7 @@ def render_chat(
         raise ResqError(f"{where}: the chat template has more than {MAX_TEMPLATE} characters")
     values = {
         "messages": list(messages),
-        "tools": None,
+        "tools": None if tools is None else list(tools),
         "documents": None,
         "add_generation_prompt": add_generation_prompt,
         **special_tokens,

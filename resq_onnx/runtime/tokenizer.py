@@ -125,6 +125,7 @@ class Tokenizer:
         messages: Sequence[Mapping[str, Any]],
         add_generation_prompt: bool = True,
         cancelled: threading.Event | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> str:
         """Write messages as the text the model continues.
 
@@ -134,6 +135,7 @@ class Tokenizer:
             messages: Each with "role" and "content".
             add_generation_prompt: Whether to end with the beginning of the answer.
             cancelled: Set by another thread to cancel the request.
+            tools: Functions that the model may call, as OpenAI's API describes them.
 
         Raises:
             ResqError: The model has no chat template, or it refuses the messages or exceeds a
@@ -152,6 +154,7 @@ class Tokenizer:
             self.special_tokens,
             where=str(self.folder),
             cancelled=cancelled,
+            tools=tools,
         )
 
 

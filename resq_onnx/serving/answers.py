@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from resq_onnx.serving.events import Called, Event, Finished, Piece
 from resq_onnx.serving.logprobs import characters, chat_logprobs, text_logprobs
 from resq_onnx.serving.scoring import ScoredToken
+from resq_onnx.serving.tool_calls import Call
 
 
 @dataclass
@@ -20,12 +22,27 @@ class Outcome:
     Attributes:
         text: What has been written.
         scores: Of its tokens, if they are asked for.
+        calls: Of functions.
         reason: Why it ended.
     """
 
     text: str = ""
     scores: list[ScoredToken] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
     reason: str | None = None
+
+    def add(self, event: Event) -> None:
+        """Add what an event says."""
+        match event:
+            case Piece():
+                self.text += event.text
+            case Called():
+                self.calls.append(event.call)
+            case Finished():
+                self.reason = event.reason
+            case _:
+                return
+        self.scores += event.scores
 
 
 class Answer(ABC):
@@ -48,14 +65,8 @@ class Answer(ABC):
         """Chunks before the first piece of a choice."""
 
     @abstractmethod
-    def piece(
-        self,
-        choice: int,
-        text: str,
-        reason: str | None = None,
-        scores: Sequence[ScoredToken] = (),
-    ) -> dict[str, Any]:
-        """A chunk with more text of a choice, or with the reason for its end."""
+    def chunk(self, choice: int, event: Piece | Called | Finished) -> dict[str, Any]:
+        """A chunk with what an event says of a choice."""
 
     @abstractmethod
     def content(self, outcome: Outcome) -> dict[str, Any]:
@@ -91,19 +102,22 @@ class ChatAnswer(Answer):
         """One chunk with the role."""
         return [self._chunk(choice, {"role": "assistant", "content": ""}, None)]
 
-    def piece(
-        self,
-        choice: int,
-        text: str,
-        reason: str | None = None,
-        scores: Sequence[ScoredToken] = (),
-    ) -> dict[str, Any]:
-        """A chunk with more text, or with the reason for the end."""
-        return self._chunk(choice, {"content": text} if text else {}, reason, scores)
+    def chunk(self, choice: int, event: Piece | Called | Finished) -> dict[str, Any]:
+        """A chunk with more text, a call, or the reason for the end."""
+        delta: dict[str, Any] = {}
+        if isinstance(event, Piece):
+            delta = {"content": event.text}
+        elif isinstance(event, Called):
+            delta = {"tool_calls": [{"index": event.number} | _call(event.call)]}
+        reason = event.reason if isinstance(event, Finished) else None
+        return self._chunk(choice, delta, reason, event.scores)
 
     def content(self, outcome: Outcome) -> dict[str, Any]:
         """A message."""
-        message = {"role": "assistant", "content": outcome.text, "refusal": None}
+        message: dict[str, Any] = {"role": "assistant", "content": outcome.text, "refusal": None}
+        if outcome.calls:
+            message["content"] = outcome.text or None
+            message["tool_calls"] = [_call(call) for call in outcome.calls]
         return {"message": message, "logprobs": chat_logprobs(outcome.scores)}
 
     def _chunk(
@@ -134,17 +148,13 @@ class TextAnswer(Answer):
         del choice
         return []
 
-    def piece(
-        self,
-        choice: int,
-        text: str,
-        reason: str | None = None,
-        scores: Sequence[ScoredToken] = (),
-    ) -> dict[str, Any]:
+    def chunk(self, choice: int, event: Piece | Called | Finished) -> dict[str, Any]:
         """A chunk with more text, or with the reason for the end."""
         offset = self._offsets.get(choice, 0)
-        self._offsets[choice] = offset + characters(scores)
-        content = {"text": text, "logprobs": text_logprobs(scores, offset)}
+        self._offsets[choice] = offset + characters(event.scores)
+        text = event.text if isinstance(event, Piece) else ""
+        reason = event.reason if isinstance(event, Finished) else None
+        content = {"text": text, "logprobs": text_logprobs(event.scores, offset)}
         return self._object(self.chunk_object, [self._choice(choice, content, reason)])
 
     def content(self, outcome: Outcome) -> dict[str, Any]:
@@ -160,3 +170,8 @@ def usage(prompt_tokens: int, known: int, new_tokens: int) -> dict[str, Any]:
         "total_tokens": prompt_tokens + new_tokens,
         "prompt_tokens_details": {"cached_tokens": known},
     }
+
+
+def _call(call: Call) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}

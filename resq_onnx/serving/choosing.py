@@ -1,4 +1,4 @@
-"""Choose the tokens of an answer: penalties change the logits, a sampler draws, a scorer scores."""
+"""Choose the tokens of an answer: penalties and a constraint change the logits, a sampler draws."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from resq_onnx.errors import ResqError
+from resq_onnx.runtime.constraints import Constraint
 from resq_onnx.runtime.generation import choose
 from resq_onnx.runtime.penalties import Penalties
 from resq_onnx.runtime.sampling import Sampler
+from resq_onnx.serving.refusals import invalid
 from resq_onnx.serving.scoring import ScoredToken, Scorer
 
 
@@ -16,7 +19,11 @@ class Chooser:
     """The choices of one answer."""
 
     def __init__(
-        self, sampler: Sampler, penalties: Penalties, scorer: Scorer | None = None
+        self,
+        sampler: Sampler,
+        penalties: Penalties,
+        scorer: Scorer | None = None,
+        constraint: Constraint | None = None,
     ) -> None:
         """Begin an answer.
 
@@ -24,10 +31,17 @@ class Chooser:
             sampler: Draws the tokens.
             penalties: Change the logits before.
             scorer: Scores the tokens, if that is asked for.
+            constraint: Allows only some of them.
         """
         self._sampler = sampler
         self._penalties = penalties
         self._scorer = scorer
+        self._constraint = constraint
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing can follow."""
+        return self._constraint is not None and self._constraint.is_complete
 
     def choose(
         self, logits: NDArray[Any], made: int, position: int
@@ -41,10 +55,24 @@ class Chooser:
 
         Raises:
             ResqError: The logits are not finite.
+            RefusalError: The constraint takes too much work.
         """
-        token = choose(self._sampler, self._penalties.applied(logits), made, position)
+        changed = self._constrained(self._penalties.applied(logits), made)
+        token = choose(self._sampler, changed, made, position)
         return token, () if self._scorer is None else (self._scorer.score(logits, token),)
 
     def note(self, token: int) -> None:
         """Take a token into the answer."""
         self._penalties.note(token)
+        if self._constraint is not None:
+            self._constraint.note(token)
+
+    def _constrained(self, logits: NDArray[Any], made: int) -> NDArray[Any]:
+        if self._constraint is None:
+            return logits
+        try:
+            return self._constraint.applied(logits)
+        except ResqError as error:
+            raise invalid(
+                f"the schema cannot be followed after {made} tokens: {error}", "response_format"
+            ) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,23 +11,18 @@ from resq_onnx.errors import ResqError
 from resq_onnx.files import check_is_file
 from resq_onnx.runtime.chat import ChatCancelledError, start_early
 from resq_onnx.runtime.long_texts import EncodingCancelledError, TooLongError, encode_at_most
-from resq_onnx.runtime.penalties import Penalties
 from resq_onnx.runtime.positions import CONFIG, positions_of
 from resq_onnx.runtime.providers import CPU
 from resq_onnx.runtime.ragged_graph import ragged_session
-from resq_onnx.runtime.sampling import Sampler
 from resq_onnx.runtime.session import create_session
 from resq_onnx.runtime.signature import read_signature
-from resq_onnx.runtime.text_stream import TextStream
 from resq_onnx.runtime.tokenizer import Tokenizer
 from resq_onnx.serving.batch import Batch, Generation
-from resq_onnx.serving.choosing import Chooser
 from resq_onnx.serving.protocol import GenerationRequest, Prompt
 from resq_onnx.serving.refusals import RefusalError, gone, invalid
 from resq_onnx.serving.rows import Rows, SeparateRows, SharedRows
-from resq_onnx.serving.scoring import PromptScores, Scorer
-from resq_onnx.serving.stop_strings import StopStrings
-from resq_onnx.serving.writing import Writer
+from resq_onnx.serving.tools import Tools
+from resq_onnx.serving.writers import Writers, strings_of
 
 
 class Engine:
@@ -82,8 +77,8 @@ class Engine:
             session = create_session(path, threads, provider=provider, kernels=kernels)
             rows = SeparateRows(session, concurrent, self.max_length)
         self.batch = Batch(rows)
-        self._last_only = rows.last_only
         self._vocabulary = read_signature(session).vocabulary or 0
+        self._writers = Writers(self._tokenizer, self._vocabulary, rows.last_only)
 
     def prepare(self, asked: GenerationRequest, cancelled: threading.Event) -> list[Generation]:
         """Turn a request into work for the batch; several threads may call this at once.
@@ -101,64 +96,17 @@ class Engine:
         Raises:
             RefusalError: The prompt is invalid or too long, or `cancelled` was set.
         """
-        ids = self._encode(asked.prompt, cancelled)
+        ids = self._encode(asked.prompt, asked.tools, cancelled)
         limit = self._check_room(len(ids), asked.max_tokens)
         if asked.logit_bias and max(asked.logit_bias) >= self._vocabulary:
             raise invalid(f"token ids must be from 0 to {self._vocabulary - 1}", "logit_bias")
-        scores = self._prompt_scores(ids, asked)
-        writers = [self._writer(ids, limit, asked, i, scores) for i in range(asked.choices)]
+        writers = self._writers.make(ids, limit, asked)
         first = Generation(writers[0], cancelled)
         return [first, *(Generation(writer, cancelled, after=first) for writer in writers[1:])]
 
-    def _writer(
-        self,
-        ids: Sequence[int],
-        limit: int,
-        asked: GenerationRequest,
-        choice: int,
-        scores: PromptScores | None,
-    ) -> Writer:
-        seed = (asked.seed + choice) % 2**64
-        chooser = Chooser(
-            Sampler(asked.temperature, asked.top_p, seed, asked.top_k, asked.min_p),
-            Penalties(asked.presence_penalty, asked.frequency_penalty, asked.logit_bias),
-            self._scorer(asked, self._tokenizer.special_ids),
-        )
-        return Writer(
-            ids,
-            limit,
-            chooser,
-            TextStream(self._tokenizer.decode),
-            self._tokenizer.stop_ids,
-            StopStrings(asked.stop),
-            self._echo(asked.prompt) if asked.echo else None,
-            scores,
-        )
-
-    def _scorer(self, asked: GenerationRequest, hidden: Collection[int] = ()) -> Scorer | None:
-        if asked.logprobs is None:
-            return None
-        return Scorer(self._tokenizer.token_bytes, asked.logprobs, hidden)
-
-    def _prompt_scores(self, ids: Sequence[int], asked: GenerationRequest) -> PromptScores | None:
-        scorer = self._scorer(asked)
-        if scorer is None or not asked.echo:
-            return None
-        if self._last_only:
-            raise invalid(
-                "this model gives the logits of the last token alone, because it was exported "
-                "with --logits last; leave out echo, or logprobs",
-                "echo",
-            )
-        opened = asked.prompt.text is not None and bool(self._tokenizer.opening())
-        return PromptScores(scorer, ids, opened)
-
-    def _echo(self, prompt: Prompt) -> str:
-        if prompt.text is not None:
-            return prompt.text
-        return self._tokenizer.decode(prompt.token_ids, skip_special_tokens=False)
-
-    def _encode(self, prompt: Prompt, cancelled: threading.Event) -> Sequence[int]:
+    def _encode(
+        self, prompt: Prompt, tools: Tools | None, cancelled: threading.Event
+    ) -> Sequence[int]:
         if prompt.token_ids:
             if len(prompt.token_ids) >= self.max_length:
                 raise self._too_long(str(len(prompt.token_ids)))
@@ -169,9 +117,7 @@ class Engine:
         try:
             text = prompt.text
             if text is None:
-                if sum(len(one["content"]) for one in prompt.messages) > self._most_bytes:
-                    raise TooLongError
-                text = tokenizer.apply_chat_template(prompt.messages, cancelled=cancelled)
+                text = self._chat_text(prompt, tools, cancelled)
             return encode_at_most(
                 tokenizer.backend,
                 text,
@@ -186,6 +132,17 @@ class Engine:
             raise self._too_long(f"more than {self.max_length}") from None
         except ResqError as error:
             raise invalid(str(error), "messages") from None
+
+    def _chat_text(self, prompt: Prompt, tools: Tools | None, cancelled: threading.Event) -> str:
+        """The messages as text, up to the answer, or up to within the call that it must be."""
+        definitions = None if tools is None else tools.definitions
+        given = [*prompt.messages, *(definitions or ())]
+        if sum(len(text) for text in strings_of(given)) > self._most_bytes:
+            raise TooLongError
+        text = self._tokenizer.apply_chat_template(
+            prompt.messages, cancelled=cancelled, tools=definitions
+        )
+        return text + self._writers.opening(tools)
 
     def _check_room(self, prompt_tokens: int, max_tokens: int | None) -> int:
         """Largest number of new tokens."""

@@ -1,10 +1,11 @@
-"""Events of an answer: one `Started`, pieces of text, one `Finished`."""
+"""Events of an answer: one `Started`, pieces of text and calls, one `Finished`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from resq_onnx.serving.scoring import ScoredToken
+from resq_onnx.serving.tool_calls import Call
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,28 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class Called:
+    """The next call of a function.
+
+    Attributes:
+        number: How many came before it.
+        call: The call.
+        new_tokens: Tokens generated so far.
+        scores: Of the tokens since the last event, if they are asked for.
+    """
+
+    number: int
+    call: Call
+    new_tokens: int
+    scores: tuple[ScoredToken, ...] = ()
+
+
+@dataclass(frozen=True)
 class Finished:
     """The answer is complete.
 
     Attributes:
-        reason: "stop" (a stop token or a stop string) or "length".
+        reason: "stop" (a stop token or a stop string), "tool_calls" or "length".
         new_tokens: Tokens generated, not counting the stop token.
         scores: Of the tokens since the last piece, if they are asked for.
     """
@@ -50,7 +68,7 @@ class Finished:
     scores: tuple[ScoredToken, ...] = ()
 
 
-Event = Started | Piece | Finished
+Event = Started | Piece | Called | Finished
 
 
 @dataclass(frozen=True)

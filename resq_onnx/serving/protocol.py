@@ -12,7 +12,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from resq_onnx.serving import fields
+from resq_onnx.serving.messages import read_messages
 from resq_onnx.serving.refusals import invalid, unknown_model
+from resq_onnx.serving.response_format import read_response_format
+from resq_onnx.serving.tools import Tools, read_tools
 
 MAX_TEMPERATURE: Final = 2.0
 MAX_CHOICES: Final = 128
@@ -30,20 +33,9 @@ COMPLETION_TOKENS: Final = 16
 
 MAX_INTEGER: Final = 2**63 - 1
 
-ROLES: Final = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "assistant": "assistant",
-}
-"""The name in chat templates of each message role."""
-
 NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     "best_of": (1,),
     "suffix": ("",),
-    "response_format": ({"type": "text"},),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
@@ -64,12 +56,12 @@ class Prompt:
     """The text to continue, in one of three forms.
 
     Attributes:
-        messages: Messages of a chat, each with "role" and "content".
+        messages: Messages of a chat, as `read_messages` gives them.
         text: Plain text.
         token_ids: Text that the client has tokenised.
     """
 
-    messages: tuple[dict[str, str], ...] = ()
+    messages: tuple[dict[str, Any], ...] = ()
     text: str | None = None
     token_ids: tuple[int, ...] = ()
 
@@ -96,6 +88,8 @@ class GenerationRequest:
         logit_bias: As for `Penalties`, of token ids that may not be in the vocabulary.
         logprobs: How many alternatives to score beside each token; None for no scores.
         echo: Whether the answer begins with the prompt.
+        schema: The JSON schema that the answer has to follow; None for any text.
+        tools: Functions that the model may call; None for none.
     """
 
     prompt: Prompt
@@ -114,6 +108,8 @@ class GenerationRequest:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     logprobs: int | None = None
     echo: bool = False
+    schema: Mapping[str, Any] | None = None
+    tools: Tools | None = None
 
 
 def read_chat(body: bytes, model: str) -> GenerationRequest:
@@ -127,19 +123,28 @@ def read_chat(body: bytes, model: str) -> GenerationRequest:
         RefusalError: It is invalid, is for another model, or needs an unsupported feature.
     """
     found = _read(body, model)
-    messages = found.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise invalid("messages must be a list of at least one message", "messages")
-    prompt = Prompt(messages=tuple(_message(one, i) for i, one in enumerate(messages)))
+    prompt = Prompt(messages=read_messages(found.get("messages")))
     limit = fields.whole_number(found, "max_tokens", 1, MAX_INTEGER)
     limit = fields.whole_number(found, "max_completion_tokens", 1, MAX_INTEGER, limit)
-    return replace(_asked(found, prompt, limit), logprobs=_chat_logprobs(found))
+    asked = _asked(found, prompt, limit)
+    tools = read_tools(found)
+    if tools is not None and asked.schema is not None:
+        raise invalid(
+            "response_format beside tools is not supported; leave one out, or set tool_choice none",
+            "response_format",
+        )
+    if fields.flag(found, "echo"):
+        raise invalid("echo is for /v1/completions alone", "echo", "unsupported_parameter")
+    return replace(asked, logprobs=_chat_logprobs(found), tools=tools)
 
 
 def read_completion(body: bytes, model: str) -> GenerationRequest:
     """Read the body of a request to /v1/completions; as `read_chat`."""
     found = _read(body, model)
     limit = fields.whole_number(found, "max_tokens", 0, MAX_INTEGER, COMPLETION_TOKENS)
+    if found.get("tools"):
+        raise invalid("tools are for chats alone: /v1/chat/completions", "tools",
+                      "unsupported_parameter")  # fmt: skip
     asked = _asked(found, _prompt(found.get("prompt")), limit)
     if found.get("logprobs") is False:  # as some clients write none
         del found["logprobs"]
@@ -196,43 +201,13 @@ def _asked(found: Mapping[str, Any], prompt: Prompt, limit: int | None) -> Gener
         min_p=fields.number(found, "min_p", 0.0, 1.0, 0.0),
         presence_penalty=_penalty(found, "presence_penalty"),
         frequency_penalty=_penalty(found, "frequency_penalty"),
+        schema=read_response_format(found),
         logit_bias=fields.biases(found, "logit_bias", MAX_BIAS, MAX_BIASES),
     )
 
 
 def _penalty(found: Mapping[str, Any], name: str) -> float:
     return fields.number(found, name, -MAX_PENALTY, MAX_PENALTY, 0.0)
-
-
-def _message(message: Any, place: int) -> dict[str, str]:
-    where = f"messages[{place}]"
-    if not isinstance(message, dict):
-        raise invalid(f"{where} must be an object with role and content", where)
-    role = message.get("role")
-    if not isinstance(role, str) or role not in ROLES:
-        raise invalid(
-            f"{where}.role is {role!r}; it must be one of {', '.join(ROLES)}", f"{where}.role"
-        )
-    for name in ("tool_calls", "function_call", "audio", "refusal"):
-        if message.get(name):
-            raise invalid(f"{where}.{name} is not supported by this server", f"{where}.{name}")
-    return {"role": ROLES[role], "content": _content(message.get("content"), f"{where}.content")}
-
-
-def _content(content: Any, where: str) -> str:
-    """A message's text: a string, or the text of its parts, concatenated."""
-    if not isinstance(content, list):
-        return fields.text(content, where)
-    found = []
-    for place, part in enumerate(content):
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind != "text":
-            raise invalid(
-                f"{where}[{place}] has type {kind!r}; this model reads parts of type 'text' alone",
-                f"{where}[{place}]",
-            )
-        found.append(fields.text(part.get("text"), f"{where}[{place}].text"))
-    return "".join(found)
 
 
 def _prompt(prompt: Any) -> Prompt:

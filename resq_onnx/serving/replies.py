@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from resq_onnx.serving.answers import Answer, Outcome, usage
-from resq_onnx.serving.events import Event, Finished, Piece, Started
+from resq_onnx.serving.events import Event, Finished, Started
 from resq_onnx.serving.refusals import RefusalError
 
 EVENT_STREAM: Final = [
@@ -59,7 +59,7 @@ class Reply:
         outcomes: dict[int, Outcome] = {}
         async for choice, event in events:
             self._note(choice, event)
-            _add(outcomes.setdefault(choice, Outcome()), event)
+            outcomes.setdefault(choice, Outcome()).add(event)
         found = [outcome for _, outcome in sorted(outcomes.items())]
         answer = self._answer.whole(found, self._usage())
         await JSONResponse(answer)(self._scope, self._receive, self._send)
@@ -75,10 +75,8 @@ class Reply:
             if isinstance(event, Started):
                 await self._begin_stream()
                 chunks = self._answer.first(choice)
-            elif isinstance(event, Piece):
-                chunks = [self._answer.piece(choice, event.text, None, event.scores)]
             else:
-                chunks = [self._answer.piece(choice, "", event.reason, event.scores)]
+                chunks = [self._answer.chunk(choice, event)]
             for chunk in chunks:
                 await self._send_event(chunk | none_yet)
         if include_usage:
@@ -121,17 +119,6 @@ class Reply:
 
     async def _end_stream(self, body: bytes) -> None:
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
-
-
-def _add(outcome: Outcome, event: Event) -> None:
-    """Add an event to what has been written."""
-    if isinstance(event, Started):
-        return
-    outcome.scores += event.scores
-    if isinstance(event, Finished):
-        outcome.reason = event.reason
-    else:
-        outcome.text += event.text
 
 
 def refusal_response(refusal: RefusalError) -> JSONResponse:

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from resq_onnx.runtime.text_stream import TextStream
 from resq_onnx.serving.choosing import Chooser
-from resq_onnx.serving.events import Event, Finished, Piece
+from resq_onnx.serving.events import Called, Event, Finished, Piece
 from resq_onnx.serving.scoring import PromptScores, ScoredToken
 from resq_onnx.serving.stop_strings import StopStrings
+from resq_onnx.serving.tool_calls import Call, CallReader
 
 
 class Writer:
@@ -34,6 +35,7 @@ class Writer:
         stops: StopStrings,
         echo: str | None = None,
         prompt_scores: PromptScores | None = None,
+        calls: CallReader | None = None,
     ) -> None:
         """Begin behind a prompt of at least one token.
 
@@ -46,6 +48,7 @@ class Writer:
             stops: Strings that do.
             echo: The prompt's text, to begin with; None for the answer alone.
             prompt_scores: The prompt's scores, to begin with.
+            calls: Finds calls of functions; None if there are no functions.
         """
         self.tokens = list(prompt_ids)
         self.limit = limit
@@ -57,6 +60,7 @@ class Writer:
         self._stop_ids = stop_ids
         self._stops = stops
         self._echo = echo
+        self._calls = calls
         self._scores = list[ScoredToken]()
         """Not sent yet."""
 
@@ -84,7 +88,11 @@ class Writer:
         if self.new_tokens == self.limit:
             return [*events, *self._end("length", piece, self._text.rest())]
         events += self._pieces(piece)
-        return [*events, *self._end("stop")] if self._stops.found else events
+        return [*events, *self._end("stop")] if self._is_complete() else events
+
+    def _is_complete(self) -> bool:
+        called = self._calls is not None and self._calls.is_complete
+        return self._stops.found or called or self._chooser.is_complete
 
     def _echoed(self) -> list[Event]:
         """The prompt, before the first token."""
@@ -100,7 +108,11 @@ class Writer:
         if self._stops.found:
             reason = "stop"
         elif held := self._stops.rest():
-            events.append(self._piece(held))
+            events += self._said(held)
+        if self._calls is not None:
+            events += [self._event(part) for part in self._calls.rest()]
+            if self._calls.found and reason == "stop":
+                reason = "tool_calls"
         return [*events, Finished(reason, self.new_tokens, self._taken_scores())]
 
     def _pieces(self, *texts: str) -> list[Event]:
@@ -108,11 +120,19 @@ class Writer:
         events: list[Event] = []
         for text in texts:
             if text and not self._stops.found and (certain := self._stops.feed(text)):
-                events.append(self._piece(certain))
+                events += self._said(certain)
         return events
 
-    def _piece(self, text: str) -> Piece:
-        return Piece(text, self.new_tokens, self._taken_scores())
+    def _said(self, text: str) -> list[Event]:
+        parts = [text] if self._calls is None else self._calls.feed(text)
+        return [self._event(part) for part in parts]
+
+    def _event(self, part: str | Call) -> Event:
+        scores = self._taken_scores()
+        if isinstance(part, str):
+            return Piece(part, self.new_tokens, scores)
+        assert self._calls is not None
+        return Called(self._calls.found - 1, part, self.new_tokens, scores)
 
     def _taken_scores(self) -> tuple[ScoredToken, ...]:
         scores, self._scores = tuple(self._scores), []

@@ -204,7 +204,7 @@ def test_an_error_of_the_model_ends_all_that_run_and_leaves_their_rows_usable(
             engine.batch.add(engine.prepare(asked(ids), threading.Event())[0])
         engine.batch.advance()
         engine.batch.advance()
-        patched.setattr(RaggedDecoder, "run", broken)
+        patched.setattr(RaggedDecoder, "run_rows", broken)
         ends = [event for _, event in engine.batch.advance() if isinstance(event, End)]
     assert [type(end.error) for end in ends] == [ZeroDivisionError] * 2
     assert engine.batch.is_idle

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from resq_onnx.serving.engine import Engine
 from resq_onnx.serving.events import End, Finished, Piece
 from resq_onnx.serving.protocol import GenerationRequest, Prompt
 from resq_onnx.serving.refusals import RefusalError
+from resq_onnx.serving.scoring import ScoredToken
 from tests.smollm2 import Exported
 
 MIXTURES: Final = 300
@@ -55,6 +57,27 @@ def requests(vocabulary: int, count: int, longest: int, seed: int) -> Iterator[G
         )
 
 
+PET: Final = {
+    "type": "object",
+    "properties": {
+        "kind": {"enum": ["cat", "dog"]},
+        "age": {"type": "integer", "minimum": 0, "maximum": 99},
+    },
+    "required": ["kind", "age"],
+    "additionalProperties": False,
+}
+
+ASKING_MORE: Final[list[dict[str, Any]]] = [
+    {"logprobs": 2},
+    {"logprobs": 0, "echo": True},
+    {"schema": PET, "max_tokens": 60},
+    {"schema": PET, "max_tokens": 60, "logprobs": 1},
+    {"presence_penalty": 0.5, "logprobs": 1},
+    {},
+]
+"""What requests of other tests do not ask for."""
+
+
 def known(model: Path, asked: list[GenerationRequest], max_length: int) -> list[Known]:
     """What the requests get alone, as `resq-onnx generate` runs them."""
     decoder = BufferedDecoder(create_session(model, 1), max_length)
@@ -82,6 +105,7 @@ class Run:
     departure: int | None
     generation: Generation
     text: str = ""
+    scores: list[ScoredToken] = field(default_factory=list)
     end: End | None = None
     reason: str = ""
 
@@ -94,6 +118,11 @@ def mix(engine: Engine, wanted: list[Known], rng: np.random.Generator) -> list[R
         departure = arrival + int(rng.integers(0, 9)) if rng.random() < 0.25 else None
         (generation,) = engine.prepare(one.asked, threading.Event())
         runs.append(Run(one, arrival, departure, generation))
+    return follow(engine, runs)
+
+
+def follow(engine: Engine, runs: list[Run]) -> list[Run]:
+    """Run requests until all of them have ended."""
     by_generation = {run.generation: run for run in runs}
     step = 0
     while any(run.end is None for run in runs):
@@ -108,8 +137,10 @@ def mix(engine: Engine, wanted: list[Known], rng: np.random.Generator) -> list[R
             match event:
                 case Piece():
                     run.text += event.text
+                    run.scores += event.scores
                 case Finished():
                     run.reason = event.reason
+                    run.scores += event.scores
                 case End():
                     run.end = event
         step += 1
@@ -154,6 +185,40 @@ def test_any_mixture_of_requests_gives_each_its_own_text(folder: Path, tiny: lis
             check(run)
         ended += sum(run.end is not None and run.end.error is None for run in runs)
     assert ended > MIXTURES
+
+
+def test_scores_and_constraints_are_those_of_each_request_alone(folder: Path) -> None:
+    engine = Engine(folder / "model.onnx", "tiny", ROWS, MAX_LENGTH, threads=1)
+    plain = requests(256, 4 * len(ASKING_MORE), 100, seed=11)
+    asked = [replace(one, **ASKING_MORE[i % len(ASKING_MORE)]) for i, one in enumerate(plain)]
+    alone = [run_alone(engine, one) for one in asked]
+    for run in alone:
+        if run.wanted.asked.schema is not None:
+            assert json.loads(run.text)["kind"] in ("cat", "dog")
+    rng = np.random.default_rng(12)
+    ended = 0
+    for _ in range(MIXTURES // 10):
+        chosen = [alone[index] for index in rng.integers(0, len(alone), int(rng.integers(2, 8)))]
+        runs = mix(engine, [Known(run.wanted.asked, [], run.text) for run in chosen], rng)
+        for run, first in zip(runs, chosen, strict=True):
+            assert run.end is not None
+            if run.end.error is None:
+                assert (run.text, run.scores, run.reason) == (
+                    first.text,
+                    first.scores,
+                    first.reason,
+                )
+                ended += 1
+            else:
+                assert run.departure is not None
+    assert ended > MIXTURES // 10
+
+
+def run_alone(engine: Engine, asked: GenerationRequest) -> Run:
+    """A request that comes alone, and stays."""
+    (generation,) = engine.prepare(asked, threading.Event())
+    run = Run(Known(asked, [], ""), 0, None, generation)
+    return follow(engine, [run])[0]
 
 
 def test_separate_rows_give_the_same_texts_in_turn(folder: Path) -> None:

@@ -184,12 +184,12 @@ def test_the_next_turn_of_a_conversation_begins_where_the_last_one_ended(
     [
         ({"n": 129}, "n", "from 1 to 128"),
         ({"n": 5}, "n", "n is 5; this server takes at most 4"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "not supported"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "not supported"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "leave out tools"),
+        ({"extra_body": {"suffix": "a"}}, "suffix", "suffix is not supported"),
         ({"temperature": 3}, "temperature", "from 0 to 2"),
         ({"max_tokens": 8190}, "max_tokens", "takes 8192 tokens, and there would be"),
         ({"stop": [""]}, "stop", "each of 1 to 1000 characters"),
-        ({"messages": [{"role": "tool", "content": "a"}]}, "messages[0].role", "must be one of"),
+        ({"messages": [{"role": "robot", "content": "a"}]}, "messages[0].role", "must be one of"),
     ],
 )
 def test_what_cannot_be_done_is_refused(

@@ -1,0 +1,162 @@
+"""Make the writers of a request: one for each of its choices, with all that it asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from resq_onnx.errors import ResqError, reason
+from resq_onnx.runtime.constraints import Constraint, Constraints
+from resq_onnx.runtime.penalties import Penalties
+from resq_onnx.runtime.sampling import Sampler
+from resq_onnx.runtime.text_stream import TextStream
+from resq_onnx.runtime.tokenizer import Tokenizer
+from resq_onnx.serving.choosing import Chooser
+from resq_onnx.serving.protocol import GenerationRequest, Prompt
+from resq_onnx.serving.refusals import invalid
+from resq_onnx.serving.scoring import PromptScores, Scorer
+from resq_onnx.serving.stop_strings import StopStrings
+from resq_onnx.serving.tool_calls import CallFormat, CallReader, format_of, schema_of_call
+from resq_onnx.serving.tools import Tools
+from resq_onnx.serving.writing import Writer
+
+
+class Writers:
+    """Makes the writers of one model; several threads may use it."""
+
+    def __init__(self, tokenizer: Tokenizer, vocabulary: int, last_only: bool) -> None:
+        """Begin.
+
+        Args:
+            tokenizer: The model's.
+            vocabulary: Number of logits.
+            last_only: Whether the model gives the logits of the last token alone.
+        """
+        self._tokenizer = tokenizer
+        self._last_only = last_only
+        self._constraints = Constraints(tokenizer, vocabulary)
+        self._format = format_of(tokenizer.chat_template)
+
+    def opening(self, tools: Tools | None) -> str:
+        """What to put behind a prompt, so that the answer is a call if it must be one.
+
+        Raises:
+            RefusalError: There are tools, and the model knows no format of calls.
+        """
+        if tools is None:
+            return ""
+        form = self._call_format()
+        return form.opening if tools.forced else ""
+
+    def make(self, ids: Sequence[int], limit: int, asked: GenerationRequest) -> list[Writer]:
+        """The writers of a request's choices.
+
+        Args:
+            ids: The prompt.
+            limit: Largest number of new tokens.
+            asked: The request.
+
+        Raises:
+            RefusalError: What the request asks for cannot be done with this model.
+        """
+        scores = self._prompt_scores(ids, asked)
+        constraint = self._constraint(asked)
+        return [
+            self._writer(ids, limit, asked, choice, scores, constraint)
+            for choice in range(asked.choices)
+        ]
+
+    def _writer(
+        self,
+        ids: Sequence[int],
+        limit: int,
+        asked: GenerationRequest,
+        choice: int,
+        scores: PromptScores | None,
+        constraint: Constraint | None,
+    ) -> Writer:
+        seed = (asked.seed + choice) % 2**64
+        chooser = Chooser(
+            Sampler(asked.temperature, asked.top_p, seed, asked.top_k, asked.min_p),
+            Penalties(asked.presence_penalty, asked.frequency_penalty, asked.logit_bias),
+            self._scorer(asked, self._tokenizer.special_ids),
+            None if constraint is None else constraint.copy(),
+        )
+        return Writer(
+            ids,
+            limit,
+            chooser,
+            self._text(asked.tools),
+            self._tokenizer.stop_ids,
+            StopStrings(asked.stop),
+            self._echo(asked.prompt) if asked.echo else None,
+            scores,
+            self._calls(asked.tools),
+        )
+
+    def _text(self, tools: Tools | None) -> TextStream:
+        """Decodes an answer; what marks a call may be a special token."""
+        decode = self._tokenizer.decode
+        return TextStream(lambda ids: decode(ids, skip_special_tokens=tools is None))
+
+    def _scorer(self, asked: GenerationRequest, hidden: Collection[int] = ()) -> Scorer | None:
+        if asked.logprobs is None:
+            return None
+        return Scorer(self._tokenizer.token_bytes, asked.logprobs, hidden)
+
+    def _prompt_scores(self, ids: Sequence[int], asked: GenerationRequest) -> PromptScores | None:
+        scorer = self._scorer(asked)
+        if scorer is None or not asked.echo:
+            return None
+        if self._last_only:
+            raise invalid(
+                "this model gives the logits of the last token alone, because it was exported "
+                "with --logits last; leave out echo, or logprobs",
+                "echo",
+            )
+        opened = asked.prompt.text is not None and bool(self._tokenizer.opening())
+        return PromptScores(scorer, ids, opened)
+
+    def _echo(self, prompt: Prompt) -> str:
+        if prompt.text is not None:
+            return prompt.text
+        return self._tokenizer.decode(prompt.token_ids, skip_special_tokens=False)
+
+    def _constraint(self, asked: GenerationRequest) -> Constraint | None:
+        """What all choices begin with."""
+        tools, schema, param = asked.tools, asked.schema, "response_format"
+        try:
+            if tools is not None and tools.forced:
+                parameters = {name: tools.parameters[name] for name in tools.forced}
+                schema, param = schema_of_call(self._call_format(), parameters), "tools"
+            return None if schema is None else self._constraints.of_schema(schema)
+        except (ResqError, RecursionError) as error:
+            raise invalid(f"the schema cannot be followed: {reason(error)}", param) from None
+
+    def _calls(self, tools: Tools | None) -> CallReader | None:
+        if tools is None:
+            return None
+        names = tuple(tools.parameters)
+        return CallReader(self._call_format(), names, bool(tools.forced), tools.several)
+
+    def _call_format(self) -> CallFormat:
+        if self._format is None:
+            raise invalid(
+                "this model's chat template has no calls of functions in the form of Llama 3, "
+                "Mistral, or Qwen 2.5 and 3; leave out tools",
+                "tools",
+            )
+        return self._format
+
+
+def strings_of(value: Any) -> Iterator[str]:
+    """All texts in a JSON value, in depth first order."""
+    waiting = [value]
+    while waiting:
+        match waiting.pop():
+            case str(text):
+                yield text
+            case Mapping() as fields:
+                waiting += [*fields.keys(), *fields.values()]
+            case [*items]:
+                waiting += items
