@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -107,7 +108,7 @@ class Constraints:
     """Makes constraints for one tokenizer; several threads may use it."""
 
     def __init__(self, tokenizer: Tokenizer, vocabulary: int) -> None:
-        """Begin; the work is done when the first constraint is asked for.
+        """Begin; the work is done early, or when the first constraint is asked for.
 
         Args:
             tokenizer: The model's.
@@ -117,6 +118,15 @@ class Constraints:
         self._vocabulary = vocabulary
         self._lock = threading.Lock()
         self._words: LLTokenizer | None = None
+
+    def start_early(self) -> None:
+        """Do the work of the first constraint now, in a thread: it takes a second."""
+
+        def load() -> None:
+            with suppress(ResqError, ModuleNotFoundError):  # said when one is asked for
+                self._loaded()
+
+        threading.Thread(target=load, name="constraints", daemon=True).start()
 
     def of_schema(self, schema: Mapping[str, Any]) -> Constraint:
         """Allow the JSON texts that a schema describes.

@@ -35,6 +35,7 @@ class Writers:
         self._tokenizer = tokenizer
         self._last_only = last_only
         self._constraints = Constraints(tokenizer, vocabulary)
+        self._constraints.start_early()  # or its first use would hold up running answers
         self._format = format_of(tokenizer.chat_template)
 
     def opening(self, tools: Tools | None) -> str:

@@ -29,6 +29,52 @@ BODIES: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
             "stream_options": {"include_usage": True},
         },
     ),
+    (
+        CHAT,
+        {
+            "messages": [
+                {
+                    "role": "assistant",
+                    "content": None,
+                    "tool_calls": [
+                        {
+                            "id": "a",
+                            "type": "function",
+                            "function": {"name": "f", "arguments": "{}"},
+                        }
+                    ],
+                },
+                {"role": "tool", "tool_call_id": "a", "content": "4"},
+            ],
+            "max_tokens": 2,
+            "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
+            "tool_choice": "none",
+            "parallel_tool_calls": True,
+            "logprobs": True,
+            "top_logprobs": 3,
+        },
+    ),
+    (
+        "/v1/completions",
+        {
+            "prompt": "The sea",
+            "max_tokens": 3,
+            "logprobs": 2,
+            "echo": True,
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {
+                    "name": "a",
+                    "schema": {
+                        "type": "object",
+                        "properties": {"a": {"enum": [1, "b"]}, "c": {"$ref": "#"}},
+                        "required": ["a"],
+                        "additionalProperties": False,
+                    },
+                },
+            },
+        },
+    ),
     ("/v1/completions", {"prompt": "The sea", "max_tokens": 2, "stop": "x", "logit_bias": {}}),
     ("/v1/completions", {"prompt": [5, 6, 7], "max_tokens": 1, "n": 1, "echo": False, "user": "a"}),
 )

@@ -9,14 +9,12 @@ from typing import Any, Final
 
 import numpy as np
 import pytest
-import tokenizers
-from tokenizers import decoders, models, pre_tokenizers
 
 from resq_onnx.errors import ResqError
 from resq_onnx.runtime import Tokenizer
 from resq_onnx.runtime.constraints import MAX_SCHEMA, Constraint, Constraints
 from resq_onnx.runtime.sampling import Sampler
-from resq_onnx.runtime.token_bytes import byte_alphabet
+from tests.byte_tokenizer import byte_tokenizer
 
 SCHEMAS: Final = 200
 MERGED: Final = [
@@ -36,16 +34,7 @@ PADDED: Final = STOP + 10
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    """A token for each byte, and a few longer ones."""
-    written = {byte: character for character, byte in byte_alphabet().items()}
-    vocabulary = {written[byte]: byte for byte in range(256)}
-    for place, text in enumerate(MERGED, 256):
-        vocabulary["".join(written[byte] for byte in text.encode())] = place
-    backend = tokenizers.Tokenizer(models.BPE(vocabulary, []))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(["<|end|>"])
-    return Tokenizer(backend, frozenset({STOP}))
+    return byte_tokenizer(MERGED)
 
 
 @pytest.fixture(scope="module")

@@ -224,7 +224,7 @@ def test_a_template_that_loops_is_an_error_of_its_request_and_holds_up_no_end(
 DEAF = """
 import time
 from resq_onnx.runtime.ragged import RaggedDecoder
-RaggedDecoder.run = lambda self, *given: time.sleep(60)
+RaggedDecoder.run_rows = lambda self, *given: time.sleep(60)
 """
 """A model of which one run takes a minute."""
 
@@ -245,8 +245,8 @@ def test_a_run_of_the_model_that_takes_long_holds_up_no_end(folder: Path, tmp_pa
 DAMAGED = """
 import numpy as np
 from resq_onnx.runtime.ragged import RaggedDecoder
-run = RaggedDecoder.run
-RaggedDecoder.run = lambda self, *given: run(self, *given) * np.nan
+run_rows = RaggedDecoder.run_rows
+RaggedDecoder.run_rows = lambda self, *given: run_rows(self, *given) * np.nan
 """
 """A model that computes what is not a number."""
 
