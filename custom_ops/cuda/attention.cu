@@ -15,9 +15,13 @@ void continue_cache(const Attention& a, const AttentionCall& call, const std::ui
               static_cast<std::size_t>(call.batch * a.kv_heads), queue);
 }
 
+void attend_prepared(const Attention& a, const AttentionCall& call, Queue& queue) {
+    can_attend_many(a, call) ? attend_many(a, call, queue) : attend_few(a, call, queue);
+}
+
 void attend(const Attention& a, const AttentionCall& call, Queue& queue) {
     prepare_tokens(a, call, queue);
-    can_attend_many(a, call) ? attend_many(a, call, queue) : attend_few(a, call, queue);
+    attend_prepared(a, call, queue);
 }
 
 }  // namespace resq::cuda

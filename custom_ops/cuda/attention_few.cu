@@ -250,7 +250,7 @@ __global__ void __launch_bounds__(threads_of(kRows), 4)
         work.sums[threadIdx.x] = 0.0f;
     }
     const Chunks seen =
-        seen_chunks(a, call, first / rows.per_token, (first + rows.count - 1) / rows.per_token);
+        seen_chunks(a, rows.old, first / rows.per_token, (first + rows.count - 1) / rows.per_token);
     const std::int64_t begin = split * kChunksOfSplit;
     for (std::int64_t chunk = begin; chunk < begin + kChunksOfSplit; ++chunk) {
         if (chunk < seen.first || chunk >= seen.last) {

@@ -244,8 +244,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     one.place(shared_memory<std::uint8_t>());
     one.load_queries();
     const std::int64_t last_row = first_row + kRows < all_rows ? first_row + kRows : all_rows;
-    const Chunks seen =
-        seen_chunks(a, call, first_row / a.heads_per_kv(), (last_row - 1) / a.heads_per_kv());
+    const Chunks seen = seen_chunks(a, call.total - call.tokens, first_row / a.heads_per_kv(),
+                                    (last_row - 1) / a.heads_per_kv());
     for (std::int64_t chunk = seen.first; chunk < seen.last; ++chunk) {
         one.load_chunk(chunk);
         float scores[kSlotTiles][4];

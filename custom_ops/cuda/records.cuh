@@ -115,7 +115,6 @@ __device__ __forceinline__ float capped(const Attention& a, float score) {
     return a.softcap > 0.0f ? a.softcap * tanhf(score / a.softcap) : score;
 }
 
-void prepare_tokens(const Attention&, const AttentionCall&, Queue&);
 void attend_few(const Attention&, const AttentionCall&, Queue&);
 // Whether `attend_many` has a kernel for this head size, type and number of tokens.
 bool can_attend_many(const Attention&, const AttentionCall&);

@@ -1,10 +1,10 @@
-// GatedHadamard: various orders of the factors, rows in pieces.
-#include <algorithm>
-
-#include "contest.hpp"
+// GatedHadamard: various orders of the factors, numbers of rows, both types.
+#include "hadamard_cases.hpp"
 
 namespace resq::tests {
 namespace {
+
+using Visit = std::function<void(const HadamardCase&)>;
 
 // Orders of the factors of both parts; 0: the part is absent.
 struct Orders {
@@ -38,46 +38,22 @@ std::vector<float> sylvester(std::int64_t order) {
 // Widths without a rotation.
 const std::int64_t kWidths[] = {1, 15, 16, 17, 100};
 
-struct Case {
-    GatedHadamard hadamard;
-    std::int64_t rows;
-    Values gate_up;
-
-    Values run(const Kernels& kernels, std::int64_t piece) const {
-        Values y(gate_up.type, rows * hadamard.width);
-        const Scratch scratch(kernels.hadamard_scratch_bytes(hadamard));
-        for (std::int64_t row = 0; row < rows; row += piece) {
-            kernels.gated_hadamard(hadamard, gate_up.read(), y.write(), row,
-                                   std::min(row + piece, rows), scratch);
-        }
-        return y;
-    }
-};
-
-void hold(Contest& contest, const std::string& name, const GatedHadamard& hadamard, bool quick,
-          Random& random) {
+void vary(const std::string& name, const GatedHadamard& hadamard, bool quick, Random& random,
+          const Visit& visit) {
     for (const std::int64_t rows : {1, 2, 3, 4, 5, 8, 9}) {
         for (const Float type : {Float::kSingle, Float::kHalf}) {
             if (quick && !random.one_in(4)) {
                 continue;
             }
-            const Case c{hadamard, rows, Values::random(type, rows * 2 * hadamard.width, random)};
             const std::string full =
                 name + " rows=" + std::to_string(rows) + (type == Float::kHalf ? " float16" : "");
-            contest.hold(full, [&](Contestant& contestant, const std::string& called) {
-                const Bits y = bits_of(c.run(contestant.kernels, rows));
-                contestant.expect_same(called + ": row by row",
-                                       bits_of(c.run(contestant.kernels, 1)), y);
-                contestant.expect_same(called + ": in pieces",
-                                       bits_of(c.run(contestant.kernels, 1 + rows / 2)), y);
-                return Results{{"y", y}};
-            });
+            visit({full, hadamard, rows, Values::random(type, rows * 2 * hadamard.width, random)});
         }
     }
 }
 
-void compare_orders(Contest& contest, const Orders& orders, bool is_fast, bool quick,
-                    Random& random) {
+void each_orders(const Orders& orders, bool is_fast, bool quick, Random& random,
+                 const Visit& visit) {
     const std::int64_t order[4] = {orders.low_outer, orders.low_inner, orders.high_outer,
                                    orders.high_inner};
     std::vector<float> factors[4];
@@ -96,25 +72,25 @@ void compare_orders(Contest& contest, const Orders& orders, bool is_fast, bool q
     }
     hadamard.rotates = true;
     hadamard.activation = random.one_in(3) ? Activation::kGeluTanh : Activation::kSilu;
-    hold(contest, name, hadamard, quick, random);
+    vary(name, hadamard, quick, random, visit);
 }
 
 }  // namespace
 
-void compare_hadamards(Contest& contest, bool quick) {
+void each_hadamard(bool quick, const Visit& visit) {
     Random random(3);
     for (const Orders& orders : kOrders) {
-        compare_orders(contest, orders, false, quick, random);
+        each_orders(orders, false, quick, random, visit);
     }
     for (const Orders& orders : kFastOrders) {
-        compare_orders(contest, orders, true, quick, random);
+        each_orders(orders, true, quick, random, visit);
     }
     for (const std::int64_t width : kWidths) {
         GatedHadamard hadamard;
         hadamard.width = width;
-        hold(contest, "silu width=" + std::to_string(width), hadamard, quick, random);
+        vary("silu width=" + std::to_string(width), hadamard, quick, random, visit);
         hadamard.activation = Activation::kGeluTanh;
-        hold(contest, "gelu width=" + std::to_string(width), hadamard, quick, random);
+        vary("gelu width=" + std::to_string(width), hadamard, quick, random, visit);
     }
 }
 

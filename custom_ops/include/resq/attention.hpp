@@ -101,10 +101,6 @@ constexpr Chunks seen_chunks(const Attention& a, std::int64_t old, std::int64_t 
     const std::int64_t begin = a.window > 0 ? old + first - a.window + 1 : 0;
     return {(begin > 0 ? begin : 0) / kChunk, (old + last) / kChunk + 1};
 }
-constexpr Chunks seen_chunks(const Attention& a, const AttentionCall& call, std::int64_t first,
-                             std::int64_t last) {
-    return seen_chunks(a, call.total - call.tokens, first, last);
-}
 
 // The softmax over some slots in memory: the greatest score, the sum of the weights, and the
 // weighted sum of the values (head_dim).

@@ -65,7 +65,11 @@ void continue_cache(const Attention&, const AttentionCall&, const std::uint8_t* 
 // Floats of `queries` and of `partial` that a call needs.
 std::size_t query_floats(const Attention&, const AttentionCall&);
 std::size_t partial_floats(const Attention&, const AttentionCall&);
-// Rotates (RoPE), projects and stores the new tokens, then computes attention.
+// Rotates (RoPE), projects and stores the new tokens.
+void prepare_tokens(const Attention&, const AttentionCall&, Queue&);
+// Attends with their queries to the cache.
+void attend_prepared(const Attention&, const AttentionCall&, Queue&);
+// Both, one after the other.
 void attend(const Attention&, const AttentionCall&, Queue&);
 
 }  // namespace resq::cuda
