@@ -3,6 +3,9 @@
 
 #include <cmath>
 
+#define RESQ_ISA scalar
+#include "cpu/vectors_scalar.hpp"
+
 namespace resq::tests {
 namespace {
 
@@ -17,7 +20,36 @@ std::uint16_t random_half(Random& random) {
     return static_cast<std::uint16_t>((bits & 0x83FFu) | exponent << 10);
 }
 
+std::uint32_t bits_of(float x) {
+    std::uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+float float_of(std::uint32_t bits) {
+    float x;
+    std::memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+std::uint16_t encoded(float x, Float type) {
+    if (type == Float::kHalf) {
+        return scalar::float_to_half(x);
+    }
+    const std::uint32_t bits = bits_of(x);
+    return std::isnan(x) ? 0x7FFF
+                         : static_cast<std::uint16_t>((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
+}
+
+float decoded(std::uint16_t bits, Float type) {
+    return type == Float::kHalf ? scalar::half_to_float(bits) : float_of(std::uint32_t{bits} << 16);
+}
+
 }  // namespace
+
+float rounded(float x, Float type) {
+    return type == Float::kSingle ? x : decoded(encoded(x, type), type);
+}
 
 Values::Values(Float of, std::int64_t count) : type(of) {
     const auto size = static_cast<std::size_t>(count);
@@ -37,6 +69,25 @@ Values Values::random(Float type, std::int64_t count, Random& random) {
         x = random_half(random);
     }
     return values;
+}
+
+Values Values::of(const std::vector<float>& floats, Float type) {
+    Values values(type, static_cast<std::int64_t>(floats.size()));
+    for (std::size_t i = 0; i < values.singles.size(); ++i) {
+        values.singles[i] = floats[i];
+    }
+    for (std::size_t i = 0; i < values.halves.size(); ++i) {
+        values.halves[i] = encoded(floats[i], type);
+    }
+    return values;
+}
+
+std::vector<float> Values::floats() const {
+    std::vector<float> floats = singles;
+    for (const std::uint16_t bits : halves) {
+        floats.push_back(decoded(bits, type));
+    }
+    return floats;
 }
 
 ConstFloats Values::read() const {

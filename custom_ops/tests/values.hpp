@@ -57,7 +57,7 @@ class Scratch {
     void* data_;
 };
 
-// Activations in either type. A vector's memory ends with its content, so a sanitizer sees a read
+// Activations in any type. A vector's memory ends with its content, so a sanitizer sees a read
 // beyond it.
 struct Values {
     Float type = Float::kSingle;
@@ -69,9 +69,16 @@ struct Values {
     Values(Float of, std::int64_t count);
     static Values random(Float type, std::int64_t count, Random& random);
 
+    // Rounded to a type.
+    static Values of(const std::vector<float>& floats, Float type);
+    std::vector<float> floats() const;
+
     ConstFloats read() const;
     Floats write();
 };
+
+// The nearest number of a type, ties to even.
+float rounded(float x, Float type);
 
 std::vector<float> random_floats(std::int64_t count, Random& random);
 

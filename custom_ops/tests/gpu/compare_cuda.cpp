@@ -1,0 +1,112 @@
+// compare_cuda [--quick] [--every N] [--only TEXT]: compares the kernels for CUDA with the scalar
+// kernels for CPUs, over all cases of compare_kernels and in each type.
+//
+//   --quick      the cases of compare_kernels --quick
+//   --every N    of these, one in N
+//   --only TEXT  what has this in its name, such as "attention float16"
+//
+// Prints a line for each operator and type, and a summary. Exit code 1 if anything differs or CUDA
+// fails, 2 if the arguments are wrong.
+#include <cinttypes>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <future>
+
+#include "compare.hpp"
+
+namespace resq::tests::gpu {
+namespace {
+
+struct Operator {
+    const char* name;
+    void (*compare)(const Choice&, Score&);
+};
+const Operator kOperators[] = {{"attention", compare_attentions},
+                               {"matmul", compare_matmuls},
+                               {"hadamard", compare_hadamards}};
+
+struct Options {
+    bool quick = false;
+    std::int64_t every = 1;
+    std::string only;
+};
+
+// One operator in one type, in a thread of its own.
+struct Job {
+    std::string name;
+    std::future<Score> score;
+};
+
+std::vector<Job> start(const Options& options) {
+    std::vector<Job> jobs;
+    for (const Operator& one : kOperators) {
+        for (const Float type : {Float::kSingle, Float::kHalf, Float::kBFloat16}) {
+            const std::string name = std::string(one.name) + " " + name_of(type);
+            if (name.find(options.only) == std::string::npos) {
+                continue;
+            }
+            const Choice choice{type, options.quick, options.every};
+            jobs.push_back({name, std::async(std::launch::async, [&one, choice, name] {
+                                Score score(name);
+                                try {
+                                    one.compare(choice, score);
+                                } catch (const Failure& failure) {
+                                    score.expect(false, std::string("CUDA: ") + failure.what());
+                                }
+                                return score;
+                            })});
+        }
+    }
+    return jobs;
+}
+
+int compare_all(const Options& options) {
+    const Device device = gpu::device();
+    std::int64_t comparisons = 0, mismatches = 0;
+    for (Job& job : start(options)) {
+        const Score score = job.score.get();
+        std::printf("%-18s %8" PRId64 " comparisons, %" PRId64 " mismatches\n", job.name.c_str(),
+                    score.comparisons, score.mismatches);
+        std::fflush(stdout);
+        comparisons += score.comparisons;
+        mismatches += score.mismatches;
+    }
+    std::printf("compare_cuda on %s (sm_%d): %" PRId64 " comparisons, %" PRId64 " mismatches\n",
+                device.name.c_str(), device.capability, comparisons, mismatches);
+    return comparisons > 0 && mismatches == 0 ? 0 : 1;
+}
+
+// Whether the arguments are valid.
+bool parse(int argc, char** argv, Options& options) {
+    for (int i = 1; i < argc; ++i) {
+        const bool has_value = i + 1 < argc;
+        if (std::strcmp(argv[i], "--quick") == 0) {
+            options.quick = true;
+        } else if (std::strcmp(argv[i], "--every") == 0 && has_value) {
+            options.every = std::atoll(argv[++i]);
+        } else if (std::strcmp(argv[i], "--only") == 0 && has_value) {
+            options.only = argv[++i];
+        } else {
+            return false;
+        }
+    }
+    return options.every > 0;
+}
+
+}  // namespace
+}  // namespace resq::tests::gpu
+
+int main(int argc, char** argv) {
+    resq::tests::gpu::Options options;
+    if (!resq::tests::gpu::parse(argc, argv, options)) {
+        std::fprintf(stderr, "usage: %s [--quick] [--every N] [--only TEXT]\n", argv[0]);
+        return 2;
+    }
+    try {
+        return resq::tests::gpu::compare_all(options);
+    } catch (const resq::tests::gpu::Failure& failure) {
+        std::fprintf(stderr, "CUDA: %s\n", failure.what());
+        return 1;
+    }
+}
