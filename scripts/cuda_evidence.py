@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from scripts import cuda_roofline
+from scripts import cuda_block, cuda_roofline
 from scripts.cuda_binary import parse_ptxas, parse_sass, short_names
 from scripts.cuda_machine import (
     Kernel,
@@ -108,6 +108,8 @@ def roofline_sections() -> dict[str, list[str]]:
     for model in cuda_roofline.MODELS:
         sections[f"calls {model.name}"] = list(cuda_roofline.summary_table(model))
         sections[f"kernels {model.name}"] = list(cuda_roofline.kernel_table(model))
+    model = cuda_roofline.MODELS[0]
+    sections[f"layer {model.name}"] = list(cuda_block.layer_table(model))
     return sections
 
 

@@ -59,6 +59,15 @@ GPUS: Final = (
     Gpu("4090", 1008e9, {"int4": 1321.2e12, "int8": 660.6e12, "half": 165.2e12}, 128, 128, 2.52e9),
 )
 
+CARDS: Final = (
+    *GPUS,
+    # NVIDIA H200 datasheet: an H100 with more and faster memory.
+    Gpu("H200", 4800e9, GPUS[1].tensor, 132, 128, 1.98e9),
+    # NVIDIA Ampere GA102 whitepaper, appendix A; float16 with sums in float32.
+    Gpu("3090", 936e9, {"int4": 568e12, "int8": 284e12, "half": 71e12}, 82, 128, 1.695e9),
+)
+"""All with known figures; the long tables show `GPUS`."""
+
 MODELS: Final = (
     Model("Llama-3-8B", 32, 4096, 32, 8, 128, 14336, 128256),
     Model("Llama-3.2-1B", 16, 2048, 32, 8, 64, 8192, 128256),
@@ -116,6 +125,11 @@ def whole(model: Model, call: Call, gpu: Gpu) -> Step:
         half += count * floor(item.half, gpu).seconds
         nbits += count * floor(item.nbits, gpu).seconds
     return Step(ours, products, half, nbits)
+
+
+def card(name: str) -> Gpu | None:
+    """The card in a name such as "NVIDIA H100 80GB HBM3"; None if its figures are not known."""
+    return next((gpu for gpu in CARDS if gpu.name in name), None)
 
 
 def call_name(call: Call) -> str:

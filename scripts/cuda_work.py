@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from resq_onnx.functions.cache_record import RecordLayout
 from resq_onnx.projections.hadamard import outer_order
 from resq_onnx.projections.splits import down_split
 from resq_onnx.recipe import BitSplit, Recipe
@@ -22,10 +21,17 @@ STEP: Final = 32  # bytes of a row that one instruction multiplies, kStepBytes o
 STREAMED_ROWS: Final = 16  # kStreamedRows of matmul_plan.cu
 CHUNK: Final = 64  # kChunk of attention.hpp
 CHUNKS_OF_SPLIT: Final = 4  # kChunksOfSplit of attention_few.cu
+PART_CODE: Final = 3  # bytes of the scale and zero point of a part of a cache record
 CODE: Final = 8  # bytes of a segment's scale and zero point
 AT_ONCE: Final = 4  # rows or outputs that a thread sums: kRowsAtOnce, kOutputs of the .cu files
 GATE_BLOCKS: Final = 128  # kBlocks of hadamard.cu
 TOKENS_OF_BLOCK: Final = 8  # kMostTokens of attention_prepare.cu
+
+
+def coefficient_bytes(head_dim: int) -> tuple[int, int]:
+    """Bytes of the low and of the high coefficients of a key or a value; an eighth are high."""
+    high = head_dim // 8
+    return (head_dim - high) // 2, high
 
 
 @dataclass(frozen=True)
@@ -45,8 +51,8 @@ class Model:
 
     @property
     def record(self) -> int:
-        """Bytes of a cache record."""
-        return RecordLayout(self.head_dim, self.head_dim // 8).size
+        """Bytes of a cache record: its coefficients, and two scales and zero points."""
+        return sum(coefficient_bytes(self.head_dim)) + 2 * PART_CODE
 
     @property
     def down(self) -> BitSplit:
@@ -233,8 +239,7 @@ def _attend_few(model: Model, call: Call) -> Item:
     pieces = _ceil(per_head, of_block)
     fours = of_block // AT_ONCE * pieces * model.kv_heads
     pairs = float(fours * slots * d)  # coefficients of keys, as often as they are decoded
-    layout = RecordLayout(d, d // 8)
-    key_bytes = sum(part.value_bytes for part in layout.parts()) / d  # loaded for a coefficient
+    key_bytes = sum(coefficient_bytes(d)) / d  # loaded for a coefficient
     partials = rows * model.heads * splits * (d + 2) * FLOAT * 2 if splits > 1 else 0
     around = rows * model.heads * d * HALF
     ours = Work(

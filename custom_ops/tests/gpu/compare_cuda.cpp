@@ -5,6 +5,8 @@
 //   --every N    of these, one in N
 //   --only TEXT  what has this in its name, such as "attention float16"
 //
+// compare_cuda --time [--once] < SHAPES: times kernels and layers instead, see timing.hpp.
+//
 // Prints a line for each operator and type, and a summary. Exit code 1 if anything differs or CUDA
 // fails, 2 if the arguments are wrong.
 #include <cinttypes>
@@ -12,8 +14,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <future>
+#include <iostream>
 
 #include "compare.hpp"
+#include "timing.hpp"
 
 namespace resq::tests::gpu {
 namespace {
@@ -30,6 +34,7 @@ struct Options {
     bool quick = false;
     std::int64_t every = 1;
     std::string only;
+    bool times = false, once = false;
 };
 
 // One operator in one type, in a thread of its own.
@@ -83,6 +88,10 @@ bool parse(int argc, char** argv, Options& options) {
         const bool has_value = i + 1 < argc;
         if (std::strcmp(argv[i], "--quick") == 0) {
             options.quick = true;
+        } else if (std::strcmp(argv[i], "--time") == 0) {
+            options.times = true;
+        } else if (std::strcmp(argv[i], "--once") == 0) {
+            options.once = true;
         } else if (std::strcmp(argv[i], "--every") == 0 && has_value) {
             options.every = std::atoll(argv[++i]);
         } else if (std::strcmp(argv[i], "--only") == 0 && has_value) {
@@ -98,15 +107,25 @@ bool parse(int argc, char** argv, Options& options) {
 }  // namespace resq::tests::gpu
 
 int main(int argc, char** argv) {
-    resq::tests::gpu::Options options;
-    if (!resq::tests::gpu::parse(argc, argv, options)) {
-        std::fprintf(stderr, "usage: %s [--quick] [--every N] [--only TEXT]\n", argv[0]);
+    using namespace resq::tests::gpu;
+    Options options;
+    if (!parse(argc, argv, options)) {
+        std::fprintf(stderr,
+                     "usage: %s [--quick] [--every N] [--only TEXT]\n       %s --time [--once]\n",
+                     argv[0], argv[0]);
         return 2;
     }
     try {
-        return resq::tests::gpu::compare_all(options);
-    } catch (const resq::tests::gpu::Failure& failure) {
+        if (options.times) {
+            time_shapes(std::cin, options.once);
+            return 0;
+        }
+        return compare_all(options);
+    } catch (const Failure& failure) {
         std::fprintf(stderr, "CUDA: %s\n", failure.what());
         return 1;
+    } catch (const std::invalid_argument& wrong) {
+        std::fprintf(stderr, "%s: %s\n", argv[0], wrong.what());
+        return 2;
     }
 }

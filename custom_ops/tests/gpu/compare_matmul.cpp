@@ -29,16 +29,22 @@ Doubles weight_lengths(const MatMul& m) {
     return squares;
 }
 
-// The length of each row of x, after its norm.
+// The length of each row of x, after its norm. NaN is quantised to an end of the row's range.
 Doubles row_lengths(const MatMul& m, const Floats32& x) {
     const auto columns = static_cast<std::size_t>(m.columns());
-    Doubles lengths(x.size() / columns);
-    for (std::size_t i = 0; i < x.size(); ++i) {
-        lengths[i / columns] += static_cast<double>(x[i]) * static_cast<double>(x[i]);
-    }
-    for (double& one : lengths) {
-        const double mean = one / static_cast<double>(columns) + static_cast<double>(m.epsilon);
-        one = std::sqrt(m.normalise ? one / mean : one);
+    Doubles lengths;
+    for (std::size_t begin = 0; begin < x.size(); begin += columns) {
+        double largest = 0.0, squares = 0.0;
+        for (std::size_t i = begin; i < begin + columns; ++i) {
+            largest = std::fmax(largest, std::abs(static_cast<double>(x[i])));
+        }
+        for (std::size_t i = begin; i < begin + columns; ++i) {
+            const double one = std::isnan(x[i]) ? largest : static_cast<double>(x[i]);
+            squares += one * one;
+        }
+        const double mean = squares / static_cast<double>(columns);
+        const double norm = mean + static_cast<double>(m.epsilon);
+        lengths.push_back(std::sqrt(m.normalise ? squares / norm : squares));
     }
     return lengths;
 }
