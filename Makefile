@@ -9,6 +9,10 @@
 # make test-sanitized  kernels and operators with AddressSanitizer and UndefinedBehaviorSanitizer
 # make test-simt       the kernels for CUDA, executed on this CPU; needs neither nvcc nor a GPU
 # make cuda            libresq_onnx_ops_cuda.so for all architectures, into build/cuda; needs nvcc
+# make gpu             proves and times the kernels on a GPU in eight minutes, into build/gpu; needs
+#                      nvcc, CMake and a Python with PyTorch, and installs nothing
+# make gpu-rehearsal   the same on this CPU, which acts as a GPU, with small shapes
+# make gpu-kit         wheels for tests/cuda on a machine without a network, into build/kit
 # make test-cuda       builds the kernels for CUDA, and compares a GPU with the CPU; needs nvcc
 # make cuda-evidence   what a compiler makes of them, into docs/cuda.md; needs nvcc and no GPU
 # make test-aarch64    kernels for 64-bit Arm, cross-compiled and emulated
@@ -72,7 +76,8 @@ PYTHON_SOURCES := $(shell find resq_onnx passes -name '*.py')
 CXX_SOURCES := $(shell find custom_ops tests/benchmarks -name '*.h' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: help demo docs installed test test-rest test-all fuzz build-kernels test-kernels \
-	test-kernels-sanitized test-sanitized test-simt test-cuda test-aarch64 cuda cuda-evidence lint clean
+	test-kernels-sanitized test-sanitized build-simt test-simt test-cuda test-aarch64 cuda \
+	cuda-evidence gpu gpu-rehearsal gpu-kit lint clean
 .DELETE_ON_ERROR:
 
 help:
@@ -116,9 +121,11 @@ test-sanitized: test-kernels-sanitized $(VENV)/installed-test
 		--deselect tests/custom_ops/test_concurrency.py::test_ten_thousand_decode_steps_leak_nothing
 
 # The very .cu files, compiled as C++: custom_ops/simt. Once more for GPUs that multiply 4-bit numbers.
-test-simt: $(VENV)/installed-test | $(CMAKE)
+build-simt: | $(CMAKE)
 	$(CMAKE_KERNELS) -B build/simt -DRESQ_SIMT=ON -DRESQ_SANITIZE=ON
-	$(CMAKE) --build build/simt --parallel 2 --target resq_onnx_ops_simt
+	$(CMAKE) --build build/simt --parallel 2 --target resq_onnx_ops_simt compare_cuda_simt
+
+test-simt: $(VENV)/installed-test build-simt
 	RESQ_ONNX_LIBRARY=$(abspath $(SIMT)) $(SANITIZED_PYTEST) $(SIMT_TESTS) $(PYTEST_ARGS)
 	RESQ_ONNX_LIBRARY=$(abspath $(SIMT)) RESQ_SIMT_CAPABILITY=86 \
 		$(SANITIZED_PYTEST) tests/custom_ops/test_matmul.py $(PYTEST_ARGS)
@@ -129,6 +136,16 @@ cuda: $(VENV)/installed-test | $(CMAKE)
 	$(CMAKE) --build build/cuda --parallel 2 --target resq_onnx_ops_cuda resq_onnx_ops
 	RESQ_CUDA_LIBRARY=$(abspath $(CUDA)) $(BIN)/python -m pytest -q tests/custom_ops/test_cuda_library.py
 	@ls -l $(CUDA)
+
+# With the machine's own Python and what is installed there: it may have no network.
+gpu:
+	$(PYTHON) -m scripts.gpu_run
+
+gpu-rehearsal: $(VENV)/installed-test build-simt
+	$(ONE_THREAD) $(BIN)/python -m scripts.gpu_run --rehearse build/simt --folder build/gpu-rehearsal
+
+gpu-kit: $(VENV)/installed-test
+	$(BIN)/python -m scripts.gpu_kit assemble build/kit
 
 # In an environment of its own: onnxruntime and onnxruntime-gpu share an import name. The pinned
 # onnxruntime-gpu is for CUDA 13; its extras bring CUDA's and cuDNN's libraries, the driver is yours.

@@ -43,7 +43,7 @@ class Layer:
 
 
 def layer_floor(model: Model, call: Call, gpu: Gpu, share: float = 1.0) -> Layer:
-    """The floors of a decoder layer; our tensor cores reach a share of their peak, float16's all."""
+    """The floors of a decoder layer; ours reaches a share of tensor cores' peak, float16 all."""
     tensor = {unit: share * peak for unit, peak in gpu.tensor.items()}
     slower = dataclasses.replace(gpu, tensor=tensor)
     items = list(layer(model, call, gpu.has_int4))

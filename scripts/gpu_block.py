@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 from collections.abc import Callable
@@ -51,7 +52,9 @@ class Block(torch.nn.Module):
         d, hidden = model.head_dim, model.hidden
 
         def weight(outputs: int, columns: int) -> Tensor:
-            return torch.randn(outputs, columns, device=device, dtype=DTYPE) / columns**0.5
+            return torch.randn(outputs, columns, device=device, dtype=DTYPE).div_(
+                math.sqrt(columns)
+            )
 
         self.qkv = weight((model.heads + 2 * model.kv_heads) * d, hidden)
         self.out = weight(hidden, model.heads * d)
@@ -122,7 +125,7 @@ def microseconds(run: Callable[[], object], device: torch.device) -> float:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         run()
-    times = []
+    times: list[float] = []
     for _ in range(WARM_UPS + SAMPLES):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()

@@ -29,13 +29,17 @@ SAMPLES: Final = 11
 
 def model_of(matrix: Matrix) -> bytes:
     """A file that multiplies X (rows, columns) with `COPIES` matrices."""
-    import onnx
     import onnx.helper as oh
     from onnx import TensorProto, numpy_helper
 
     rng = np.random.default_rng(0)
     blocks = matrix.columns // BLOCK
-    attributes = {"K": matrix.columns, "N": matrix.outputs, "bits": 4, "block_size": BLOCK}
+    attributes: dict[str, Any] = {
+        "K": matrix.columns,
+        "N": matrix.outputs,
+        "bits": 4,
+        "block_size": BLOCK,
+    }
     nodes, weights, outputs = [], [], []
     for i in range(COPIES):
         integers = rng.integers(0, 256, (matrix.outputs, blocks, BLOCK // 2), np.uint8)

@@ -78,7 +78,12 @@ class Layers:
     @property
     def key(self) -> str:
         """What identifies it in the results of other programs."""
-        return f"{self.model.name}, {self.layers} layers, {call_name(self.call)}"
+        return f"{self.model.name}, {self.layers} layers, {self.call_name}"
+
+    @property
+    def call_name(self) -> str:
+        """Name of the call."""
+        return call_name(self.call)
 
     @property
     def lines(self) -> tuple[str, ...]:

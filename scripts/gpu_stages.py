@@ -1,4 +1,4 @@
-"""Stages of `make gpu`: programs with a time limit, whose output is kept even if they are cut off."""
+"""Stages of `make gpu`: programs with a time limit, whose output is kept if they are cut off."""
 
 from __future__ import annotations
 

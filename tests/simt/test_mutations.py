@@ -1,12 +1,14 @@
-"""Mistakes in a kernel are noticed: each of these deliberate ones fails a test.
+"""Mistakes in a kernel are noticed: each of these deliberate ones fails a test, and compare_cuda.
 
-Only the file with the mistake is compiled again. It is linked with the objects of the others.
+Only the file with the mistake is compiled again. It is linked with the objects of the others, to
+the library for the test, and to the program.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -44,6 +46,16 @@ FLASH: Final = (
 
 FAILED: Final = (1, -6)
 """Exit codes of pytest if a test fails, and if the process is aborted."""
+
+KERNELS: Final = "resq_simt_kernels"
+PROGRAM: Final = "compare_cuda_simt"
+
+COMPARISONS: Final = {
+    "matmul": "matmul float32",
+    "hadamard": "hadamard float32",
+    "attention": "attention float16",
+}
+"""What `compare_cuda --only` compares, by the first word of a file's name."""
 
 
 @dataclass(frozen=True)
@@ -155,8 +167,16 @@ def environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
 
 
-def compiled(file: str, text: str, folder: Path) -> Path:
-    """The library with another text in the place of one file."""
+@dataclass(frozen=True)
+class Mutant:
+    """The library and the program with another text in the place of one file."""
+
+    library: Path
+    program: Path
+
+
+def compiled(file: str, text: str, folder: Path) -> Mutant:
+    """Compile a file, and link it with the objects of all others."""
     original = library.library_path().resolve()
     build = original.parents[1]
     source, target = folder / file, folder / "mutated.o"
@@ -169,26 +189,38 @@ def compiled(file: str, text: str, folder: Path) -> Path:
     # For one case, compiling takes longer than running does.
     words += ["-O0", f"-I{SOURCES}"]
     subprocess.run(words, check=True, cwd=folder, env=environment(), timeout=300)
-    objects = f"CMakeFiles/{original.stem.removeprefix('lib')}.dir"
-    link = shlex.split((original.parent / objects / "link.txt").read_text())
-    mutant = folder / original.name
-    link[link.index("-o") + 1] = str(mutant)
-    link[link.index(f"{objects}/__/cuda/{file}.o")] = str(target)
-    subprocess.run(link, check=True, cwd=original.parent, env=environment(), timeout=300)
-    return mutant
+    name = original.stem.removeprefix("lib")
+    return Mutant(
+        linked(original.parent, name, file, target, folder / original.name),
+        linked(build / "tests", PROGRAM, file, target, folder / PROGRAM),
+    )
 
 
-def exit_code(mutation: Mutation, folder: Path) -> int:
-    """Of pytest, which runs a mutation's test and stops at the first failure."""
+def linked(built: Path, name: str, file: str, target: Path, out: Path) -> Path:
+    """Link what a folder of the build links, with one object in the place of a file's."""
+    link = shlex.split((built / f"CMakeFiles/{name}.dir/link.txt").read_text())
+    link[link.index("-o") + 1] = str(out)
+    replaced = f"{KERNELS}.dir/__/cuda/{file}.o"
+    (place,) = (i for i, word in enumerate(link) if word.endswith(replaced))
+    link[place] = str(target)
+    subprocess.run(link, check=True, cwd=built, env=environment(), timeout=300)
+    return out
+
+
+def mutant_of(mutation: Mutation, folder: Path) -> Mutant:
     text = (SOURCES / mutation.file).read_text()
     assert text.count(mutation.line) == 1, mutation.mistake
-    mutant = compiled(mutation.file, text.replace(mutation.line, mutation.replacement), folder)
+    return compiled(mutation.file, text.replace(mutation.line, mutation.replacement), folder)
+
+
+def exit_code(mutation: Mutation, mutant: Mutant) -> int:
+    """Of pytest, which runs a mutation's test and stops at the first failure."""
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", mutation.test],
         cwd=REPOSITORY,
         env={
             **os.environ,
-            "RESQ_ONNX_LIBRARY": str(mutant),
+            "RESQ_ONNX_LIBRARY": str(mutant.library),
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # half of the time of so short a run
         },
         capture_output=True,
@@ -196,11 +228,33 @@ def exit_code(mutation: Mutation, folder: Path) -> int:
     ).returncode
 
 
+def comparison(mutation: Mutation, mutant: Mutant) -> tuple[int, str]:
+    """Exit code and output of compare_cuda, for a part of its cases."""
+    only = COMPARISONS[re.split(r"[_.]", mutation.file)[0]]
+    done = subprocess.run(
+        [mutant.program, "--quick", "--only", only],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.mistake)
-def test_a_mistake_is_caught(mutation: Mutation, tmp_path: Path) -> None:
-    assert exit_code(mutation, tmp_path) in FAILED
+def test_a_mistake_is_caught_by_a_test_and_by_compare_cuda(
+    mutation: Mutation, tmp_path: Path
+) -> None:
+    mutant = mutant_of(mutation, tmp_path)
+    assert exit_code(mutation, mutant) in FAILED
+    code, output = comparison(mutation, mutant)
+    assert code in FAILED, output
 
 
 def test_a_kernel_without_a_mistake_passes(tmp_path: Path) -> None:
     """Compiling and linking a file in this way is no mistake by itself."""
-    assert exit_code(NONE, tmp_path) == 0
+    mutant = mutant_of(NONE, tmp_path)
+    assert exit_code(NONE, mutant) == 0
+    code, output = comparison(NONE, mutant)
+    assert code == 0, output
+    assert " 0 mismatches" in output.splitlines()[-1]
