@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final
 
 from resq_onnx.projections.hadamard import outer_order
@@ -54,7 +55,7 @@ class Model:
         """Bytes of a cache record: its coefficients, and two scales and zero points."""
         return sum(coefficient_bytes(self.head_dim)) + 2 * PART_CODE
 
-    @property
+    @cached_property
     def down(self) -> BitSplit:
         """The parts of down_proj's input."""
         return down_split(Recipe(down_high=self.down_high), self.intermediate)
