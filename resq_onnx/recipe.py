@@ -172,8 +172,8 @@ class Recipe:
             is an eighth, and up to a third more where both parts can then be rotated with far
             fewer multiplications (`splits.down_split`).
         calibration: A file of texts or chats, the name of a data set on the Hugging Face hub,
-            `python-docs` (`calibration.texts.load_text`), `self`, text that the float model writes
-            (`calibration.own_text`), or `auto`, the last two mixed.
+            `python-docs` or `prose` (`calibration.texts.load_text`), `self`, text that the float
+            model writes (`calibration.own_text`), or a mix of these, `bundled` or `auto`.
         samples: Number of calibration sequences.
         sequence_length: Tokens per calibration sequence.
         bos: Whether texts begin with BOS, in the calibration and in every check: None follows the

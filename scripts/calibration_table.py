@@ -35,6 +35,8 @@ from scripts.quality_table import run
 MODULES: Final = (argparse, fractions, ipaddress, statistics, tarfile)
 """Whose source is the code."""
 
+TEXTS: Final = "prose,python-docs,bundled,self,auto"
+
 KINDS: Final = ("prose", "code", "chat")
 
 ANSWER: Final = 512
@@ -140,7 +142,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", type=Path)
-    parser.add_argument("--texts", default="python-docs,auto,self", help="comma-separated")
+    parser.add_argument("--texts", default=TEXTS, help="comma-separated")
     parser.add_argument("--seeds", default="0,1", help="comma-separated")
     parser.add_argument("--brown", type=Path, default=Path("build/brown"))
     parser.add_argument("--work", type=Path, default=Path("build/calibration-texts"))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resq_onnx.calibration.corpus import TextTokenizer, behind, choose_windows, tokenise
-from resq_onnx.calibration.texts import OWN_SHARE, PYTHON_DOCS, load_text, own_sequences
+from resq_onnx.calibration.texts import PYTHON_DOCS, load_text, shares_of
 
 TOKENS: Final = 512
 """Smallest number of tokens on which models are compared: enough for two digits of a divergence,
@@ -64,9 +64,8 @@ def _taken(tokens: int, calibrated: Mapping[str, Any], opening: Sequence[int]) -
     length = calibrated["sequence_length"]
     if calibrated.get("bos"):
         length = max(length - len(opening), 1)
-    spec, samples = calibrated["calibration"], calibrated["samples"]
-    if spec in OWN_SHARE and tokens >= length:
+    read = shares_of(calibrated["calibration"], calibrated["samples"]).get(PYTHON_DOCS, 0)
+    if read and tokens >= length:
         windows = taken[: tokens // length * length].reshape(-1, length)  # a view
-        read = samples - own_sequences(spec, samples)
         windows[choose_windows(len(windows), read, calibrated["seed"])] = True
     return taken

@@ -6,6 +6,7 @@ stopped goes on with them, and so do processes beside the first.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from resq_onnx.calibration.corpus import calibration_sequences
 from resq_onnx.calibration.distributed import share_of_this_process
 from resq_onnx.calibration.own_text import own_text
 from resq_onnx.calibration.reference import text_opening
-from resq_onnx.calibration.texts import PYTHON_DOCS, own_sequences
+from resq_onnx.calibration.texts import BUNDLED, SELF, shares_of
 from resq_onnx.calibration.writing import CannotWriteError
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.files.work_folder import WorkFolder
@@ -31,8 +32,7 @@ class CalibrationText:
 
     Attributes:
         token_ids: (samples, sequence_length), with fewer rows if there is less text.
-        spec: What it is, as a recipe says it: Python's documentation where the model could not
-            write.
+        spec: What it is, as a recipe says it: `BUNDLED` where the model could not write.
     """
 
     token_ids: NDArray[np.int64]
@@ -64,28 +64,33 @@ def calibration_text(
         ResqError: The text cannot be read, or PyTorch cannot load the model.
     """
     opening = text_opening(tokenizer, source, recipe.bos)
-    shape, spec = (recipe.samples, recipe.sequence_length), recipe.calibration
+    spec = recipe.calibration
 
-    def read(text: str, samples: int) -> NDArray[np.int64]:
+    def read(shares: Mapping[str, int]) -> NDArray[np.int64]:
         length, seed = recipe.sequence_length, recipe.seed
-        return calibration_sequences(tokenizer, text, samples, length, seed, progress.warn, opening)
+        parts = [
+            calibration_sequences(tokenizer, text, samples, length, seed, progress.warn, opening)
+            for text, samples in shares.items()
+        ]
+        return np.concatenate(parts or [np.empty((0, length), np.int64)])
 
-    own = own_sequences(spec, recipe.samples)
+    shares = shares_of(spec, recipe.samples)
+    own = shares.pop(SELF, 0)
     if not own:
-        return CalibrationText(read(spec, recipe.samples), spec)
+        return CalibrationText(read(shares), spec)
     share, part = share_of_this_process(), f"text-{recipe.samples}"
     if share.rank == 0 and not work.has(part):
-        asked = (source, tokenizer, (own, shape[1]), opening, recipe.seed)
+        asked = (source, tokenizer, (own, recipe.sequence_length), opening, recipe.seed)
         try:
-            ids = own_text(*asked, resources, progress)
-            if own < recipe.samples:
-                ids = np.concatenate([read(PYTHON_DOCS, recipe.samples - own), ids])
+            written = own_text(*asked, resources, progress)
+            ids = np.concatenate([read(shares), written])
         except CannotWriteError as reason:
             progress.warn(
-                f"the model does not write its calibration text ({reason}); {PYTHON_DOCS} takes "
-                "its place, and --calibration FILE, text like your own, does better"
+                f"the model does not write its calibration text ({reason}); the texts of this "
+                f"package ({BUNDLED}) take its place, and --calibration FILE, text like your own, "
+                "does better"
             )
-            spec, ids = PYTHON_DOCS, read(PYTHON_DOCS, recipe.samples)
+            spec, ids = BUNDLED, read(shares_of(BUNDLED, recipe.samples))
         work.save(part, {"token_ids": ids, "spec": np.frombuffer(spec.encode(), np.uint8)})
     share.wait()
     kept = work.load(part)

@@ -55,8 +55,9 @@ bos_option = click.option(
 calibration_options = _together(
     click.option("--calibration", default=DEFAULTS.calibration,
                  help="A .txt, .jsonl, .json, .csv or .parquet file, with texts or chats; "
-                 "OWNER/NAME of a data set on the Hugging Face hub; self, text that the model "
-                 "writes; python-docs; or auto, the last two mixed."),
+                 "OWNER/NAME of a data set on the Hugging Face hub; prose or python-docs, which "
+                 "come with this package and with Python; self, text that the model writes; or a "
+                 "mix: bundled (prose, python-docs) or auto (all three)."),
     click.option("--samples", type=int, default=DEFAULTS.samples,
                  help="Calibration sequences."),
     click.option("--sequence-length", type=int, default=DEFAULTS.sequence_length,

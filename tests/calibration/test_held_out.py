@@ -10,7 +10,7 @@ from resq_onnx.calibration import held_out
 from resq_onnx.calibration.corpus import calibration_sequences
 from resq_onnx.calibration.held_out import TOKENS, held_out_sequences, text_shape
 from resq_onnx.calibration.texts import PYTHON_DOCS as DOCS
-from resq_onnx.calibration.texts import load_text, own_sequences
+from resq_onnx.calibration.texts import load_text, shares_of
 from resq_onnx.recipe import Recipe
 
 
@@ -70,9 +70,10 @@ def test_another_text_takes_nothing_away() -> None:
     assert np.array_equal(held_out_ids(other), held_out_ids(Recipe(calibration="b.txt")))
 
 
-def test_what_the_default_reads_of_the_documentation_is_held_out_too() -> None:
-    recipe = Recipe(calibration="auto", samples=400)
-    read = recipe.samples - own_sequences("auto", recipe.samples)
+@pytest.mark.parametrize("mix", ["bundled", "auto"])
+def test_what_a_mix_reads_of_the_documentation_is_held_out_too(mix: str) -> None:
+    recipe = Recipe(calibration=mix, samples=800)
+    read = shares_of(mix, recipe.samples)[DOCS]
     calibrated = calibration_sequences(Numbering(), DOCS, read, 512, seed=0)
     assert not np.isin(held_out_ids(recipe), calibrated).any()
 

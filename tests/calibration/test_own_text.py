@@ -14,7 +14,7 @@ from resq_onnx.calibration.distributed import Share
 from resq_onnx.calibration.own_text import joined, make_rows
 from resq_onnx.calibration.recipe_text import CalibrationText, calibration_text
 from resq_onnx.calibration.reference import load_tokenizer
-from resq_onnx.calibration.texts import own_sequences
+from resq_onnx.calibration.texts import shares_of
 from resq_onnx.calibration.writing import CannotWriteError, TooSlowError, Vocabulary
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.files.work_folder import WorkFolder
@@ -55,22 +55,41 @@ def text(source: ModelSource, tokenizer: Any, tmp_path: Path) -> Any:
     return find
 
 
-def documentation(tokenizer: Any, samples: int) -> Any:
-    return calibration_sequences(tokenizer, "python-docs", samples, 48, seed=0)
+def bundled(tokenizer: Any, **samples: int) -> Any:
+    """Sequences of the texts that are there: so many of each."""
+    parts = [
+        calibration_sequences(tokenizer, text.replace("_", "-"), count, 48, seed=0)
+        for text, count in samples.items()
+    ]
+    return np.concatenate(parts)
 
 
-@pytest.mark.parametrize(("spec", "own"), [("python-docs", 0), ("mine.txt", 0), ("self", 32)])
-def test_a_model_writes_all_of_its_own_text_and_nothing_of_others(spec: str, own: int) -> None:
-    assert own_sequences(spec, 32) == own
+@pytest.mark.parametrize("spec", ["python-docs", "mine.txt", "self"])
+def test_a_text_that_is_no_mix_has_all_sequences(spec: str) -> None:
+    assert shares_of(spec, 32) == {spec: 32}
 
 
-def test_auto_is_documentation_and_own_text(text: Any, tokenizer: Any) -> None:
-    own = own_sequences("auto", 4)
+@pytest.mark.parametrize("spec", ["bundled", "auto"])
+@pytest.mark.parametrize("samples", [1, 2, 3, 5, 32, 128])
+def test_the_shares_of_a_mix_are_all_of_it(spec: str, samples: int) -> None:
+    shares = shares_of(spec, samples)
+    assert sum(shares.values()) == samples
+    assert min(shares.values()) > 0
+
+
+def test_bundled_is_prose_and_documentation(text: Any, tokenizer: Any) -> None:
+    found = text("bundled", samples=8)
+    assert found.spec == "bundled"
+    expected = bundled(tokenizer, prose=5, python_docs=3)
+    np.testing.assert_array_equal(found.token_ids, expected)
+
+
+def test_auto_is_bundled_and_own_text(text: Any, tokenizer: Any) -> None:
     found = text("auto")
-    assert 0 < own < 4
     assert found.spec == "auto"
     assert found.token_ids.shape == (4, 48)
-    np.testing.assert_array_equal(found.token_ids[:-own], documentation(tokenizer, 4 - own))
+    expected = bundled(tokenizer, prose=2, python_docs=1)
+    np.testing.assert_array_equal(found.token_ids[:3], expected)
 
 
 def test_own_text_has_the_shape_and_follows_the_seed(text: Any, tmp_path: Path) -> None:
@@ -111,7 +130,7 @@ def test_a_process_beside_the_first_waits_and_reads(
 
 
 @pytest.mark.parametrize("spec", ["self", "auto"])
-def test_a_model_that_is_too_slow_leaves_it_to_the_documentation(
+def test_a_model_that_is_too_slow_leaves_it_to_the_bundled_texts(
     text: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, spec: str
 ) -> None:
     def slow(*_: Any, **__: Any) -> Any:
@@ -119,14 +138,15 @@ def test_a_model_that_is_too_slow_leaves_it_to_the_documentation(
 
     monkeypatch.setattr(own_text, "write_rows", slow)
     found = text(spec)
-    assert found.spec == "python-docs"
-    np.testing.assert_array_equal(found.token_ids, documentation(tokenizer, 4))
+    assert found.spec == "bundled"
+    expected = bundled(tokenizer, prose=2, python_docs=2)
+    np.testing.assert_array_equal(found.token_ids, expected)
     (line,) = text.heard
     assert "writing it would take 120 minutes of processor time" in line
     assert "--calibration FILE" in line
     # The decision stays, as the next run might be quicker.
     monkeypatch.undo()
-    assert text(spec).spec == "python-docs"
+    assert text(spec).spec == "bundled"
 
 
 def test_first_tokens_are_ordinary_and_chats_are_prompts(tokenizer: Any) -> None:
