@@ -10,6 +10,9 @@ from resq_onnx.cli.console import print_line
 from resq_onnx.cli.options import session_options
 from resq_onnx.errors import ResqError
 
+KILLED_AFTER_SECONDS = 30.0
+"""After SIGTERM, by Kubernetes; the drain has to leave some time for the rest."""
+
 
 @click.command(context_settings={"show_default": True})
 @click.argument("model", metavar="FOLDER", type=click.Path(path_type=Path))
@@ -28,6 +31,17 @@ from resq_onnx.errors import ResqError
               help="Answer only requests with this key; may be repeated. RESQ_API_KEYS names keys "
               "that no list of processes shows.  [default: everybody is answered]",
               show_default=False)  # fmt: skip
+@click.option("--cors-origin", "origins", multiple=True, metavar="ORIGIN",
+              help="Pages of this origin, such as https://chat.example, may read answers in a "
+              "browser; may be repeated; * for all pages.  [default: none]",
+              show_default=False)  # fmt: skip
+@click.option("--tls-certificate", type=click.Path(path_type=Path), metavar="FILE",
+              help="Serve HTTPS with this certificate (PEM); needs --tls-key.")  # fmt: skip
+@click.option("--tls-key", type=click.Path(path_type=Path), metavar="FILE",
+              help="The certificate's private key.")  # fmt: skip
+@click.option("--drain", type=click.FloatRange(min=0), default=KILLED_AFTER_SECONDS - 10,
+              metavar="SECONDS", help="How long requests may run on after SIGTERM; new ones are "
+              "refused.")  # fmt: skip
 @session_options
 def serve(
     model: Path,
@@ -39,6 +53,10 @@ def serve(
     max_waiting: int,
     timeout: float,
     api_keys: tuple[str, ...],
+    origins: tuple[str, ...],
+    tls_certificate: Path | None,
+    tls_key: Path | None,
+    drain: float,
     threads: int | None,
     no_kernels: bool,
     provider: str,
@@ -48,8 +66,38 @@ def serve(
     FOLDER is one that export wrote, or the .onnx file in it. There are POST /v1/chat/completions
     and /v1/completions, GET /v1/models, /health and /metrics.
     """
+    _check_packages()
+    from resq_onnx.files import find_model
+    from resq_onnx.serving.app import Service
+    from resq_onnx.serving.cross_origin import check_origins
+    from resq_onnx.serving.engine import Engine
+    from resq_onnx.serving.scheduling import Scheduler
+    from resq_onnx.serving.server import Address, listen, run
+    from resq_onnx.serving.tls import Tls
+
+    if not all(api_keys):
+        raise ResqError("--api-key is empty; give a key, or omit the option to answer everybody")
+    check_origins(origins)
+    tls = Tls.of(tls_certificate, tls_key)
+    path = find_model(model)
+    name = name or path.resolve().parent.name
+    listening, url = listen(Address(host, port), "https" if tls else "http")
+    with listening:
+        kernels = not no_kernels
+        engine = Engine(path, name, max_concurrent, max_length, threads, kernels, provider)
+        scheduler = Scheduler(engine, engine.batch, max_concurrent, max_waiting)
+        service = Service(engine, scheduler, timeout, api_keys, origins)
+
+        def ready() -> None:
+            print_line(f"Serving {name} ({engine.max_length} tokens) at {url}/v1")
+
+        run(service, listening, ready, tls, drain)
+
+
+def _check_packages() -> None:
+    """Check that the packages of the extra `serve` are there."""
     try:
-        from resq_onnx.serving.server import Address, listen, run
+        import resq_onnx.serving.server  # noqa: F401
     except ModuleNotFoundError as error:
         if (error.name or "resq_onnx").startswith("resq_onnx"):
             raise
@@ -57,23 +105,3 @@ def serve(
             f"serving a model needs {error.name}, which is not installed; "
             f'run `pip install "resq-onnx[serve]"`'
         ) from None
-    from resq_onnx.files import find_model
-    from resq_onnx.serving.app import Service
-    from resq_onnx.serving.engine import Engine
-    from resq_onnx.serving.scheduling import Scheduler
-
-    if not all(api_keys):
-        raise ResqError("--api-key is empty; give a key, or omit the option to answer everybody")
-    path = find_model(model)
-    name = name or path.resolve().parent.name
-    listening, url = listen(Address(host, port))
-    with listening:
-        kernels = not no_kernels
-        engine = Engine(path, name, max_concurrent, max_length, threads, kernels, provider)
-        scheduler = Scheduler(engine, engine.batch, max_concurrent, max_waiting)
-        service = Service(engine, scheduler, timeout, api_keys)
-
-        def ready() -> None:
-            print_line(f"Serving {name} ({engine.max_length} tokens) at {url}/v1")
-
-        run(service, listening, ready)

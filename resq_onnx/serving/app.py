@@ -19,6 +19,7 @@ from resq_onnx.errors import ResqError
 from resq_onnx.serving.answers import Answer, ChatAnswer, TextAnswer
 from resq_onnx.serving.api_keys import ApiKeys
 from resq_onnx.serving.bodies import Bodies
+from resq_onnx.serving.cross_origin import allowing
 from resq_onnx.serving.deadlines import Deadline, Deadlines, while_connected
 from resq_onnx.serving.engine import Engine
 from resq_onnx.serving.hosts import refused_by
@@ -45,11 +46,17 @@ class Service:
         deadlines: The requests in progress.
         bodies: Reads their bodies.
         metrics: Counts them.
+        origins: Other origins whose pages may read answers.
         app: The ASGI application.
     """
 
     def __init__(
-        self, engine: Engine, scheduler: Scheduler, seconds: float, keys: Sequence[str] = ()
+        self,
+        engine: Engine,
+        scheduler: Scheduler,
+        seconds: float,
+        keys: Sequence[str] = (),
+        origins: Sequence[str] = (),
     ) -> None:
         """Make the application.
 
@@ -58,6 +65,7 @@ class Service:
             scheduler: Runs the requests.
             seconds: Time limit of each request.
             keys: API keys, of which a request must have one; none admits everybody.
+            origins: As for `cross_origin.check_origins`.
         """
         self.engine = engine
         self.scheduler = scheduler
@@ -78,7 +86,8 @@ class Service:
             ],
             exception_handlers={HTTPException: _refuse_route},
         )
-        self.app: ASGIApp = self.metrics.counting(ApiKeys(app, keys))
+        self.origins = tuple(origins)
+        self.app: ASGIApp = allowing(self.metrics.counting(ApiKeys(app, keys)), self.origins)
 
     async def _models(self, _: Request) -> JSONResponse:
         return JSONResponse({"object": "list", "data": [self._description()]})
@@ -90,9 +99,14 @@ class Service:
         return JSONResponse(self._description())
 
     async def _health(self, _: Request) -> JSONResponse:
-        scheduler = self.scheduler
+        scheduler, ends = self.scheduler, self.deadlines.refuses
         return JSONResponse(
-            {"status": "ok", "running": scheduler.running, "waiting": scheduler.waiting}
+            {
+                "status": "stopping" if ends else "ok",
+                "running": scheduler.running,
+                "waiting": scheduler.waiting,
+            },
+            503 if ends else 200,
         )
 
     def _description(self) -> dict[str, Any]:
@@ -175,14 +189,16 @@ async def _refuse_route(_: Request, error: Exception) -> JSONResponse:
 class LoopbackOnly:
     """An application that on loopback answers only requests for this machine; see `hosts.py`."""
 
-    def __init__(self, app: ASGIApp, address: str) -> None:
-        """Take the application, and the address at which it listens."""
+    def __init__(self, app: ASGIApp, address: str, origins: Sequence[str] = ()) -> None:
+        """Take the application, the address at which it listens, and origins that it answers."""
         self._app = app
         self._address = address
+        self._origins = origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it."""
-        if (refused := refused_by(self._address, Headers(scope=scope))) is None:
+        headers = Headers(scope=scope)
+        if (refused := refused_by(self._address, headers, self._origins)) is None:
             await self._app(scope, receive, send)
             return
         status, message = refused

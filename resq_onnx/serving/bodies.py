@@ -30,7 +30,7 @@ class Bodies:
         """Read the body of a request.
 
         A web page can make a browser send a request labelled as JSON only after the browser has
-        asked this server for permission (CORS preflight), which it does not give.
+        asked this server for permission (CORS preflight), which only origins get that were named.
 
         Raises:
             RefusalError: The body is too long, too slow or not labelled as JSON, there are too many

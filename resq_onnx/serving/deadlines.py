@@ -31,13 +31,21 @@ class Deadline:
 
 
 class Deadlines:
-    """The requests in progress."""
+    """The requests in progress.
+
+    Attributes:
+        refuses: Whether new ones are refused, because the server ends.
+    """
 
     def __init__(self, seconds: float) -> None:
         """Set the time limit of every request."""
         self._seconds = seconds
         self._open: set[Deadline] = set()
-        self._stopped = False
+        self.refuses = False
+
+    def __len__(self) -> int:
+        """Number of requests in progress."""
+        return len(self._open)
 
     @asynccontextmanager
     async def one(self) -> AsyncIterator[Deadline]:
@@ -46,7 +54,7 @@ class Deadlines:
         Raises:
             RefusalError: The request was ended.
         """
-        if self._stopped:
+        if self.refuses:
             raise stopping()
         deadline = None
         try:
@@ -63,7 +71,7 @@ class Deadlines:
 
     def stop(self) -> None:
         """End all requests, including future ones."""
-        self._stopped = True
+        self.refuses = True
         for deadline in self._open:
             deadline.end(stopping())
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from http import HTTPStatus
 from typing import Final
 
@@ -19,12 +19,15 @@ HOST: Final = re.compile(r"(?:\[([0-9a-f:.]{2,45})\]|([a-z0-9._-]{1,253}))(?::\d
 """Form of a Host header: an IPv6 address in brackets, or another address or a name."""
 
 
-def refused_by(address: str, headers: Mapping[str, str]) -> tuple[HTTPStatus, str] | None:
+def refused_by(
+    address: str, headers: Mapping[str, str], origins: Collection[str] = ()
+) -> tuple[HTTPStatus, str] | None:
     """The status and message with which a request is refused; None if it is answered.
 
     Args:
         address: The address at which the server listens; off loopback any host name is allowed.
         headers: The request's headers, by lower-case names.
+        origins: Further origins whose pages are answered; `*` for all.
     """
     if not is_loopback(address):
         return None
@@ -39,7 +42,8 @@ def refused_by(address: str, headers: Mapping[str, str]) -> tuple[HTTPStatus, st
             "names another; start it with another --host to let others in",
         )
     origin = headers.get("origin")
-    if origin is not None and origin.lower() not in (f"http://{host}", f"https://{host}"):
+    allowed = (f"http://{host}", f"https://{host}", *origins)
+    if origin is not None and origin.lower() not in allowed and "*" not in origins:
         return (
             HTTPStatus.FORBIDDEN,
             "this server answers no page of another origin; start it with another --host to let "

@@ -117,7 +117,11 @@ def no_room() -> RefusalError:
 def stopping() -> RefusalError:
     """The server is being shut down."""
     return RefusalError(
-        503, "the server is shutting down", kind="server_error", code="shutting_down"
+        503,
+        "the server is shutting down",
+        kind="server_error",
+        code="shutting_down",
+        headers={"Connection": "close"},
     )
 
 

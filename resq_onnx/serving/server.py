@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, Final
 
 import uvicorn
@@ -17,6 +20,7 @@ import uvicorn
 from resq_onnx.errors import ResqError
 from resq_onnx.serving.app import LoopbackOnly, Service, logger
 from resq_onnx.serving.connections import MAX_HEADER, Connections, lacks_room, room_for
+from resq_onnx.serving.tls import Tls
 
 GRACE_SECONDS: Final = 3
 """How long a client that reads nothing may delay the shutdown."""
@@ -41,8 +45,12 @@ class Address:
     port: int
 
 
-def listen(address: Address) -> tuple[socket.socket, str]:
+def listen(address: Address, scheme: str = "http") -> tuple[socket.socket, str]:
     """Open the socket, so that a port in use is reported before a model is loaded.
+
+    Args:
+        address: Where to listen.
+        scheme: Of the URL.
 
     Returns:
         The socket, which queues connections from now on, and its URL.
@@ -62,21 +70,32 @@ def listen(address: Address) -> tuple[socket.socket, str]:
             f"or --port (0 picks a free one)"
         ) from None
     host, port = opened.getsockname()[:2]
-    return opened, f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return opened, f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def run(service: Service, listening: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve until SIGINT or SIGTERM; requests in progress then end with an error.
+def run(
+    service: Service,
+    listening: socket.socket,
+    ready: Callable[[], None],
+    tls: Tls | None = None,
+    drain: float = 0.0,
+) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    After SIGTERM new requests are refused, and those in progress may run on for a while. After
+    SIGINT, or a second signal, they end with an error.
 
     Args:
         service: What to serve.
         listening: The socket.
         ready: Called once the server is ready.
+        tls: The certificate; None for plain HTTP.
+        drain: Seconds after SIGTERM in which requests may complete.
     """
     _log_to_stderr()
     connections = Connections(room_for(service.scheduler.places))
     config = uvicorn.Config(
-        LoopbackOnly(service.app, listening.getsockname()[0]),
+        LoopbackOnly(service.app, listening.getsockname()[0], service.origins),
         http=connections.protocol(),
         h11_max_incomplete_event_size=MAX_HEADER,
         ws="none",
@@ -87,8 +106,9 @@ def run(service: Service, listening: socket.socket, ready: Callable[[], None]) -
         server_header=False,
         backlog=BACKLOG,
         timeout_graceful_shutdown=GRACE_SECONDS,
+        **(tls.options() if tls else {}),
     )
-    server = _Server(config, service, connections, ready)
+    server = _Server(config, service, connections, ready, drain)
     with suppress(KeyboardInterrupt):  # uvicorn raises the signal again after a clean shutdown
         server.run([listening])
     logger.info("stopped")
@@ -111,11 +131,14 @@ class _Server(uvicorn.Server):
         service: Service,
         connections: Connections,
         ready: Callable[[], None],
+        drain: float,
     ) -> None:
         super().__init__(config)
         self._service = service
         self._connections = connections
         self._ready = ready
+        self._drain = drain
+        self._drained_at: float | None = None
         self.all_ended = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -131,6 +154,23 @@ class _Server(uvicorn.Server):
             self._connections.unaccepted += 1
         else:
             logger.error("unexpected: %s", context["message"], exc_info=context.get("exception"))
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take a signal: the first SIGTERM lets requests complete, any other ends them."""
+        if sig == signal.SIGTERM and self._drained_at is None and self._drain > 0:
+            self._service.deadlines.refuses = True
+            self._drained_at = time.monotonic() + self._drain
+        else:
+            super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to stop, asked several times a second."""
+        if self._drained_at is not None and not self.should_exit:
+            left = len(self._service.deadlines)
+            if not left or time.monotonic() >= self._drained_at:
+                logger.info("%d requests have not ended after SIGTERM", left)
+                super().handle_exit(signal.SIGTERM, None)
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._sweeping.cancel()

@@ -13,11 +13,14 @@ from tests.command_line import error_line, run, run_process
 from tests.serving.served import COMPLETIONS, served
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "drain"), [(signal.SIGINT, 600), (signal.SIGTERM, 0), (signal.SIGTERM, 0.3)]
+)
 def test_a_signal_ends_it_in_order_while_it_streams(
-    folder: Path, tmp_path: Path, number: int
+    folder: Path, tmp_path: Path, number: int, drain: float
 ) -> None:
-    with served(folder, tmp_path / "log.txt", "--max-concurrent", 1) as server:
+    options = ("--max-concurrent", 1, "--drain", drain)
+    with served(folder, tmp_path / "log.txt", *options) as server:
         reading = server.begin_stream(max_tokens=8000)
         # One that is waiting, and one whose body never comes.
         others = [server.connect() for _ in range(2)]
@@ -30,7 +33,8 @@ def test_a_signal_ends_it_in_order_while_it_streams(
         assert server.stop(number) == 0
         last = reading.stream.read().decode()  # type: ignore[attr-defined]
         assert "the server is shutting down" in last.splitlines()[-2]
-        assert others[0].getresponse().status == 503
+        refused = others[0].getresponse()
+        assert (refused.status, b"shutting_down" in refused.read()) == (503, True)
         for connection in (reading, *others):
             connection.close()
         assert [line.status for line in server.lines()] == [503] * 3

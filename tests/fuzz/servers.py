@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from starlette.testclient import TestClient
 
@@ -129,7 +129,9 @@ class Servers:
 def serve_briefly() -> None:
     """Let the command serve answer two requests, and end."""
 
-    def answer(service: Service, listening: socket.socket, ready: Callable[[], None]) -> None:
+    def answer(
+        service: Service, listening: socket.socket, ready: Callable[[], None], *_: Any
+    ) -> None:
         listening.close()
         ready()
         client = TestClient(service.app)
@@ -137,7 +139,7 @@ def serve_briefly() -> None:
         client.post("/v1/chat/completions", json=asked)
         client.post("/v1/completions", json={"prompt": "The sea", "max_tokens": 2})
 
-    server.run = answer
+    server.run = answer  # type: ignore[assignment]
 
 
 def _send(connection: socket.socket, sent: bytes) -> None:

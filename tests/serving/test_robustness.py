@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -216,7 +217,7 @@ def test_a_template_that_loops_is_an_error_of_its_request_and_holds_up_no_end(
         connection.request("POST", CHAT, body, {"Content-Type": "application/json"})
         server.wait_for(running=1)
         began = time.monotonic()
-        assert server.stop() == 0
+        assert server.stop(signal.SIGINT) == 0
         assert time.monotonic() - began < 5
         connection.close()
 
@@ -236,7 +237,7 @@ def test_a_run_of_the_model_that_takes_long_holds_up_no_end(folder: Path, tmp_pa
         connection.request("POST", CHAT, body, {"Content-Type": "application/json"})
         server.wait_for(running=1)
         began = time.monotonic()
-        assert server.stop() == 0
+        assert server.stop(signal.SIGINT) == 0
         assert time.monotonic() - began < 5
         assert server.log.read_text().endswith("stopped\n")
         connection.close()

@@ -17,6 +17,8 @@ from typing import Any, Final
 SECONDS: Final = 240.0
 """For anything a page does; a tiny model takes a few, on a busy machine many."""
 
+BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome")
+
 LAUNCH: Final = """
 import os, sys
 os.dup2(int(sys.argv[1]), 3)
