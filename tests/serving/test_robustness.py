@@ -272,7 +272,7 @@ def test_a_model_that_computes_no_numbers_is_an_error_that_says_so(
 def test_the_log_has_a_line_for_each_request_and_no_prompt(folder: Path, tmp_path: Path) -> None:
     with served(folder, tmp_path / "log.txt") as server:
         server.post(COMPLETIONS, {"prompt": "a very secret prompt", "max_tokens": 3, "seed": 1})
-        server.post(COMPLETIONS, {"prompt": "a very secret prompt", "echo": True})
+        server.post(COMPLETIONS, {"prompt": "a very secret prompt", "suffix": "x"})
         first, second = server.wait_for_line(0), server.wait_for_line(1)
         assert (first.path, first.status, first.reason) == (COMPLETIONS, 200, "length")
         assert (first.prompt_tokens > 0, first.new_tokens) == (True, 3)
