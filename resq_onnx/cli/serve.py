@@ -64,7 +64,7 @@ def serve(
     """Answer requests as OpenAI's API does, with an exported model.
 
     FOLDER is one that export wrote, or the .onnx file in it. There are POST /v1/chat/completions
-    and /v1/completions, GET /v1/models, /health and /metrics.
+    and /v1/completions, GET /v1/models, /health and /metrics, and a chat page at /.
     """
     _check_packages()
     from resq_onnx.files import find_model

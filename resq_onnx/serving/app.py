@@ -19,6 +19,7 @@ from resq_onnx.errors import ResqError
 from resq_onnx.serving.answers import Answer, ChatAnswer, TextAnswer
 from resq_onnx.serving.api_keys import ApiKeys
 from resq_onnx.serving.bodies import Bodies
+from resq_onnx.serving.chat_page import page_routes
 from resq_onnx.serving.cross_origin import allowing
 from resq_onnx.serving.deadlines import Deadline, Deadlines, while_connected
 from resq_onnx.serving.engine import Engine
@@ -83,6 +84,7 @@ class Service:
                 Route("/v1/models/{name:path}", self._model),
                 Route("/health", self._health),
                 Route("/metrics", self.metrics.answer),
+                *page_routes(),
             ],
             exception_handlers={HTTPException: _refuse_route},
         )
