@@ -34,6 +34,9 @@ OF_PYTORCH: Final = ("torch", "triton", "nvidia-", "cuda-")
 PYTHON: Final = "3.12"
 """Version of Python on the machine with the GPU."""
 
+SITE: Final = "lib/python*/site-packages"
+LIBRARY: Final = "resq_onnx/lib/libresq_onnx_ops.so"
+
 PIP: Final = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 
 
@@ -65,13 +68,20 @@ def pinned(report: dict[str, list[dict[str, dict[str, str]]]]) -> list[str]:
     )
 
 
-def assemble(folder: Path, python: str) -> None:
-    """Download and build the wheels, and split them."""
+def assemble(folder: Path, python: str, architecture: str) -> None:
+    """Download and build the wheels, and split them.
+
+    Args:
+        folder: Folder for the pieces; wheels go to `wheels` in it.
+        python: Version of Python on the machine.
+        architecture: Of its GPU, such as 90; empty for all.
+    """
     wheels = folder / "wheels"
     packages = resolved(requirements(Path("pyproject.toml")), python)
     options = ["--no-deps", "--only-binary", ":all:", "--python-version", python]
     subprocess.run([*PIP, "download", *options, "-d", str(wheels), *packages], check=True)
-    ours = ["--no-deps", "-w", str(wheels), "-C", "cmake.define.RESQ_CUDA=ON", "."]
+    ours = ["--no-deps", "-w", str(wheels), "-C", "cmake.define.RESQ_CUDA=ON"]
+    ours += ["-C", f"cmake.define.RESQ_CUDA_ARCH={architecture}", "."]
     subprocess.run([*PIP, "wheel", *ours], check=True)
     split(wheels.glob("*.whl"), folder)
     print(f"{sum(1 for _ in wheels.glob('*.whl'))} wheels; carry {folder} without {wheels}")
@@ -82,24 +92,37 @@ def cuda_folders(site: Path) -> list[str]:
     return sorted({str(library.parent) for library in site.glob("nvidia/**/lib/*.so*")})
 
 
-def run(folder: Path, arguments: list[str]) -> int:
-    """Install the kit into an environment over the machine's own, and run tests/cuda with it.
+def install(folder: Path) -> Path:
+    """Install a kit's wheels into an environment over the machine's own; returns its Python.
 
     Raises:
         DamagedError: A piece is missing or damaged.
     """
     wheels, environment = join(folder, folder / "joined"), folder / "environment"
-    subprocess.run(
-        [sys.executable, "-m", "venv", "--system-site-packages", str(environment)], check=True
-    )
-    python = str(environment / "bin" / "python")
-    install = ["--no-index", "--no-deps", "--force-reinstall", *map(str, wheels)]
-    subprocess.run([python, "-m", "pip", "install", "--quiet", *install], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--clear", str(environment)], check=True)
+    python = environment / "bin" / "python"
+    options = ["--quiet", "--disable-pip-version-check", "--no-index", "--no-deps"]
+    command = [str(python), "-m", "pip", "install", *options, *map(str, wheels)]
+    subprocess.run(command, check=True)
+    # What is not in the kit, such as PyTorch, comes from the machine, behind the kit's packages.
+    machine = sysconfig.get_path("purelib")
+    site = next(environment.glob(SITE))
+    (site / "machine.pth").write_text(f"import site; site.addsitedir({machine!r})\n")
+    return python
+
+
+def run(folder: Path, arguments: list[str]) -> int:
+    """Install a kit, and run tests/cuda with it; returns pytest's exit code."""
+    python = str(install(folder))
     libraries = cuda_folders(Path(sysconfig.get_path("purelib")))
     path = os.pathsep.join([*libraries, os.environ.get("LD_LIBRARY_PATH", "")]).strip(os.pathsep)
+    environment = {**os.environ, "LD_LIBRARY_PATH": path}
+    # pytest imports the checkout's resq_onnx, which has no libraries.
+    site = next((folder / "environment").glob(SITE))
+    environment["RESQ_ONNX_LIBRARY"] = str((site / LIBRARY).resolve())
     tests = [python, "-m", "pytest", "-m", "cuda", "tests/cuda", *arguments]
-    code = subprocess.run(tests, env={**os.environ, "LD_LIBRARY_PATH": path}).returncode
-    subprocess.run([python, "-m", "tests.cuda.gpu"], env={**os.environ, "LD_LIBRARY_PATH": path})
+    code = subprocess.run(tests, env=environment).returncode
+    subprocess.run([python, "-m", "tests.cuda.gpu"], env=environment)
     return code
 
 
@@ -111,9 +134,10 @@ def main() -> None:
     parser.add_argument("what", choices=("assemble", "run"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--python", default=PYTHON, help="version there; default %(default)s")
+    parser.add_argument("--architecture", default="", help="of its GPU, such as 90; default all")
     options, rest = parser.parse_known_args()
     if options.what == "assemble":
-        assemble(options.folder, options.python)
+        assemble(options.folder, options.python, options.architecture)
         return
     try:
         sys.exit(run(options.folder, rest))

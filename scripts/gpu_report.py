@@ -33,6 +33,13 @@ STEP_GOAL: Final = 2.5
 """How many times as fast as float16 one layer should be on an H100, reading a prompt of 2048 tokens
 and one token after it."""
 
+SLOWEST: Final = 1.0
+"""The same of all layers, for a token: never slower than float16."""
+
+TOOLS: Final = ("memcheck", "racecheck", "profile")
+MOST_LINES: Final = 80
+"""Of a tool's output in report.md; all of it is in a file of its own."""
+
 ABSENT: Final = "–"
 
 
@@ -98,6 +105,7 @@ class Report:
             yield from ("", *goals(self.layers))
         yield from ("", "## Layers", "", *layer_table(self.layers))
         yield from ("", "## Kernels", "", *kernel_table(self.kernels))
+        yield from tool_output(self.outcomes)
 
 
 def stage_table(outcomes: Mapping[str, Outcome]) -> Iterator[str]:
@@ -109,12 +117,25 @@ def stage_table(outcomes: Mapping[str, Outcome]) -> Iterator[str]:
 
 
 def goals(times: Sequence[LayerTime]) -> Iterator[str]:
-    """Whether one layer of each model is as much faster than float16 as it should be."""
+    """Whether layers are as much faster than float16 as they should be."""
     for one in times:
-        if one.layers == 1 and one.ratio is not None:
+        if one.layers > 1:
+            goal = None if one.is_prompt else SLOWEST
+        else:
             goal = PROMPT_GOAL if one.is_prompt else STEP_GOAL
+        if goal is not None and one.ratio is not None:
             met = "met" if one.ratio >= goal else "missed"
-            yield f"- {one.model}, {one.call}: {one.ratio:.2f} times as fast, {goal} {met}"
+            what = f"{one.model}, {_layers(one.layers)}, {one.call}"
+            yield f"- {what}: {one.ratio:.2f} times as fast, {goal} {met}"
+
+
+def tool_output(outcomes: Mapping[str, Outcome]) -> Iterator[str]:
+    """The last lines that NVIDIA's tools printed."""
+    for one in (outcomes[name] for name in TOOLS if name in outcomes):
+        if one.output:
+            yield from ("", f"## {one.name}", "", "```")
+            yield from one.output[-MOST_LINES:]
+            yield "```"
 
 
 def layer_table(times: Sequence[LayerTime]) -> Iterator[str]:
@@ -143,6 +164,10 @@ def kernel_table(times: Sequence[KernelTime]) -> Iterator[str]:
 
 def _number(value: float | None) -> str:
     return ABSENT if value is None else f"{value:.2f}"
+
+
+def _layers(count: int) -> str:
+    return "1 layer" if count == 1 else f"{count} layers"
 
 
 def _ratio(value: float | None) -> str:

@@ -13,6 +13,8 @@ from scripts.gpu_shapes import Layers, Measurement
 from scripts.gpu_stages import Outcome
 
 SUMMARY: Final = "compare_cuda on "
+DEVICE: Final = "device "
+"""Beginnings of lines that compare_cuda prints."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Device:
             ValueError: It is another line.
         """
         words, found, name = line.partition(" name=")
-        if not found or not words.startswith("device "):
+        if not found or not words.startswith(DEVICE):
             raise ValueError(f"{line!r} does not describe a device")
         values = dict(word.split("=") for word in words.split()[1:])
         return cls(name, values["clock"] == "1", card(name))
@@ -91,10 +93,16 @@ class LayerTime:
 
 def device_of(outcomes: Mapping[str, Outcome], stages: Iterable[str]) -> Device | None:
     """The device, from the first of these stages that described one."""
-    for stage in stages:
-        if stage in outcomes and outcomes[stage].output:
-            return Device.parse(outcomes[stage].output[0])
-    return None
+    found = (answers_of(outcomes[stage].output)[0] for stage in stages if stage in outcomes)
+    return next((device for device in found if device is not None), None)
+
+
+def answers_of(output: Sequence[str]) -> tuple[Device | None, list[float | None]]:
+    """The device and the times that `compare_cuda --time` printed; None and none before that."""
+    for place, line in enumerate(output):
+        if line.startswith(DEVICE):
+            return Device.parse(line), [time_of(answer) for answer in output[place + 1 :]]
+    return None, []
 
 
 def time_of(line: str) -> float | None:
@@ -113,9 +121,9 @@ def kernel_times(
     measurements: Sequence[Measurement], output: Sequence[str], nbits: Mapping[str, float]
 ) -> Iterator[KernelTime]:
     """The kernels that were timed before the output ends."""
-    if not output:
+    device, answers = answers_of(output)
+    if device is None:
         return
-    device, answers = Device.parse(output[0]), [time_of(line) for line in output[1:]]
     begin = 0
     for one in measurements:
         times = answers[begin : begin + len(one.lines)]
@@ -144,10 +152,10 @@ def layer_times(
     items: Sequence[Layers], output: Sequence[str], half: Mapping[str, Any]
 ) -> Iterator[LayerTime]:
     """The layers that any of both programs timed."""
-    device = Device.parse(output[0]) if output else None
-    answers = dict(zip((item.key for item in items), map(time_of, output[1:]), strict=False))
+    device, answers = answers_of(output)
+    known = dict(zip((item.key for item in items), answers, strict=False))
     for item in items:
-        ours, other = answers.get(item.key), half.get(item.key) or {}
+        ours, other = known.get(item.key), half.get(item.key) or {}
         bound = None
         if device is not None and device.card is not None and device.has_clock:
             one = layer_floor(item.model, item.call, device.card)

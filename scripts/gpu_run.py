@@ -98,11 +98,20 @@ def stages(build: Build, sizes: Sizes, rehearses: bool) -> Iterator[Stage]:
     yield Stage(HALF, (python, "-m", "scripts.gpu_block", *rehearse), 90)
     yield Stage(NBITS, (python, "-m", "scripts.gpu_nbits", *rehearse), 60)
     for tool in ("memcheck", "racecheck"):
-        sanitizer = ("compute-sanitizer", "--tool", tool, "--error-exitcode", "1")
+        sanitizer = (tool_path("compute-sanitizer"), "--tool", tool, "--error-exitcode", "1")
         yield Stage(tool, (*sanitizer, program, "--quick", "--every", "24"), 60)
-    profiler = ("ncu", "--kernel-name", f"regex:{PROFILED}", "--section", "SpeedOfLight")
+    profiler = (tool_path("ncu"), "--kernel-name", f"regex:{PROFILED}", "--section", "SpeedOfLight")
     command = (*profiler, "--section", "Occupancy", program, "--time", "--once")
     yield Stage("profile", command, 60, profiled_lines())
+
+
+def tool_path(name: str) -> str:
+    """Path of one of NVIDIA's tools, which need not be on PATH; its name, if it is not found."""
+    compiler, usual = shutil.which("nvcc"), Path("/usr/local/cuda/bin")
+    folders = [Path(compiler).resolve().parent, usual] if compiler else [usual]
+    folders += Path("/opt/nvidia").glob("nsight-compute/*")
+    places = [name, *(str(folder / name) for folder in folders)]
+    return next((found for found in map(shutil.which, places) if found), name)
 
 
 def _lines(sizes: Sizes) -> tuple[str, ...]:

@@ -45,7 +45,7 @@ class Outcome:
         name: Of the stage.
         state: `absent` if the program, or something it needs, is not installed.
         seconds: That it took.
-        output: Lines of its standard output, up to where it was cut off.
+        output: Whole lines of its standard output, up to where it was cut off.
         reason: The last line of standard error, if it did not pass.
     """
 
@@ -75,7 +75,8 @@ def run(stage: Stage, folder: Path, left: float = float("inf")) -> Outcome:
     with out.open("w") as stdout, err.open("w") as stderr:
         code = _wait(stage, program, limit, stdout.fileno(), stderr.fileno())
     seconds = time.monotonic() - begin
-    output = tuple(out.read_text(errors="replace").splitlines())
+    text = out.read_text(errors="replace")
+    output = tuple(text[: text.rfind("\n") + 1].splitlines())  # a line that was cut off is none
     if code == 0:
         return Outcome(stage.name, "passed", seconds, output)
     if code is None:

@@ -140,14 +140,16 @@ std::vector<std::uint8_t> AttentionInputs::cache(const AttentionCase& c, Random&
 }
 
 void each_attention(
-    bool quick, const std::function<void(const AttentionCase&, const AttentionInputs&)>& visit) {
-    Random random(4);
-    for (const std::int64_t dim : {8, 16, 64, 80, 128, 256}) {
+    const Selection& selection,
+    const std::function<void(const AttentionCase&, const AttentionInputs&)>& visit) {
+    Random random(selection.seed + 4);
+    for (const std::int64_t dim : {8, 16, 64, 80, 96, 128, 256}) {
         // Few rows take another path than many (kDirectRows): 1 to 8 rows are few, 9 are many.
         for (const std::int64_t heads_per_kv : {1, 2, 3, 7, 8}) {
             for (const Lengths& lengths : kLengths) {
                 for (int time = 0; time < 3; ++time) {
-                    if ((quick && !random.one_in(12)) || (heads_per_kv > 3 && lengths.tokens > 2)) {
+                    if ((selection.quick && !random.one_in(12)) ||
+                        (heads_per_kv > 3 && lengths.tokens > 2)) {
                         continue;
                     }
                     const AttentionCase c = any_options(dim, heads_per_kv, lengths, random);

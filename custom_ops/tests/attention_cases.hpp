@@ -37,8 +37,8 @@ struct AttentionInputs {
     std::vector<std::uint8_t> cache(const AttentionCase& c, Random& random) const;
 };
 
-// Visits all cases; `quick` skips most of them.
-void each_attention(bool quick,
+// Visits the cases of a selection.
+void each_attention(const Selection& selection,
                     const std::function<void(const AttentionCase&, const AttentionInputs&)>& visit);
 
 }  // namespace resq::tests

@@ -135,7 +135,7 @@ struct Run {
 }  // namespace
 
 void compare_attentions(Contest& contest, bool quick) {
-    each_attention(quick, [&contest](const AttentionCase& c, const AttentionInputs& inputs) {
+    each_attention({quick}, [&contest](const AttentionCase& c, const AttentionInputs& inputs) {
         contest.hold(c.name(), [&](Contestant& contestant, const std::string& name) {
             return Run(c, inputs, contestant, name)();
         });

@@ -77,8 +77,9 @@ void each_orders(const Orders& orders, bool is_fast, bool quick, Random& random,
 
 }  // namespace
 
-void each_hadamard(bool quick, const Visit& visit) {
-    Random random(3);
+void each_hadamard(const Selection& selection, const Visit& visit) {
+    const bool quick = selection.quick;
+    Random random(selection.seed + 3);
     for (const Orders& orders : kOrders) {
         each_orders(orders, false, quick, random, visit);
     }

@@ -15,7 +15,8 @@ struct HadamardCase {
     Values gate_up;
 };
 
-// Visits all cases; `quick` skips most of them.
-void each_hadamard(bool quick, const std::function<void(const HadamardCase&)>& visit);
+// Visits the cases of a selection.
+void each_hadamard(const Selection& selection,
+                   const std::function<void(const HadamardCase&)>& visit);
 
 }  // namespace resq::tests

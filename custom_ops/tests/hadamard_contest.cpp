@@ -20,7 +20,7 @@ Values run(const HadamardCase& c, const Kernels& kernels, std::int64_t piece) {
 }  // namespace
 
 void compare_hadamards(Contest& contest, bool quick) {
-    each_hadamard(quick, [&contest](const HadamardCase& c) {
+    each_hadamard({quick}, [&contest](const HadamardCase& c) {
         contest.hold(c.name, [&c](Contestant& contestant, const std::string& name) {
             const Bits y = bits_of(run(c, contestant.kernels, c.rows));
             contestant.expect_same(name + ": row by row", bits_of(run(c, contestant.kernels, 1)),

@@ -116,17 +116,17 @@ void MatMulInputs::fill_x(const MatMulCase& c, Random& random) {
     }
 }
 
-void each_matmul(bool quick,
+void each_matmul(const Selection& selection,
                  const std::function<void(const MatMulCase&, const MatMulInputs&)>& visit) {
     const auto with_inputs = [&visit](const MatMulCase& c, Random& random) {
         visit(c, MatMulInputs(c, random));
     };
-    Random random(1);
+    Random random(selection.seed + 1);
     for (const Columns& columns : kColumns) {
         for (const std::int64_t rows :
              {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 40}) {
             for (const std::int64_t outputs : {1, 5, 15, 16, 17, 63, 64, 65, 100}) {
-                if (quick && !random.one_in(16)) {
+                if (selection.quick && !random.one_in(16)) {
                     continue;
                 }
                 with_inputs(any_options(columns, rows, outputs, random), random);
@@ -140,7 +140,7 @@ void each_matmul(bool quick,
             with_inputs(c, random);
         }
     }
-    Random wide(2);
+    Random wide(selection.seed + 2);
     for (const Columns& columns : {Columns{1, 4700, 0}, Columns{1, 0, 9000}}) {
         for (const Content content :
              {Content::kRandom, Content::kLowestWeights, Content::kHighestWeights}) {

@@ -48,8 +48,8 @@ struct MatMulInputs {
     void fill_x(const MatMulCase& c, Random& random);
 };
 
-// Visits all cases; `quick` skips most of them.
-void each_matmul(bool quick,
+// Visits the cases of a selection.
+void each_matmul(const Selection& selection,
                  const std::function<void(const MatMulCase&, const MatMulInputs&)>& visit);
 
 }  // namespace resq::tests

@@ -151,7 +151,7 @@ struct Run {
 }  // namespace
 
 void compare_matmuls(Contest& contest, bool quick) {
-    each_matmul(quick, [&contest](const MatMulCase& c, const MatMulInputs& inputs) {
+    each_matmul({quick}, [&contest](const MatMulCase& c, const MatMulInputs& inputs) {
         contest.hold(c.name(), [&](Contestant& contestant, const std::string& name) {
             return Run(c, inputs, contestant, name)();
         });

@@ -13,6 +13,13 @@
 
 namespace resq::tests {
 
+// Which cases run: all, or a small part of them if `quick`. Another seed draws other options and
+// numbers.
+struct Selection {
+    bool quick = false;
+    std::uint64_t seed = 0;
+};
+
 // SplitMix64. The distributions of <random> differ between standard libraries.
 class Random {
   public:

@@ -69,6 +69,12 @@ def test_output_that_was_cut_off_gives_the_kernels_before_its_end() -> None:
     assert [one.kernel for one in found.kernels] == ["quantise", "matmul q/k/v", "matmul o"]
 
 
+def test_a_program_that_printed_other_lines_has_no_times() -> None:
+    found = report_of(Outcome(KERNELS, "failed", 1.0, ("CUDA: no device",), "exit code 1"))
+    assert (found.device, found.kernels, found.layers) == (None, [], [])
+    assert next(found.lines()) == "# No GPU described itself"
+
+
 def test_matmulnbits_stands_beside_the_product_of_its_sizes() -> None:
     name = FULL.models[0].name
     record = json.dumps({"key": key_of(name, "gate/up", 2048), "us": 7.0})
@@ -90,7 +96,31 @@ def test_layers_are_compared_with_float16_and_its_products_alone() -> None:
 def test_a_goal_is_met_or_missed(whole: float, verdict: str) -> None:
     lines = list(report_of(passed(LAYERS, H100, "us=1000.0"), half(whole, 1.0)).lines())
     ratio = f"{whole / 1000:.2f}"
-    assert f"- Llama-3-8B, prompt of 2048: {ratio} times as fast, 1.4 {verdict}" in lines
+    line = f"- Llama-3-8B, 1 layer, prompt of 2048: {ratio} times as fast, 1.4 {verdict}"
+    assert line in lines
+
+
+def test_all_layers_must_not_be_slower_than_float16_for_a_token() -> None:
+    items = list(layers(FULL))[:4]
+    assert [(one.layers, one.call.tokens) for one in items] == [
+        (1, 2048),
+        (32, 2048),
+        (1, 1),
+        (32, 1),
+    ]
+    records = [json.dumps({"key": one.key, "us": {"whole": 9.0, "bare": 8.0}}) for one in items]
+    lines = list(report_of(passed(LAYERS, H100, *["us=10.0"] * 4), passed(HALF, *records)).lines())
+    goals = [line for line in lines if line.startswith("- ")]
+    assert [line.rpartition("fast, ")[2] for line in goals] == [
+        "1.4 missed",
+        "2.5 missed",
+        "1.0 missed",
+    ]
+
+
+def test_what_the_tools_print_is_in_the_report() -> None:
+    lines = list(report_of(passed("memcheck", "ERROR SUMMARY: 0 errors")).lines())
+    assert lines[-4:] == ["", "```", "ERROR SUMMARY: 0 errors", "```"]
 
 
 def test_what_runs_without_a_clock_has_neither_shares_nor_goals() -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ from scripts import gpu_run
 from scripts.gpu_run import Build, build_for, run_all, stages
 from scripts.gpu_shapes import FULL, TINY
 from scripts.gpu_stages import Stage
+
+ROOT = Path(__file__).parents[2]
 
 ORDER = ["build", "compare", "kernels", "layers", "float16", "matmulnbits", "memcheck", "racecheck"]
 
@@ -44,6 +48,19 @@ def test_a_stage_that_fails_stops_neither_the_next_nor_the_report(tmp_path: Path
     }
     record = json.loads((tmp_path / "report.json").read_text())
     assert [one["name"] for one in record["stages"]] == ["build", "later"]
+
+
+@pytest.mark.slow
+def test_a_machine_needs_torch_and_numpy_and_nothing_else_of_ours() -> None:
+    """As on one with a GPU and no network, where nothing can be installed."""
+    record = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = [*record["dependencies"], *record["optional-dependencies"]["export"], "onnxruntime"]
+    names = {one.split(">")[0].replace("-", "_") for one in needed} - {"numpy", "torch"}
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({sorted(names)}))\n"
+        "import scripts.gpu_run, scripts.gpu_block, scripts.gpu_nbits"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_without_a_gpu_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,6 +68,11 @@ def wait_for_end_of(pid: int) -> None:
         os.close(process)
 
 
+def test_half_a_line_is_not_output(tmp_path: Path) -> None:
+    found = run(python("import sys; sys.stdout.write('us=1.5\\nus=2.')"), tmp_path)
+    assert found.output == ("us=1.5",)
+
+
 def test_a_stage_that_no_time_is_left_for_does_not_begin(tmp_path: Path) -> None:
     found = run(python("print('begun')"), tmp_path, left=0.0)
     assert (found.state, found.output) == ("cut off", ())

@@ -11,7 +11,7 @@ namespace resq::tests::gpu {
 // Which cases run, in which type.
 struct Choice {
     Float type = Float::kSingle;
-    bool quick = false;      // those of compare_kernels --quick
+    Selection cases;
     std::int64_t every = 1;  // of these, one in so many
 };
 

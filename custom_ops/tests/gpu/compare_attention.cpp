@@ -241,7 +241,7 @@ struct Judgement {
 void compare_attentions(const Choice& choice, Score& score) {
     Stream stream;
     Sample sample(choice.every);
-    each_attention(choice.quick, [&](const AttentionCase& c, const AttentionInputs& in) {
+    each_attention(choice.cases, [&](const AttentionCase& c, const AttentionInputs& in) {
         if (!sample.takes_next()) {
             return;
         }

@@ -1,8 +1,9 @@
-// compare_cuda [--quick] [--every N] [--only TEXT]: compares the kernels for CUDA with the scalar
-// kernels for CPUs, over all cases of compare_kernels and in each type.
+// compare_cuda [--quick] [--every N] [--seed N] [--only TEXT]: compares the kernels for CUDA with
+// the scalar kernels for CPUs, over all cases of compare_kernels and in each type.
 //
 //   --quick      the cases of compare_kernels --quick
 //   --every N    of these, one in N
+//   --seed N     with other options and numbers; 0 unless it is given
 //   --only TEXT  what has this in its name, such as "attention float16"
 //
 // compare_cuda --time [--once] < SHAPES: times kernels and layers instead, see timing.hpp.
@@ -31,7 +32,7 @@ const Operator kOperators[] = {{"attention", compare_attentions},
                                {"hadamard", compare_hadamards}};
 
 struct Options {
-    bool quick = false;
+    Selection cases;
     std::int64_t every = 1;
     std::string only;
     bool times = false, once = false;
@@ -51,7 +52,7 @@ std::vector<Job> start(const Options& options) {
             if (name.find(options.only) == std::string::npos) {
                 continue;
             }
-            const Choice choice{type, options.quick, options.every};
+            const Choice choice{type, options.cases, options.every};
             jobs.push_back({name, std::async(std::launch::async, [&one, choice, name] {
                                 Score score(name);
                                 try {
@@ -77,8 +78,10 @@ int compare_all(const Options& options) {
         comparisons += score.comparisons;
         mismatches += score.mismatches;
     }
-    std::printf("compare_cuda on %s (sm_%d): %" PRId64 " comparisons, %" PRId64 " mismatches\n",
-                device.name.c_str(), device.capability, comparisons, mismatches);
+    std::printf("compare_cuda on %s (sm_%d), seed %" PRIu64 ": %" PRId64 " comparisons, %" PRId64
+                " mismatches\n",
+                device.name.c_str(), device.capability, options.cases.seed, comparisons,
+                mismatches);
     return comparisons > 0 && mismatches == 0 ? 0 : 1;
 }
 
@@ -87,13 +90,15 @@ bool parse(int argc, char** argv, Options& options) {
     for (int i = 1; i < argc; ++i) {
         const bool has_value = i + 1 < argc;
         if (std::strcmp(argv[i], "--quick") == 0) {
-            options.quick = true;
+            options.cases.quick = true;
         } else if (std::strcmp(argv[i], "--time") == 0) {
             options.times = true;
         } else if (std::strcmp(argv[i], "--once") == 0) {
             options.once = true;
         } else if (std::strcmp(argv[i], "--every") == 0 && has_value) {
             options.every = std::atoll(argv[++i]);
+        } else if (std::strcmp(argv[i], "--seed") == 0 && has_value) {
+            options.cases.seed = std::strtoull(argv[++i], nullptr, 10);
         } else if (std::strcmp(argv[i], "--only") == 0 && has_value) {
             options.only = argv[++i];
         } else {
@@ -110,9 +115,10 @@ int main(int argc, char** argv) {
     using namespace resq::tests::gpu;
     Options options;
     if (!parse(argc, argv, options)) {
-        std::fprintf(stderr,
-                     "usage: %s [--quick] [--every N] [--only TEXT]\n       %s --time [--once]\n",
-                     argv[0], argv[0]);
+        std::fprintf(
+            stderr,
+            "usage: %s [--quick] [--every N] [--seed N] [--only TEXT]\n       %s --time [--once]\n",
+            argv[0], argv[0]);
         return 2;
     }
     try {

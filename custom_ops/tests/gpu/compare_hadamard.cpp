@@ -35,7 +35,7 @@ Floats32 on_gpu(const HadamardCase& c, const Values& gate_up, Memory& memory) {
 void compare_hadamards(const Choice& choice, Score& score) {
     Stream stream;
     Sample sample(choice.every);
-    each_hadamard(choice.quick, [&](const HadamardCase& c) {
+    each_hadamard(choice.cases, [&](const HadamardCase& c) {
         if (!sample.takes_next()) {
             return;
         }

@@ -108,7 +108,7 @@ void judge(const MatMulCase& c, const MatMulInputs& in, const Floats32& x, const
 void compare_matmuls(const Choice& choice, Score& score) {
     Stream stream;
     Sample sample(choice.every);
-    each_matmul(choice.quick, [&](const MatMulCase& c, const MatMulInputs& in) {
+    each_matmul(choice.cases, [&](const MatMulCase& c, const MatMulInputs& in) {
         if (!sample.takes_next()) {
             return;
         }

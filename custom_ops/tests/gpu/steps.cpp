@@ -50,6 +50,7 @@ class Linear : public Step {
         }
         plan_ = cuda::plan_of(matmul_, rows_, this_gpu());
         if (like != nullptr) {
+            x_ = x != nullptr ? x : like->x_;
             activations_ = like->activations_;
             residual_ = like->residual_;
             y_ = like->y_;
@@ -125,7 +126,9 @@ class AttentionStep : public Step {
         call_.values = content.records(memory, attention_.record, record_count(s));
         const std::int64_t rows = call_.batch * call_.tokens;
         call_.qkv = {x, kType};
-        if (x == nullptr) {
+        if (x == nullptr && like != nullptr) {
+            call_.qkv = like->call_.qkv;
+        } else if (x == nullptr) {
             const std::int64_t heads = attention_.heads + 2 * attention_.kv_heads;
             call_.qkv.data = content.halves(memory, size(rows * heads * d));
         }
@@ -178,6 +181,7 @@ class Gate : public Step {
         }
         hadamard_.rotates = true;
         if (like != nullptr) {
+            x_ = x != nullptr ? x : like->x_;
             scratch_ = like->scratch_;
             y_ = like->y_;
             return;

@@ -29,9 +29,9 @@ class Step {
 
 // Makes a step.
 //
-// `x` is what it reads, or null for numbers of its own. With `like`, the same step of another
-// layer, it has weights and a cache of its own, and shares the memory that only one layer uses at a
-// time. Throws std::invalid_argument if the kind is unknown.
+// `x` is what it reads, or null for random numbers. With `like`, the same step of another layer, it
+// has weights and a cache of its own, and shares the memory that only one layer uses at a time.
+// Throws std::invalid_argument if the kind is unknown.
 std::unique_ptr<Step> make_step(const Shape& shape, Memory& memory, Content& content,
                                 const void* x = nullptr, const Step* like = nullptr);
 

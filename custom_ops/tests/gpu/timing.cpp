@@ -36,7 +36,8 @@ class Timer {
         const std::size_t wanted = bytes > 0 ? kCaches * device_.cache_bytes / bytes : 0;
         for (std::size_t i = 0; i < (once_ ? 1 : std::clamp(wanted, std::size_t{1}, kMostCopies));
              ++i) {
-            copies.push_back(make_step(shape, memory, content_));
+            const Step* like = copies.empty() ? nullptr : copies.front().get();
+            copies.push_back(make_step(shape, memory, content_, nullptr, like));
         }
         const std::size_t passes = (kLaunches + copies.size() - 1) / copies.size();
         return time(copies, once_ || !device_.has_clock ? 1 : passes);
