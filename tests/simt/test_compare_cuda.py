@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from pathlib import Path
 from typing import Final
 
 import pytest
@@ -45,13 +44,12 @@ def test_comparing_nothing_is_a_failure() -> None:
 
 
 def test_a_line_of_each_kind_has_a_time() -> None:
-    linear = "rows=1 outputs=16 groups=1 low=56 high=8 norm=1 adds=1"
+    linear = "rows=1 outputs=64 groups=1 low=56 high=8 norm=1 adds=1"
     kinds = [f"{kind} {linear}" for kind in ("linear", "quantise", "multiply")]
     done = run("--time", lines="\n".join([*kinds, "stack layers=2", kinds[0], "end"]))
     assert done.returncode == 0, done.stderr
     device, *times = done.stdout.splitlines()
     assert device == "device capability=90 clock=0 free=1073741824 name=simt, this CPU"
-    # A clock that always says 1 ms, and 2 steps of the stack.
     assert times == ["us=1000.000"] * 4
 
 
