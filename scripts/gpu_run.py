@@ -85,7 +85,7 @@ def stages(build: Build, sizes: Sizes, rehearses: bool) -> Iterator[Stage]:
     """All stages, in their order: what is cut off matters less than what comes before it."""
     program, python = build.program, sys.executable
     folder, cpus = str(build.folder), str(os.cpu_count())
-    small = ("--every", "24") if rehearses else ()
+    small = ("--every", "8") if rehearses else ()
     rehearse = ("--rehearse",) if rehearses else ()
     if build.options:
         yield Stage("configure", ("cmake", "-S", "custom_ops", "-B", folder, *build.options), 60)
