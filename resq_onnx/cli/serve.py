@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from resq_onnx.cli.console import print_line
+from resq_onnx.cli.generate import MOST_GUESSES
 from resq_onnx.cli.options import session_options
 from resq_onnx.errors import ResqError
 
@@ -27,6 +28,9 @@ KILLED_AFTER_SECONDS = 30.0
               help="Requests that wait for one to end; any more get status 429.")  # fmt: skip
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=600.0,
               metavar="SECONDS", help="Time limit of a request, including waiting.")  # fmt: skip
+@click.option("--speculate", type=click.IntRange(0, MOST_GUESSES), default=0, metavar="N",
+              help="Guess up to N tokens of an answer from its text so far and check them "
+              "together: the same text, faster where it repeats itself.")  # fmt: skip
 @click.option("--api-key", "api_keys", multiple=True, metavar="KEY", envvar="RESQ_API_KEYS",
               help="Answer only requests with this key; may be repeated. RESQ_API_KEYS names keys "
               "that no list of processes shows.  [default: everybody is answered]",
@@ -52,6 +56,7 @@ def serve(
     max_concurrent: int,
     max_waiting: int,
     timeout: float,
+    speculate: int,
     api_keys: tuple[str, ...],
     origins: tuple[str, ...],
     tls_certificate: Path | None,
@@ -84,7 +89,9 @@ def serve(
     listening, url = listen(Address(host, port), "https" if tls else "http")
     with listening:
         kernels = not no_kernels
-        engine = Engine(path, name, max_concurrent, max_length, threads, kernels, provider)
+        engine = Engine(
+            path, name, max_concurrent, max_length, threads, kernels, provider, speculate
+        )
         scheduler = Scheduler(engine, engine.batch, max_concurrent, max_waiting)
         service = Service(engine, scheduler, timeout, api_keys, origins)
 

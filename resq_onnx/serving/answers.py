@@ -162,13 +162,27 @@ class TextAnswer(Answer):
         return {"text": outcome.text, "logprobs": text_logprobs(outcome.scores, 0)}
 
 
-def usage(prompt_tokens: int, known: int, new_tokens: int) -> dict[str, Any]:
-    """Token counts of a request; `known` tokens of the prompt came from the cache."""
+def usage(
+    prompt_tokens: int, known: int, new_tokens: int, guessed: int, right: int
+) -> dict[str, Any]:
+    """Token counts of a request.
+
+    Args:
+        prompt_tokens: Tokens of the prompt.
+        known: How many of them came from the cache.
+        new_tokens: Tokens of all choices.
+        guessed: Tokens that were guessed of them.
+        right: Guesses that were right.
+    """
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": new_tokens,
         "total_tokens": prompt_tokens + new_tokens,
         "prompt_tokens_details": {"cached_tokens": known},
+        "completion_tokens_details": {
+            "accepted_prediction_tokens": right,
+            "rejected_prediction_tokens": guessed - right,
+        },
     }
 
 

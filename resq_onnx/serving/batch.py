@@ -150,13 +150,24 @@ class Batch:
         return one.writer.tokens[one.row.length :]
 
     def _run_step(self) -> None:
-        """Run one token of every answer."""
+        """Run one token of every answer, and behind it what is guessed to follow.
+
+        The rows of a call are of equal length: guesses that others have not are filled up, and
+        forgotten.
+        """
         writing = [one for one in self._writing if one.row is not None]
         together = self._rows.run_together
         for group in [writing] if together and writing else [[one] for one in writing]:
-            ids = np.array([[one.writer.tokens[-1]] for one in group], np.int64)
-            for one, logits in zip(group, self._logits(group, ids, 1), strict=False):
-                self._write(one, logits[-1])
+            rows = [one.row for one in group]
+            room = self._rows.room_for_guesses(rows)
+            texts = [[one.writer.tokens[-1], *one.writer.guess(room)] for one in group]
+            lengths = [row.length for row in rows if row is not None]
+            ids = _filled_up(texts)
+            found = zip(group, texts, lengths, self._logits(group, ids, ids.shape[1]), strict=False)
+            for one, text, length, logits in found:
+                row = one.row
+                taken = self._write_guessed(one, logits[: len(text)])
+                self._rows.keep(row, length + taken)
 
     def _logits(
         self, group: Sequence[Generation], ids: NDArray[np.int64], count: int
@@ -179,6 +190,21 @@ class Batch:
             self._end(one, error)
             return False
         return True
+
+    def _write_guessed(self, one: Generation, logits: NDArray[Any]) -> int:
+        """Write a token, and more while each was guessed; return their number.
+
+        Args:
+            one: The answer.
+            logits: After its last token and after each guess, (1 + guesses, vocabulary).
+        """
+        taken = 0
+        for after in logits:
+            self._write(one, after)
+            taken += 1
+            if one not in self._writing or not one.writer.guesses.last_was_right:
+                break
+        return taken
 
     def _write(self, one: Generation, logits: NDArray[Any]) -> None:
         try:
@@ -212,3 +238,9 @@ def _begins_anew(one: Generation) -> bool:
     assert one.writer.prompt_scores is not None
     one.writer.prompt_scores.restart()
     return True
+
+
+def _filled_up(texts: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    """Texts as one array (texts, tokens of the longest)."""
+    longest = max(map(len, texts))
+    return np.array([[*text, *[text[-1]] * (longest - len(text))] for text in texts], np.int64)

@@ -46,6 +46,7 @@ class Engine:
         threads: int | None = None,
         kernels: bool = True,
         provider: str = CPU,
+        most_guesses: int = 0,
     ) -> None:
         """Open a model.
 
@@ -58,9 +59,11 @@ class Engine:
             threads: As for `create_session`.
             kernels: As for `create_session`.
             provider: As for `create_session`.
+            most_guesses: How many tokens of an answer to guess at a time; 0 for none.
 
         Raises:
-            ResqError: The model or its tokenizer cannot be used, or it has fewer positions.
+            ResqError: The model or its tokenizer cannot be used, it has fewer positions, or guesses
+                cannot be checked with it.
         """
         self.name = name
         check_is_file(path)
@@ -76,9 +79,16 @@ class Engine:
         else:
             session = create_session(path, threads, provider=provider, kernels=kernels)
             rows = SeparateRows(session, concurrent, self.max_length)
+        if most_guesses and (rows.last_only or not rows.run_together):
+            raise ResqError(
+                f"{path}: guessed tokens cannot be checked: only our kernels on the CPU, running a "
+                f"model quantised in weights, activations and cache, and exported with the logits "
+                f"of all tokens, compute the same for one token as for several; leave out "
+                f"--speculate"
+            )
         self.batch = Batch(rows)
         self._vocabulary = read_signature(session).vocabulary or 0
-        self._writers = Writers(self._tokenizer, self._vocabulary, rows.last_only)
+        self._writers = Writers(self._tokenizer, self._vocabulary, rows.last_only, most_guesses)
 
     def prepare(self, asked: GenerationRequest, cancelled: threading.Event) -> list[Generation]:
         """Turn a request into work for the batch; several threads may call this at once.

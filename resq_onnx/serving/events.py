@@ -61,11 +61,15 @@ class Finished:
         reason: "stop" (a stop token or a stop string), "tool_calls" or "length".
         new_tokens: Tokens generated, not counting the stop token.
         scores: Of the tokens since the last piece, if they are asked for.
+        guessed: Tokens guessed.
+        right: How many of them were right.
     """
 
     reason: str
     new_tokens: int
     scores: tuple[ScoredToken, ...] = ()
+    guessed: int = 0
+    right: int = 0
 
 
 Event = Started | Piece | Called | Finished

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from resq_onnx.serving.batch import Batch
-from resq_onnx.serving.events import Event, Started
+from resq_onnx.serving.events import Event, Finished, Started
 from resq_onnx.serving.scheduling import Scheduler
 
 OUTCOME: Final = "resq_onnx.outcome"
@@ -53,6 +53,10 @@ class Metrics:
             "prompt_tokens_cached_total", "Tokens of prompts that were in the cache"
         )
         self._generated = self._counter("generated_tokens_total", "Tokens of answers")
+        self._guessed = self._counter("guessed_tokens_total", "Tokens guessed by speculation")
+        self._right = self._counter(
+            "guessed_tokens_accepted_total", "Guessed tokens that were right"
+        )
         self._first = self._histogram(
             "time_to_first_token_seconds", "From a request to the first piece of its answer",
             FIRST_TOKEN_SECONDS,
@@ -98,6 +102,9 @@ class Metrics:
                 if (new := event.new_tokens - before) > 0:
                     self._note_tokens(new, now - last, is_first=before == 0)
                     seen[choice] = now, event.new_tokens
+                if isinstance(event, Finished):
+                    self._guessed.inc(event.guessed)
+                    self._right.inc(event.right)
             elif choice == 0:  # the others copy its prompt
                 self._prompt.inc(event.prompt_tokens)
                 self._known.inc(event.known)

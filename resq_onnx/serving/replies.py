@@ -51,6 +51,7 @@ class Reply:
         self._streams = False
         self.prompt_tokens = self.known = self.new_tokens = 0
         self.reason = ""
+        self._guessed = self._right = 0
         self._reasons: dict[int, str] = {}
         self._new_tokens: dict[int, int] = {}
 
@@ -101,10 +102,12 @@ class Reply:
         self.new_tokens = sum(self._new_tokens.values())
         if isinstance(event, Finished):
             self._reasons[choice] = event.reason
+            self._guessed += event.guessed
+            self._right += event.right
             self.reason = ",".join(reason for _, reason in sorted(self._reasons.items()))
 
     def _usage(self) -> dict[str, Any]:
-        return usage(self.prompt_tokens, self.known, self.new_tokens)
+        return usage(self.prompt_tokens, self.known, self.new_tokens, self._guessed, self._right)
 
     async def _begin_stream(self) -> None:
         if self._streams:

@@ -29,6 +29,10 @@ most three times what it is without a prompt (SmolLM2-135M, one thread, AVX-512-
 LAST_SLICE: Final = 32
 """A rest of so many tokens runs at once: one longer pause costs less than several slices."""
 
+MOST_GUESSED: Final = 16
+"""Tokens of all texts in a call with guesses. With more, the products of matrices wait for
+computation instead of memory, and what is guessed wrong costs as much as what is right."""
+
 
 class Row(Protocol):
     """The place of one text."""
@@ -74,6 +78,12 @@ class Rows(Protocol):
             writing: Number of answers that are being written.
             prompts: Number of prompts that are being run.
         """
+
+    def room_for_guesses(self, rows: Sequence[Any]) -> int:
+        """How many guesses of each text may run with its next token."""
+
+    def keep(self, row: Any, length: int) -> None:
+        """Forget all but the first `length` tokens of a text."""
 
     def run(self, rows: Sequence[Any], input_ids: NDArray[np.int64], count: int) -> NDArray[Any]:
         """Run the next tokens (B, S) of texts; B is 1 unless they `run_together`.
@@ -182,6 +192,15 @@ class SharedRows:
             return rest
         return min(max(SLICE_PER_ANSWER * writing, LEAST_SLICE) * prompts, PREFILL_SLICE)
 
+    def room_for_guesses(self, rows: Sequence[SharedRow]) -> int:
+        """As many as let a call have few tokens, and the longest text fit."""
+        room = self._decoder.max_length - max(row.length for row in rows)
+        return min(MOST_GUESSED // len(rows), room) - 1
+
+    def keep(self, row: SharedRow, length: int) -> None:
+        """Forget wrong guesses."""
+        self._decoder.rewind(row.index, length)
+
     def run(
         self, rows: Sequence[SharedRow], input_ids: NDArray[np.int64], count: int
     ) -> NDArray[Any]:
@@ -225,6 +244,15 @@ class SeparateRows:
         """As `generate` cuts a prompt: its results depend on that."""
         del rest, writing, prompts
         return self._slice
+
+    def room_for_guesses(self, rows: Sequence[BufferedDecoder]) -> int:
+        """None: what is computed depends on how many tokens run together."""
+        del rows
+        return 0
+
+    def keep(self, row: BufferedDecoder, length: int) -> None:
+        """Forget what is behind; nothing is."""
+        row.rewind(length)
 
     def run(
         self, rows: Sequence[BufferedDecoder], input_ids: NDArray[np.int64], count: int

@@ -24,16 +24,20 @@ from resq_onnx.serving.writing import Writer
 class Writers:
     """Makes the writers of one model; several threads may use it."""
 
-    def __init__(self, tokenizer: Tokenizer, vocabulary: int, last_only: bool) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, vocabulary: int, last_only: bool, most_guesses: int = 0
+    ) -> None:
         """Begin.
 
         Args:
             tokenizer: The model's.
             vocabulary: Number of logits.
             last_only: Whether the model gives the logits of the last token alone.
+            most_guesses: How many tokens of an answer to guess at a time.
         """
         self._tokenizer = tokenizer
         self._last_only = last_only
+        self._most_guesses = most_guesses
         self._constraints = Constraints(tokenizer, vocabulary)
         self._constraints.start_early()  # or its first use would hold up running answers
         self._format = format_of(tokenizer.chat_template)
@@ -93,6 +97,7 @@ class Writers:
             self._echo(asked.prompt) if asked.echo else None,
             scores,
             self._calls(asked.tools),
+            self._most_guesses,
         )
 
     def _text(self, tools: Tools | None) -> TextStream:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from resq_onnx.runtime.text_stream import TextStream
 from resq_onnx.serving.choosing import Chooser
 from resq_onnx.serving.events import Called, Event, Finished, Piece
+from resq_onnx.serving.guesses import Guesses
 from resq_onnx.serving.scoring import PromptScores, ScoredToken
 from resq_onnx.serving.stop_strings import StopStrings
 from resq_onnx.serving.tool_calls import Call, CallReader
@@ -22,6 +23,7 @@ class Writer:
         tokens: The prompt and what has been written so far.
         limit: Largest number of new tokens.
         prompt_scores: Scores of the prompt's tokens; None if they are not asked for.
+        guesses: What is guessed of it.
         is_done: Whether the answer is complete.
     """
 
@@ -36,6 +38,7 @@ class Writer:
         echo: str | None = None,
         prompt_scores: PromptScores | None = None,
         calls: CallReader | None = None,
+        most_guesses: int = 0,
     ) -> None:
         """Begin behind a prompt of at least one token.
 
@@ -49,10 +52,12 @@ class Writer:
             echo: The prompt's text, to begin with; None for the answer alone.
             prompt_scores: The prompt's scores, to begin with.
             calls: Finds calls of functions; None if there are no functions.
+            most_guesses: How many tokens to guess at a time; 0 for none.
         """
         self.tokens = list(prompt_ids)
         self.limit = limit
         self.prompt_scores = prompt_scores
+        self.guesses = Guesses(most_guesses, prompt_ids)
         self.is_done = False
         self._prompt_tokens = len(self.tokens)
         self._chooser = chooser
@@ -69,6 +74,10 @@ class Writer:
         """Number of tokens so far."""
         return len(self.tokens) - self._prompt_tokens
 
+    def guess(self, room: int) -> list[int]:
+        """Guess the next tokens, at most `room`; the next calls of `take` check them."""
+        return self.guesses.next(min(room, self.limit - self.new_tokens - 1))
+
     def take(self, logits: NDArray[Any]) -> list[Event]:
         """Write the next token, from the logits (vocabulary,) after the last one.
 
@@ -83,6 +92,7 @@ class Writer:
             return [*events, *self._end("stop", self._text.rest())]
         self.tokens.append(token)
         self._chooser.note(token)
+        self.guesses.note(token)
         self._scores += scores
         piece = self._text.feed(token)
         if self.new_tokens == self.limit:
@@ -113,7 +123,11 @@ class Writer:
             events += [self._event(part) for part in self._calls.rest()]
             if self._calls.found and reason == "stop":
                 reason = "tool_calls"
-        return [*events, Finished(reason, self.new_tokens, self._taken_scores())]
+        scores, guesses = self._taken_scores(), self.guesses
+        return [
+            *events,
+            Finished(reason, self.new_tokens, scores, guesses.guessed, guesses.right),
+        ]
 
     def _pieces(self, *texts: str) -> list[Event]:
         """What may be sent of some texts, up to a stop string."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from resq_onnx.runtime.guessing import Guesser
+from resq_onnx.runtime.guessing import REST, TRIAL, Guesser
 
 
 def after(text: list[int], most: int = 8, room: int = 100) -> list[int]:
@@ -43,3 +43,16 @@ def test_right_guesses_make_more_of_them_and_wrong_ones_fewer() -> None:
         sizes.append(len(guesser.guess(100)))
     assert sizes == [2, 4, 8, 8, 8, 4, 2, 1, 1, 1]
     assert (guesser.guessed, guesser.right) == (37, 17)
+
+
+def test_after_many_wrong_guesses_it_rests_and_then_tries_again() -> None:
+    guesser = Guesser(8)
+    guesser.extend([1, 2, 3] * 4)
+    for _ in range(TRIAL // 2):
+        assert guesser.guess(100)
+        guesser.learn(2, 0)
+    assert guesser.guess(100) == []
+    guesser.extend([1, 2, 3] * (REST // 3))
+    assert guesser.guess(100) == []
+    guesser.extend([1, 2, 3])
+    assert guesser.guess(100)
