@@ -33,6 +33,9 @@ WARM_UPS: Final = 3
 RESERVE: Final = 0.9
 """Share of the free memory that weights and caches may fill."""
 
+CACHES: Final = 4
+"""A layer is timed on copies that fill the L2 cache this many times, as ours is (timing.cpp)."""
+
 DTYPE: Final = torch.float16
 
 
@@ -136,12 +139,20 @@ def microseconds(run: Callable[[], object], device: torch.device) -> float:
     return statistics.median(times[WARM_UPS:])
 
 
+def copies_of(item: Layers, cache_bytes: int) -> int:
+    """Copies of the layers that are timed, so that an L2 cache of this size does not hold them."""
+    return max(1, -(-CACHES * cache_bytes // (item.layers * block_bytes(item.model, item.call))))
+
+
 def time_layers(item: Layers, device: torch.device) -> dict[str, float] | None:
     """Microseconds of some layers, whole and `bare`; None if the GPU's memory is too small."""
-    needed = item.layers * block_bytes(item.model, item.call)
-    if device.type == "cuda" and needed > RESERVE * torch.cuda.mem_get_info()[0]:
-        return None
-    blocks = [Block(item.model, item.call, device) for _ in range(item.layers)]
+    copies = 1
+    if device.type == "cuda":
+        copies = copies_of(item, torch.cuda.get_device_properties(device).L2_cache_size)
+        needed = copies * item.layers * block_bytes(item.model, item.call)
+        if needed > RESERVE * torch.cuda.mem_get_info()[0]:
+            return None
+    blocks = [Block(item.model, item.call, device) for _ in range(copies * item.layers)]
     stack = torch.nn.Sequential(*blocks)
     shape = (item.call.sequences, item.call.tokens, item.model.hidden)
     x = torch.randn(shape, device=device, dtype=DTYPE)
@@ -149,7 +160,7 @@ def time_layers(item: Layers, device: torch.device) -> dict[str, float] | None:
     for name, is_bare in (("whole", False), ("bare", True)):
         for block in blocks:
             block.is_bare = is_bare
-        times[name] = microseconds(lambda: stack(x), device)
+        times[name] = microseconds(lambda: stack(x), device) / copies
     return times
 
 

@@ -5,8 +5,8 @@ import torch
 from torch.nn import functional
 
 from scripts.cuda_work import Call, prompt, step
-from scripts.gpu_block import Block, block_bytes
-from scripts.gpu_shapes import SMALL
+from scripts.gpu_block import Block, block_bytes, copies_of
+from scripts.gpu_shapes import SMALL, Layers
 
 MODEL = SMALL[0]
 CPU = torch.device("cpu")
@@ -64,3 +64,11 @@ def test_the_memory_of_a_layer_is_that_of_its_tensors() -> None:
     block = Block(MODEL, prompt(20), CPU)
     tensors = (block.qkv, block.out, block.gate_up, block.down, block.keys, block.values)
     assert block_bytes(MODEL, prompt(20)) == sum(one.numel() * 2 for one in tensors)
+
+
+def test_small_layers_are_timed_on_copies_that_no_cache_holds() -> None:
+    one, size = Layers(MODEL, 1, step(1, 20)), block_bytes(MODEL, step(1, 20))
+    assert copies_of(one, 0) == 1
+    assert copies_of(one, size) == 4
+    assert copies_of(one, size + 1) == 5
+    assert copies_of(Layers(MODEL, 8, step(1, 20)), size) == 1

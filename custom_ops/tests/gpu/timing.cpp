@@ -10,8 +10,9 @@
 namespace resq::tests::gpu {
 namespace {
 
-// A step is measured on copies of its weights that fill the L2 cache this many times: otherwise the
-// cache would hold what a model of many layers has to read from memory. At most this many copies.
+// Steps and layers are measured on copies of their weights that fill the L2 cache this many times:
+// otherwise the cache would hold what a model of many layers has to read from memory. At most this
+// many copies.
 constexpr std::size_t kCaches = 4, kMostCopies = 64;
 // Launches of a graph, at least: the time between two of them is then part of what is measured, as
 // it is in a model, but the launch of the graph itself is not.
@@ -32,32 +33,42 @@ class Timer {
     double time_step(const Shape& shape) {
         Memory memory(stream_);
         Steps copies;
-        const std::size_t bytes = constant_bytes(shape);
-        const std::size_t wanted = bytes > 0 ? kCaches * device_.cache_bytes / bytes : 0;
-        for (std::size_t i = 0; i < (once_ ? 1 : std::clamp(wanted, std::size_t{1}, kMostCopies));
-             ++i) {
+        const std::size_t count = copies_of(constant_bytes(shape));
+        while (copies.size() < count) {
             const Step* like = copies.empty() ? nullptr : copies.front().get();
             copies.push_back(make_step(shape, memory, content_, nullptr, like));
         }
-        const std::size_t passes = (kLaunches + copies.size() - 1) / copies.size();
+        const std::size_t passes = (kLaunches + count - 1) / count;
         return time(copies, once_ || !device_.has_clock ? 1 : passes);
     }
 
-    // Microseconds of all layers.
-    double time_stack(const std::vector<Shape>& layer, std::int64_t layers) {
+    // Microseconds of all layers. A copy of the stack reads what the last one wrote.
+    double time_stack(const std::vector<Shape>& layer, std::size_t layers) {
+        std::size_t bytes = 0;
+        for (const Shape& step : layer) {
+            bytes += layers * constant_bytes(step);
+        }
+        const std::size_t copies = copies_of(bytes);
         Memory memory(stream_);
         Steps all;
-        for (std::int64_t i = 0; i < layers; ++i) {
+        for (std::size_t i = 0; i < layers * copies; ++i) {
             for (std::size_t j = 0; j < layer.size(); ++j) {
                 const void* x = all.empty() ? nullptr : all.back()->y();
                 const Step* like = i > 0 ? all[j].get() : nullptr;
                 all.push_back(make_step(layer[j], memory, content_, x, like));
             }
         }
-        return time(all, 1) * static_cast<double>(all.size());
+        return time(all, 1) * static_cast<double>(all.size() / copies);
     }
 
   private:
+    // Copies of weights of this size that are measured.
+    std::size_t copies_of(std::size_t bytes) const {
+        const std::size_t wanted =
+            bytes > 0 && !once_ ? (kCaches * device_.cache_bytes + bytes - 1) / bytes : 0;
+        return std::clamp(wanted, std::size_t{1}, kMostCopies);
+    }
+
     // Microseconds of one of the steps, on average.
     double time(const Steps& steps, std::size_t passes) {
         const auto launch = [&] {
@@ -137,7 +148,8 @@ void time_shapes(std::istream& lines, bool once) {
         for (Shape step; next(lines, step) && step.kind != "end";) {
             layer.push_back(step);
         }
-        report([&] { return timer.time_stack(layer, shape.at("layers")); });
+        report(
+            [&] { return timer.time_stack(layer, static_cast<std::size_t>(shape.at("layers"))); });
     }
 }
 
