@@ -126,7 +126,8 @@ class Constraints:
             with suppress(ResqError, ModuleNotFoundError):  # said when one is asked for
                 self._loaded()
 
-        threading.Thread(target=load, name="constraints", daemon=True).start()
+        # Not a daemon: the program's end must not meet it inside the library.
+        threading.Thread(target=load, name="constraints").start()
 
     def of_schema(self, schema: Mapping[str, Any]) -> Constraint:
         """Allow the JSON texts that a schema describes.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,14 @@ import pytest
 
 from resq_onnx.runtime import Decoder, Tokenizer, create_session
 from resq_onnx.serving.engine import Engine
+from resq_onnx.serving.events import Piece
+from resq_onnx.serving.logprobs import text_logprobs
 from resq_onnx.serving.protocol import GenerationRequest, Prompt
 from resq_onnx.serving.refusals import RefusalError
 from resq_onnx.serving.rows import SeparateRows, SharedRows
 from tests.serving.served import HELLO, Served
 from tests.tiny_exports import TinyExports
+from tests.tiny_models import write_tokenizer
 
 PROMPT = "A compound statement: it ends"
 
@@ -143,9 +148,11 @@ def test_what_a_chat_cannot_have_is_refused(
 
 def request(**changes: Any) -> GenerationRequest:
     prompt = Prompt(token_ids=tuple(range(3, 60)))
+    settings = {"max_tokens": 3, "echo": True, "logprobs": 0} | changes
     return GenerationRequest(
-        prompt, 3, 0.0, 1.0, 0, (), False, False, **({"echo": True, "logprobs": 0} | changes)
-    )
+        prompt, temperature=0.0, top_p=1.0, seed=0, stop=(), stream=False, include_usage=False,
+        **settings,
+    )  # fmt: skip
 
 
 def test_a_file_with_the_last_logits_alone_scores_answers_and_no_prompts(
@@ -180,3 +187,25 @@ def test_a_prompt_has_the_same_scores_in_slices_beside_others_and_without_kernel
         found.append([token.log_probability or 0.0 for token in scores[-1]])
     assert len(found[0]) == 57
     np.testing.assert_allclose(found[0], found[1], atol=0.3)
+
+
+def test_what_the_tokenizer_puts_before_a_prompt_is_scored_and_no_part_of_the_text(
+    folder: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(folder, tmp_path / "tiny")
+    write_tokenizer(copy, 256, adds_bos=True)
+    engine = Engine(copy / "model.onnx", "tiny", 1, 256, threads=1)
+    asked = request(logprobs=0, max_tokens=0)
+    asked = replace(asked, prompt=Prompt(text="a compound"))
+    (generation,) = engine.prepare(asked, threading.Event())
+    engine.batch.add(generation)
+    told = []
+    while not engine.batch.is_idle:
+        told += [event for _, event in engine.batch.advance()]
+    (echo,) = [event for event in told if isinstance(event, Piece)]
+    assert echo.text == "a compound"
+    found = text_logprobs(echo.scores, 0)
+    assert found is not None
+    assert found["tokens"][0] == "<s>"
+    assert found["text_offset"][:3] == [0, 0, len(found["tokens"][1])]
+    assert "".join(found["tokens"][1:]) == echo.text

@@ -72,6 +72,33 @@ def test_developers_are_the_system_to_a_template_and_text_parts_are_one_text() -
     )
 
 
+def test_calls_and_their_results_are_as_templates_take_them() -> None:
+    function = {"name": "add", "arguments": '{"a": 1}'}
+    call = {"id": "x", "type": "function", "function": function}
+    asked = chat(
+        messages=[
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "x", "content": "2"},
+        ]
+    )
+    called, answered = asked.prompt.messages
+    assert called["content"] == ""
+    assert called["tool_calls"] == [call | {"function": {"name": "add", "arguments": {"a": 1}}}]
+    assert answered == {"role": "tool", "content": "2", "tool_call_id": "x", "name": "add"}
+
+
+def test_tools_that_must_not_be_called_are_as_good_as_none() -> None:
+    tool = {"type": "function", "function": {"name": "add"}}
+    assert chat(tools=[tool], tool_choice="none").tools is None
+    assert chat(tools=[]).tools is None
+    auto, required = chat(tools=[tool]).tools, chat(tools=[tool], tool_choice="required").tools
+    assert auto is not None
+    assert required is not None
+    assert (auto.forced, required.forced) == ((), ("add",))
+    one = chat(tools=[tool], parallel_tool_calls=False).tools
+    assert (one and one.several, auto.several) == (False, True)
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
