@@ -187,14 +187,17 @@ def test_any_mixture_of_requests_gives_each_its_own_text(folder: Path, tiny: lis
     assert ended > MIXTURES
 
 
-def test_scores_and_constraints_are_those_of_each_request_alone(folder: Path) -> None:
-    engine = Engine(folder / "model.onnx", "tiny", ROWS, MAX_LENGTH, threads=1)
+@pytest.mark.parametrize("guesses", [0, 7])
+def test_scores_and_constraints_are_those_of_each_request_alone(folder: Path, guesses: int) -> None:
+    settings = (folder / "model.onnx", "tiny", ROWS, MAX_LENGTH)
+    engine = Engine(*settings, threads=1)
     plain = requests(256, 4 * len(ASKING_MORE), 100, seed=11)
     asked = [replace(one, **ASKING_MORE[i % len(ASKING_MORE)]) for i, one in enumerate(plain)]
     alone = [run_alone(engine, one) for one in asked]
     for run in alone:
         if run.wanted.asked.schema is not None:
             assert json.loads(run.text)["kind"] in ("cat", "dog")
+    engine = Engine(*settings, threads=1, most_guesses=guesses)
     rng = np.random.default_rng(12)
     ended = 0
     for _ in range(MIXTURES // 10):
