@@ -81,7 +81,8 @@ def assemble(folder: Path, python: str, architecture: str) -> None:
     options = ["--no-deps", "--only-binary", ":all:", "--python-version", python]
     subprocess.run([*PIP, "download", *options, "-d", str(wheels), *packages], check=True)
     ours = ["--no-deps", "-w", str(wheels), "-C", "cmake.define.RESQ_CUDA=ON"]
-    ours += ["-C", f"cmake.define.RESQ_CUDA_ARCH={architecture}", "."]
+    ours += ["-C", f"cmake.define.RESQ_CUDA_ARCH={architecture}"]
+    ours += ["-C", f"build-dir={folder / 'build'}", "."]  # not that of this environment
     subprocess.run([*PIP, "wheel", *ours], check=True)
     split(wheels.glob("*.whl"), folder)
     print(f"{sum(1 for _ in wheels.glob('*.whl'))} wheels; carry {folder} without {wheels}")
