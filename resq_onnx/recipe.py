@@ -172,8 +172,8 @@ class Recipe:
             is an eighth, and up to a third more where both parts can then be rotated with far
             fewer multiplications (`splits.down_split`).
         calibration: A file of texts or chats, the name of a data set on the Hugging Face hub,
-            `python-docs` or `prose` (`calibration.texts.load_text`), `self`, text that the float
-            model writes (`calibration.own_text`), or a mix of these, `bundled` or `auto`.
+            `prose`, `python-code` or `python-docs`, which are there, `self`, text that the float
+            model writes, or a mix, `bundled` or `auto` (`calibration.built_in`).
         samples: Number of calibration sequences.
         sequence_length: Tokens per calibration sequence.
         bos: Whether texts begin with BOS, in the calibration and in every check: None follows the
@@ -213,7 +213,7 @@ class Recipe:
     high_bits: int = 8
     high_fraction: float = 0.125
     down_high: float | None = None
-    calibration: str = "python-docs"
+    calibration: str = "bundled"
     samples: int = 32
     sequence_length: int = 512
     bos: bool | None = None

@@ -35,7 +35,7 @@ from scripts.quality_table import run
 MODULES: Final = (argparse, fractions, ipaddress, statistics, tarfile)
 """Whose source is the code."""
 
-TEXTS: Final = "prose,python-docs,bundled,self,auto"
+TEXTS: Final = "prose,python-docs,python-code,bundled,self,auto"
 
 KINDS: Final = ("prose", "code", "chat")
 

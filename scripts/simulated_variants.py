@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,6 +70,35 @@ def one_key_basis(projections: Projections) -> Projections:
     return dataclasses.replace(projections, key=key)
 
 
+def in_groups(count: int, clip: float) -> Callable[[Parts], Parts]:
+    """A scale for each of `count` groups of the low columns of the stream and before down_proj."""
+
+    def grouped(parts: tuple[Part, ...]) -> tuple[Part, ...]:
+        low, *high = parts
+        edges = [low.width * i // count for i in range(count + 1)]
+        widths = [end - start for start, end in itertools.pairwise(edges)]
+        return (*[Part(width, low.bits, clip) for width in widths], *high)
+
+    def change(parts: Parts) -> Parts:
+        sites = {name: getattr(parts, name) for name in ("attention", "mlp", "down")}
+        return dataclasses.replace(
+            parts, **{name: tuple(map(grouped, site)) for name, site in sites.items()}
+        )
+
+    return change
+
+
+def clipped_by_site(parts: Parts) -> Parts:
+    """Each site's own best clip: none before o_proj, 0.8 before down_proj."""
+
+    def clipped(site: tuple[tuple[Part, ...], ...], clip: float) -> tuple[tuple[Part, ...], ...]:
+        return tuple((dataclasses.replace(low, clip=clip), *high) for low, *high in site)
+
+    return dataclasses.replace(
+        parts, attention_out=clipped(parts.attention_out, 1.0), down=clipped(parts.down, 0.8)
+    )
+
+
 def _clip(share: float) -> Variant:
     return Variant(f"activation clip {share:g}", Recipe(activation_clip=share))
 
@@ -82,6 +112,9 @@ VARIANTS: Final = {
     "clip-95": _clip(0.95),
     "clip-90": _clip(0.9),
     "clip-80": _clip(0.8),
+    "clip-by-site": Variant("no clip before o_proj, 0.8 before down_proj", parts=clipped_by_site),
+    "groups-4": Variant("4 scales for the low part of a token", parts=in_groups(4, 0.85)),
+    "groups-8": Variant("8 scales for the low part, clip 0.95", parts=in_groups(8, 0.95)),
     "per-token": Variant("o_proj's input rounded per token, not per head", per_token=True),
     "key-by-layer": Variant("one U_C for all kv heads of a layer", projections=one_key_basis),
     "sequential": Variant("GPTQ with sequential Hessians", sequential=True),

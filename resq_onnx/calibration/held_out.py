@@ -9,8 +9,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from resq_onnx.calibration.built_in import PYTHON_DOCS, shares_of
 from resq_onnx.calibration.corpus import TextTokenizer, behind, choose_windows, tokenise
-from resq_onnx.calibration.texts import PYTHON_DOCS, load_text, shares_of
+from resq_onnx.calibration.texts import load_text
 
 TOKENS: Final = 512
 """Smallest number of tokens on which models are compared: enough for two digits of a divergence,

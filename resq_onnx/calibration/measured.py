@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from resq_onnx.calibration.built_in import PYTHON_DOCS
 from resq_onnx.calibration.corpus import calibration_sequences
 from resq_onnx.calibration.distributed import share_of_this_process
 from resq_onnx.calibration.held_out import held_out_sequences, text_shape
@@ -19,7 +20,7 @@ from resq_onnx.calibration.layered import LayeredModel
 from resq_onnx.calibration.memory import batch_within, check_room
 from resq_onnx.calibration.recipe_text import calibration_text
 from resq_onnx.calibration.reference import Reference, load_tokenizer, text_opening
-from resq_onnx.calibration.texts import FILE_SUFFIXES, PYTHON_DOCS
+from resq_onnx.calibration.texts import FILE_SUFFIXES
 from resq_onnx.calibration.training import BATCH
 from resq_onnx.calibration.working import torch_device
 from resq_onnx.checkpoint.source import ModelSource

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resq_onnx.calibration.built_in import BUNDLED, SELF, shares_of
 from resq_onnx.calibration.corpus import calibration_sequences
 from resq_onnx.calibration.distributed import share_of_this_process
 from resq_onnx.calibration.own_text import own_text
 from resq_onnx.calibration.reference import text_opening
-from resq_onnx.calibration.texts import BUNDLED, SELF, shares_of
 from resq_onnx.calibration.writing import CannotWriteError
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.files.work_folder import WorkFolder

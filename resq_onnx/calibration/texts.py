@@ -6,39 +6,14 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from pydoc_data.topics import topics
 from typing import Any, Final
 
-import numpy as np
-
+from resq_onnx.calibration.built_in import BUILT_IN, PYTHON_DOCS
 from resq_onnx.checkpoint.hub import unreachable
 from resq_onnx.checkpoint.quiet import quiet_libraries
 from resq_onnx.errors import ResqError, blaming, first_line
 from resq_onnx.files.contents import read_text
 from resq_onnx.files.scratch import scratch_folder
-
-PYTHON_DOCS: Final = "python-docs"
-"""A text that needs neither a file nor a network: Python's language reference."""
-
-PROSE: Final = "prose"
-"""Another one: public-domain English prose in this package (`scripts/make_prose.py`)."""
-
-PROSE_FILE: Final = Path(__file__).with_name("prose.txt")
-
-SELF: Final = "self"
-"""Calibration text that the float model writes (`calibration.own_text`)."""
-
-BUNDLED: Final = "bundled"
-"""The two that are there, mixed: prose for the language, documentation for code and lists."""
-
-AUTO: Final = "auto"
-"""All three, mixed."""
-
-MIXES: Final[dict[str, dict[str, float]]] = {
-    BUNDLED: {PROSE: 0.625, PYTHON_DOCS: 0.375},
-    AUTO: {PROSE: 0.5, PYTHON_DOCS: 0.25, SELF: 0.25},
-}
-"""Shares of the texts of a mix, in the order of their sequences."""
 
 DATASETS: Final = {"wikitext": ("Salesforce/wikitext", "wikitext-2-raw-v1")}
 """Short names of data sets that need a configuration: their repository and configuration."""
@@ -55,14 +30,6 @@ MOST_BYTES: Final = 1 << 34
 KINDS: Final = f"a {', '.join(FILE_SUFFIXES[:-1])} or {FILE_SUFFIXES[-1]} file"
 
 
-def shares_of(spec: str, samples: int) -> dict[str, int]:
-    """How many of so many calibration sequences each text of a mix has; without 0."""
-    mix = MIXES.get(spec, {spec: 1.0})
-    ends = np.rint(np.cumsum(list(mix.values())) * samples).astype(int)
-    counts = np.diff(ends, prepend=0)
-    return {text: int(count) for text, count in zip(mix, counts, strict=True) if count}
-
-
 Messages = Sequence[Mapping[str, Any]]
 ChatTemplate = Callable[[Messages], str]
 """Renders messages as the text that a model was trained on."""
@@ -76,18 +43,18 @@ def load_text(
     Args:
         spec: A .txt file (one document); a .jsonl, .json, .csv or .parquet file (one document a
             line or row, in the field "text", or as a chat in the field "messages");
-            `python-docs` (the language reference that comes with Python); `prose` (that of this
-            package); or the name of a data set on the Hugging Face hub, `owner/name` or one of
-            `DATASETS`, where `owner/name:configuration` chooses a configuration.
+            one of `built_in.BUILT_IN`; or the name of a data set on the Hugging Face hub,
+            `owner/name` or one of `DATASETS`, where `owner/name:configuration` chooses a
+            configuration.
         what: The purpose of the text, for messages.
         chat: The model's chat template; None if only plain texts are allowed.
 
     Raises:
         ResqError: The file or data set cannot be read, or has no text.
     """
-    if spec == PYTHON_DOCS:
-        return [topics[name] for name in sorted(topics)]
-    path = PROSE_FILE if spec == PROSE else Path(spec)
+    if spec in BUILT_IN:
+        return BUILT_IN[spec]()
+    path = Path(spec)
     if not path.exists() and not _names_dataset(spec):
         raise ResqError(
             f"{what} {spec}: no such file; give {KINDS}, {PYTHON_DOCS}, or a data set on the "

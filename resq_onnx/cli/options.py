@@ -55,9 +55,9 @@ bos_option = click.option(
 calibration_options = _together(
     click.option("--calibration", default=DEFAULTS.calibration,
                  help="A .txt, .jsonl, .json, .csv or .parquet file, with texts or chats; "
-                 "OWNER/NAME of a data set on the Hugging Face hub; prose or python-docs, which "
-                 "come with this package and with Python; self, text that the model writes; or a "
-                 "mix: bundled (prose, python-docs) or auto (all three)."),
+                 "OWNER/NAME of a data set on the Hugging Face hub; prose, python-code or "
+                 "python-docs, which are there; self, text that the model writes; or a mix: "
+                 "bundled (of what is there) or auto (of all)."),
     click.option("--samples", type=int, default=DEFAULTS.samples,
                  help="Calibration sequences."),
     click.option("--sequence-length", type=int, default=DEFAULTS.sequence_length,

@@ -7,10 +7,11 @@ import pytest
 from numpy.typing import NDArray
 
 from resq_onnx.calibration import held_out
+from resq_onnx.calibration.built_in import PYTHON_DOCS as DOCS
+from resq_onnx.calibration.built_in import shares_of
 from resq_onnx.calibration.corpus import calibration_sequences
 from resq_onnx.calibration.held_out import TOKENS, held_out_sequences, text_shape
-from resq_onnx.calibration.texts import PYTHON_DOCS as DOCS
-from resq_onnx.calibration.texts import load_text, shares_of
+from resq_onnx.calibration.texts import load_text
 from resq_onnx.recipe import Recipe
 
 

@@ -14,7 +14,6 @@ from resq_onnx.calibration.distributed import Share
 from resq_onnx.calibration.own_text import joined, make_rows
 from resq_onnx.calibration.recipe_text import CalibrationText, calibration_text
 from resq_onnx.calibration.reference import load_tokenizer
-from resq_onnx.calibration.texts import shares_of
 from resq_onnx.calibration.writing import CannotWriteError, TooSlowError, Vocabulary
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.files.work_folder import WorkFolder
@@ -64,23 +63,10 @@ def bundled(tokenizer: Any, **samples: int) -> Any:
     return np.concatenate(parts)
 
 
-@pytest.mark.parametrize("spec", ["python-docs", "mine.txt", "self"])
-def test_a_text_that_is_no_mix_has_all_sequences(spec: str) -> None:
-    assert shares_of(spec, 32) == {spec: 32}
-
-
-@pytest.mark.parametrize("spec", ["bundled", "auto"])
-@pytest.mark.parametrize("samples", [1, 2, 3, 5, 32, 128])
-def test_the_shares_of_a_mix_are_all_of_it(spec: str, samples: int) -> None:
-    shares = shares_of(spec, samples)
-    assert sum(shares.values()) == samples
-    assert min(shares.values()) > 0
-
-
-def test_bundled_is_prose_and_documentation(text: Any, tokenizer: Any) -> None:
+def test_bundled_is_prose_code_and_documentation(text: Any, tokenizer: Any) -> None:
     found = text("bundled", samples=8)
     assert found.spec == "bundled"
-    expected = bundled(tokenizer, prose=5, python_docs=3)
+    expected = bundled(tokenizer, prose=4, python_code=2, python_docs=2)
     np.testing.assert_array_equal(found.token_ids, expected)
 
 
@@ -88,7 +74,7 @@ def test_auto_is_bundled_and_own_text(text: Any, tokenizer: Any) -> None:
     found = text("auto")
     assert found.spec == "auto"
     assert found.token_ids.shape == (4, 48)
-    expected = bundled(tokenizer, prose=2, python_docs=1)
+    expected = bundled(tokenizer, prose=2, python_code=1)
     np.testing.assert_array_equal(found.token_ids[:3], expected)
 
 
@@ -139,7 +125,7 @@ def test_a_model_that_is_too_slow_leaves_it_to_the_bundled_texts(
     monkeypatch.setattr(own_text, "write_rows", slow)
     found = text(spec)
     assert found.spec == "bundled"
-    expected = bundled(tokenizer, prose=2, python_docs=2)
+    expected = bundled(tokenizer, prose=2, python_code=1, python_docs=1)
     np.testing.assert_array_equal(found.token_ids, expected)
     (line,) = text.heard
     assert "writing it would take 120 minutes of processor time" in line

@@ -227,10 +227,3 @@ def test_a_damaged_table_is_refused(tmp_path: Path, name: str, content: str) -> 
     (tmp_path / name).write_text(content)
     with pytest.raises(ResqError, match=rf"{name}: cannot be read as \w+: .*; give the text as"):
         load_text(str(tmp_path / name))
-
-
-def test_the_prose_of_this_package_is_long_and_clean() -> None:
-    (text,) = load_text("prose")
-    assert len(text) / 4 > 128 * 512  # four characters are about a token
-    assert "\ufffd" not in text
-    assert "[Laughter]" not in text
