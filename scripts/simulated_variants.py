@@ -80,10 +80,10 @@ def in_groups(count: int, clip: float) -> Callable[[Parts], Parts]:
         return (*[Part(width, low.bits, clip) for width in widths], *high)
 
     def change(parts: Parts) -> Parts:
-        sites = {name: getattr(parts, name) for name in ("attention", "mlp", "down")}
-        return dataclasses.replace(
-            parts, **{name: tuple(map(grouped, site)) for name, site in sites.items()}
+        attention, mlp, down = (
+            tuple(map(grouped, site)) for site in (parts.attention, parts.mlp, parts.down)
         )
+        return dataclasses.replace(parts, attention=attention, mlp=mlp, down=down)
 
     return change
 
