@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resq_onnx.serving.events import End, Event, Started
+from resq_onnx.serving.guesses import worthwhile
 from resq_onnx.serving.refusals import gone
 from resq_onnx.serving.rows import Row, Rows
 from resq_onnx.serving.writing import Writer
@@ -160,7 +161,10 @@ class Batch:
         for group in [writing] if together and writing else [[one] for one in writing]:
             rows = [one.row for one in group]
             room = self._rows.room_for_guesses(rows)
-            texts = [[one.writer.tokens[-1], *one.writer.guess(room)] for one in group]
+            for one in group:
+                one.writer.guess(room)
+            width = worthwhile([one.writer.guesses for one in group])
+            texts = [[one.writer.tokens[-1], *one.writer.guesses.cut(width)] for one in group]
             lengths = [row.length for row in rows if row is not None]
             ids = _filled_up(texts)
             found = zip(group, texts, lengths, self._logits(group, ids, ids.shape[1]), strict=False)

@@ -74,9 +74,9 @@ class Writer:
         """Number of tokens so far."""
         return len(self.tokens) - self._prompt_tokens
 
-    def guess(self, room: int) -> list[int]:
+    def guess(self, room: int) -> None:
         """Guess the next tokens, at most `room`; the next calls of `take` check them."""
-        return self.guesses.next(min(room, self.limit - self.new_tokens - 1))
+        self.guesses.next(min(room, self.limit - self.new_tokens - 1))
 
     def take(self, logits: NDArray[Any]) -> list[Event]:
         """Write the next token, from the logits (vocabulary,) after the last one.
