@@ -139,7 +139,7 @@ cuda: $(VENV)/installed-test | $(CMAKE)
 
 # With the machine's own Python and what is installed there: it may have no network.
 gpu:
-	$(PYTHON) -m scripts.gpu_run
+	@$(PYTHON) -m scripts.gpu_run
 
 gpu-rehearsal: $(VENV)/installed-test build-simt
 	$(ONE_THREAD) $(BIN)/python -m scripts.gpu_run --rehearse build/simt --folder build/gpu-rehearsal

@@ -232,7 +232,7 @@ def comparison(mutation: Mutation, mutant: Mutant) -> tuple[int, str]:
     """Exit code and output of compare_cuda, for a part of its cases."""
     only = COMPARISONS[re.split(r"[_.]", mutation.file)[0]]
     done = subprocess.run(
-        [mutant.program, "--quick", "--only", only],
+        [mutant.program, "--quick", "--first", "--only", only],
         env=environment(),
         capture_output=True,
         text=True,

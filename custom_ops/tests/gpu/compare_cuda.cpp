@@ -1,10 +1,11 @@
-// compare_cuda [--quick] [--every N] [--seed N] [--only TEXT]: compares the kernels for CUDA with
-// the scalar kernels for CPUs, over all cases of compare_kernels and in each type.
+// compare_cuda [--quick] [--every N] [--seed N] [--only TEXT] [--first]: compares the kernels for
+// CUDA with the scalar kernels for CPUs, over all cases of compare_kernels and in each type.
 //
 //   --quick      the cases of compare_kernels --quick
 //   --every N    of these, one in N
 //   --seed N     with other options and numbers; 0 unless it is given
 //   --only TEXT  what has this in its name, such as "attention float16"
+//   --first      each ends at its first mismatch
 //
 // compare_cuda --time [--once] < SHAPES: times kernels and layers instead, see timing.hpp.
 //
@@ -35,7 +36,7 @@ struct Options {
     Selection cases;
     std::int64_t every = 1;
     std::string only;
-    bool times = false, once = false;
+    bool first = false, times = false, once = false;
 };
 
 // One operator in one type, in a thread of its own.
@@ -53,15 +54,19 @@ std::vector<Job> start(const Options& options) {
                 continue;
             }
             const Choice choice{type, options.cases, options.every};
-            jobs.push_back({name, std::async(std::launch::async, [&one, choice, name] {
-                                Score score(name);
-                                try {
-                                    one.compare(choice, score);
-                                } catch (const Failure& failure) {
-                                    score.expect(false, std::string("CUDA: ") + failure.what());
-                                }
-                                return score;
-                            })});
+            const auto compare = [&one, choice, name, stops = options.first] {
+                Score score(name);
+                try {
+                    score.stops = stops;
+                    one.compare(choice, score);
+                } catch (const Stopped&) {
+                } catch (const Failure& failure) {
+                    score.stops = false;
+                    score.expect(false, std::string("CUDA: ") + failure.what());
+                }
+                return score;
+            };
+            jobs.push_back({name, std::async(std::launch::async, compare)});
         }
     }
     return jobs;
@@ -91,6 +96,8 @@ bool parse(int argc, char** argv, Options& options) {
         const bool has_value = i + 1 < argc;
         if (std::strcmp(argv[i], "--quick") == 0) {
             options.cases.quick = true;
+        } else if (std::strcmp(argv[i], "--first") == 0) {
+            options.first = true;
         } else if (std::strcmp(argv[i], "--time") == 0) {
             options.times = true;
         } else if (std::strcmp(argv[i], "--once") == 0) {
@@ -115,10 +122,10 @@ int main(int argc, char** argv) {
     using namespace resq::tests::gpu;
     Options options;
     if (!parse(argc, argv, options)) {
-        std::fprintf(
-            stderr,
-            "usage: %s [--quick] [--every N] [--seed N] [--only TEXT]\n       %s --time [--once]\n",
-            argv[0], argv[0]);
+        std::fprintf(stderr,
+                     "usage: %s [--quick] [--every N] [--seed N] [--only TEXT] [--first]\n       "
+                     "%s --time [--once]\n",
+                     argv[0], argv[0]);
         return 2;
     }
     try {

@@ -33,8 +33,14 @@ bool is_near(float found, float wanted, double tolerance, Float type) {
 
 void Score::expect(bool holds, const std::string& what) {
     ++comparisons;
-    if (!holds && ++mismatches <= kTold) {
+    if (holds) {
+        return;
+    }
+    if (++mismatches <= kTold) {
         std::fprintf(stderr, "%s: mismatch: %s\n", name.c_str(), what.c_str());
+    }
+    if (stops) {
+        throw Stopped{};
     }
 }
 

@@ -46,15 +46,19 @@ const char* name_of(Float type);
 // infinities have to be the same.
 bool is_near(float found, float wanted, double tolerance, Float type);
 
+// Ends the comparisons of an operator that stops at the first mismatch.
+struct Stopped {};
+
 // Comparisons of one operator in one type.
 class Score {
   public:
     std::string name;
     std::int64_t comparisons = 0, mismatches = 0;
+    bool stops = false;  // at the first mismatch
 
     explicit Score(const std::string& called) : name(called) {}
 
-    // Counts a comparison; describes the first mismatches on standard error.
+    // Counts a comparison, or throws Stopped; describes the first mismatches on standard error.
     void expect(bool holds, const std::string& what);
     // The same of all of `count` results, by a function that tells whether one is as it should be.
     template <typename Holds>
