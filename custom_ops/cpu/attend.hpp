@@ -44,24 +44,81 @@ inline std::size_t attend_scratch_bytes(const Attention& a) {
            static_cast<std::size_t>(records_bytes(a.record));
 }
 
-// Merges the softmax over later slots into that over earlier ones. Either may have seen no slot.
-inline void merge(float* merged, const float* later, std::int64_t dim) {
-    if (later[0] == kUnseen) {
-        return;
+// Up to sixteen merges, each of the softmax over later slots into that over earlier ones. The
+// greatest scores alone decide all factors, so these are computed together.
+struct Merges {
+    float* into[kLanes];
+    const float* later[kLanes];
+    alignas(64) float before[kLanes] = {}, after[kLanes] = {};
+    int count = 0;
+
+    // Adds one, unless a softmax has seen no slot.
+    void add(float* merged, const float* next, std::int64_t dim) {
+        if (next[0] == kUnseen) {
+            return;
+        }
+        if (merged[0] == kUnseen) {
+            std::memcpy(merged, next, static_cast<std::size_t>(dim + 2) * sizeof(float));
+            return;
+        }
+        const float top = merged[0] > next[0] ? merged[0] : next[0];
+        before[count] = merged[0] - top;
+        after[count] = next[0] - top;
+        later[count] = next;
+        into[count++] = merged;
+        merged[0] = top;
     }
-    if (merged[0] == kUnseen) {
-        std::memcpy(merged, later, static_cast<std::size_t>(dim + 2) * sizeof(float));
-        return;
+
+    void find_factors() {
+        store(before, exp(load(before)));
+        store(after, exp(load(after)));
     }
-    const float top = merged[0] > later[0] ? merged[0] : later[0];
-    const float before = exp(merged[0] - top), after = exp(later[0] - top);
-    merged[0] = top;
-    merged[1] = std::fma(later[1], after, merged[1] * before);
-    for (std::int64_t k = 2; k < dim + 2; k += kLanes) {
-        const std::int64_t left = dim + 2 - k;
-        const F sum = fma(load_first(later + k, left), broadcast(after),
-                          load_first(merged + k, left) * broadcast(before));
-        store_first(merged + k, sum, left);
+
+    // Merges number `first` to `last`, which are into the same softmax, in order.
+    void merge(int first, int last, std::int64_t dim) const {
+        float* merged = into[first];
+        for (int i = first; i < last; ++i) {
+            merged[1] = std::fma(later[i][1], after[i], merged[1] * before[i]);
+        }
+        for (std::int64_t k = 2; k < dim + 2; k += kLanes) {
+            const std::int64_t left = dim + 2 - k;
+            F total = load_first(merged + k, left);
+            for (int i = first; i < last; ++i) {
+                total = fma(load_first(later[i] + k, left), broadcast(after[i]),
+                            total * broadcast(before[i]));
+            }
+            store_first(merged + k, total, left);
+        }
+    }
+};
+
+// Merges the softmaxes of a chunk into those over earlier chunks, for some rows.
+inline void merge_rows(float* merged, const float* chunk, std::int64_t rows, std::int64_t dim) {
+    const std::int64_t floats = dim + 2;
+    for (std::int64_t first = 0; first < rows; first += kLanes) {
+        Merges merges;
+        for (std::int64_t r = first; r < rows && r < first + kLanes; ++r) {
+            merges.add(merged + r * floats, chunk + r * floats, dim);
+        }
+        merges.find_factors();
+        for (int i = 0; i < merges.count; ++i) {
+            merges.merge(i, i + 1, dim);
+        }
+    }
+}
+
+// Merges `count` softmaxes, `stride` floats apart, into the first of them.
+inline void merge_chunks(float* softmaxes, std::int64_t stride, std::int64_t count,
+                         std::int64_t dim) {
+    for (std::int64_t first = 1; first < count; first += kLanes) {
+        Merges merges;
+        for (std::int64_t c = first; c < count && c < first + kLanes; ++c) {
+            merges.add(softmaxes, softmaxes + c * stride, dim);
+        }
+        if (merges.count > 0) {
+            merges.find_factors();
+            merges.merge(0, merges.count, dim);
+        }
     }
 }
 
@@ -223,9 +280,7 @@ inline void attend(const Attention& a, const AttentionCall& call, const Attentio
             }
             continue;
         }
-        for (std::int64_t r = 0; r < rows; ++r) {
-            merge(work.merged + r * floats, work.chunk + r * floats, a.head_dim);
-        }
+        merge_rows(work.merged, work.chunk, rows, a.head_dim);
     }
     for (std::int64_t r = 0; r < rows && !block.is_partial; ++r) {
         write_result(a, call, block.sequence, block.first_token + r / per_token,
@@ -239,10 +294,7 @@ inline void combine(const Attention& a, const AttentionCall& call, std::int64_t 
     const Chunks seen = seen_chunks(a, call.old(sequence), token, token);
     for (std::int64_t i = 0; i < per_token; ++i) {
         float* merged = partial_of(a, call, sequence, kv_head, token, seen.first) + i * floats;
-        for (std::int64_t chunk = seen.first + 1; chunk < seen.last; ++chunk) {
-            merge(merged, partial_of(a, call, sequence, kv_head, token, chunk) + i * floats,
-                  a.head_dim);
-        }
+        merge_chunks(merged, per_token * floats, seen.last - seen.first, a.head_dim);
         write_result(a, call, sequence, token, kv_head * per_token + i, merged);
     }
 }
