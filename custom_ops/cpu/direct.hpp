@@ -4,10 +4,10 @@
 // bits do not depend on the path.
 #pragma once
 
-#include <cstring>
 #include <type_traits>
 
 #include "isa.hpp"
+#include "outputs.hpp"
 #include "records.hpp"
 #include "resq/kernels.hpp"
 
@@ -23,13 +23,13 @@ struct Queries {
     std::int64_t rows, head_dim;
 };
 
-// Calls use(rows), with the number of rows as a type.
-template <int kRows = kDirectRows, typename Use>
-inline void with_rows(std::int64_t rows, const Use& use) {
-    if (rows == kRows) {
-        use(std::integral_constant<int, kRows>{});
-    } else if constexpr (kRows > 1) {
-        with_rows<kRows - 1>(rows, use);
+// Calls use(count), with the count, 1 to kMost, as a type.
+template <int kMost, typename Use>
+inline void with_count(std::int64_t count, const Use& use) {
+    if (count == kMost) {
+        use(std::integral_constant<int, kMost>{});
+    } else if constexpr (kMost > 1) {
+        with_count<kMost - 1>(count, use);
     }
 }
 
@@ -63,7 +63,7 @@ inline void score_sixteens(const Record& layout, const std::uint8_t* records,
 // scores (rows, kChunk) = Q · Kᵀ for `slots` slots, which are a multiple of sixteen.
 inline void score_directly(const Record& layout, const std::uint8_t* records,
                            const Queries& queries, std::int64_t slots, float* scores) {
-    with_rows(queries.rows, [&](auto rows) {
+    with_count<kDirectRows>(queries.rows, [&](auto rows) {
         // Each sum waits for its last addition, so few rows take two groups of slots side by side.
         constexpr int kCount = 2 * rows <= kScoreSums ? 2 : 1;
         std::int64_t slot = 0;
@@ -77,86 +77,91 @@ inline void score_directly(const Record& layout, const std::uint8_t* records,
     });
 }
 
-// The sums of values of each row of queries, and the weights of sixteen slots.
+// The weights of each row of queries, and where its sums of values go.
 struct Weighted {
     float* sums;  // (rows, head_dim), rows `stride` apart
     std::int64_t stride;
     const float* weights;  // (rows, kChunk)
 };
 
-// Adds the values of sixteen slots at one to sixteen coefficients, `count`. With exactly eight, the
-// compiler leaves out what belongs to the others.
-template <int kRows, int kBits, bool kEight>
-inline void add_coefficients(const std::uint8_t* packed, std::int64_t bytes,
-                             const Meanings& meanings, const Weighted& out, std::int64_t k,
-                             std::int64_t count) {
-    F sums[kRows];
-    for (int r = 0; r < kRows; ++r) {
-        const float* from = out.sums + r * out.stride + k;
-        sums[r] = kEight ? load(from) : load_first(from, count);
+// Sums of values at kBlocks times sixteen coefficients; the last sixteen may be `count`, fewer.
+// With exactly eight, the compiler leaves out what belongs to the others.
+template <int kRows, int kBits, int kBlocks, bool kEight>
+inline void weigh_blocks(const std::uint8_t* packed, std::int64_t bytes, std::int64_t slots,
+                         const Meanings* meanings, const Weighted& out, std::int64_t count) {
+    F sums[kRows][kBlocks];
+    for (auto& row : sums) {
+        clear(row);
     }
-    for (int i = 0; i < kLanes; ++i) {
-        const F values = coefficients<kBits>(packed + i * bytes, meanings, i);
+    for (std::int64_t slot = 0; slot < slots; ++slot, packed += bytes) {
+        const Meanings& sixteen = meanings[slot / kLanes];
+#pragma GCC unroll 4
+        for (int b = 0; b < kBlocks; ++b) {
+            const F values = coefficients<kBits>(packed + b * kLanes * kBits / 8, sixteen,
+                                                 static_cast<int>(slot % kLanes));
 #pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r) {
-            sums[r] = fma(broadcast(out.weights[r * kChunk + i]), values, sums[r]);
+            for (int r = 0; r < kRows; ++r) {
+                sums[r][b] = fma(broadcast(out.weights[r * kChunk + slot]), values, sums[r][b]);
+            }
         }
     }
     for (int r = 0; r < kRows; ++r) {
-        float* to = out.sums + r * out.stride + k;
+        float* to = out.sums + r * out.stride;
+        for (int b = 0; b < kBlocks - 1; ++b) {
+            store(to + b * kLanes, sums[r][b]);
+        }
+        to += (kBlocks - 1) * kLanes;
         if (kEight) {
-            store_half(to, sums[r]);
+            store_half(to, sums[r][kBlocks - 1]);
         } else {
-            store_first(to, sums[r], count);
+            store_first(to, sums[r][kBlocks - 1], count);
         }
     }
 }
 
-// Adds one part of the values of sixteen slots, whose first coefficient is `first`.
+// Sums of values at the coefficients of one part.
 template <int kRows, int kBits>
-inline void add_part(const Record& layout, const RecordPart& part, const std::uint8_t* records,
-                     const float* shown, std::int64_t first, const Weighted& out) {
-    const Meanings meanings = meanings_of<kBits>(layout, part, records, shown);
-    for (std::int64_t k = 0; k < part.rank; k += kLanes) {
-        const std::uint8_t* packed = records + part.values + k * kBits / 8;
-        const std::int64_t left = part.rank - k;
-        if (left == kLanes / 2) {
-            add_coefficients<kRows, kBits, true>(packed, layout.bytes, meanings, out, first + k,
-                                                 left);
-        } else {
-            add_coefficients<kRows, kBits, false>(packed, layout.bytes, meanings, out, first + k,
-                                                  left);
-        }
+inline void weigh_part(const Record& layout, int p, const std::uint8_t* records, std::int64_t slots,
+                       const Scales (*scales)[2], const float* shown, Weighted out) {
+    constexpr int kMost = kRows < kValueSums ? kValueSums / kRows : 1;
+    const RecordPart& part = layout.parts[p];
+    Meanings meanings[kChunk / kLanes];
+    for (std::int64_t i = 0; i < slots / kLanes; ++i) {
+        meanings[i] =
+            meanings_of<kBits>(scales[i][p], shown == nullptr ? nullptr : shown + i * kLanes);
     }
-}
-
-// Adds the values of sixteen slots.
-template <int kRows>
-inline void add_sixteen(const Record& layout, const std::uint8_t* records, const float* shown,
-                        const Weighted& out) {
-    std::int64_t first = 0;
-    for (const RecordPart& part : layout.parts) {
-        if (part.rank > 0 && part.bits == 4) {
-            add_part<kRows, 4>(layout, part, records, shown, first, out);
-        } else if (part.rank > 0) {
-            add_part<kRows, 8>(layout, part, records, shown, first, out);
-        }
-        first += part.rank;
+    for (std::int64_t k = 0; k < part.rank; k += kMost * kLanes, out.sums += kMost * kLanes) {
+        const std::uint8_t* packed = records + part.values + k * kBits / 8;
+        const std::int64_t left = part.rank - k, blocks = (left + kLanes - 1) / kLanes;
+        with_count<kMost>(blocks < kMost ? blocks : kMost, [&](auto count) {
+            const std::int64_t last = left - (count - 1) * kLanes;
+            if (last == kLanes / 2) {
+                weigh_blocks<kRows, kBits, count, true>(packed, layout.bytes, slots, meanings, out,
+                                                        last);
+            } else {
+                weigh_blocks<kRows, kBits, count, false>(packed, layout.bytes, slots, meanings, out,
+                                                         last);
+            }
+        });
     }
 }
 
 // sums = weights · V for `slots` slots. `shown` as for meanings_of.
 inline void weigh_directly(const Record& layout, const std::uint8_t* records, const float* shown,
-                           const Queries& queries, std::int64_t slots, const Weighted& out) {
-    with_rows(queries.rows, [&](auto rows) {
-        for (int r = 0; r < rows; ++r) {
-            std::memset(out.sums + r * out.stride, 0,
-                        static_cast<std::size_t>(queries.head_dim) * sizeof(float));
-        }
-        for (std::int64_t slot = 0; slot < slots; slot += kLanes) {
-            add_sixteen<rows>(layout, records + slot * layout.bytes,
-                              shown == nullptr ? nullptr : shown + slot,
-                              {out.sums, out.stride, out.weights + slot});
+                           const Queries& queries, std::int64_t slots, Weighted out) {
+    Scales scales[kChunk / kLanes][2];
+    for (std::int64_t i = 0; i < slots / kLanes; ++i) {
+        read_scales(layout, records + i * kLanes * layout.bytes, scales[i]);
+    }
+    with_count<kDirectRows>(queries.rows, [&](auto rows) {
+        for (int p = 0; p < 2; ++p) {
+            const RecordPart& part = layout.parts[p];
+            if (part.rank > 0 && part.bits == 4) {
+                weigh_part<rows, 4>(layout, p, records, slots, scales, shown, out);
+            } else if (part.rank > 0) {
+                weigh_part<rows, 8>(layout, p, records, slots, scales, shown, out);
+            }
+            out.sums += part.rank;
         }
     });
 }

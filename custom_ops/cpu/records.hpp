@@ -96,19 +96,34 @@ struct Meaning {
     F scale, shifts[2];
 };
 
-template <int kBits>
-inline Meaning meaning_of(const Record& layout, const RecordPart& part,
-                          const std::uint8_t* records) {
+// The scales and zero points of one part of sixteen records.
+struct Scales {
+    F scales, zeros;
+};
+
+// Of both parts, which follow each other at the end of a record. Those of an absent part are not
+// set.
+inline void read_scales(const Record& layout, const std::uint8_t* records, Scales parts[2]) {
+    const int first = layout.parts[0].rank > 0 ? 0 : 1;
     I dwords[4];
-    transpose_dwords(records + part.scale, layout.bytes,
-                     dwords);  // scale, zero, and the bytes after them
-    const F scale = as_float(dwords[0] << 16);
-    const F zeros = to_float((dwords[0] >> 16) & broadcast(255));
-    const auto shift = [&](float power) { return zero() - (zeros + broadcast(power)) * scale; };
-    if (kBits == 8) {
-        return {scale, {shift(0.0f), shift(0.0f)}};
+    transpose_dwords(records + layout.parts[first].scale, layout.bytes, dwords);
+    const I byte = broadcast(255);
+    parts[first] = {as_float(dwords[0] << 16), to_float((dwords[0] >> 16) & byte)};
+    if (first == 0) {
+        parts[1] = {as_float(and_or(dwords[0] >> 8, broadcast(255 << 16), dwords[1] << 24)),
+                    to_float((dwords[1] >> 8) & byte)};
     }
-    return {scale, {shift(kPowers[0]), shift(kPowers[1])}};
+}
+
+template <int kBits>
+inline Meaning meaning_of(const Scales& part) {
+    const auto shift = [&](float power) {
+        return zero() - (part.zeros + broadcast(power)) * part.scales;
+    };
+    if (kBits == 8) {
+        return {part.scales, {shift(0.0f), shift(0.0f)}};
+    }
+    return {part.scales, {shift(kPowers[0]), shift(kPowers[1])}};
 }
 
 // Coefficient `i` of a dword of each of sixteen records.
@@ -127,14 +142,15 @@ inline F coefficient(I dword, int i, const Meaning& meaning) {
 // Calls use(k, keys) for the coefficients k of one part, in order, with those of `kCount` times
 // sixteen keys. Lanes are slots.
 template <int kBits, int kCount, typename Use>
-inline void each_coefficient(const Record& layout, const RecordPart& part,
-                             const std::uint8_t* records, const Use& use) {
+inline void each_coefficient(const Record& layout, int p, const std::uint8_t* records,
+                             const Scales (&scales)[kCount][2], const Use& use) {
     constexpr int kPerDword = 32 / kBits;
+    const RecordPart& part = layout.parts[p];
     const std::int64_t sixteen = kLanes * layout.bytes;
     Meaning meanings[kCount];
     I dwords[kCount][4];
     for (int n = 0; n < kCount; ++n) {
-        meanings[n] = meaning_of<kBits>(layout, part, records + n * sixteen);
+        meanings[n] = meaning_of<kBits>(scales[n][p]);
     }
     const auto use_one = [&](int j, int i, std::int64_t k) {
         F keys[kCount];
@@ -170,15 +186,20 @@ inline void each_coefficient(const Record& layout, const RecordPart& part,
 // The same for the coefficients of all parts.
 template <int kCount, typename Use>
 inline void each_coefficient(const Record& layout, const std::uint8_t* records, const Use& use) {
+    Scales scales[kCount][2];
+    for (int n = 0; n < kCount; ++n) {
+        read_scales(layout, records + n * kLanes * layout.bytes, scales[n]);
+    }
     std::int64_t before = 0;
-    for (const RecordPart& part : layout.parts) {
+    for (int p = 0; p < 2; ++p) {
+        const RecordPart& part = layout.parts[p];
         const auto use_part = [&](std::int64_t k, const F(&keys)[kCount]) {
             use(before + k, keys);
         };
         if (part.rank > 0 && part.bits == 4) {
-            each_coefficient<4, kCount>(layout, part, records, use_part);
+            each_coefficient<4, kCount>(layout, p, records, scales, use_part);
         } else if (part.rank > 0) {
-            each_coefficient<8, kCount>(layout, part, records, use_part);
+            each_coefficient<8, kCount>(layout, p, records, scales, use_part);
         }
         before += part.rank;
     }
@@ -203,9 +224,8 @@ struct Meanings {
 // A record that is not shown is all zeros: it may hold anything, and 0 · infinity is NaN. `shown`
 // is null if all are.
 template <int kBits>
-inline Meanings meanings_of(const Record& layout, const RecordPart& part,
-                            const std::uint8_t* records, const float* shown) {
-    const Meaning meaning = meaning_of<kBits>(layout, part, records);
+inline Meanings meanings_of(const Scales& part, const float* shown) {
+    const Meaning meaning = meaning_of<kBits>(part);
     Meanings all;
     float odd[kLanes], even[kLanes];
     store(all.scales, meaning.scale);
@@ -257,13 +277,14 @@ inline void decode_values(const Record& layout, const std::uint8_t* records, std
         const std::uint8_t* sixteen = records + slot * layout.bytes;
         const float* seen = shown == nullptr ? nullptr : shown + slot;
         float* out = tile + slot * stride;
-        for (const RecordPart& part : layout.parts) {
+        Scales scales[2];
+        read_scales(layout, sixteen, scales);
+        for (int p = 0; p < 2; ++p) {
+            const RecordPart& part = layout.parts[p];
             if (part.rank > 0 && part.bits == 4) {
-                decode_rows<4>(layout, part, sixteen, meanings_of<4>(layout, part, sixteen, seen),
-                               stride, out);
+                decode_rows<4>(layout, part, sixteen, meanings_of<4>(scales[p], seen), stride, out);
             } else if (part.rank > 0) {
-                decode_rows<8>(layout, part, sixteen, meanings_of<8>(layout, part, sixteen, seen),
-                               stride, out);
+                decode_rows<8>(layout, part, sixteen, meanings_of<8>(scales[p], seen), stride, out);
             }
             out += part.rank;
         }
