@@ -14,12 +14,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
+from tests.benchmarks.busy_core import busy_core
 from tests.benchmarks.machine import machine_line
 from tests.benchmarks.peer_list import OURS, PEERS, Peer, installed_packages
 from tests.benchmarks.peer_models import ROOT, Workshop
@@ -99,19 +100,6 @@ class Runtime:
             raise RuntimeError(lines[-1])
         sample: dict[str, float] = json.loads(printed[-1])
         return sample
-
-
-@contextmanager
-def busy_core() -> Iterator[None]:
-    """Another process that computes without end on the first core this one may use."""
-    core = min(os.sched_getaffinity(0))
-    program = f"import os; os.sched_setaffinity(0, {{{core}}})\nwhile True: pass"
-    spinner = subprocess.Popen([sys.executable, "-c", program])
-    try:
-        yield
-    finally:
-        spinner.kill()
-        spinner.wait()
 
 
 def prepare(

@@ -22,6 +22,7 @@ from tests.custom_ops.attention_cases import (
     expected_caches,
     form_of,
     node_of,
+    steps,
 )
 from tests.custom_ops.kernels import Node, assert_identical, by_body
 from tests.functions.attention_cases import SHAPES, Shape, read
@@ -180,6 +181,24 @@ def test_tiny_and_huge_inputs_are_stored_as_defined(size: float) -> None:
     y, *caches = node.run()
     assert_identical(caches[1:], list(expected_caches(chosen, node)[1:]))
     assert np.all(np.isfinite(y))
+
+
+@pytest.mark.parametrize("part", ["keys", "values"])
+@pytest.mark.parametrize("new", [1, 70], ids=["one token", "a prompt"])
+def test_keys_and_values_up_to_1e35_are_attended_to(part: str, new: int) -> None:
+    """Scales of 4-bit parts then reach 2**116, the last power of two that kernels can read."""
+    chosen = form_of(rotates_keys=False)
+    node = node_of(chosen, Shape(1, new, new, 0))
+    ends = [heads * chosen.head_dim for heads in (chosen.num_heads, chosen.kv_num_heads)]
+    queries, keys, values = np.split(node.arrays["QKV"], np.cumsum(ends), axis=2)
+    (keys if part == "keys" else values)[:] *= np.float32(2.0**117)
+    if part == "keys":
+        queries[:] *= np.float32(2.0**-117)
+    y, *caches = node.run()
+    scale = steps(chosen, caches[part == "values"])[..., 0].max()
+    assert 2.0**114 < scale < 2.0**117
+    assert_identical(caches, list(expected_caches(chosen, node)))
+    assert_attended(chosen, node, y, caches)
 
 
 # Attributes and types
