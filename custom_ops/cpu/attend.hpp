@@ -200,11 +200,11 @@ inline void weigh(const Attention& a, const ChunkMask& mask, std::int64_t own_sl
     softmax[1] = sum(total);
 }
 
-// scores (rows, kChunk) = Q · Kᵀ
+// scores (rows, kChunk) = Q · Kᵀ. The values are needed next.
 inline void score(const Record& layout, const std::uint8_t* keys, const Queries& queries,
-                  std::int64_t slots, const AttendScratch& work) {
+                  std::int64_t slots, const Ahead& values, const AttendScratch& work) {
     if (queries.rows <= kDirectRows) {
-        score_directly(layout, keys, queries, slots, work.scores);
+        score_directly(layout, keys, queries, slots, values, work.scores);
         return;
     }
     decode_keys(layout, keys, slots, work.tile);
@@ -212,12 +212,13 @@ inline void score(const Record& layout, const std::uint8_t* keys, const Queries&
          queries.rows, queries.head_dim, slots);
 }
 
-// The values of a chunk's softmaxes = weights · V
+// The values of a chunk's softmaxes = weights · V. The keys of the next chunk are needed next.
 inline void weigh_values(const Attention& a, const std::uint8_t* values, const float* shown,
-                         const Queries& queries, std::int64_t slots, const AttendScratch& work) {
+                         const Queries& queries, std::int64_t slots, const Ahead& keys,
+                         const AttendScratch& work) {
     const std::int64_t padded = padded_dim(a), floats = softmax_floats(a);
     if (queries.rows <= kDirectRows) {
-        weigh_directly(a.record, values, shown, queries, slots,
+        weigh_directly(a.record, values, shown, queries, slots, keys,
                        {work.chunk + 2, floats, work.scores});
         return;
     }
@@ -244,13 +245,17 @@ inline void attend_chunk(const Attention& a, const AttentionCall& call, const At
     const std::int64_t seen = last_own - mask.first_slot + 1;
     const std::int64_t slots = seen < kChunk ? (seen + kLanes - 1) / kLanes * kLanes : kChunk;
     score(a.record, with_slack(a.record, {call.keys + place, readable}, slots, work.records),
-          queries, slots, work);
+          queries, slots, {call.values + place, call.values + place + slots * a.record.bytes},
+          work);
     for (std::int64_t r = 0; r < queries.rows; ++r) {
         weigh(a, mask, first_own + r / per_token, work.scores + r * kChunk,
               work.chunk + r * softmax_floats(a));
     }
+    const std::uint8_t* next = call.keys + place + kChunk * a.record.bytes;
+    const bool is_last = mask.first_slot + kChunk > last_own;
     weigh_values(a, with_slack(a.record, {call.values + place, readable}, slots, work.records),
-                 mask.shows_all ? nullptr : mask.shown, queries, slots, work);
+                 mask.shows_all ? nullptr : mask.shown, queries, slots,
+                 {next, is_last ? next : next + kChunk * a.record.bytes}, work);
 }
 
 // The address of the softmaxes of one token's heads over one chunk.

@@ -62,16 +62,18 @@ inline void score_sixteens(const Record& layout, const std::uint8_t* records,
 
 // scores (rows, kChunk) = Q · Kᵀ for `slots` slots, which are a multiple of sixteen.
 inline void score_directly(const Record& layout, const std::uint8_t* records,
-                           const Queries& queries, std::int64_t slots, float* scores) {
+                           const Queries& queries, std::int64_t slots, Ahead ahead, float* scores) {
     with_count<kDirectRows>(queries.rows, [&](auto rows) {
         // Each sum waits for its last addition, so few rows take two groups of slots side by side.
         constexpr int kCount = 2 * rows <= kScoreSums ? 2 : 1;
         std::int64_t slot = 0;
         for (; slot + kCount * kLanes <= slots; slot += kCount * kLanes) {
+            ahead.prefetch(kCount * kLanes * layout.bytes);
             score_sixteens<rows, kCount>(layout, records + slot * layout.bytes, queries,
                                          scores + slot);
         }
         for (; slot < slots; slot += kLanes) {
+            ahead.prefetch(kLanes * layout.bytes);
             score_sixteens<rows, 1>(layout, records + slot * layout.bytes, queries, scores + slot);
         }
     });
@@ -119,10 +121,13 @@ inline void weigh_blocks(const std::uint8_t* packed, std::int64_t bytes, std::in
     }
 }
 
+// Bytes to prefetch for each coefficient of the values of a chunk: as many as a chunk of keys has.
+constexpr std::int64_t kBytesAhead = kChunk;
+
 // Sums of values at the coefficients of one part.
 template <int kRows, int kBits>
 inline void weigh_part(const Record& layout, int p, const std::uint8_t* records, std::int64_t slots,
-                       const Scales (*scales)[2], const float* shown, Weighted out) {
+                       const Scales (*scales)[2], const float* shown, Weighted out, Ahead& ahead) {
     constexpr int kMost = kRows < kValueSums ? kValueSums / kRows : 1;
     const RecordPart& part = layout.parts[p];
     Meanings meanings[kChunk / kLanes];
@@ -133,6 +138,7 @@ inline void weigh_part(const Record& layout, int p, const std::uint8_t* records,
     for (std::int64_t k = 0; k < part.rank; k += kMost * kLanes, out.sums += kMost * kLanes) {
         const std::uint8_t* packed = records + part.values + k * kBits / 8;
         const std::int64_t left = part.rank - k, blocks = (left + kLanes - 1) / kLanes;
+        ahead.prefetch(kMost * kLanes * kBytesAhead);
         with_count<kMost>(blocks < kMost ? blocks : kMost, [&](auto count) {
             const std::int64_t last = left - (count - 1) * kLanes;
             if (last == kLanes / 2) {
@@ -148,7 +154,7 @@ inline void weigh_part(const Record& layout, int p, const std::uint8_t* records,
 
 // sums = weights · V for `slots` slots. `shown` as for meanings_of.
 inline void weigh_directly(const Record& layout, const std::uint8_t* records, const float* shown,
-                           const Queries& queries, std::int64_t slots, Weighted out) {
+                           const Queries& queries, std::int64_t slots, Ahead ahead, Weighted out) {
     Scales scales[kChunk / kLanes][2];
     for (std::int64_t i = 0; i < slots / kLanes; ++i) {
         read_scales(layout, records + i * kLanes * layout.bytes, scales[i]);
@@ -157,9 +163,9 @@ inline void weigh_directly(const Record& layout, const std::uint8_t* records, co
         for (int p = 0; p < 2; ++p) {
             const RecordPart& part = layout.parts[p];
             if (part.rank > 0 && part.bits == 4) {
-                weigh_part<rows, 4>(layout, p, records, slots, scales, shown, out);
+                weigh_part<rows, 4>(layout, p, records, slots, scales, shown, out, ahead);
             } else if (part.rank > 0) {
-                weigh_part<rows, 8>(layout, p, records, slots, scales, shown, out);
+                weigh_part<rows, 8>(layout, p, records, slots, scales, shown, out, ahead);
             }
             out.sums += part.rank;
         }

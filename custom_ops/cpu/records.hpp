@@ -63,6 +63,20 @@ inline std::int64_t records_bytes(const Record& layout) {
     return kChunk * layout.bytes + static_cast<std::int64_t>(kSlack);
 }
 
+// Bytes to prefetch, some at a time. In a long text every token reads records from main memory, and
+// a few queries do not compute long enough to hide that; more lines at once than a core can wait
+// for would stop it.
+struct Ahead {
+    const std::uint8_t *next = nullptr, *end = nullptr;
+
+    void prefetch(std::int64_t bytes) {
+        constexpr std::int64_t kLine = 64;
+        for (std::int64_t begin = 0; begin < bytes && next < end; begin += kLine, next += kLine) {
+            __builtin_prefetch(next);
+        }
+    }
+};
+
 // Records in memory, and how many bytes may be read.
 struct Records {
     const std::uint8_t* data;
