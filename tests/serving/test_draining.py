@@ -13,13 +13,13 @@ from tests.serving.served import COMPLETIONS, Served, served, wait_until
 HOLDING = """
 import os, time
 from resq_onnx.runtime.ragged import RaggedDecoder
-run, calls = RaggedDecoder.run, []
-def held(self, rows, ids, *rest):
+run_rows, calls = RaggedDecoder.run_rows, []
+def held(self, rows, ids, count):
     calls.append(ids.shape)
     while len(calls) > 3 and not os.path.exists({path!r}):
         time.sleep(0.01)
-    return run(self, rows, ids, *rest)
-RaggedDecoder.run = held
+    return run_rows(self, rows, ids, count)
+RaggedDecoder.run_rows = held
 """
 """A model that stops after three calls until a file is there."""
 
