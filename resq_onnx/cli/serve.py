@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from pathlib import Path
 
 import click
@@ -13,6 +15,13 @@ from resq_onnx.errors import ResqError
 
 KILLED_AFTER_SECONDS = 30.0
 """After SIGTERM, by Kubernetes; the drain has to leave some time for the rest."""
+
+
+def _number(_context: click.Context, _option: click.Parameter, value: float) -> float:
+    """Refuse NaN, which is in no range and outside of none."""
+    if math.isnan(value):
+        raise click.BadParameter("nan is not a number.")
+    return value
 
 
 @click.command(context_settings={"show_default": True})
@@ -27,13 +36,15 @@ KILLED_AFTER_SECONDS = 30.0
 @click.option("--max-waiting", type=click.IntRange(min=0), default=16,
               help="Requests that wait for one to end; any more get status 429.")  # fmt: skip
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=600.0,
-              metavar="SECONDS", help="Time limit of a request, including waiting.")  # fmt: skip
+              callback=_number, metavar="SECONDS",
+              help="Time limit of a request, including waiting.")  # fmt: skip
 @click.option("--speculate", type=click.IntRange(0, MOST_GUESSES), default=0, metavar="N",
               help="Guess up to N tokens of an answer from its text so far and check them "
               "together: the same text, faster where it repeats itself.")  # fmt: skip
-@click.option("--api-key", "api_keys", multiple=True, metavar="KEY", envvar="RESQ_API_KEYS",
-              help="Answer only requests with this key; may be repeated. RESQ_API_KEYS names keys "
-              "that no list of processes shows.  [default: everybody is answered]",
+@click.option("--api-key", "api_keys", multiple=True, metavar="KEY",
+              help="Answer only requests with this key; may be repeated. Without it, the "
+              "environment variable RESQ_API_KEYS names keys that no list of processes shows.  [default: everybody "
+              "is answered]",
               show_default=False)  # fmt: skip
 @click.option("--cors-origin", "origins", multiple=True, metavar="ORIGIN",
               help="Pages of this origin, such as https://chat.example, may read answers in a "
@@ -44,8 +55,8 @@ KILLED_AFTER_SECONDS = 30.0
 @click.option("--tls-key", type=click.Path(path_type=Path), metavar="FILE",
               help="The certificate's private key.")  # fmt: skip
 @click.option("--drain", type=click.FloatRange(min=0), default=KILLED_AFTER_SECONDS - 10,
-              metavar="SECONDS", help="How long requests may run on after SIGTERM; new ones are "
-              "refused.")  # fmt: skip
+              callback=_number, metavar="SECONDS",
+              help="How long requests may run on after SIGTERM; new ones are refused.")  # fmt: skip
 @session_options
 def serve(
     model: Path,
@@ -73,6 +84,7 @@ def serve(
     """
     _check_packages()
     from resq_onnx.files import find_model
+    from resq_onnx.serving.api_keys import keys_of
     from resq_onnx.serving.app import Service
     from resq_onnx.serving.cross_origin import check_origins
     from resq_onnx.serving.engine import Engine
@@ -82,6 +94,7 @@ def serve(
 
     if not all(api_keys):
         raise ResqError("--api-key is empty; give a key, or omit the option to answer everybody")
+    keys = api_keys or keys_of(os.environ)
     check_origins(origins)
     tls = Tls.of(tls_certificate, tls_key)
     path = find_model(model)
@@ -93,7 +106,7 @@ def serve(
             path, name, max_concurrent, max_length, threads, kernels, provider, speculate
         )
         scheduler = Scheduler(engine, engine.batch, max_concurrent, max_waiting)
-        service = Service(engine, scheduler, timeout, api_keys, origins)
+        service = Service(engine, scheduler, timeout, keys, origins)
 
         def ready() -> None:
             print_line(f"Serving {name} ({engine.max_length} tokens) at {url}/v1")

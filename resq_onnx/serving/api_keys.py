@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from resq_onnx.errors import ResqError
 from resq_onnx.serving.refusals import wrong_key
 from resq_onnx.serving.replies import refusal_response
 
@@ -17,6 +18,25 @@ GUARDED: Final = ("/v1/", "/metrics")
 """Beginnings of paths that need a key; /health does not."""
 
 SCHEME: Final = "bearer"
+
+VARIABLE: Final = "RESQ_API_KEYS"
+"""The environment variable with keys, separated by white space."""
+
+
+def keys_of(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """The keys in the environment; none if the variable is not set.
+
+    Raises:
+        ResqError: It is set, but holds no key: an empty secret must not admit everybody.
+    """
+    if VARIABLE not in environment:
+        return ()
+    keys = tuple(environment[VARIABLE].split())
+    if not keys:
+        raise ResqError(
+            f"{VARIABLE} is set, but holds no key; give it one, or unset it to answer everybody"
+        )
+    return keys
 
 
 class ApiKeys:

@@ -46,8 +46,8 @@ def refused_by(
     if origin is not None and origin.lower() not in allowed and "*" not in origins:
         return (
             HTTPStatus.FORBIDDEN,
-            "this server answers no page of another origin; start it with another --host to let "
-            "others in",
+            "this server answers no page of this origin; start it with --cors-origin to let "
+            "the page ask",
         )
     return None
 

@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from resq_onnx.errors import ResqError
 from resq_onnx.files import find_model
+from resq_onnx.serving.api_keys import keys_of
 from resq_onnx.serving.app import Service
 from resq_onnx.serving.engine import Engine
 from resq_onnx.serving.scheduling import Scheduler
@@ -40,8 +41,6 @@ defaults, and the bounds of the number of replicas. A replica reserves `threads`
 
 DRAIN_SECONDS: Final = 20.0
 """How long the requests of a replica that is to go may run on."""
-
-KEYS: Final = "RESQ_API_KEYS"
 
 
 async def _forward(scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,8 +68,7 @@ class Replica:
             most_guesses=count["speculate"],
         )
         scheduler = Scheduler(engine, engine.batch, concurrent, count["max_waiting"])
-        keys = os.environ.get(KEYS, "").split()
-        self.service = Service(engine, scheduler, float(given["timeout"]), keys)
+        self.service = Service(engine, scheduler, float(given["timeout"]), keys_of(os.environ))
 
 
 _COUNTS: Final = ("max_length", "max_concurrent", "max_waiting", "threads", "speculate")

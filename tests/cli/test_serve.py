@@ -51,6 +51,13 @@ def test_it_listens_on_loopback_unless_told_otherwise(folder: Path, tmp_path: Pa
         assert opened.getsockname()[0] == "::1"
 
 
+@pytest.mark.parametrize("option", ["--timeout", "--drain"])
+def test_a_time_that_is_no_number_is_refused(tmp_path: Path, option: str) -> None:
+    result = run("serve", tmp_path, option, "nan")
+    assert result.exit_code == 2
+    assert f"Invalid value for '{option}': nan is not a number" in result.stderr
+
+
 def test_a_port_that_is_taken_is_refused_before_the_model_is_opened(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"no model")
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -8,6 +8,7 @@ from pathlib import Path
 import openai
 import pytest
 
+from resq_onnx.serving.api_keys import VARIABLE, keys_of
 from tests.command_line import error_line, run
 from tests.serving.served import Served, served
 
@@ -56,3 +57,28 @@ def test_an_empty_key_is_refused(folder: Path) -> None:
     result = run("serve", folder, "--api-key", "")
     assert result.exit_code == 1
     assert "--api-key is empty" in error_line(result.stderr)
+
+
+@pytest.mark.parametrize("value", ["", "  "])
+def test_a_variable_without_a_key_does_not_open_the_server_to_everybody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv(VARIABLE, value)
+    result = run("serve", tmp_path)  # keys are checked first: there is no model
+    assert result.exit_code == 1
+    assert "RESQ_API_KEYS is set, but holds no key" in error_line(result.stderr)
+
+
+def test_the_variable_holds_keys_separated_by_spaces() -> None:
+    assert keys_of({VARIABLE: " first  second\n"}) == ("first", "second")
+    assert keys_of({}) == ()
+
+
+def test_keys_of_the_option_replace_those_of_the_variable(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "old")
+    with served(folder, tmp_path / "log.txt", "--api-key", "new") as server:
+        assert server.client(api_key="new").models.list().data
+        with pytest.raises(openai.AuthenticationError):
+            server.client(api_key="old").models.list()

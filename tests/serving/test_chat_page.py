@@ -162,3 +162,17 @@ def test_a_server_with_keys_asks_for_one_and_says_what_it_refuses(
         page.run("document.querySelector('.again').click()")
         page.wait_for("document.querySelector('.assistant:not(.writing)') !== null")
         assert "secret" not in page.text()
+
+
+@pytest.mark.browser
+def test_it_can_ask_a_server_that_takes_fewer_tokens_than_the_page_proposes(
+    page: Page, folder: Path, tmp_path: Path
+) -> None:
+    with served(folder, tmp_path / "log.txt", "--max-length", 64) as server:
+        page.open(address(server), SIZES["desk"], "light")
+        page.wait_for(READY)
+        assert page.run("document.getElementById('composer').checkValidity()")
+        ask(page, "a")
+        page.wait_for("document.querySelectorAll('.again').length === 1")
+        assert page.run("document.querySelector('.error')") is None
+        assert len(answers(page)) == 1

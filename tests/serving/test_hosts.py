@@ -45,6 +45,13 @@ def test_on_loopback_only_its_own_names_and_pages_are_answered(server: Served) -
             assert status_of(server, request.format(host=host, more=more)) == expected, host
 
 
+def test_the_refusal_of_a_page_names_the_option_that_admits_it() -> None:
+    refused = refused_by("127.0.0.1", {"host": "localhost", "origin": "https://chat.example"})
+    assert refused is not None
+    assert "--cors-origin" in refused[1]
+    assert "--host" not in refused[1]
+
+
 def test_elsewhere_than_on_loopback_any_name_is_answered() -> None:
     for address in ("0.0.0.0", "::", "192.168.1.5"):
         assert not is_loopback(address)

@@ -33,7 +33,9 @@ async function connect() {
   const [{ id, max_model_len: tokens }] = (await response.json()).data;
   model = document.title = element("name").textContent = id;
   element("facts").textContent = `runs on this server, with up to ${tokens} tokens`;
-  element("length").max = tokens;
+  const length = element("length");
+  length.max = tokens;
+  if (Number(length.value) > tokens) length.value = "";  // a form with such a number is not sent
   document.body.dataset.state = "ready";
 }
 
