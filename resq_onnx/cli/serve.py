@@ -43,8 +43,8 @@ def _number(_context: click.Context, _option: click.Parameter, value: float) -> 
               "together: the same text, faster where it repeats itself.")  # fmt: skip
 @click.option("--api-key", "api_keys", multiple=True, metavar="KEY",
               help="Answer only requests with this key; may be repeated. Without it, the "
-              "environment variable RESQ_API_KEYS names keys that no list of processes shows.  [default: everybody "
-              "is answered]",
+              "environment variable RESQ_API_KEYS names keys that no list of processes shows.  "
+              "[default: everybody is answered]",
               show_default=False)  # fmt: skip
 @click.option("--cors-origin", "origins", multiple=True, metavar="ORIGIN",
               help="Pages of this origin, such as https://chat.example, may read answers in a "
