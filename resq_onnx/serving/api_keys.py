@@ -45,7 +45,7 @@ class ApiKeys:
     def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
         """Take the application, and the keys; with none, everybody is answered."""
         self._app = app
-        self._digests = [_digest(key) for key in keys]
+        self._digests = [_digest(key.encode("utf-8", "surrogateescape")) for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it."""
@@ -58,11 +58,11 @@ class ApiKeys:
     def _admits(self, headers: Headers) -> bool:
         """Whether a request has a key; how long this takes says nothing about the keys."""
         scheme, _, key = headers.get("authorization", "").partition(" ")
-        given = _digest(key.strip())
+        given = _digest(key.strip(" \t").encode("latin-1"))  # as it came
         found = [hmac.compare_digest(given, digest) for digest in self._digests]
         return scheme.lower() == SCHEME and any(found)
 
 
-def _digest(key: str) -> bytes:
+def _digest(key: bytes) -> bytes:
     """Digests have equal lengths, so comparing them does not tell that of a key."""
-    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+    return hashlib.sha256(key).digest()

@@ -11,7 +11,7 @@ from resq_onnx.runtime.constraints import Constraint
 from resq_onnx.runtime.generation import choose
 from resq_onnx.runtime.penalties import Penalties
 from resq_onnx.runtime.sampling import Sampler
-from resq_onnx.serving.refusals import invalid
+from resq_onnx.serving.refusals import RefusalError, invalid
 from resq_onnx.serving.scoring import ScoredToken, Scorer
 
 
@@ -61,11 +61,19 @@ class Chooser:
         token = choose(self._sampler, changed, made, position)
         return token, () if self._scorer is None else (self._scorer.score(logits, token),)
 
-    def note(self, token: int) -> None:
-        """Take a token into the answer."""
+    def note(self, token: int, made: int) -> None:
+        """Take a token into the answer, which then has `made` of them.
+
+        Raises:
+            RefusalError: The constraint takes too much work.
+        """
         self._penalties.note(token)
-        if self._constraint is not None:
+        if self._constraint is None:
+            return
+        try:
             self._constraint.note(token)
+        except ResqError as error:
+            raise _unfollowable(error, made) from None
 
     def _constrained(self, logits: NDArray[Any], made: int) -> NDArray[Any]:
         if self._constraint is None:
@@ -73,6 +81,8 @@ class Chooser:
         try:
             return self._constraint.applied(logits)
         except ResqError as error:
-            raise invalid(
-                f"the schema cannot be followed after {made} tokens: {error}", "response_format"
-            ) from None
+            raise _unfollowable(error, made) from None
+
+
+def _unfollowable(error: ResqError, made: int) -> RefusalError:
+    return invalid(f"the schema cannot be followed after {made} tokens: {error}", "response_format")

@@ -91,7 +91,7 @@ class Writer:
         if token in self._stop_ids:
             return [*events, *self._end("stop", self._text.rest())]
         self.tokens.append(token)
-        self._chooser.note(token)
+        self._chooser.note(token, self.new_tokens)
         self.guesses.note(token)
         self._scores += scores
         piece = self._text.feed(token)

@@ -43,6 +43,12 @@ def test_a_header_without_a_key_is_refused(guarded: Served, header: str) -> None
     assert "needs an API key" in found["error"]["message"]
 
 
+def test_a_key_beyond_ascii_is_answered(tmp_path: Path, folder: Path) -> None:
+    with served(folder, tmp_path / "log.txt", "--api-key", "clé") as server:
+        sent = "Bearer clé".encode().decode("latin-1")  # as UTF-8, which curl sends
+        assert server.post("/v1/completions", {"prompt": "a"}, Authorization=sent)[0] == 200
+
+
 def test_the_real_client_understands_the_refusal(guarded: Served) -> None:
     with pytest.raises(openai.AuthenticationError, match="needs an API key"):
         guarded.client(api_key="wrong").models.list()

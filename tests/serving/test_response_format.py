@@ -102,3 +102,18 @@ def test_a_schema_nested_too_deeply_is_refused_and_the_server_goes_on(server: Se
     status, found = server.post(COMPLETIONS, body.encode())
     assert status == 400, found
     assert server.health()["status"] == "ok"
+
+
+ENDLESS = {"type": "object", "properties": {"next": {"$ref": "#"}}, "required": ["next"]}
+LONG = {"type": "array", "items": {"const": 1}, "minItems": 100_000}
+
+
+@pytest.mark.parametrize("schema", [ENDLESS, LONG], ids=["endless", "long"])
+def test_a_schema_found_too_large_while_writing_is_the_fault_of_the_request(
+    server: Served, schema: dict[str, Any]
+) -> None:
+    body = {"prompt": "a", "max_tokens": 50, "response_format": wanted(schema)}
+    status, found = server.post(COMPLETIONS, body)
+    assert status == 400  # clients repeat a request after 500
+    assert "the schema cannot be followed after 1 tokens" in found["error"]["message"]
+    assert found["error"]["param"] == "response_format"
