@@ -83,6 +83,7 @@ STUDY: Final = (
     Row("`resq --rotations trained`", "trained", ("--rotations", "trained")),
     Row("`--samples 8`", "samples-8", samples=8),
     Row("`--samples 128`", "samples-128", samples=128),
+    Row("`--calibration bundled`, without a text of one's own", "bundled", text="bundled"),
     Row("`--calibration python-docs`", "python-docs", text="python-docs"),
 )
 
