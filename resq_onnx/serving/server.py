@@ -168,7 +168,8 @@ class _Server(uvicorn.Server):
         if self._drained_at is not None and not self.should_exit:
             left = len(self._service.deadlines)
             if not left or time.monotonic() >= self._drained_at:
-                logger.info("%d requests have not ended after SIGTERM", left)
+                if left:
+                    logger.info("%d requests have not ended after SIGTERM", left)
                 super().handle_exit(signal.SIGTERM, None)
         return await super().on_tick(counter)
 

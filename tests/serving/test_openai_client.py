@@ -125,8 +125,13 @@ def test_a_bias_forces_or_bans_a_token(client: openai.OpenAI, folder: Path) -> N
     assert complete(client, **options, logit_bias={token: 100}).choices[0].text == "xxxxx"
     found = complete(client, **options, logit_bias={token: 100}, frequency_penalty=2)
     assert found.choices[0].text == "xxxxx"
-    banned = complete(client, max_tokens=200, temperature=2, seed=1, logit_bias={token: -100})
-    assert "x" not in banned.choices[0].text
+    drawn = {"max_tokens": 200, "temperature": 2, "seed": 1, "logprobs": 0}
+    likely, banned = (
+        complete(client, **drawn, logit_bias=bias).choices[0].logprobs.tokens
+        for bias in ({token: 8}, {token: -100})
+    )
+    assert "x" in likely
+    assert "x" not in banned
     with pytest.raises(openai.BadRequestError, match="token ids must be from 0 to 255"):
         complete(client, logit_bias={256: 1})
 
