@@ -59,7 +59,7 @@ def test_the_same_recipe_gives_the_same_bytes(
     """By the Python API as by the command line, with projections from a file or of its own."""
     out = tmp_path / "model.onnx"
     with tracing_anew():
-        recipe = Recipe(calibration="python-docs", samples=4, sequence_length=64)
+        recipe = Recipe(samples=4, sequence_length=64)
         summary = resq_onnx.export(small.folder, out, recipe)
     assert repeatable(out.parent) == repeatable(plain.parent)
     assert summary.path == out

@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -46,11 +46,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(model: Path) -> dict[str, bytes]:
-    """The files of an export that was never stopped."""
+def finished(model: Path) -> Path:
+    """The folder of an export that was never stopped."""
     out = model.with_name("whole") / "model.onnx"
     run_successfully("export", model, out, *QUICK)
-    return repeatable(out.parent)
+    return out.parent
+
+
+@pytest.fixture(scope="module")
+def whole(finished: Path) -> dict[str, Any]:
+    """What is in that folder."""
+    return repeatable(finished)
 
 
 def kill(model: Path, out: Path, count: int, *options: object) -> None:
@@ -61,7 +67,7 @@ def kill(model: Path, out: Path, count: int, *options: object) -> None:
 
 @pytest.mark.parametrize("count", POINTS)
 def test_the_same_command_goes_on_and_writes_the_same_files(
-    model: Path, whole: dict[str, bytes], tmp_path: Path, count: int
+    model: Path, whole: dict[str, Any], tmp_path: Path, count: int
 ) -> None:
     out = tmp_path / "out" / "model.onnx"
     kill(model, out, count)
@@ -72,11 +78,10 @@ def test_the_same_command_goes_on_and_writes_the_same_files(
 
 
 def test_what_was_there_stays_until_the_end(
-    model: Path, whole: dict[str, bytes], tmp_path: Path
+    model: Path, finished: Path, whole: dict[str, Any], tmp_path: Path
 ) -> None:
     out = tmp_path / "model.onnx"
-    for name, content in whole.items():
-        (tmp_path / name).write_bytes(content)
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     kill(model, out, 6, "--seed", 1)
     found = repeatable(tmp_path)
     assert {name: found[name] for name in whole} == whole
@@ -105,7 +110,7 @@ def test_another_version_of_the_package_starts_anew(
     assert "from layer" not in result.stderr
 
 
-def test_fresh_starts_anew(model: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
+def test_fresh_starts_anew(model: Path, whole: dict[str, Any], tmp_path: Path) -> None:
     out = tmp_path / "out" / "model.onnx"
     kill(model, out, 6)
     result = run_successfully("export", model, out, *QUICK, "--fresh")
@@ -114,7 +119,7 @@ def test_fresh_starts_anew(model: Path, whole: dict[str, bytes], tmp_path: Path)
 
 
 def test_the_work_folder_may_be_on_another_disk(
-    model: Path, whole: dict[str, bytes], tmp_path: Path
+    model: Path, whole: dict[str, Any], tmp_path: Path
 ) -> None:
     out, work = tmp_path / "out" / "model.onnx", tmp_path / "disk" / "work"
     kill(model, out, 6, "--work", work)
