@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import openai
 import pytest
 
 from tests.serving.served import Served, served
@@ -29,3 +30,9 @@ def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     log = tmp_path_factory.mktemp("log") / "log.txt"
     with served(folder, log, "--max-concurrent", 2, "--max-waiting", 2) as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def client(server: Served) -> openai.OpenAI:
+    """The real client of that server."""
+    return server.client()

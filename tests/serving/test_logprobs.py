@@ -19,24 +19,17 @@ from resq_onnx.serving.logprobs import text_logprobs
 from resq_onnx.serving.protocol import GenerationRequest, Prompt
 from resq_onnx.serving.refusals import RefusalError
 from resq_onnx.serving.rows import SeparateRows, SharedRows
-from tests.serving.served import HELLO, Served
+from tests.serving import asking
+from tests.serving.asking import chat
+from tests.serving.served import HELLO
 from tests.tiny_exports import TinyExports
 from tests.tiny_models import write_tokenizer
 
 PROMPT = "A compound statement: it ends"
 
 
-@pytest.fixture(scope="module")
-def client(server: Served) -> openai.OpenAI:
-    return server.client()
-
-
-def chat(client: openai.OpenAI, **options: Any) -> Any:
-    return client.chat.completions.create(model="tiny", **({"messages": HELLO} | options))
-
-
 def complete(client: openai.OpenAI, **options: Any) -> Any:
-    return client.completions.create(model="tiny", **({"prompt": PROMPT} | options))
+    return asking.complete(client, **({"prompt": PROMPT} | options))
 
 
 def expected(folder: Path, ids: list[int]) -> Any:

@@ -9,22 +9,7 @@ import openai
 import pytest
 
 from tests.command_line import run_successfully
-from tests.serving.served import HELLO, Served
-
-PROMPT = "A compound statement"
-
-
-@pytest.fixture(scope="module")
-def client(server: Served) -> openai.OpenAI:
-    return server.client()
-
-
-def chat(client: openai.OpenAI, **options: Any) -> Any:
-    return client.chat.completions.create(model="tiny", **({"messages": HELLO} | options))
-
-
-def complete(client: openai.OpenAI, **options: Any) -> Any:
-    return client.completions.create(model="tiny", **({"prompt": PROMPT} | options))
+from tests.serving.asking import PROMPT, chat, complete
 
 
 def test_the_model_is_listed_under_the_name_of_its_folder(client: openai.OpenAI) -> None:

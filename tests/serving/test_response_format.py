@@ -8,7 +8,8 @@ from typing import Any
 import openai
 import pytest
 
-from tests.serving.served import COMPLETIONS, HELLO, Served
+from tests.serving import asking
+from tests.serving.served import COMPLETIONS, Served
 
 SCHEMA = {
     "type": "object",
@@ -23,18 +24,13 @@ SCHEMA = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def client(server: Served) -> openai.OpenAI:
-    return server.client()
-
-
 def wanted(schema: Any = SCHEMA) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "pet", "schema": schema, "strict": True}}
 
 
 def chat(client: openai.OpenAI, **options: Any) -> Any:
-    settings: dict[str, Any] = {"messages": HELLO, "response_format": wanted(), "max_tokens": 400}
-    return client.chat.completions.create(model="tiny", **(settings | options))
+    settings: dict[str, Any] = {"response_format": wanted(), "max_tokens": 400}
+    return asking.chat(client, **(settings | options))
 
 
 def test_answers_follow_the_schema_at_any_temperature(client: openai.OpenAI) -> None:

@@ -16,6 +16,7 @@ from resq_onnx.serving.engine import Engine
 from resq_onnx.serving.events import Called, Finished
 from resq_onnx.serving.protocol import GenerationRequest, read_chat
 from resq_onnx.serving.refusals import RefusalError
+from tests.serving import asking
 from tests.serving.served import HELLO, Served, served
 
 TEMPLATE = """
@@ -68,8 +69,8 @@ def client(tool_server: Served) -> openai.OpenAI:
 
 
 def chat(client: openai.OpenAI, **options: Any) -> Any:
-    settings: dict[str, Any] = {"messages": HELLO, "tools": TOOLS, "max_tokens": 300, "seed": 1}
-    return client.chat.completions.create(model="tiny", **(settings | options))
+    settings: dict[str, Any] = {"tools": TOOLS, "max_tokens": 300, "seed": 1}
+    return asking.chat(client, **(settings | options))
 
 
 def test_a_call_goes_to_the_client_and_its_result_comes_back(client: openai.OpenAI) -> None:
