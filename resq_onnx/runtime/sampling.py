@@ -22,6 +22,9 @@ FLOORS: Final = (1e-3, 1e-6, 0.0)
 threshold with enough weight above it is used. Sorting a whole vocabulary takes longer than running
 a small model, and few texts need more than the first thousand tokens."""
 
+BLOCK: Final = 256
+"""Tokens whose weights are summed together."""
+
 
 class Sampler:
     """Chooses tokens from logits, one at a time."""
@@ -66,11 +69,7 @@ class Sampler:
         """Choose a token from logits, (vocabulary,)."""
         if self._temperature == 0.0:
             return int(logits.argmax())
-        scaled = logits.astype(np.float64)
-        with np.errstate(
-            over="ignore"
-        ):  # a tiny temperature overflows to minus infinity, as intended
-            weights = np.exp((scaled - scaled.max()) / self._temperature)  # the largest is 1
+        weights = softmax_weights(logits, self._temperature)
         kept = None  # all
         if self._top_k or self._min_p:
             kept = highest(weights, self._top_k, self._min_p)
@@ -78,15 +77,44 @@ class Sampler:
         if self._top_p < 1.0:
             order = likeliest(weights, self._top_p)
             kept, weights = order if kept is None else kept[order], weights[order]
-        drawn = self._draw(weights)
+        drawn = draw(weights, self._random.random())
         return drawn if kept is None else int(kept[drawn])
 
-    def _draw(self, weights: NDArray[np.float64]) -> int:
-        """Draw an index with probability proportional to its weight; never one of weight 0."""
-        ends = weights.cumsum()
-        # A product of two floats may be rounded up to the end of the last interval.
-        point = min(self._random.random() * ends[-1], np.nextafter(ends[-1], 0.0))
-        return int(ends.searchsorted(point, side="right"))
+
+def softmax_weights(logits: NDArray[Any], temperature: float) -> NDArray[np.float64]:
+    """The weights of tokens, (vocabulary,), of which the largest is 1.
+
+    They are computed in place: touching the memory of a new array takes longer than filling it.
+    """
+    weights = logits.astype(np.float64)
+    weights -= weights.max()
+    with np.errstate(over="ignore"):  # a tiny temperature overflows to minus infinity, as intended
+        weights /= temperature
+    return np.exp(weights, out=weights)
+
+
+def draw(weights: NDArray[np.float64], share: float) -> int:
+    """The token at which the running sum of the weights passes a share of their total.
+
+    A running sum adds one number after the other, so it is computed for blocks of tokens, and then
+    within one of them alone: a third of the time of the softmax instead of more than all of it.
+
+    Args:
+        weights: (tokens,), not negative, and not all 0.
+        share: From 0 to less than 1.
+
+    Returns:
+        Its index; never that of a token of weight 0.
+    """
+    ends = np.add.reduceat(weights, np.arange(0, len(weights), BLOCK)).cumsum()
+    # A product of two floats may be rounded up to the end of the last interval.
+    point = min(share * ends[-1], np.nextafter(ends[-1], 0.0))
+    block = int(ends.searchsorted(point, side="right"))
+    inside = weights[block * BLOCK : (block + 1) * BLOCK]
+    sums = (ends[block - 1] if block else 0.0) + inside.cumsum()
+    # Added in another order, the block's weights may end just before the point.
+    last = np.flatnonzero(inside)[-1]
+    return block * BLOCK + min(int(sums.searchsorted(point, side="right")), int(last))
 
 
 def highest(weights: NDArray[np.float64], count: int, share: float) -> NDArray[np.int64]:

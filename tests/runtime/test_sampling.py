@@ -9,7 +9,7 @@ from hypothesis import given
 from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
-from resq_onnx.runtime.sampling import Sampler, highest, likeliest
+from resq_onnx.runtime.sampling import Sampler, draw, highest, likeliest
 
 
 def obvious(weights: NDArray[np.float64], share: float) -> list[int]:
@@ -42,6 +42,24 @@ def test_the_likeliest_are_those_of_a_full_sort(
 ) -> None:
     weights = some_weights(seed, size, spread)
     assert likeliest(weights, share).tolist() == obvious(weights, share)
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    size=st.integers(1, 2000),
+    most=st.sampled_from([1, 3, 1000]),
+    share=st.floats(0.0, 1.0, exclude_max=True),
+)
+def test_a_draw_is_the_one_of_the_running_sum(
+    seed: int, size: int, most: int, share: float
+) -> None:
+    """Of whole numbers, whose sums are exact in any order; most of them 0."""
+    rng = np.random.default_rng(seed)
+    weights = (rng.integers(0, most + 1, size) * (rng.random(size) < 0.2)).astype(np.float64)
+    weights[rng.integers(size)] = 1.0
+    sums = weights.cumsum()
+    point = min(share * sums[-1], np.nextafter(sums[-1], 0.0))
+    assert draw(weights, share) == sums.searchsorted(point, side="right")
 
 
 def test_every_token_is_drawn_as_often_as_its_probability_says() -> None:
