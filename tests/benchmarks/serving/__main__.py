@@ -4,7 +4,7 @@
 
 Three servers, with as many slots as clients, take turns within every load: clients that ask again
 as soon as they have their answer, with prompts of 30 tokens, of 512, and one client with 512
-beside others with 30; and clients that ask at random times, each every four seconds on average.
+beside others with 30; and clients that ask at random times, each every two seconds on average.
 All answers have the same number of tokens, the likeliest ones. Times are those that clients see.
 """
 
@@ -27,7 +27,7 @@ from tests.benchmarks.peer_list import installed_packages
 from tests.benchmarks.peer_models import Workshop
 from tests.benchmarks.peers import FOLDER, MODEL
 from tests.benchmarks.serving import clients
-from tests.benchmarks.serving.clients import LOADS, LONG, MIXED, Endpoint, Load, Sample
+from tests.benchmarks.serving.clients import LOADS, LONG, Endpoint, Load, Sample
 from tests.benchmarks.serving.figures import Results, figures, goals, table
 from tests.benchmarks.serving.servers import LLAMA_CPP, OURS, SERVERS, Job, Server
 
@@ -169,7 +169,7 @@ def report(course: Course) -> None:
           f"{options.rounds} rounds, {options.requests} requests of each client in each; "
           f"times in milliseconds.\n")  # fmt: skip
     print(table(results) + "\n")
-    for line in goals(results, OURS.name, LLAMA_CPP.name, LOADS["30"].name, MIXED.name):
+    for line in goals(results, OURS.name, LLAMA_CPP.name):
         print(line)
     for name, reason in course.reasons.items():
         print(f"{name}: left out, {reason}")

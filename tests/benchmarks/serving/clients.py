@@ -17,7 +17,7 @@ from tests.benchmarks.serving.connection import events
 SHORT: Final = 30
 LONG: Final = 512
 
-SECONDS_BETWEEN: Final = 4.0
+SECONDS_BETWEEN: Final = 2.0
 """Mean time between two requests of a client that asks at random times."""
 
 
@@ -67,13 +67,15 @@ class Load:
     least_clients: int = 1
 
 
+SHORTS: Final = Load("30", lambda _: SHORT)
+RANDOM: Final = Load("30, Poisson", lambda _: SHORT, closed=False)
 MIXED: Final = Load("one of 512, others 30", lambda number: SHORT if number else LONG, True, 2)
 
 LOADS: Final = {
-    "30": Load("30", lambda _: SHORT),
+    "30": SHORTS,
     "512": Load("512", lambda _: LONG),
     "mixed": MIXED,
-    "poisson": Load("30, Poisson", lambda _: SHORT, closed=False),
+    "poisson": RANDOM,
 }
 """By the word of the command line."""
 
