@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "dispatch.hpp"
@@ -39,7 +40,8 @@ struct Work {
 };
 
 // A ragged batch writes to slots of the cache that its inputs name: each has to exist, and to have
-// one writer.
+// one writer. A row may be given several times: then the tokens of one text come in parts, which
+// see each other, because all tokens are written before any is attended to.
 void Work::check_rows() const {
     if (call.cached == nullptr) {
         return;
@@ -58,11 +60,17 @@ void Work::check_rows() const {
                    "0 to " + std::to_string(call.rows - 1) + ", the rows of past_key");
         }
     }
-    std::vector<std::int64_t> rows(call.cache_rows, call.cache_rows + call.batch);
-    std::sort(rows.begin(), rows.end());
-    const auto twice = std::adjacent_find(rows.begin(), rows.end());
-    if (twice != rows.end()) {
-        refuse("a row of cache_rows that is given twice", *twice, "each row once");
+    std::vector<std::pair<std::int64_t, std::int64_t>> slots;  // the row and first slot of each
+    for (std::int64_t i = 0; i < call.batch; ++i) {
+        slots.emplace_back(call.cache_rows[i], call.cached[i]);
+    }
+    std::sort(slots.begin(), slots.end());
+    const auto twice = std::adjacent_find(slots.begin(), slots.end(), [&](auto a, auto b) {
+        return a.first == b.first && a.second + call.tokens > b.second;
+    });
+    if (twice != slots.end()) {
+        refuse("a row of cache_rows with slots that are given twice", twice->first,
+               "each slot once");
     }
 }
 

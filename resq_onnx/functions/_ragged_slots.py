@@ -2,6 +2,8 @@
 
 Text b has filled the slots before cached[b] of row cache_rows[b], and its new tokens go into the
 next S. The cache is a buffer, which does not grow, and may have more rows than there are texts.
+A row may come several times, with other slots: then a text is given in parts, each of which sees
+those before it.
 """
 
 from __future__ import annotations
@@ -31,10 +33,11 @@ class RaggedSlots:
 
     def write(self, op: OpBuilder, past: ir.Value, new: ir.Value) -> Any:
         """Past (N, G, P, width) with the slots of new tokens (B, G, S, width) written."""
-        texts = op.Gather(past, self.rows, axis=0)  # (B, G, P, width)
-        slots = op.Expand(op.Unsqueeze(self.own, [1, 3]), op.Shape(new))
-        texts = op.ScatterElements(texts, slots, new, axis=2)
-        return op.ScatterND(past, op.Unsqueeze(self.rows, [1]), texts)
+        rows = op.Expand(op.Unsqueeze(self.rows, [1]), op.Shape(self.own))
+        places = op.Concat(op.Unsqueeze(rows, [2]), op.Unsqueeze(self.own, [2]), axis=2)
+        by_slot = op.Transpose(past, perm=[0, 2, 1, 3])  # (N, P, G, width)
+        new = op.Transpose(new, perm=[0, 2, 1, 3])  # (B, S, G, width), places (B, S, 2)
+        return op.Transpose(op.ScatterND(by_slot, places, new), perm=[0, 2, 1, 3])
 
     def in_use(self, op: OpBuilder, present: ir.Value) -> Any:
         """The slots that may hold tokens of the texts: (B, G, total, width)."""

@@ -34,7 +34,8 @@ class RotaryForm(Form):
     window, j > total - S + i - window. A query that sees no slot gives finite numbers.
     With cached and cache_rows, text b is in row cache_rows[b], its first new token in slot
     cached[b], and query i of it sees slot j <= cached[b] + i. The caches then are buffers
-    (N, G, P, d) before and after, N >= B, and cached[b] + S <= total <= P.
+    (N, G, P, d) before and after, and cached[b] + S <= total <= P. No two texts write the same slot
+    of a row.
     Attributes set by each node: `scale` (1/sqrt(d)); `norm_epsilon`, if `qk_norm`; `softcap`,
     if `caps_scores`.
 

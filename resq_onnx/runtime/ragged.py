@@ -92,11 +92,48 @@ class RaggedDecoder:
             count: How many, at most S; 1 if the graph gives the logits of the last token alone
                 (`signature.last_only`).
         """
-        batch, new = input_ids.shape
+        new = input_ids.shape[1]
         cached = np.array([self.lengths[row] for row in rows], np.int64)
+        logits = self._run(rows, cached, input_ids, count)
+        for row in rows:
+            self.lengths[row] += new
+        return logits
+
+    def run_unequal(
+        self, rows: Sequence[int], texts: Sequence[Sequence[int]]
+    ) -> list[NDArray[Any]]:
+        """Run next tokens of some texts, of each as many as are given.
+
+        Args:
+            rows: As for `run`.
+            texts: At least one token of each; all of them together as many as `run` takes.
+
+        Returns:
+            The logits after each token, (tokens, vocabulary): valid until the next call.
+        """
+        pairs = [(row, place) for row, text in zip(rows, texts, strict=True)
+                 for place in range(len(text))]  # fmt: skip
+        cached = np.array([self.lengths[row] + place for row, place in pairs], np.int64)
+        ids = np.array([[token] for text in texts for token in text], np.int64)
+        logits = self._run([row for row, _ in pairs], cached, ids, 1)[:, 0]
+        for row, text in zip(rows, texts, strict=True):
+            self.lengths[row] += len(text)
+        return np.split(logits, np.cumsum([len(text) for text in texts])[:-1])
+
+    def _run(
+        self,
+        rows: Sequence[int],
+        cached: NDArray[np.int64],
+        input_ids: NDArray[np.int64],
+        count: int,
+    ) -> NDArray[Any]:
+        """Run tokens (B, S) behind the first `cached` (B,) of some rows."""
+        batch, new = input_ids.shape
         total = int(cached.max()) + new
         check_room(total, self.max_length)
         self._bind("input_ids", np.ascontiguousarray(input_ids))
+        if batch * total > self._ones.size:  # there are more parts of texts than rows
+            self._ones = np.ones(batch * self.max_length, np.int64)
         self._bind("attention_mask", self._ones[: batch * total].reshape(batch, total))
         if self.signature.takes_positions:
             self._bind("position_ids", cached[:, None] + np.arange(new))
@@ -107,8 +144,6 @@ class RaggedDecoder:
         logits = self._bind_logits(batch, count if self._selects else new)
         with running():
             self._memory.run()
-        for row in rows:
-            self.lengths[row] += new
         return logits[:, -count:]
 
     def rewind(self, row: int, length: int) -> None:

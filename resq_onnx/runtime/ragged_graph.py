@@ -4,7 +4,7 @@ An exported graph counts old tokens once for all texts of a call. Here its atten
 more inputs, which are new inputs of the graph as well:
 
     cached int64 (B,)       tokens that each text has cached before the call
-    cache_rows int64 (B,)   row of each text in the caches, which have N >= B rows
+    cache_rows int64 (B,)   row of each text in the caches; parts of one text may share it
 
 The caches must be one buffer, bound both as past and as present, and attention_mask has a column
 for each token of the longest text. A third new input says which tokens need logits, because nothing

@@ -42,6 +42,16 @@ LONG: Final = {
 """The first and the second have their slots divided among the threads, with few kv heads."""
 
 
+PARTS: Final = {
+    "one token each": Ragged((200, 130, 201, 202, 0, 131), (3, 0, 3, 3, 1, 0), 1, 210, 6),
+    "several tokens each": Ragged((60, 130, 65, 70, 0, 135), (3, 0, 3, 3, 1, 0), 5, 210, 6),
+}
+"""Rows that come several times: parts of one text."""
+
+EACH: Final = ("QKV", "attention_mask", "position_ids", "cached", "cache_rows")
+"""Inputs with a row for each text."""
+
+
 def alone(node: Node, text: int) -> Node:
     """The node with one of its texts, and a cache of that text alone."""
     arrays = ragged_cases.alone(node.arrays, text)
@@ -67,7 +77,7 @@ def test_every_text_gets_the_bits_that_it_gets_alone(
     assert_identical(half.run(threads=threads), each_alone(half))
 
 
-@pytest.mark.parametrize("shape", (SHAPES | LONG).values(), ids=SHAPES | LONG)
+@pytest.mark.parametrize("shape", (SHAPES | LONG | PARTS).values(), ids=SHAPES | LONG | PARTS)
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_every_form_agrees_with_its_body(form: AttentionForm, shape: Ragged) -> None:
     node = ragged_node_of(form, shape)
@@ -76,6 +86,23 @@ def test_every_form_agrees_with_its_body(form: AttentionForm, shape: Ragged) -> 
     assert_identical(caches, wanted_caches)
     largest = np.abs(decode(caches[1], form.layout)).max()
     np.testing.assert_allclose(y, wanted, rtol=0, atol=TOLERANCE * largest)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("shape", PARTS.values(), ids=PARTS)
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_parts_of_a_text_in_one_call_get_the_bits_that_they_get_one_after_another(
+    form: AttentionForm, shape: Ragged, threads: int
+) -> None:
+    node = ragged_node_of(form, shape, exact=False)
+    y, *caches = node.run(threads=threads)
+    wanted = {past: node.arrays[past] for past, _ in PAIRS}
+    for part in np.argsort(shape.cached):
+        arrays = {name: node.arrays[name][part : part + 1] for name in EACH if name in node.arrays}
+        one, *presents = node.with_arrays(**arrays, **wanted).run(threads=threads)
+        assert_identical([y[part : part + 1]], [one])
+        wanted = dict(zip(wanted, presents, strict=True))
+    assert_identical(caches, list(wanted.values()))
 
 
 def test_the_oracle_says_the_same() -> None:
@@ -152,7 +179,7 @@ def test_the_node_of_the_refusals_is_accepted() -> None:
         ({"cached": [2**62, 0]}, ("cached", str(2**62), "0 to 8")),
         ({"cache_rows": [1, 3]}, ("cache_rows", "3", "0 to 2", "past_key")),
         ({"cache_rows": [-1, 1]}, ("cache_rows", "-1", "0 to 2")),
-        ({"cache_rows": [2, 2]}, ("cache_rows", "2", "twice")),
+        ({"cache_rows": [2, 2], "cached": [2, 0]}, ("cache_rows", "2", "twice", "each slot once")),
         ({"attention_mask": np.ones((2, 13))}, ("past_key", "12", "13", "cached")),
     ],
 )

@@ -93,6 +93,22 @@ def test_each_of_the_last_tokens_has_the_logits_that_it_has_at_the_end(
             np.testing.assert_array_equal(row, wanted)
 
 
+def test_unequally_many_tokens_of_texts_get_the_logits_that_they_get_alone(
+    model: Path, decoder: RaggedDecoder
+) -> None:
+    rng = np.random.default_rng(2)
+    new = [rng.integers(0, VOCABULARY, count).tolist() for count in (3, 1, 9, 2)]
+    for row, text, length in zip(ROWS, texts(), LENGTHS, strict=True):
+        decoder.run([row], text[:, :length])
+    found = [logits.copy() for logits in decoder.run_unequal(ROWS, new)]
+    for text, length, more, logits in zip(texts(), LENGTHS, new, found, strict=True):
+        whole = np.concatenate([text[:, :length], [more]], axis=1)
+        plain = opened(model, 1)
+        np.testing.assert_array_equal(logits, plain.run_rows([0], whole, len(more))[0])
+    sizes = zip(ROWS, LENGTHS, new, strict=True)
+    assert all(decoder.lengths[row] == length + len(more) for row, length, more in sizes)
+
+
 def test_a_file_with_the_last_logits_alone_gives_the_same_ones(
     tiny_exports: TinyExports, decoder: RaggedDecoder
 ) -> None:
@@ -114,7 +130,7 @@ def test_a_text_longer_than_its_row_is_refused(decoder: RaggedDecoder) -> None:
 
 
 def test_what_onnx_runtime_refuses_is_said_in_a_line(decoder: RaggedDecoder) -> None:
-    with pytest.raises(ResqError, match="given twice is 1, expected each row once"):
+    with pytest.raises(ResqError, match="given twice is 1, expected each slot once"):
         decoder.run([1, 1], np.zeros((2, 1), np.int64))
 
 
