@@ -10,14 +10,15 @@ import click
 
 from resq_onnx.cli.console import log, print_line
 from resq_onnx.cli.options import session_options
+from resq_onnx.cli.speculation import guesses_at_a_time, speculation_options
 from resq_onnx.errors import ResqError
 
 if TYPE_CHECKING:
-    from resq_onnx.runtime.tokenizer import Tokenizer
+    import onnxruntime
 
-MOST_GUESSES = 15
-"""Guesses at a time: with the token before them 16 rows, which take SmolLM2 3.7 times as long as
-one on AVX-512."""
+    from resq_onnx.runtime.buffered import BufferedDecoder
+    from resq_onnx.runtime.guessing import TokenGuesser
+    from resq_onnx.runtime.tokenizer import Tokenizer
 
 
 @click.command(context_settings={"show_default": True})
@@ -28,16 +29,15 @@ one on AVX-512."""
 @click.option("--temperature", type=click.FloatRange(min=0), default=0.0, help="0 is greedy.")
 @click.option("--top-p", type=click.FloatRange(min=0, max=1, min_open=True), default=1.0)
 @click.option("--seed", type=int, default=0)
-@click.option("--speculate", type=click.IntRange(0, MOST_GUESSES), default=0, metavar="N",
-              help="Guess up to N tokens from the text so far and check them together: the same "
-                   "text, faster where it repeats itself.")  # fmt: skip
+@speculation_options
 @session_options
 def generate(
     model: Path,
     prompt: str,
     chat: bool,
     max_new_tokens: int,
-    speculate: int,
+    speculate: int | None,
+    draft: Path | None,
     threads: int | None,
     no_kernels: bool,
     provider: str,
@@ -51,25 +51,16 @@ def generate(
     from resq_onnx.files import find_model
     from resq_onnx.runtime.buffered import BufferedDecoder
     from resq_onnx.runtime.generation import generate as generate_tokens
-    from resq_onnx.runtime.guessing import Guesser
     from resq_onnx.runtime.positions import positions_of
-    from resq_onnx.runtime.providers import CPU
     from resq_onnx.runtime.session import create_session
-    from resq_onnx.runtime.signature import steps_do_not_matter
     from resq_onnx.runtime.tokenizer import Tokenizer
 
+    guesses = guesses_at_a_time(speculate, draft)
     path = find_model(model)
     tokenizer, positions = Tokenizer.load(path.parent), positions_of(path.parent)
     ids = _prompt_ids(tokenizer, prompt, chat)
     limit = _limit(len(ids), max_new_tokens, positions)
     session = create_session(path, threads, provider=provider, kernels=not no_kernels)
-    guesser = Guesser(speculate) if speculate else None
-    if guesser and (no_kernels or provider != CPU or not steps_do_not_matter(session)):
-        raise ResqError(
-            f"{path}: with --speculate the text could be another one: only our kernels on the CPU, "
-            "running a model quantised in weights, activations and cache, compute the same for one "
-            "token as for several; leave out the option"
-        )
     try:
         decoder = BufferedDecoder(session, len(ids) + limit)
     except MemoryError:
@@ -77,6 +68,10 @@ def generate(
             f"there is no memory for a cache of {len(ids) + limit} tokens; give a smaller "
             f"--max-new-tokens"
         ) from None
+    guesser = None
+    if guesses:
+        _check_checkable(path, session, not no_kernels and provider == "cpu")
+        guesser = _guesser(decoder, tokenizer, guesses, draft, threads)
     sampling |= {"stop_ids": tokenizer.stop_ids, "guesser": guesser}
     tokens = generate_tokens(decoder, ids, limit, **sampling)
     made: list[int] = []
@@ -91,6 +86,37 @@ def generate(
         print_line(f"guessed {guesser.guessed} tokens, {guesser.right} were right", to=log)
     if len(made) == limit < max_new_tokens:
         print_line(f"stopped: the model has {positions} positions", to=log)
+
+
+def _check_checkable(path: Path, session: onnxruntime.InferenceSession, on_kernels: bool) -> None:
+    """Refuse to guess where the text could be another one."""
+    from resq_onnx.runtime.signature import steps_do_not_matter
+
+    if not on_kernels or not steps_do_not_matter(session):
+        raise ResqError(
+            f"{path}: with --speculate the text could be another one: only our kernels on the CPU, "
+            "running a model quantised in weights, activations and cache, compute the same for one "
+            "token as for several; leave out --speculate and --draft"
+        )
+
+
+def _guesser(
+    decoder: BufferedDecoder,
+    tokenizer: Tokenizer,
+    guesses: int,
+    draft: Path | None,
+    threads: int | None,
+) -> TokenGuesser:
+    """What guesses the tokens of a text."""
+    from resq_onnx.files import find_model
+    from resq_onnx.runtime.draft import DraftGuesser, open_draft
+    from resq_onnx.runtime.guessing import Guesser
+
+    if draft is None:
+        return Guesser(guesses)
+    vocabulary, length = decoder.signature.vocabulary or 0, decoder.max_length
+    opened = open_draft(find_model(draft), tokenizer, vocabulary, 1, length, threads)
+    return DraftGuesser(opened, guesses)
 
 
 def _prompt_ids(tokenizer: Tokenizer, prompt: str, chat: bool) -> list[int]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from resq_onnx.cli.console import print_line
-from resq_onnx.cli.generate import MOST_GUESSES
 from resq_onnx.cli.options import session_options
+from resq_onnx.cli.speculation import guesses_at_a_time, speculation_options
 from resq_onnx.errors import ResqError
 
 KILLED_AFTER_SECONDS = 30.0
@@ -38,9 +38,7 @@ def _number(_context: click.Context, _option: click.Parameter, value: float) -> 
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=600.0,
               callback=_number, metavar="SECONDS",
               help="Time limit of a request, including waiting.")  # fmt: skip
-@click.option("--speculate", type=click.IntRange(0, MOST_GUESSES), default=0, metavar="N",
-              help="Guess up to N tokens of an answer from its text so far and check them "
-              "together: the same text, faster where it repeats itself.")  # fmt: skip
+@speculation_options
 @click.option("--api-key", "api_keys", multiple=True, metavar="KEY",
               help="Answer only requests with this key; may be repeated. Without it, the "
               "environment variable RESQ_API_KEYS names keys that no list of processes shows.  "
@@ -67,7 +65,8 @@ def serve(
     max_concurrent: int,
     max_waiting: int,
     timeout: float,
-    speculate: int,
+    speculate: int | None,
+    draft: Path | None,
     api_keys: tuple[str, ...],
     origins: tuple[str, ...],
     tls_certificate: Path | None,
@@ -97,14 +96,16 @@ def serve(
     keys = api_keys or keys_of(os.environ)
     check_origins(origins)
     tls = Tls.of(tls_certificate, tls_key)
+    guesses = guesses_at_a_time(speculate, draft)
     path = find_model(model)
     name = name or path.resolve().parent.name
     listening, url = listen(Address(host, port), "https" if tls else "http")
     with listening:
         kernels = not no_kernels
         engine = Engine(
-            path, name, max_concurrent, max_length, threads, kernels, provider, speculate
-        )
+            path, name, max_concurrent, max_length, threads, kernels, provider, guesses,
+            None if draft is None else find_model(draft),
+        )  # fmt: skip
         scheduler = Scheduler(engine, engine.batch, max_concurrent, max_waiting)
         service = Service(engine, scheduler, timeout, keys, origins)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
 from resq_onnx.runtime.buffered import BufferedDecoder
-from resq_onnx.runtime.guessing import Guesser
+from resq_onnx.runtime.guessing import TokenGuesser
 from resq_onnx.runtime.sampling import Sampler
 
 
@@ -23,7 +23,7 @@ def generate(
     seed: int = 0,
     stop_ids: Collection[int] = (),
     known: int = 0,
-    guesser: Guesser | None = None,
+    guesser: TokenGuesser | None = None,
 ) -> Iterator[int]:
     """Continue a prompt; yield each token id as soon as it is chosen.
 
@@ -74,7 +74,7 @@ def _tokens(
     sampler: Sampler,
     stop_ids: Collection[int],
     known: int,
-    guesser: Guesser | None,
+    guesser: TokenGuesser | None,
 ) -> Iterator[int]:
     decoder.rewind(known)
     next_ids, guesses, made = list(prompt_ids[known:]), list[int](), 0
@@ -99,7 +99,7 @@ def _tokens(
         if guesser is not None:
             decoder.rewind(decoder.length - len(guesses) + right)
             guesser.learn(len(guesses), right)
-            guesses = guesser.guess(max_new_tokens - made - 1)
+            guesses = guesser.guess(max_new_tokens - made - 1, sampler)
 
 
 def choose(sampler: Sampler, logits: NDArray[Any], made: int, position: int) -> int:

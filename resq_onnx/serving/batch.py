@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from resq_onnx.runtime.draft import Draft, Wish
 from resq_onnx.serving.events import End, Event, Started
 from resq_onnx.serving.guesses import worthwhile
 from resq_onnx.serving.refusals import gone
-from resq_onnx.serving.rows import Row, Rows
+from resq_onnx.serving.rows import Row, Rows, SharedRow
 from resq_onnx.serving.writing import Writer
 
 
@@ -49,9 +51,15 @@ Told = tuple[Generation, Event | End]
 class Batch:
     """All requests that run or wait for a row."""
 
-    def __init__(self, rows: Rows) -> None:
-        """Begin with none; nobody else may use the rows."""
+    def __init__(self, rows: Rows, draft: Draft | None = None) -> None:
+        """Begin with none.
+
+        Args:
+            rows: Nobody else may use them.
+            draft: Guesses tokens, with as many rows; None if the texts themselves do.
+        """
         self._rows = rows
+        self._draft = draft
         self._waiting: deque[Generation] = deque()
         self._prompts: list[Generation] = []
         self._turn = 0
@@ -127,7 +135,8 @@ class Batch:
         rest = self._rest(one)
         length = self._rows.slice_length(len(rest), len(self._writing), len(self._prompts))
         ids = np.array([rest[:length]], np.int64)
-        for logits in self._logits([one], ids, ids.size if _is_scored(one) else 1):
+        count = ids.size if _is_scored(one) else 1
+        for logits in self._computed([one], lambda: self._rows.run([one.row], ids, count)):
             if _is_scored(one) and not self._score(one, logits):
                 return
             if length >= len(rest):
@@ -151,39 +160,60 @@ class Batch:
         return one.writer.tokens[one.row.length :]
 
     def _run_step(self) -> None:
-        """Run one token of every answer, and behind it what is guessed to follow.
-
-        The rows of a call are of equal length: guesses that others have not are filled up, and
-        forgotten.
-        """
+        """Run one token of every answer, and behind it what is guessed to follow."""
         writing = [one for one in self._writing if one.row is not None]
         together = self._rows.run_together
         for group in [writing] if together and writing else [[one] for one in writing]:
             rows = [one.row for one in group]
-            room = self._rows.room_for_guesses(rows)
-            for one in group:
-                one.writer.guess(room)
-            width = worthwhile([one.writer.guesses for one in group])
-            texts = [[one.writer.tokens[-1], *one.writer.guesses.cut(width)] for one in group]
             lengths = [row.length for row in rows if row is not None]
-            ids = _filled_up(texts)
-            found = zip(group, texts, lengths, self._logits(group, ids, ids.shape[1]), strict=False)
-            for one, text, length, logits in found:
-                row = one.row
-                taken = self._write_guessed(one, logits[: len(text)])
+            run = partial(self._run_guessed, group, rows)
+            found = zip(group, rows, lengths, self._computed(group, run), strict=False)
+            for one, row, length, logits in found:
+                taken = self._write_guessed(one, logits)
                 self._rows.keep(row, length + taken)
 
-    def _logits(
-        self, group: Sequence[Generation], ids: NDArray[np.int64], count: int
-    ) -> Iterator[NDArray[Any]]:
-        """The last logits (count, vocabulary) of each; none if the model fails: it ends them."""
+    def _run_guessed(
+        self, group: Sequence[Generation], rows: Sequence[Row | None]
+    ) -> Sequence[NDArray[Any]]:
+        """The logits after the last token of each answer, and after each guess behind it."""
+        return self._rows.run_guessed(rows, self._with_guesses(group))
+
+    def _with_guesses(self, group: Sequence[Generation]) -> list[list[int]]:
+        """The last token of each answer, with the guesses behind it that are worth a try."""
+        room = self._rows.room_for_guesses(len(group))
+        for one in group:
+            one.writer.guess(room)
+        guesses = [one.writer.guesses for one in group]
+        counts = worthwhile(guesses, room)
+        if self._draft is not None:
+            self._draft_guesses(self._draft, group, counts)
+        found = zip(group, guesses, counts, strict=True)
+        return [[one.writer.tokens[-1], *some.cut(count)] for one, some, count in found]
+
+    def _draft_guesses(
+        self, draft: Draft, group: Sequence[Generation], counts: Sequence[int]
+    ) -> None:
+        """Let the draft guess so many tokens of each answer; it has the rows that we have."""
+        wishes = [
+            Wish(one.row.index, one.writer.tokens, count, one.writer.ahead())
+            for one, count in zip(group, counts, strict=True)
+            if count and isinstance(one.row, SharedRow)
+        ]
+        guessed = iter(draft.guess(wishes))
+        for one, count in zip(group, counts, strict=True):
+            if count:
+                one.writer.guesses.put(next(guessed))
+
+    def _computed(
+        self, group: Sequence[Generation], run: Callable[[], Iterable[NDArray[Any]]]
+    ) -> Iterable[NDArray[Any]]:
+        """What a run of the model gives; nothing if it fails: that ends those who are in it."""
         try:
-            logits = self._rows.run([one.row for one in group], ids, count)
+            return run()
         except BaseException as error:  # pass on any exception to whoever waits
             for one in group:
                 self._end(one, error)
-            return
-        yield from logits
+            return ()
 
     def _score(self, one: Generation, logits: NDArray[Any]) -> bool:
         """Score the tokens of a prompt that logits (tokens, vocabulary) predict, if they can."""
@@ -242,9 +272,3 @@ def _begins_anew(one: Generation) -> bool:
     assert one.writer.prompt_scores is not None
     one.writer.prompt_scores.restart()
     return True
-
-
-def _filled_up(texts: Sequence[Sequence[int]]) -> NDArray[np.int64]:
-    """Texts as one array (texts, tokens of the longest)."""
-    longest = max(map(len, texts))
-    return np.array([[*text, *[text[-1]] * (longest - len(text))] for text in texts], np.int64)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
 from resq_onnx.runtime.constraints import Constraint
+from resq_onnx.runtime.draft import Draw
 from resq_onnx.runtime.generation import choose
 from resq_onnx.runtime.penalties import Penalties
 from resq_onnx.runtime.sampling import Sampler
@@ -74,6 +76,22 @@ class Chooser:
             self._constraint.note(token)
         except ResqError as error:
             raise _unfollowable(error, made) from None
+
+    def ahead(self) -> Draw:
+        """Draws the tokens that would be chosen and noted next; nothing changes here."""
+        constraint = None if self._constraint is None else self._constraint.copy()
+        sampler, penalties = copy.deepcopy(self._sampler), copy.deepcopy(self._penalties)
+        copied = Chooser(sampler, penalties, constraint=constraint)
+
+        def draw(logits: NDArray[Any]) -> int | None:
+            try:
+                token, _ = copied.choose(logits, 0, 0)
+                copied.note(token, 0)
+            except (ResqError, RefusalError):  # said when it comes to that
+                return None
+            return token
+
+        return draw
 
     def _constrained(self, logits: NDArray[Any], made: int) -> NDArray[Any]:
         if self._constraint is None:

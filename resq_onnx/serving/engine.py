@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from resq_onnx.errors import ResqError
 from resq_onnx.files import check_is_file
 from resq_onnx.runtime.chat import ChatCancelledError, start_early
+from resq_onnx.runtime.draft import open_draft
 from resq_onnx.runtime.long_texts import EncodingCancelledError, TooLongError, encode_at_most
 from resq_onnx.runtime.positions import CONFIG, positions_of
 from resq_onnx.runtime.providers import CPU
@@ -18,6 +20,7 @@ from resq_onnx.runtime.session import create_session
 from resq_onnx.runtime.signature import read_signature
 from resq_onnx.runtime.tokenizer import Tokenizer
 from resq_onnx.serving.batch import Batch, Generation
+from resq_onnx.serving.guesses import new_guesses
 from resq_onnx.serving.protocol import GenerationRequest, Prompt
 from resq_onnx.serving.refusals import RefusalError, gone, invalid
 from resq_onnx.serving.rows import Rows, SeparateRows, SharedRows
@@ -47,6 +50,7 @@ class Engine:
         kernels: bool = True,
         provider: str = CPU,
         most_guesses: int = 0,
+        draft: Path | None = None,
     ) -> None:
         """Open a model.
 
@@ -60,10 +64,11 @@ class Engine:
             kernels: As for `create_session`.
             provider: As for `create_session`.
             most_guesses: How many tokens of an answer to guess at a time; 0 for none.
+            draft: The .onnx file of the model that guesses them; None for the text so far.
 
         Raises:
-            ResqError: The model or its tokenizer cannot be used, it has fewer positions, or guesses
-                cannot be checked with it.
+            ResqError: The model or its tokenizer cannot be used, it has fewer positions, guesses
+                cannot be checked with it, or the draft cannot guess for it.
         """
         self.name = name
         check_is_file(path)
@@ -86,9 +91,17 @@ class Engine:
                 f"of all tokens, compute the same for one token as for several; leave out "
                 f"--speculate"
             )
-        self.batch = Batch(rows)
-        self._vocabulary = read_signature(session).vocabulary or 0
-        self._writers = Writers(self._tokenizer, self._vocabulary, rows.last_only, most_guesses)
+        self._vocabulary = vocabulary = read_signature(session).vocabulary or 0
+        opened = None
+        if draft is not None:
+            if not most_guesses:
+                raise ResqError(f"{draft}: a draft guesses tokens; give --speculate 1 or more")
+            opened = open_draft(
+                draft, self._tokenizer, vocabulary, concurrent, self.max_length, threads
+            )
+        self.batch = Batch(rows, opened)
+        guessing = partial(new_guesses, most_guesses, drafted=opened is not None)
+        self._writers = Writers(self._tokenizer, vocabulary, rows.last_only, guessing)
 
     def prepare(self, asked: GenerationRequest, cancelled: threading.Event) -> list[Generation]:
         """Turn a request into work for the batch; several threads may call this at once.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from resq_onnx.runtime.guessing import Guesser
+from resq_onnx.runtime.guessing import Guesser, Pace
 
 COST: Final = 0.15
 """Time of each further token in a call, as a share of that of a call with one (SmolLM2-135M, one
@@ -38,12 +38,13 @@ class Guesses:
         """Guess the next tokens, at most `room`; `cut` gives them, `note` checks them."""
         if self._guesser is None:
             return
-        guessed, right = self._counted
-        self._guesser.learn(self.guessed - guessed, self.right - right)
-        self._counted = self.guessed, self.right
-        found = self._guesser.guess(room)
-        self.guessed += len(found)
-        self._open = list(found)
+        self._guesser.learn(*self._since_last())
+        self.put(self._guesser.guess(room))
+
+    def put(self, tokens: Sequence[int]) -> None:
+        """Take guesses of the next tokens."""
+        self.guessed += len(tokens)
+        self._open = list(tokens)
 
     @property
     def rate(self) -> float:
@@ -63,23 +64,62 @@ class Guesses:
 
     def note(self, token: int) -> None:
         """Take the next token of the answer."""
-        if self._guesser is None:
-            return
-        self._guesser.extend([token])
+        if self._guesser is not None:
+            self._guesser.extend([token])
         self.last_was_right = self._open[:1] == [token]
         self._open = self._open[1:] if self.last_was_right else []
         self.right += self.last_was_right
 
+    def _since_last(self) -> tuple[int, int]:
+        """How many tokens were guessed, and right, since this was last asked."""
+        guessed, right = self._counted
+        self._counted = self.guessed, self.right
+        return self.guessed - guessed, self.right - right
 
-def worthwhile(offers: Sequence[Guesses]) -> int:
-    """How many guesses of each text to check in a call, whose rows are of equal length.
 
-    A guess costs a token in every row, and time that all texts wait: of `count` texts, each right
-    one has to bring as much as `count` tokens of the call cost.
+class DraftedGuesses(Guesses):
+    """What a draft guesses: how many tokens is decided before it runs, which costs time."""
+
+    def __init__(self, most: int, prompt_ids: Sequence[int]) -> None:
+        """Begin behind a prompt; `most` is the largest number of tokens at a time, 1 or more."""
+        super().__init__(0, prompt_ids)
+        self._pace = Pace(most)
+        self._length = len(prompt_ids)
+        self._wanted = 0
+
+    def next(self, room: int) -> None:
+        """Decide how many tokens to guess, at most `room`; `put` takes them."""
+        self._pace.learn(*self._since_last(), self._length)
+        self._open = []
+        self._wanted = max(min(self._pace.size(self._length), room), 0)
+
+    @property
+    def offered(self) -> int:
+        """Number of guesses that are wanted."""
+        return self._wanted
+
+    def note(self, token: int) -> None:
+        """Take the next token of the answer."""
+        super().note(token)
+        self._length += 1
+
+
+def new_guesses(most: int, prompt_ids: Sequence[int], *, drafted: bool) -> Guesses:
+    """What is guessed behind a prompt, by a draft or by the text itself."""
+    return DraftedGuesses(most, prompt_ids) if drafted else Guesses(most, prompt_ids)
+
+
+def worthwhile(offers: Sequence[Guesses], room: int) -> list[int]:
+    """How many guesses of each text to check in a call; all together at most `room`.
+
+    A guess makes the call longer for all texts. It is worth that if it is right as often as the
+    tokens without guesses would be made in that time; of those that are, the surest come first.
     """
     count = len(offers)
-    for width in range(max(one.offered for one in offers), 0, -1):
-        right = sum(one.rate * min(one.offered, width) for one in offers)
-        if right >= COST * count * count * width:
-            return width
-    return 0
+    least = count * COST / (1 + COST * (count - 1))
+    found = [0] * count
+    for place in sorted(range(count), key=lambda place: -offers[place].rate):
+        if offers[place].rate >= least:
+            found[place] = min(offers[place].offered, room)
+            room -= found[place]
+    return found

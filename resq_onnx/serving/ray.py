@@ -33,6 +33,7 @@ DEFAULTS: Final[dict[str, str]] = {
     "timeout": "600",
     "threads": "1",
     "speculate": "0",
+    "draft": "",
     "min_replicas": "1",
     "max_replicas": "1",
 }
@@ -66,6 +67,7 @@ class Replica:
             count["max_length"] or None,
             count["threads"],
             most_guesses=count["speculate"],
+            draft=find_model(Path(given["draft"])) if given["draft"] else None,
         )
         scheduler = Scheduler(engine, engine.batch, concurrent, count["max_waiting"])
         self.service = Service(engine, scheduler, float(given["timeout"]), keys_of(os.environ))

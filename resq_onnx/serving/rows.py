@@ -79,8 +79,8 @@ class Rows(Protocol):
             prompts: Number of prompts that are being run.
         """
 
-    def room_for_guesses(self, rows: Sequence[Any]) -> int:
-        """How many guesses of each text may run with its next token."""
+    def room_for_guesses(self, texts: int) -> int:
+        """How many guesses of some texts may run with their next tokens, all of them together."""
 
     def keep(self, row: Any, length: int) -> None:
         """Forget all but the first `length` tokens of a text."""
@@ -91,6 +91,15 @@ class Rows(Protocol):
         Returns:
             The logits after each of the last `count` tokens, (B, count, vocabulary), valid until
             the next call. `count` is 1 if there are those after the last token alone.
+        """
+
+    def run_guessed(
+        self, rows: Sequence[Any], texts: Sequence[Sequence[int]]
+    ) -> Sequence[NDArray[Any]]:
+        """Run the next token of texts, and what is guessed behind it.
+
+        Returns:
+            The logits after each token, (tokens, vocabulary), valid until the next call.
         """
 
 
@@ -192,10 +201,9 @@ class SharedRows:
             return rest
         return min(max(SLICE_PER_ANSWER * writing, LEAST_SLICE) * prompts, PREFILL_SLICE)
 
-    def room_for_guesses(self, rows: Sequence[SharedRow]) -> int:
-        """As many as let a call have few tokens, and the longest text fit."""
-        room = self._decoder.max_length - max(row.length for row in rows)
-        return min(MOST_GUESSED // len(rows), room) - 1
+    def room_for_guesses(self, texts: int) -> int:
+        """As many as let a call have few tokens."""
+        return max(MOST_GUESSED - texts, 0)
 
     def keep(self, row: SharedRow, length: int) -> None:
         """Forget wrong guesses."""
@@ -206,6 +214,15 @@ class SharedRows:
     ) -> NDArray[Any]:
         """Run the next tokens of any of the texts."""
         return self._decoder.run_rows([row.index for row in rows], input_ids, count)
+
+    def run_guessed(
+        self, rows: Sequence[SharedRow], texts: Sequence[Sequence[int]]
+    ) -> Sequence[NDArray[Any]]:
+        """Run the next tokens of any of the texts: as one array, if they are equally many."""
+        indices, longest = [row.index for row in rows], max(map(len, texts))
+        if all(len(text) == longest for text in texts):
+            return list(self._decoder.run_rows(indices, np.array(texts, np.int64), longest))
+        return self._decoder.run_unequal(indices, texts)
 
 
 class SeparateRows:
@@ -245,9 +262,9 @@ class SeparateRows:
         del rest, writing, prompts
         return self._slice
 
-    def room_for_guesses(self, rows: Sequence[BufferedDecoder]) -> int:
+    def room_for_guesses(self, texts: int) -> int:
         """None: what is computed depends on how many tokens run together."""
-        del rows
+        del texts
         return 0
 
     def keep(self, row: BufferedDecoder, length: int) -> None:
@@ -260,6 +277,12 @@ class SeparateRows:
         """Run the next tokens of one text."""
         (decoder,) = rows
         return decoder.run_rows(input_ids, count)
+
+    def run_guessed(
+        self, rows: Sequence[BufferedDecoder], texts: Sequence[Sequence[int]]
+    ) -> Sequence[NDArray[Any]]:
+        """Run the next token of one text."""
+        return list(self.run(rows, np.array(texts, np.int64), 1))
 
 
 def _no_memory(count: int, max_length: int) -> ResqError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from resq_onnx.errors import ResqError, reason
@@ -12,6 +12,7 @@ from resq_onnx.runtime.sampling import Sampler
 from resq_onnx.runtime.text_stream import TextStream
 from resq_onnx.runtime.tokenizer import Tokenizer
 from resq_onnx.serving.choosing import Chooser
+from resq_onnx.serving.guesses import Guesses
 from resq_onnx.serving.protocol import GenerationRequest, Prompt
 from resq_onnx.serving.refusals import invalid
 from resq_onnx.serving.scoring import PromptScores, Scorer
@@ -25,7 +26,11 @@ class Writers:
     """Makes the writers of one model; several threads may use it."""
 
     def __init__(
-        self, tokenizer: Tokenizer, vocabulary: int, last_only: bool, most_guesses: int = 0
+        self,
+        tokenizer: Tokenizer,
+        vocabulary: int,
+        last_only: bool,
+        guessing: Callable[[Sequence[int]], Guesses],
     ) -> None:
         """Begin.
 
@@ -33,11 +38,11 @@ class Writers:
             tokenizer: The model's.
             vocabulary: Number of logits.
             last_only: Whether the model gives the logits of the last token alone.
-            most_guesses: How many tokens of an answer to guess at a time.
+            guessing: Begins the guesses behind a prompt.
         """
         self._tokenizer = tokenizer
         self._last_only = last_only
-        self._most_guesses = most_guesses
+        self._guessing = guessing
         self._constraints = Constraints(tokenizer, vocabulary)
         self._constraints.start_early()  # or its first use would hold up running answers
         self._format = format_of(tokenizer.chat_template)
@@ -97,7 +102,7 @@ class Writers:
             self._echo(asked.prompt) if asked.echo else None,
             scores,
             self._calls(asked.tools),
-            self._most_guesses,
+            self._guessing(ids),
         )
 
     def _text(self, tools: Tools | None) -> TextStream:

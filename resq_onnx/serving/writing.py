@@ -7,6 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from resq_onnx.runtime.draft import Draw
 from resq_onnx.runtime.text_stream import TextStream
 from resq_onnx.serving.choosing import Chooser
 from resq_onnx.serving.events import Called, Event, Finished, Piece
@@ -38,7 +39,7 @@ class Writer:
         echo: str | None = None,
         prompt_scores: PromptScores | None = None,
         calls: CallReader | None = None,
-        most_guesses: int = 0,
+        guesses: Guesses | None = None,
     ) -> None:
         """Begin behind a prompt of at least one token.
 
@@ -52,12 +53,12 @@ class Writer:
             echo: The prompt's text, to begin with; None for the answer alone.
             prompt_scores: The prompt's scores, to begin with.
             calls: Finds calls of functions; None if there are no functions.
-            most_guesses: How many tokens to guess at a time; 0 for none.
+            guesses: What is guessed of it; None for nothing.
         """
         self.tokens = list(prompt_ids)
         self.limit = limit
         self.prompt_scores = prompt_scores
-        self.guesses = Guesses(most_guesses, prompt_ids)
+        self.guesses = guesses or Guesses(0, prompt_ids)
         self.is_done = False
         self._prompt_tokens = len(self.tokens)
         self._chooser = chooser
@@ -77,6 +78,10 @@ class Writer:
     def guess(self, room: int) -> None:
         """Guess the next tokens, at most `room`; the next calls of `take` check them."""
         self.guesses.next(min(room, self.limit - self.new_tokens - 1))
+
+    def ahead(self) -> Draw:
+        """Draws the tokens that would be written next, without writing them."""
+        return self._chooser.ahead()
 
     def take(self, logits: NDArray[Any]) -> list[Event]:
         """Write the next token, from the logits (vocabulary,) after the last one.

@@ -1,6 +1,7 @@
 """Tokens per second of the server's batch with `--speculate N` and without.
 
     python -m tests.benchmarks.served_speculation FOLDER [--clients 1,4] [--rounds 3] [--guesses 15]
+        [--draft FOLDER]
 
 FOLDER is an export of a chat model; the tasks are those of `speculation.py`. With and without take
 turns in one process. Times are those of the CPU, on one thread, because other programs change them
@@ -72,10 +73,13 @@ def main() -> None:
     parser.add_argument("--clients", default="1,4")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--guesses", type=int, default=15)
+    parser.add_argument("--draft", type=Path)
     given = parser.parse_args()
     path, clients = find_model(given.model), [int(n) for n in given.clients.split(",")]
     most = (0, given.guesses)
-    engines = {n: Engine(path, "model", max(clients), MAX_LENGTH, 1, most_guesses=n) for n in most}
+    draft = find_model(given.draft) if given.draft else None
+    settings = (path, "model", max(clients), MAX_LENGTH, 1)
+    engines = {n: Engine(*settings, most_guesses=n, draft=draft if n else None) for n in most}
     print(f"{machine_line()}; one thread; tokens per second of CPU time (elapsed), medians")
     print(f"| text | temperature | clients | without | {most[1]} guesses | | right |")
     print("|---|---|---|---|---|---|---|", flush=True)

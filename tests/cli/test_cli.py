@@ -71,6 +71,7 @@ OPTIONS = {
         "--top-p",
         "--seed",
         "--speculate",
+        "--draft",
         "--threads",
         "--no-kernels",
         "--provider",

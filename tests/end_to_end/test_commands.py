@@ -66,6 +66,18 @@ def test_speculating_gives_the_same_text(exported: Exported, temperature: float)
     )  # a drawn text may have nothing in common with the prompt
 
 
+def test_a_draft_gives_the_same_text(exported: Exported) -> None:
+    asked = ("generate", exported.out, "--prompt", "A compound", "--max-new-tokens", 40)
+    plain = run_successfully(*asked)
+    guessing = run_successfully(*asked, "--draft", exported.out)
+    assert guessing.stdout == plain.stdout
+    said = re.match(r"guessed (\d+) tokens, (\d+) were right\n", guessing.stderr)
+    assert said
+    assert int(said[1]) == int(said[2]) > 20
+    refused = run(*asked, "--draft", exported.out, "--speculate", 0)
+    assert "leave out one of them" in error_line(refused.stderr)
+
+
 def test_speculating_is_refused_where_the_text_could_be_another(exported: Exported) -> None:
     asked = ("generate", exported.out, "--prompt", "A", "--speculate", 2)
     assert "the text could be another one" in error_line(run(*asked, "--no-kernels").stderr)

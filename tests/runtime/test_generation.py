@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from resq_onnx.errors import ResqError
 from resq_onnx.runtime import BufferedDecoder, create_session, generate
 from resq_onnx.runtime.guessing import Guesser
+from resq_onnx.runtime.sampling import Sampler
 from tests.runtime import toy
 
 
@@ -177,7 +178,8 @@ class Guessing(Guesser):
         super().__init__(1)
         self.text, self.random, self.asked = text, np.random.default_rng(seed), 0
 
-    def guess(self, room: int) -> list[int]:
+    def guess(self, room: int, sampler: Sampler | None = None) -> list[int]:
+        del sampler
         self.asked += 1
         size = int(self.random.integers(0, 5))
         guessed = self.text[len(self._tokens) :][: min(size, room)]
@@ -202,7 +204,7 @@ def test_a_stop_token_among_guesses_ends_the_text(decoder: BufferedDecoder) -> N
     full = continuation([3, 1, 4], 8)
     stop = full[4]
     guesser = Guesser(4)
-    guesser.guess = lambda room: full[len(guesser._tokens) - 3 :][:room]  # type: ignore[method-assign]
+    guesser.guess = lambda room, _: full[len(guesser._tokens) - 3 :][:room]  # type: ignore[method-assign, assignment, misc]
     found = generate(decoder, [3, 1, 4], 8, stop_ids={stop}, guesser=guesser)
     assert list(found) == full[: full.index(stop)]
 

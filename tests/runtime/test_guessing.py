@@ -7,7 +7,7 @@ from resq_onnx.runtime.guessing import REST, TRIAL, Guesser
 
 def after(text: list[int], most: int = 8, room: int = 100) -> list[int]:
     guesser = Guesser(most)
-    guesser._size = most
+    guesser._pace._size = most
     guesser.extend(text)
     return guesser.guess(room)
 

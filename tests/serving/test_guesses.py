@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from resq_onnx.serving.guesses import Guesses, worthwhile
+from resq_onnx.serving.guesses import DraftedGuesses, Guesses, worthwhile
 
 REPEATED = [1, 2, 3, 4, 5, 6] * 4
 
@@ -31,21 +31,48 @@ def test_what_is_cut_was_not_guessed() -> None:
     assert guesses.guessed == 0
 
 
-def test_one_text_gets_its_guesses_and_a_few_of_many_texts_do_not() -> None:
-    assert worthwhile([offering(2)]) == 2
-    assert worthwhile([offering(2), offering(2)]) == 2
-    assert worthwhile([offering(2), offering(0), offering(0)]) == 0
-    assert worthwhile([offering(0)]) == 0
+def test_each_text_gets_its_guesses_and_all_together_as_many_as_there_is_room_for() -> None:
+    assert worthwhile([offering(2)], 15) == [2]
+    assert worthwhile([offering(2), offering(0), offering(2)], 13) == [2, 0, 2]
+    assert worthwhile([offering(2), offering(2), offering(2)], 3) == [2, 1, 0]
+    assert worthwhile([offering(0)], 15) == [0]
 
 
-def test_guesses_that_are_rarely_right_are_not_worth_it() -> None:
+def failing(times: int) -> Guesses:
     guesses = Guesses(2, REPEATED)
-    for i in range(6):
+    for i in range(times):
         guesses.next(8)
         guesses.cut(8)
         guesses.note(100 + i)
         for token in REPEATED[:6]:
             guesses.note(token)
     guesses.next(8)
-    assert guesses.rate < 0.5
-    assert worthwhile([guesses, guesses, guesses]) == 0
+    return guesses
+
+
+def test_guesses_that_are_rarely_right_are_not_worth_it_beside_other_texts() -> None:
+    guesses = failing(6)
+    assert 0.3 < guesses.rate < 0.5
+    others = [offering(0)] * 6
+    assert worthwhile([guesses], 15) == [1]
+    assert worthwhile([guesses, *others], 9)[0] == 0
+    assert worthwhile([offering(2), *others], 9)[0] == 2
+
+
+def test_the_surest_guesses_come_first() -> None:
+    assert worthwhile([failing(2), offering(2)], 2) == [0, 2]
+
+
+def test_what_a_draft_is_to_guess_is_decided_before_it_guesses() -> None:
+    guesses = DraftedGuesses(4, [1, 2, 3])
+    sizes = []
+    for right in (True, True, False, False, False):
+        guesses.next(8)
+        sizes.append(guesses.offered)
+        guesses.put([7] * guesses.offered)
+        for token in guesses.cut(8) if right else [8]:
+            guesses.note(token)
+    assert sizes == [2, 4, 4, 2, 1]
+    assert (guesses.guessed, guesses.right) == (13, 6)
+    guesses.next(0)
+    assert guesses.offered == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,13 +12,24 @@ import numpy as np
 import pytest
 
 from resq_onnx.errors import ResqError
+from resq_onnx.runtime.draft import Draft
 from resq_onnx.serving import guesses
 from resq_onnx.serving.engine import Engine
 from tests.command_line import error_line, run
 from tests.serving.served import COMPLETIONS, served
 from tests.serving.test_metrics import metrics
-from tests.serving.test_mixtures import MAX_LENGTH, Known, check, known, mix, requests
+from tests.serving.test_mixtures import (
+    ASKING_MORE,
+    MAX_LENGTH,
+    Known,
+    check,
+    known,
+    mix,
+    requests,
+    run_alone,
+)
 from tests.smollm2 import Exported
+from tests.tiny_exports import TinyExports
 
 ROWS: Final = 3
 MIXTURES: Final = 60
@@ -80,6 +92,70 @@ def test_any_mixture_with_guesses_gives_each_request_its_own_text(
     assert guessed - right > 50
 
 
+def draft_in_mixtures(engine: Engine, wanted: list[Known], mixtures: int) -> tuple[int, int]:
+    """As `speculate_in_mixtures`, with the engine's own draft; stop strings cut guesses off."""
+    rng = np.random.default_rng(25)
+    guessed = right = 0
+    for _ in range(mixtures):
+        chosen = rng.integers(0, len(wanted), int(rng.integers(1, 6)))
+        for one in mix(engine, [wanted[index] for index in chosen], rng):
+            check(one)
+            if not one.wanted.asked.stop and one.departure is None:
+                guessed += one.generation.writer.guesses.guessed
+                right += one.generation.writer.guesses.right
+    return guessed, right
+
+
+def test_any_mixture_with_a_draft_gives_each_request_its_own_text(
+    folder: Path, tiny_exports: TinyExports
+) -> None:
+    model = folder / "model.onnx"
+    asked = [replace(one, max_tokens=30) for one in requests(256, 30, 90, seed=24)]
+    wanted = known(model, asked, MAX_LENGTH)
+    settings = (model, "tiny", ROWS, MAX_LENGTH)
+    itself = Engine(*settings, threads=1, most_guesses=8, draft=model)
+    guessed, right = draft_in_mixtures(itself, wanted, MIXTURES // 2)
+    assert guessed == right > 300
+    stranger = tiny_exports.model("llama", tied=True).export()
+    other = Engine(*settings, threads=1, most_guesses=8, draft=stranger)
+    guessed, right = draft_in_mixtures(other, wanted, MIXTURES // 2)
+    assert right < guessed
+
+
+def test_a_draft_keeps_to_penalties_and_schemas(folder: Path) -> None:
+    model = folder / "model.onnx"
+    plain = requests(256, len(ASKING_MORE), 100, seed=11)
+    asked = [replace(one, **more) for one, more in zip(plain, ASKING_MORE, strict=True)]
+    settings = (model, "tiny", ROWS, MAX_LENGTH)
+    alone = [run_alone(Engine(*settings, threads=1), one) for one in asked]
+    engine = Engine(*settings, threads=1, most_guesses=8, draft=model)
+    for one, first in zip(asked, alone, strict=True):
+        found = run_alone(engine, one)
+        assert (found.text, found.scores, found.reason) == (first.text, first.scores, first.reason)
+        guesses = found.generation.writer.guesses
+        assert guesses.right == guesses.guessed
+
+
+def test_a_failing_draft_ends_the_requests_and_not_the_server(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = folder / "model.onnx"
+    engine = Engine(model, "tiny", 2, MAX_LENGTH, threads=1, most_guesses=4, draft=model)
+
+    def fail(*_: object) -> None:
+        raise ResqError("the draft is broken")
+
+    one = next(requests(256, 1, 40, seed=26))
+    with monkeypatch.context() as patched:
+        patched.setattr(Draft, "guess", fail)
+        found = run_alone(engine, replace(one, max_tokens=8))
+        assert found.end is not None
+        assert "the draft is broken" in str(found.end.error)
+    again = run_alone(engine, replace(one, max_tokens=8))
+    assert again.end is not None
+    assert again.end.error is None
+
+
 @pytest.mark.slow
 def test_any_mixture_with_guesses_gives_smollm2_its_own_texts(
     smollm2_exported: Exported, monkeypatch: pytest.MonkeyPatch
@@ -89,6 +165,9 @@ def test_any_mixture_with_guesses_gives_smollm2_its_own_texts(
     engine = Engine(model, "smollm2", ROWS, MAX_LENGTH, threads=2, most_guesses=15)
     guessed, right = speculate_in_mixtures(engine, wanted, monkeypatch, 3)
     assert 0 < right < guessed
+    engine = Engine(model, "smollm2", ROWS, MAX_LENGTH, threads=2, most_guesses=8, draft=model)
+    guessed, right = draft_in_mixtures(engine, wanted, 1)
+    assert guessed == right > 0
 
 
 def test_an_answer_with_guesses_is_the_same_up_to_the_last_position(folder: Path) -> None:
@@ -109,11 +188,14 @@ def test_an_answer_with_guesses_is_the_same_up_to_the_last_position(folder: Path
     assert texts[0] == texts[1]
 
 
-def test_usage_and_metrics_say_how_many_guesses_were_right(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("drafted", [False, True])
+def test_usage_and_metrics_say_how_many_guesses_were_right(
+    folder: Path, tmp_path: Path, drafted: bool
+) -> None:
     found: list[dict[str, Any]] = []
-    for speculate in (0, 15):
-        log = tmp_path / f"{speculate}.txt"
-        with served(folder, log, "--speculate", speculate) as server:
+    speculating: tuple[object, ...] = ("--draft", folder) if drafted else ("--speculate", 15)
+    for options in ((), speculating):
+        with served(folder, tmp_path / f"{len(found)}.txt", *options) as server:
             status, answer = server.post(COMPLETIONS, REPEATED)
             assert status == 200
             found.append(answer)
@@ -124,6 +206,7 @@ def test_usage_and_metrics_say_how_many_guesses_were_right(folder: Path, tmp_pat
     details = guessing["usage"]["completion_tokens_details"]
     right, wrong = details["accepted_prediction_tokens"], details["rejected_prediction_tokens"]
     assert right + wrong > 0
+    assert wrong == 0 or not drafted
     assert counted["guessed_tokens_total"] == right + wrong
     assert counted["guessed_tokens_accepted_total"] == right
 
@@ -131,6 +214,8 @@ def test_usage_and_metrics_say_how_many_guesses_were_right(folder: Path, tmp_pat
 def test_a_model_whose_guesses_cannot_be_checked_is_refused(folder: Path) -> None:
     with pytest.raises(ResqError, match="guessed tokens cannot be checked"):
         Engine(folder / "model.onnx", "tiny", 1, threads=1, kernels=False, most_guesses=4)
+    result = run("serve", folder, "--draft", folder, "--speculate", 0, "--port", 0)
+    assert "--draft guesses tokens, and --speculate is 0" in error_line(result.stderr)
     result = run("serve", folder, "--no-kernels", "--speculate", 4, "--port", 0)
     assert result.exit_code == 1
     assert "leave out --speculate" in error_line(result.stderr).replace("\n", " ")
