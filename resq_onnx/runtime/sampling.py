@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
 
-FLOORS: Final = (1e-3, 1e-6, 0.0)
+FLOORS: Final = (1e-2, 1e-4, 1e-6, 0.0)
 """Thresholds for the tokens to sort, relative to the weight of the likeliest one: the first
 threshold with enough weight above it is used. Sorting a whole vocabulary takes longer than running
-a small model, and few texts need more than the first thousand tokens."""
+a small model, and few texts need more than the first hundred tokens."""
 
 BLOCK: Final = 256
 """Tokens whose weights are summed together."""
@@ -148,8 +148,11 @@ def likeliest(weights: NDArray[np.float64], share: float) -> NDArray[np.int64]:
     needed = share * weights.sum()
     for floor in FLOORS:
         found = np.flatnonzero(weights >= floor)
-        order = found[np.argsort(-weights[found], kind="stable")]
-        sums = weights[order].cumsum()
+        kept = weights[found]
+        if floor and kept.sum() < needed:
+            continue
+        order = np.argsort(-kept, kind="stable")
+        sums = kept[order].cumsum()
         if sums[-1] >= needed:
             break
-    return order[: int(sums.searchsorted(needed)) + 1]
+    return found[order[: int(sums.searchsorted(needed)) + 1]]

@@ -4,8 +4,9 @@
 
 First every request is answered alone, by a server with one row of the cache. Then clients ask
 a second server at random, for whole answers and streams, some of which they leave. Each answer has
-to be the one from before. Memory is that of the server and its children, once a minute; the first
-fifth of the time does not count. The program ends with status 1 if anything is wrong.
+to be the one from before. Memory is that of the server and its children, once a minute, from when
+each row of the cache has been filled once; the first fifth of the time does not count. The program
+ends with status 1 if anything is wrong.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from typing import Final
 
 from tests.benchmarks.machine import machine_line
 from tests.benchmarks.serving.connection import StatusError
-from tests.benchmarks.soak_requests import Question, Said, ask_stream, ask_whole, questions
+from tests.benchmarks.soak_requests import Question, Said, ask_stream, ask_whole, fillers, questions
 
 NAME: Final = "soaked"
 BUSY: Final = 429
-PAUSE_SECONDS: Final = 0.5
+PAUSE_SECONDS: Final = 3.0
 """Mean time until a client that was refused asks again."""
 
 LEAVING: Final = 0.1
@@ -40,6 +41,8 @@ LEAVING: Final = 0.1
 WARM_UP: Final = 0.2
 MOST_GROWTH: Final = 0.05
 SAMPLES: Final = 20
+LENGTH: Final = 512
+ROWS: Final = 8
 KEPT: Final = 5
 """Differences and errors of which the summary tells."""
 
@@ -82,7 +85,7 @@ def server(folder: str, log: Path, *options: str) -> Iterator[tuple[subprocess.P
     with (
         log.open("w") as errors,
         subprocess.Popen(
-            [*command, "--max-length", "1024", *options],
+            [*command, "--max-length", str(LENGTH), *options],
             stdout=subprocess.PIPE, stderr=errors, text=True,
         ) as process,
     ):  # fmt: skip
@@ -163,6 +166,8 @@ async def soak(
     options: argparse.Namespace, tally: Tally,
 ) -> None:  # fmt: skip
     """All clients at once."""
+    await asyncio.gather(*(ask_whole(url, one) for one in fillers(ROWS, LENGTH - 1, NAME)))
+    print(f"{memory(process.pid) / 1e6:.1f} MB with full rows", flush=True)
     seconds = 60.0 * options.minutes
     until = time.monotonic() + seconds
     watching = asyncio.create_task(watch(process, seconds, tally))
@@ -196,7 +201,7 @@ def main() -> None:
         with server(options.folder, log, *threads, "--max-concurrent", "1") as (_, url):
             wanted = asyncio.run(alone(url, asked))
         print(f"{len(wanted)} requests have been answered alone", flush=True)
-        more = (*threads, "--speculate", str(options.speculate))
+        more = (*threads, "--speculate", str(options.speculate), "--max-concurrent", str(ROWS))
         with server(options.folder, log, *more) as (process, url):
             asyncio.run(soak(process, url, asked, wanted, options, tally))
             process.send_signal(signal.SIGTERM)

@@ -53,27 +53,27 @@ def questions(count: int, seed: int, name: str) -> list[Question]:
         length, begin = chosen.randint(least, most), chosen.randrange(len(words) - most)
         return " ".join(words[begin : begin + length])
 
-    systems = [text(10, 120) for _ in range(SYSTEM_PROMPTS)]
-    beginnings = [text(40, 150) for _ in range(SYSTEM_PROMPTS)]
+    systems = [text(10, 60) for _ in range(SYSTEM_PROMPTS)]
+    beginnings = [text(20, 80) for _ in range(SYSTEM_PROMPTS)]
     found = []
     for number in range(count):
         body = {"model": name, "seed": number, **_sampling(chosen)}
         if chosen.random() < 0.6:
-            turns = [("system", chosen.choice(systems)), ("user", text(2, 40))]
+            turns = [("system", chosen.choice(systems)), ("user", text(2, 25))]
             if chosen.random() < 0.4:
-                turns += [("assistant", text(5, 40)), ("user", text(2, 40))]
+                turns += [("assistant", text(5, 25)), ("user", text(2, 25))]
             body["messages"] = [{"role": role, "content": said} for role, said in turns]
             found.append(Question("/chat/completions", body))
         else:
             shared = chosen.choice(beginnings) if chosen.random() < 0.5 else ""
-            body["prompt"] = f"{shared} {text(3, 60)}"
+            body["prompt"] = f"{shared} {text(3, 40)}"
             found.append(Question("/completions", body))
     return found
 
 
 def _sampling(chosen: random.Random) -> dict[str, Any]:
     body: dict[str, Any] = {
-        "max_tokens": chosen.randint(1, 48),
+        "max_tokens": chosen.randint(1, 32),
         "temperature": chosen.choice([0.0, 0.7, 1.2]),
         "top_p": chosen.choice([0.9, 1.0]),
     }
@@ -123,6 +123,15 @@ class Said:
         if usage:
             self.new_tokens, self.prompt_tokens = usage["completion_tokens"], usage["prompt_tokens"]
             self.known = usage["prompt_tokens_details"]["cached_tokens"]
+
+
+def fillers(count: int, length: int, name: str) -> list[Question]:
+    """Requests that have nothing in common, each of which fills a row of the cache."""
+    return [
+        Question("/completions", {"model": name, "max_tokens": 1,
+                                  "prompt": list(range(1000 + first, 999 + first + length))})
+        for first in range(count)
+    ]  # fmt: skip
 
 
 async def ask_whole(url: str, question: Question) -> Said:
