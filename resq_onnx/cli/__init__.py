@@ -39,6 +39,9 @@ EXTRAS: Final = {
 }
 """Packages by the extra that installs them; the extra `export` installs all others."""
 
+READING: Final = frozenset({"bench", "doctor", "evaluate", "generate", "inspect", "serve"})
+"""Commands that write no files."""
+
 INTERRUPTED = 130  # the exit status that shells report after Ctrl-C
 
 
@@ -65,7 +68,9 @@ class _Commands(click.Group):
             sys.exit(error.exit_code)
         except (KeyboardInterrupt, click.Abort):
             with suppress(OSError):  # there may be no terminal any more
-                log.print("Interrupted; nothing was written.", style="red")
+                command = next((word for word in words if not word.startswith("-")), "")
+                rest = "" if command in READING else "; nothing was written"
+                log.print(f"Interrupted{rest}.", style="red")
             sys.exit(INTERRUPTED)
         except Exception as error:
             hint = "" if verbose else " (--verbose shows where)"

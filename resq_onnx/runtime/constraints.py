@@ -49,18 +49,23 @@ LAYOUT: Final[Any] = {
 Of `oneOf` one alternative is followed, though another may fit too. Unknown keywords are refused.
 """
 
+SPACED: Final = "start: SPACE? json\nSPACE: /[ \\n]/\njson: %json "
+"""Grammar of a JSON text behind white space, but for the schema."""
+
 
 class Constraint:
     """What one answer may still hold."""
 
-    def __init__(self, matcher: LLMatcher, vocabulary: int) -> None:
+    def __init__(self, matcher: LLMatcher, words: LLTokenizer, vocabulary: int) -> None:
         """Begin an answer.
 
         Args:
             matcher: At the beginning; nobody else may use it.
+            words: The tokens of the vocabulary.
             vocabulary: Number of logits.
         """
         self._matcher = matcher
+        self._words = words
         self._mask = np.zeros((vocabulary + 31) // 32, np.uint32)
         self._vocabulary = vocabulary
 
@@ -71,7 +76,12 @@ class Constraint:
 
     def copy(self) -> Constraint:
         """The same constraint for another answer."""
-        return Constraint(self._matcher.deep_copy(), self._vocabulary)
+        return Constraint(self._matcher.deep_copy(), self._words, self._vocabulary)
+
+    def after(self, text: str) -> Constraint | None:
+        """The same constraint for an answer that has begun so; None if it may not begin so."""
+        found, tokens = self.copy(), self._words.greedy_tokenize(text)
+        return found if found._matcher.try_consume_tokens(tokens) == len(tokens) else None
 
     def applied(self, logits: NDArray[Any]) -> NDArray[Any]:
         """The logits (vocabulary,), those of all other tokens minus infinity.
@@ -129,8 +139,12 @@ class Constraints:
         # Not a daemon: the program's end must not meet it inside the library.
         threading.Thread(target=load, name="constraints").start()
 
-    def of_schema(self, schema: Mapping[str, Any]) -> Constraint:
+    def of_schema(self, schema: Mapping[str, Any], *, spaced: bool = False) -> Constraint:
         """Allow the JSON texts that a schema describes.
+
+        Args:
+            schema: The schema.
+            spaced: Whether a space or a line break may come before.
 
         Raises:
             ResqError: The schema is invalid, uses what is not supported, or is too large; or
@@ -149,11 +163,15 @@ class Constraints:
             ) from None
         try:
             grammar = LLMatcher.grammar_from_json_schema(written, overrides=LAYOUT)
+            if spaced:
+                laid_out = json.dumps({**schema, "x-guidance": LAYOUT})
+                grammar = LLMatcher.grammar_from_lark(SPACED + laid_out)
         except ValueError as error:  # it is nested too deeply
             raise ResqError(reason(error)) from None
         limits = LLParserLimits(**LIMITS)
-        matcher = LLMatcher(self._loaded(), grammar, log_level=0, limits=limits)
-        found = Constraint(matcher, self._vocabulary)
+        words = self._loaded()
+        matcher = LLMatcher(words, grammar, log_level=0, limits=limits)
+        found = Constraint(matcher, words, self._vocabulary)
         found.copy().allowed()  # some schemas turn out too large only at the first token
         return found
 

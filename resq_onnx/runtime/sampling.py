@@ -25,6 +25,10 @@ a small model, and few texts need more than the first hundred tokens."""
 BLOCK: Final = 256
 """Tokens whose weights are summed together."""
 
+SEEDS: Final = 2**64
+LEAST_SEED: Final = -(2**63)
+"""Clients of OpenAI's API may send any integer of 64 bits."""
+
 
 class Sampler:
     """Chooses tokens from logits, one at a time."""
@@ -42,7 +46,7 @@ class Sampler:
         Args:
             temperature: 0 always takes the likeliest token (the first of equals).
             top_p: Draw only among the fewest likeliest tokens that together have this probability.
-            seed: Seeds the draws; 0 or more.
+            seed: Seeds the draws; a number of 64 bits, of which -1 is that of 2**64 - 1.
             top_k: Draw only among so many of the likeliest tokens; 0 for all.
             min_p: Draw only among tokens with this share of the likeliest one's probability.
 
@@ -53,8 +57,8 @@ class Sampler:
             raise ResqError(f"temperature is {temperature}; it must be 0 or more")
         if not 0.0 < top_p <= 1.0:
             raise ResqError(f"top-p is {top_p}; it must be more than 0 and at most 1")
-        if seed < 0:
-            raise ResqError(f"seed is {seed}; it must be 0 or more")
+        if not LEAST_SEED <= seed < SEEDS:
+            raise ResqError(f"seed is {seed}; it must be from -2**63 to 2**64 - 1")
         if top_k < 0:
             raise ResqError(f"top-k is {top_k}; it must be 0 or more")
         if not 0.0 <= min_p <= 1.0:
@@ -63,7 +67,7 @@ class Sampler:
         self._top_p = top_p
         self._top_k = top_k
         self._min_p = min_p
-        self._random = np.random.default_rng(seed)
+        self._random = np.random.default_rng(seed % SEEDS)
 
     def choose(self, logits: NDArray[Any]) -> int:
         """Choose a token from logits, (vocabulary,)."""

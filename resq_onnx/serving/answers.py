@@ -6,13 +6,13 @@ import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from resq_onnx.serving.events import Called, Event, Finished, Piece
 from resq_onnx.serving.logprobs import characters, chat_logprobs, text_logprobs
 from resq_onnx.serving.scoring import ScoredToken
-from resq_onnx.serving.tool_calls import Call
+from resq_onnx.serving.tool_calls import Arguments, Call
 
 
 @dataclass
@@ -36,8 +36,11 @@ class Outcome:
         match event:
             case Piece():
                 self.text += event.text
-            case Called():
-                self.calls.append(event.call)
+            case Called(call=Call() as call):
+                self.calls.append(call)
+            case Called(call=Arguments(text)):
+                *before, last = self.calls
+                self.calls = [*before, replace(last, arguments=last.arguments + text)]
             case Finished():
                 self.reason = event.reason
             case _:
@@ -108,7 +111,7 @@ class ChatAnswer(Answer):
         if isinstance(event, Piece):
             delta = {"content": event.text}
         elif isinstance(event, Called):
-            delta = {"tool_calls": [{"index": event.number} | _call(event.call)]}
+            delta = {"tool_calls": [{"index": event.number} | _call_delta(event.call)]}
         reason = event.reason if isinstance(event, Finished) else None
         return self._chunk(choice, delta, reason, event.scores)
 
@@ -184,6 +187,10 @@ def usage(
             "rejected_prediction_tokens": guessed - right,
         },
     }
+
+
+def _call_delta(call: Call | Arguments) -> dict[str, Any]:
+    return {"function": {"arguments": call.text}} if isinstance(call, Arguments) else _call(call)
 
 
 def _call(call: Call) -> dict[str, Any]:

@@ -49,7 +49,12 @@ Told = tuple[Generation, Event | End]
 
 
 class Batch:
-    """All requests that run or wait for a row."""
+    """All requests that run or wait for a row.
+
+    Attributes:
+        guessed: Tokens guessed of requests that have ended; other threads may ask.
+        right: How many of them were right.
+    """
 
     def __init__(self, rows: Rows, draft: Draft | None = None) -> None:
         """Begin with none.
@@ -65,6 +70,7 @@ class Batch:
         self._turn = 0
         self._writing: list[Generation] = []
         self._told: list[Told] = []
+        self.guessed = self.right = 0
 
     @property
     def is_idle(self) -> bool:
@@ -121,7 +127,8 @@ class Batch:
             self._waiting.remove(one)
             self._prompts.append(one)
             one.row = row
-            self._told.append((one, Started(len(one.writer.tokens), row.length)))
+            copies = one.after is not None
+            self._told.append((one, Started(len(one.writer.tokens), row.length, copies)))
 
     def _is_ready(self, one: Generation) -> bool:
         """Whether nobody is about to run the same prompt, of which a copy is then made."""
@@ -256,6 +263,8 @@ class Batch:
                 place.remove(one)
         if one.row is not None:
             self._rows.end(one.row)
+        self.guessed += one.writer.guesses.guessed
+        self.right += one.writer.guesses.right
         self._told.append((one, End(error)))
 
 

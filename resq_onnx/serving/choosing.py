@@ -26,6 +26,7 @@ class Chooser:
         penalties: Penalties,
         scorer: Scorer | None = None,
         constraint: Constraint | None = None,
+        param: str = "response_format",
     ) -> None:
         """Begin an answer.
 
@@ -34,16 +35,29 @@ class Chooser:
             penalties: Change the logits before.
             scorer: Scores the tokens, if that is asked for.
             constraint: Allows only some of them.
+            param: The field of the request that it comes from.
         """
         self._sampler = sampler
         self._penalties = penalties
         self._scorer = scorer
         self._constraint = constraint
+        self._param = param
+        self._passes = False
+        """Whether what is drawn later is free again."""
 
     @property
     def is_complete(self) -> bool:
         """Whether nothing can follow."""
         return self._constraint is not None and self._constraint.is_complete
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether only some tokens may follow."""
+        return self._constraint is not None
+
+    def bind(self, constraint: Constraint) -> None:
+        """Allow only what a constraint allows, until that is complete."""
+        self._constraint, self._passes = constraint, True
 
     def choose(
         self, logits: NDArray[Any], made: int, position: int
@@ -75,13 +89,16 @@ class Chooser:
         try:
             self._constraint.note(token)
         except ResqError as error:
-            raise _unfollowable(error, made) from None
+            raise self._unfollowable(error, made) from None
+        if self._passes and self._constraint.is_complete:
+            self._constraint = None
 
     def ahead(self) -> Draw:
         """Draws the tokens that would be chosen and noted next; nothing changes here."""
         constraint = None if self._constraint is None else self._constraint.copy()
         sampler, penalties = copy.deepcopy(self._sampler), copy.deepcopy(self._penalties)
         copied = Chooser(sampler, penalties, constraint=constraint)
+        copied._passes = self._passes
 
         def draw(logits: NDArray[Any]) -> int | None:
             try:
@@ -99,8 +116,8 @@ class Chooser:
         try:
             return self._constraint.applied(logits)
         except ResqError as error:
-            raise _unfollowable(error, made) from None
+            raise self._unfollowable(error, made) from None
 
-
-def _unfollowable(error: ResqError, made: int) -> RefusalError:
-    return invalid(f"the schema cannot be followed after {made} tokens: {error}", "response_format")
+    def _unfollowable(self, error: ResqError, made: int) -> RefusalError:
+        message = f"the schema cannot be followed after {made} tokens: {error}"
+        return invalid(message, self._param)

@@ -114,18 +114,23 @@ class Engine:
             cancelled: When it is set, the request ends soon.
 
         Returns:
-            One for each of its choices.
+            One for each of its choices, prompt by prompt.
 
         Raises:
             RefusalError: The prompt is invalid or too long, or `cancelled` was set.
         """
-        ids = self._encode(asked.prompt, asked.tools, cancelled)
-        limit = self._check_room(len(ids), asked.max_tokens)
         if asked.logit_bias and max(asked.logit_bias) >= self._vocabulary:
             raise invalid(f"token ids must be from 0 to {self._vocabulary - 1}", "logit_bias")
-        writers = self._writers.make(ids, limit, asked)
-        first = Generation(writers[0], cancelled)
-        return [first, *(Generation(writer, cancelled, after=first) for writer in writers[1:])]
+        rules = self._writers.rules(asked)
+        found: list[Generation] = []
+        for prompt in (asked.prompt, *asked.further):
+            ids = self._encode(prompt, asked.tools, cancelled)
+            limit = self._check_room(len(ids), asked.max_tokens)
+            alone = replace(asked, prompt=prompt, further=())
+            writers = self._writers.make(ids, limit, alone, rules)
+            first = Generation(writers[0], cancelled)
+            found += [first, *(Generation(one, cancelled, after=first) for one in writers[1:])]
+        return found
 
     def _encode(
         self, prompt: Prompt, tools: Tools | None, cancelled: threading.Event

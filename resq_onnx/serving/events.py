@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from resq_onnx.serving.scoring import ScoredToken
-from resq_onnx.serving.tool_calls import Call
+from resq_onnx.serving.tool_calls import Arguments, Call
 
 
 @dataclass(frozen=True)
@@ -15,10 +15,12 @@ class Started:
     Attributes:
         prompt_tokens: Number of tokens of the prompt.
         known: Number of them that an earlier request left in the cache.
+        copies: Whether another choice of the request has run the same prompt.
     """
 
     prompt_tokens: int
     known: int
+    copies: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,17 +40,17 @@ class Piece:
 
 @dataclass(frozen=True)
 class Called:
-    """The next call of a function.
+    """The next call of a function, or more of its arguments.
 
     Attributes:
-        number: How many came before it.
-        call: The call.
+        number: How many calls came before it.
+        call: The call, or the next piece of its arguments.
         new_tokens: Tokens generated so far.
         scores: Of the tokens since the last event, if they are asked for.
     """
 
     number: int
-    call: Call
+    call: Call | Arguments
     new_tokens: int
     scores: tuple[ScoredToken, ...] = ()
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily
+from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from resq_onnx.serving.batch import Batch
-from resq_onnx.serving.events import Event, Finished, Started
+from resq_onnx.serving.events import Event, Started
 from resq_onnx.serving.scheduling import Scheduler
 
 OUTCOME: Final = "resq_onnx.outcome"
@@ -28,6 +30,21 @@ PATHS: Final = frozenset(
 FIRST_TOKEN_SECONDS: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120)
 BETWEEN_TOKENS_SECONDS: Final = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.5, 1, 2)
 """Upper bounds of the buckets."""
+
+
+class _Guesses(Collector):
+    """Counters of a batch, whose requests may end without an answer."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """The counters now."""
+        prefix, batch = "resq_onnx_guessed_tokens", self._batch
+        yield CounterMetricFamily(prefix, "Tokens guessed by speculation", batch.guessed)
+        yield CounterMetricFamily(
+            f"{prefix}_accepted", "Guessed tokens that were right", batch.right
+        )
 
 
 class Metrics:
@@ -53,10 +70,7 @@ class Metrics:
             "prompt_tokens_cached_total", "Tokens of prompts that were in the cache"
         )
         self._generated = self._counter("generated_tokens_total", "Tokens of answers")
-        self._guessed = self._counter("guessed_tokens_total", "Tokens guessed by speculation")
-        self._right = self._counter(
-            "guessed_tokens_accepted_total", "Guessed tokens that were right"
-        )
+        self._registry.register(_Guesses(batch))
         self._first = self._histogram(
             "time_to_first_token_seconds", "From a request to the first piece of its answer",
             FIRST_TOKEN_SECONDS,
@@ -102,10 +116,7 @@ class Metrics:
                 if (new := event.new_tokens - before) > 0:
                     self._note_tokens(new, now - last, is_first=before == 0)
                     seen[choice] = now, event.new_tokens
-                if isinstance(event, Finished):
-                    self._guessed.inc(event.guessed)
-                    self._right.inc(event.right)
-            elif choice == 0:  # the others copy its prompt
+            elif not event.copies:
                 self._prompt.inc(event.prompt_tokens)
                 self._known.inc(event.known)
             yield choice, event

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from resq_onnx.runtime.sampling import SEEDS
 from resq_onnx.serving import fields
 from resq_onnx.serving.messages import read_messages
 from resq_onnx.serving.refusals import invalid, unknown_model
@@ -53,7 +54,7 @@ NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
 
 @dataclass(frozen=True)
 class Prompt:
-    """The text to continue, in one of three forms.
+    """A text to continue, in one of three forms.
 
     Attributes:
         messages: Messages of a chat, as `read_messages` gives them.
@@ -72,6 +73,7 @@ class GenerationRequest:
 
     Attributes:
         prompt: What to continue.
+        further: More prompts, each of which is answered as in a request of its own.
         max_tokens: Largest number of new tokens; None for as many as fit.
         temperature: As for `Sampler`.
         top_p: As for `Sampler`.
@@ -79,8 +81,8 @@ class GenerationRequest:
         stop: Strings that end the answer and are not part of it.
         stream: Whether to send pieces as they come.
         include_usage: Whether a stream ends with the token counts.
-        choices: How many answers, n. The first is that of a request for one; each has a seed of
-            its own.
+        choices: How many answers to a prompt, n. The first is that of a request for one; each has a
+            seed of its own.
         top_k: As for `Sampler`.
         min_p: As for `Sampler`.
         presence_penalty: As for `Penalties`.
@@ -110,6 +112,12 @@ class GenerationRequest:
     echo: bool = False
     schema: Mapping[str, Any] | None = None
     tools: Tools | None = None
+    further: tuple[Prompt, ...] = ()
+
+    @property
+    def answers(self) -> int:
+        """How many answers to all prompts."""
+        return self.choices * (1 + len(self.further))
 
 
 def read_chat(body: bytes, model: str) -> GenerationRequest:
@@ -145,11 +153,13 @@ def read_completion(body: bytes, model: str) -> GenerationRequest:
     if found.get("tools"):
         raise invalid("tools are for chats alone: /v1/chat/completions", "tools",
                       "unsupported_parameter")  # fmt: skip
-    asked = _asked(found, _prompt(found.get("prompt")), limit)
+    first, *further = _prompts(found.get("prompt"))
+    asked = _asked(found, first, limit)
     if found.get("logprobs") is False:  # as some clients write none
         del found["logprobs"]
     logprobs = fields.whole_number(found, "logprobs", 0, MAX_LOGPROBS)
-    return replace(asked, logprobs=logprobs, echo=fields.flag(found, "echo"))
+    echo = fields.flag(found, "echo")
+    return replace(asked, logprobs=logprobs, echo=echo, further=tuple(further))
 
 
 def _chat_logprobs(found: Mapping[str, Any]) -> int | None:
@@ -191,8 +201,7 @@ def _asked(found: Mapping[str, Any], prompt: Prompt, limit: int | None) -> Gener
         max_tokens=limit,
         temperature=fields.number(found, "temperature", 0.0, MAX_TEMPERATURE, 1.0),
         top_p=top_p,
-        # Generators take seeds from 0 on; this maps each number to a different one.
-        seed=secrets.randbits(64) if seed is None else seed % 2**64,
+        seed=secrets.randbits(64) if seed is None else seed % SEEDS,
         stop=fields.texts(found, "stop", MAX_STOPS, MAX_STOP_LENGTH),
         stream=fields.flag(found, "stream"),
         include_usage=fields.flag(options, "include_usage", "stream_options."),
@@ -210,15 +219,16 @@ def _penalty(found: Mapping[str, Any], name: str) -> float:
     return fields.number(found, name, -MAX_PENALTY, MAX_PENALTY, 0.0)
 
 
+def _prompts(given: Any) -> list[Prompt]:
+    """A text or a list of token ids, or a list of these."""
+    several = isinstance(given, list) and given and not all(type(one) is int for one in given)
+    return [_prompt(one) for one in (given if several else [given])]
+
+
 def _prompt(prompt: Any) -> Prompt:
-    """A text, a list of token ids, or a list that holds one of these."""
-    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str | list):
-        prompt = prompt[0]
     if isinstance(prompt, str):
         return Prompt(text=prompt)
     if isinstance(prompt, list) and prompt and all(type(token) is int for token in prompt):
         return Prompt(token_ids=tuple(prompt))
-    raise invalid(
-        "prompt must be one text, or the token ids of one; several prompts are several requests",
-        "prompt",
-    )
+    raise invalid("prompt must be a text, a list of token ids, or a list of several of these",
+                  "prompt")  # fmt: skip

@@ -29,7 +29,7 @@ class Reply:
     """The reply to one request.
 
     Attributes:
-        prompt_tokens: Tokens of the prompt, once they are known.
+        prompt_tokens: Tokens of the prompts so far.
         known: How many of them came from the cache.
         new_tokens: Tokens of all choices so far.
         reason: Why each choice ended, once it has.
@@ -95,8 +95,9 @@ class Reply:
 
     def _note(self, choice: int, event: Event) -> None:
         if isinstance(event, Started):
-            if choice == 0:  # the others copy its prompt
-                self.prompt_tokens, self.known = event.prompt_tokens, event.known
+            if not event.copies:
+                self.prompt_tokens += event.prompt_tokens
+                self.known += event.known
             return
         self._new_tokens[choice] = event.new_tokens
         self.new_tokens = sum(self._new_tokens.values())

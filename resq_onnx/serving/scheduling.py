@@ -108,12 +108,17 @@ class Scheduler:
         Raises:
             RefusalError: The queue is full, or has no room for so many choices in any case.
         """
-        if asked.choices > self.places:
-            raise invalid(f"n is {asked.choices}; this server takes at most {self.places}", "n")
-        if self._unfinished + asked.choices > self.places:
+        if asked.answers > self.places:
+            field = "prompt" if asked.further else "n"
+            raise invalid(
+                f"the request is for {asked.answers} answers, n to each prompt; this server takes "
+                f"at most {self.places} at once",
+                field,
+            )
+        if self._unfinished + asked.answers > self.places:
             raise busy(self.running, self.waiting)
-        running = Running(asked.choices)
-        self._unfinished += asked.choices
+        running = Running(asked.answers)
+        self._unfinished += asked.answers
         running.preparing = self._executor.submit(self._prepare, asked, running)
         running.preparing.add_done_callback(
             lambda future: self._end(running) if future.cancelled() else None

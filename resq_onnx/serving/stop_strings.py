@@ -13,29 +13,30 @@ class StopStrings:
 
     Attributes:
         found: Whether a stop string has come, which ends the text.
+        held: Text held back, because it may be the beginning of one.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
         """Take the strings, none of them empty."""
         self._stops = tuple(stops)
-        self._held = ""
+        self.held = ""
         self.found = False
 
     def feed(self, piece: str) -> str:
         """Take the next piece; return the text that cannot be part of a stop string."""
-        text = self._held + piece
+        text = self.held + piece
         starts = ((text.find(stop), stop) for stop in self._stops)
         ends = [(start + len(stop), start) for start, stop in starts if start >= 0]
         if ends:
-            self.found, self._held = True, ""
+            self.found, self.held = True, ""
             return text[: min(ends)[1]]
         kept = max((overlap(text, stop) for stop in self._stops), default=0)
-        self._held = text[len(text) - kept :]
+        self.held = text[len(text) - kept :]
         return text[: len(text) - kept]
 
     def rest(self) -> str:
         """The text held back, once all text has come: it is not a complete stop string."""
-        held, self._held = self._held, ""
+        held, self.held = self.held, ""
         return held
 
 

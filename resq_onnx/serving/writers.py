@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from resq_onnx.errors import ResqError, reason
 from resq_onnx.runtime.constraints import Constraint, Constraints
 from resq_onnx.runtime.penalties import Penalties
-from resq_onnx.runtime.sampling import Sampler
+from resq_onnx.runtime.sampling import SEEDS, Sampler
 from resq_onnx.runtime.text_stream import TextStream
 from resq_onnx.runtime.tokenizer import Tokenizer
+from resq_onnx.serving.call_reading import CallReader
 from resq_onnx.serving.choosing import Chooser
 from resq_onnx.serving.guesses import Guesses
 from resq_onnx.serving.protocol import GenerationRequest, Prompt
 from resq_onnx.serving.refusals import invalid
+from resq_onnx.serving.response_format import ANY_OBJECT
 from resq_onnx.serving.scoring import PromptScores, Scorer
 from resq_onnx.serving.stop_strings import StopStrings
-from resq_onnx.serving.tool_calls import CallFormat, CallReader, format_of, schema_of_call
+from resq_onnx.serving.tool_calls import CallFormat, format_of, schema_of_call
 from resq_onnx.serving.tools import Tools
 from resq_onnx.serving.writing import Writer
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What answers have to follow.
+
+    Attributes:
+        answer: A whole answer.
+        call: A call that the model begins of its own accord.
+    """
+
+    answer: Constraint | None = None
+    call: Constraint | None = None
 
 
 class Writers:
@@ -58,21 +74,27 @@ class Writers:
         form = self._call_format()
         return form.opening if tools.forced else ""
 
-    def make(self, ids: Sequence[int], limit: int, asked: GenerationRequest) -> list[Writer]:
-        """The writers of a request's choices.
+    def make(
+        self,
+        ids: Sequence[int],
+        limit: int,
+        asked: GenerationRequest,
+        rules: Rules,
+    ) -> list[Writer]:
+        """The writers of the choices of a request with one prompt.
 
         Args:
             ids: The prompt.
             limit: Largest number of new tokens.
             asked: The request.
+            rules: What `rules` gives for it.
 
         Raises:
             RefusalError: What the request asks for cannot be done with this model.
         """
         scores = self._prompt_scores(ids, asked)
-        constraint = self._constraint(asked)
         return [
-            self._writer(ids, limit, asked, choice, scores, constraint)
+            self._writer(ids, limit, asked, choice, scores, rules)
             for choice in range(asked.choices)
         ]
 
@@ -83,14 +105,15 @@ class Writers:
         asked: GenerationRequest,
         choice: int,
         scores: PromptScores | None,
-        constraint: Constraint | None,
+        rules: Rules,
     ) -> Writer:
-        seed = (asked.seed + choice) % 2**64
+        seed = (asked.seed + choice) % SEEDS
         chooser = Chooser(
             Sampler(asked.temperature, asked.top_p, seed, asked.top_k, asked.min_p),
             Penalties(asked.presence_penalty, asked.frequency_penalty, asked.logit_bias),
             self._scorer(asked, self._tokenizer.special_ids),
-            None if constraint is None else constraint.copy(),
+            None if rules.answer is None else rules.answer.copy(),
+            "response_format" if asked.tools is None else "tools",
         )
         return Writer(
             ids,
@@ -102,6 +125,7 @@ class Writers:
             self._echo(asked.prompt) if asked.echo else None,
             scores,
             self._calls(asked.tools),
+            rules.call,
             self._guessing(ids),
         )
 
@@ -133,16 +157,43 @@ class Writers:
             return prompt.text
         return self._tokenizer.decode(prompt.token_ids, skip_special_tokens=False)
 
-    def _constraint(self, asked: GenerationRequest) -> Constraint | None:
-        """What all choices begin with."""
+    def rules(self, asked: GenerationRequest) -> Rules:
+        """What all answers to a request have to follow.
+
+        Raises:
+            RefusalError: The request asks for it, and it cannot be followed.
+        """
         tools, schema, param = asked.tools, asked.schema, "response_format"
+        if tools is not None and not tools.forced:
+            return Rules(call=self._call_rule(tools))
         try:
-            if tools is not None and tools.forced:
+            if tools is not None:
                 parameters = {name: tools.parameters[name] for name in tools.forced}
                 schema, param = schema_of_call(self._call_format(), parameters), "tools"
-            return None if schema is None else self._constraints.of_schema(schema)
+            return Rules(answer=None if schema is None else self._constraints.of_schema(schema))
         except (ResqError, RecursionError) as error:
             raise invalid(f"the schema cannot be followed: {reason(error)}", param) from None
+
+    def _call_rule(self, tools: Tools) -> Constraint | None:
+        """What a call has to follow if the model makes one.
+
+        Arguments may be any object if their schema cannot be followed: nobody has asked for that.
+        """
+        form, parameters = self._call_format(), tools.parameters
+        if (found := self._followed(schema_of_call(form, parameters, tools.several))) is not None:
+            return found
+        known = {
+            name: schema if self._followed(schema) is not None else ANY_OBJECT
+            for name, schema in parameters.items()
+        }
+        return self._followed(schema_of_call(form, known, tools.several))
+
+    def _followed(self, schema: Mapping[str, Any]) -> Constraint | None:
+        """A constraint of a schema; None if it cannot be followed."""
+        try:
+            return self._constraints.of_schema(schema, spaced=True)
+        except (ResqError, RecursionError):
+            return None
 
     def _calls(self, tools: Tools | None) -> CallReader | None:
         if tools is None:

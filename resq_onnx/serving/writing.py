@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
 
+from resq_onnx.runtime.constraints import Constraint
 from resq_onnx.runtime.draft import Draw
 from resq_onnx.runtime.text_stream import TextStream
+from resq_onnx.serving.call_reading import CallReader
 from resq_onnx.serving.choosing import Chooser
 from resq_onnx.serving.events import Called, Event, Finished, Piece
 from resq_onnx.serving.guesses import Guesses
 from resq_onnx.serving.scoring import PromptScores, ScoredToken
 from resq_onnx.serving.stop_strings import StopStrings
-from resq_onnx.serving.tool_calls import Call, CallReader
+from resq_onnx.serving.tool_calls import Arguments, Call
 
 
 class Writer:
@@ -39,6 +41,7 @@ class Writer:
         echo: str | None = None,
         prompt_scores: PromptScores | None = None,
         calls: CallReader | None = None,
+        call_rule: Constraint | None = None,
         guesses: Guesses | None = None,
     ) -> None:
         """Begin behind a prompt of at least one token.
@@ -53,6 +56,7 @@ class Writer:
             echo: The prompt's text, to begin with; None for the answer alone.
             prompt_scores: The prompt's scores, to begin with.
             calls: Finds calls of functions; None if there are no functions.
+            call_rule: What a call has to follow that the model begins; None for anything.
             guesses: What is guessed of it; None for nothing.
         """
         self.tokens = list(prompt_ids)
@@ -67,6 +71,7 @@ class Writer:
         self._stops = stops
         self._echo = echo
         self._calls = calls
+        self._call_rule = call_rule
         self._scores = list[ScoredToken]()
         """Not sent yet."""
 
@@ -103,7 +108,18 @@ class Writer:
         if self.new_tokens == self.limit:
             return [*events, *self._end("length", piece, self._text.rest())]
         events += self._pieces(piece)
+        if piece and not self._stops.held:
+            self._bind_call()
         return [*events, *self._end("stop")] if self._is_complete() else events
+
+    def _bind_call(self) -> None:
+        """Hold a call that has begun to its rule; nothing of it may be held back."""
+        if self._calls is None or self._call_rule is None or self._chooser.is_bound:
+            return
+        opened = self._calls.opened
+        rule = None if opened is None else self._call_rule.after(opened)
+        if rule is not None:
+            self._chooser.bind(rule)
 
     def _is_complete(self) -> bool:
         called = self._calls is not None and self._calls.is_complete
@@ -143,10 +159,12 @@ class Writer:
         return events
 
     def _said(self, text: str) -> list[Event]:
-        parts = [text] if self._calls is None else self._calls.feed(text)
+        parts: Iterable[str | Call | Arguments] = [text]
+        if self._calls is not None:
+            parts = self._calls.feed(text)
         return [self._event(part) for part in parts]
 
-    def _event(self, part: str | Call) -> Event:
+    def _event(self, part: str | Call | Arguments) -> Event:
         scores = self._taken_scores()
         if isinstance(part, str):
             return Piece(part, self.new_tokens, scores)

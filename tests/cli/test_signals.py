@@ -21,7 +21,7 @@ def test_an_interrupted_command_ends_with_130(tmp_path: Path, number: signal.Sig
     )
     result = run_process("inspect", toy.save_toy(tmp_path / "toy.onnx"), before=raise_it)
     assert result.returncode == cli.INTERRUPTED == 130
-    assert error_line(result.stderr).startswith("Interrupted")
+    assert error_line(result.stderr) == "Interrupted."
 
 
 SIGNALLED = """
@@ -42,6 +42,18 @@ def test_the_end_of_a_session_or_a_terminal_interrupts_a_command(name: str) -> N
     done = run_process("wait", before=f"{default}\n{SIGNALLED.format(name=name)}")
     assert done.returncode == 130
     assert error_line(done.stderr) == "Interrupted; nothing was written."
+
+
+@pytest.mark.slow
+def test_a_server_that_still_loads_ends_at_once_and_says_nothing_of_files(tmp_path: Path) -> None:
+    loading = (
+        "import signal\n"
+        "import resq_onnx.serving.engine\n"
+        "resq_onnx.serving.engine.Engine = lambda *_: signal.raise_signal(signal.SIGTERM)"
+    )
+    done = run_process("serve", toy.save_toy(tmp_path / "toy.onnx"), "--port", 0, before=loading)
+    assert done.returncode == 130
+    assert error_line(done.stderr) == "Interrupted."
 
 
 def test_nohup_is_respected() -> None:

@@ -147,6 +147,12 @@ def test_the_seed_decides_the_draws() -> None:
     assert draw(level, 30, temperature=1.0, seed=1) != draw(level, 30, temperature=1.0, seed=2)
 
 
+def test_a_negative_seed_is_one_of_64_bits() -> None:
+    texts = [draw([0.2] * 5, 30, temperature=1.0, seed=seed) for seed in (-4, 2**64 - 4, 4)]
+    assert texts[0] == texts[1]
+    assert texts[0] != texts[2]
+
+
 def test_an_impossible_token_is_never_drawn() -> None:
     decoder = FixedLogits([0.5, 0.5])
     decoder.logits = np.array([1e30, -np.inf, 1e30], np.float32)
@@ -161,7 +167,8 @@ def test_an_impossible_token_is_never_drawn() -> None:
         ([1], {"top_p": 0.0}, "top-p is 0.0"),
         ([1], {"top_p": 1.5}, "top-p is 1.5"),
         ([1], {"temperature": float("nan")}, "temperature is nan"),
-        ([1], {"seed": -1}, "seed is -1"),
+        ([1], {"seed": -(2**63) - 1}, "seed is -9223372036854775809"),
+        ([1], {"seed": 2**64}, "from -2\\*\\*63 to"),
     ],
 )
 def test_bad_arguments_are_refused_before_the_first_token(

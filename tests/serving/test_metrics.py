@@ -88,6 +88,21 @@ def test_requests_are_counted_by_path_and_by_the_status_that_they_end_with(fresh
     assert f"requests_total{{{CHAT},200}}" not in found
 
 
+def test_guesses_of_a_request_whose_client_has_gone_are_counted(
+    folder: Path, tmp_path: Path
+) -> None:
+    options = ("--max-concurrent", 1, "--draft", folder)
+    with served(folder, tmp_path / "log.txt", *options) as server:
+        stream = server.begin_stream(max_tokens=8000)
+        while b"content" not in stream.stream.readline():  # type: ignore[attr-defined]
+            pass
+        stream.close()
+        server.wait_for_line(0)
+        server.wait_for(running=0)
+        found = metrics(server)
+        assert found["guessed_tokens_total"] >= found["guessed_tokens_accepted_total"] > 0
+
+
 def test_a_failing_stream_counts_as_failed(folder: Path, tmp_path: Path) -> None:
     with served(folder, tmp_path / "log.txt", "--timeout", 0.5) as server:
         connection = server.begin_stream(messages=HELLO, max_tokens=8000)

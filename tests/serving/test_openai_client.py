@@ -173,7 +173,7 @@ def test_the_next_turn_of_a_conversation_begins_where_the_last_one_ended(
     ("options", "param", "reason"),
     [
         ({"n": 129}, "n", "from 1 to 128"),
-        ({"n": 5}, "n", "n is 5; this server takes at most 4"),
+        ({"n": 5}, "n", "for 5 answers, n to each prompt; this server takes at most 4"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "leave out tools"),
         ({"extra_body": {"suffix": "a"}}, "suffix", "suffix is not supported"),
         ({"temperature": 3}, "temperature", "from 0 to 2"),

@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from resq_onnx.serving.protocol import NEUTRAL, GenerationRequest, read_chat, read_completion
+from resq_onnx.serving.protocol import (
+    NEUTRAL,
+    GenerationRequest,
+    Prompt,
+    read_chat,
+    read_completion,
+)
 from resq_onnx.serving.refusals import RefusalError
 
 USER = {"role": "user", "content": "a"}
@@ -29,6 +35,40 @@ def test_what_is_left_out_or_null_is_as_openai_has_it() -> None:
     assert complete().max_tokens == 16
     assert chat(max_tokens=3, max_completion_tokens=4).max_tokens == 4
     assert chat().seed != chat().seed
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("a", [Prompt(text="a")]),
+        (["a"], [Prompt(text="a")]),
+        (["a", "b"], [Prompt(text="a"), Prompt(text="b")]),
+        ([3, 4], [Prompt(token_ids=(3, 4))]),
+        ([[3, 4]], [Prompt(token_ids=(3, 4))]),
+        ([[3], [4, 5], "a"], [Prompt(token_ids=(3,)), Prompt(token_ids=(4, 5)), Prompt(text="a")]),
+    ],
+)
+def test_prompts_are_texts_or_token_ids_or_several_of_them(given: Any, found: list[Prompt]) -> None:
+    asked = complete(prompt=given, n=2)
+    assert [asked.prompt, *asked.further] == found
+    assert asked.answers == 2 * len(found)
+
+
+@pytest.mark.parametrize(
+    "given", [None, 3, [], [[]], ["a", 3], [3, "a"], [True], {"a": 1}, [[3.5]]]
+)
+def test_other_prompts_are_refused(given: Any) -> None:
+    with pytest.raises(RefusalError, match="prompt must be a text") as found:
+        complete(prompt=given)
+    assert found.value.param == "prompt"
+
+
+def test_seeds_are_integers_of_64_bits() -> None:
+    assert complete(seed=-4).seed == 2**64 - 4
+    assert complete(seed=2**63 - 1).seed == 2**63 - 1
+    for seed in (-(2**63) - 1, 2**63, 1.5):
+        with pytest.raises(RefusalError, match="seed must be a whole number from"):
+            complete(seed=seed)
 
 
 @pytest.mark.parametrize("name", NEUTRAL)

@@ -36,7 +36,9 @@ TOO_SHORT = 0.1
         (b"[" * 100_000, "nested too deeply"),
         (b'{"prompt": "a", "seed": ' + b"1" * 5000 + b"}", "cannot be read as JSON"),
         (b'{"prompt": ""}', "prompt has no tokens"),
-        (b'{"prompt": ["a", "b"]}', "several prompts are several requests"),
+        (b'{"prompt": ["a", 3]}', "prompt must be a text, a list of token ids, or a list of"),
+        (b'{"prompt": []}', "prompt must be a text"),
+        (b'{"prompt": ["a", ""]}', "prompt has no tokens"),
         (b'{"prompt": [1, 256]}', "token ids must be from 0 to 255"),
     ],
 )

@@ -27,7 +27,7 @@ class Gate:
         self.cancelled = threading.Event()
         self.error = error
         self.has_begun = False
-        self.choices = 1
+        self.answers = 1
 
 
 class Gates:

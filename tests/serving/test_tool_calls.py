@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from resq_onnx.serving.call_reading import CallReader
 from resq_onnx.serving.tool_calls import (
     HERMES,
     LLAMA,
     MISTRAL,
+    Arguments,
     Call,
     CallFormat,
-    CallReader,
     format_of,
     schema_of_call,
 )
@@ -42,7 +44,12 @@ def read(form: CallFormat, text: str, step: int = 1000, **options: bool) -> tupl
     reader = CallReader(form, ("weather",), **settings)
     parts = [part for i in range(0, len(text), step) for part in reader.feed(text[i : i + step])]
     parts += reader.rest()
-    calls = [part for part in parts if isinstance(part, Call)]
+    calls = list[Call]()
+    for part in parts:
+        if isinstance(part, Call):
+            calls.append(part)
+        elif isinstance(part, Arguments):
+            calls[-1] = replace(calls[-1], arguments=calls[-1].arguments + part.text)
     assert reader.found == len(calls)
     return "".join(part for part in parts if isinstance(part, str)), calls
 
@@ -73,7 +80,7 @@ def test_calls_are_found_wherever_the_text_is_cut(
     ("form", "text"),
     [
         (HERMES, "a < b, <tool_cal and <tool_call>no JSON</tool_call> too"),
-        (HERMES, '<tool_call>{"name": "weather", "arguments": {'),
+        (HERMES, '<tool_call>{"name": "weather", "argum'),
         (HERMES, '<tool_call>{"name": "unknown", "arguments": {}}</tool_call>'),
         (HERMES, '<tool_call>{"name": ["weather"], "arguments": {}}</tool_call>'),
         (HERMES, f"<tool_call>{'[' * 100_000}</tool_call>"),
@@ -103,6 +110,48 @@ def test_a_call_that_the_prompt_has_begun_needs_no_marker(form: CallFormat) -> N
     text = written(form, "weather", OSLO)
     _, calls = read(form, f"[{text}]" if form.is_list else text, opened=True)
     assert [json.loads(call.arguments) for call in calls] == [OSLO]
+
+
+def test_arguments_come_as_they_are_written() -> None:
+    reader = CallReader(HERMES, ("weather",), opened=False, several=True)
+    assert list(reader.feed('<tool_call>\n{"name": "weather", "arguments": ')) == []
+    call, first = reader.feed('{"city": "}')
+    assert isinstance(call, Call)
+    assert (call.name, call.arguments, first) == ("weather", "", Arguments('{"city": "}'))
+    assert list(reader.feed("\\")) == [Arguments("\\")]
+    assert list(reader.feed('"", "days": [{')) == [Arguments('"", "days": [{')]
+    assert list(reader.feed("}]}}\n</tool_call> Then")) == [Arguments("}]}"), " Then"]
+    assert list(reader.rest()) == []
+
+
+@pytest.mark.parametrize("step", [1, 1000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<tool_call>{"arguments": {"a": 1}, "name": "weather"}</tool_call>',
+        '<tool_call>{"type": "function", "name": "weather", "parameters": {"a": 1}}</tool_call>',
+        '<tool_call>{"name": "weather", "arguments": {"a": 1}',
+    ],
+)
+def test_other_ways_to_write_a_call_are_read(text: str, step: int) -> None:
+    said, calls = read(HERMES, text, step)
+    assert said == ""
+    assert [json.loads(call.arguments) for call in calls] == [{"a": 1}]
+
+
+@pytest.mark.parametrize("step", [1, 1000])
+def test_calls_of_a_list_may_have_ids(step: int) -> None:
+    call = '{"name": "weather", "arguments": {"a": 1}, "id": "abcdefghi"}'
+    said, calls = read(MISTRAL, f"[TOOL_CALLS] [{call}, {call}]", step)
+    assert said == ""
+    assert [json.loads(call.arguments) for call in calls] == [{"a": 1}] * 2
+
+
+def test_arguments_that_are_cut_off_stay_arguments() -> None:
+    _, calls = read(HERMES, '<tool_call>{"name": "weather", "arguments": {"a": [1')
+    assert [call.arguments for call in calls] == ['{"a": [1']
+    said, calls = read(HERMES, '<tool_call>{"name": "weather", "arguments": {"a": 1</tool_call> so')
+    assert (said, [call.arguments for call in calls]) == (" so", ['{"a": 1'])
 
 
 def test_text_is_sent_as_soon_as_it_cannot_begin_a_call() -> None:

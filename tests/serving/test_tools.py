@@ -13,11 +13,12 @@ import openai
 import pytest
 
 from resq_onnx.serving.engine import Engine
-from resq_onnx.serving.events import Called, Finished
+from resq_onnx.serving.events import End, Event, Finished
 from resq_onnx.serving.protocol import GenerationRequest, read_chat
 from resq_onnx.serving.refusals import RefusalError
 from tests.serving import asking
 from tests.serving.served import HELLO, Served, served
+from tests.serving.test_writing import calls_of
 
 TEMPLATE = """
 {%- if tools %}{% for tool in tools %}{{ tool | tojson }}
@@ -104,14 +105,16 @@ def test_a_required_call_is_of_one_of_the_functions_and_has_its_arguments(
 
 
 def test_a_stream_has_the_call_of_the_whole_answer(client: openai.OpenAI) -> None:
-    options = {"tool_choice": "required", "seed": 4}
+    options = {"tool_choice": {"type": "function", "function": {"name": "weather"}}, "seed": 4}
     (whole,) = chat(client, **options).choices[0].message.tool_calls
     chunks = [chunk.choices[0] for chunk in chat(client, **options, stream=True)]
-    (delta,) = [call for chunk in chunks for call in chunk.delta.tool_calls or []]
-    assert (delta.index, delta.type) == (0, "function")
-    assert delta.function.name == whole.function.name
-    assert delta.function.arguments == whole.function.arguments
-    assert len(delta.id) == 9
+    first, *others = [call for chunk in chunks for call in chunk.delta.tool_calls or []]
+    assert (first.index, first.type) == (0, "function")
+    assert (first.function.name, first.function.arguments) == (whole.function.name, "")
+    assert len(first.id) == 9
+    assert all((one.index, one.id, one.function.name) == (0, None, None) for one in others)
+    assert "".join(one.function.arguments for one in others) == whole.function.arguments
+    assert len(others) > 2
     assert chunks[-1].finish_reason == "tool_calls"
     assert "".join(chunk.delta.content or "" for chunk in chunks) == ""
 
@@ -175,12 +178,12 @@ def test_each_family_calls_in_its_own_form(folder: Path, tmp_path: Path, family:
     asked = request(tool_choice={"type": "function", "function": {"name": "weather"}})
     (generation,) = engine.prepare(asked, threading.Event())
     engine.batch.add(generation)
-    told = []
+    told = list[Event]()
     while not engine.batch.is_idle:
-        told += [event for _, event in engine.batch.advance()]
-    (called,) = [event for event in told if isinstance(event, Called)]
-    assert called.call.name == "weather"
-    assert json.loads(called.call.arguments)["city"] in ("Oslo", "Rome")
+        told += [event for _, event in engine.batch.advance() if not isinstance(event, End)]
+    (call,) = calls_of(told)
+    assert call.name == "weather"
+    assert json.loads(call.arguments)["city"] in ("Oslo", "Rome")
     assert [event.reason for event in told if isinstance(event, Finished)] == ["tool_calls"]
 
 

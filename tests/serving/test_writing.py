@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 
 from resq_onnx.runtime import Tokenizer
-from resq_onnx.runtime.constraints import Constraints
+from resq_onnx.runtime.constraints import Constraint, Constraints
 from resq_onnx.runtime.penalties import Penalties
 from resq_onnx.runtime.sampling import Sampler
 from resq_onnx.runtime.text_stream import TextStream
+from resq_onnx.serving.answers import Outcome
+from resq_onnx.serving.call_reading import CallReader
 from resq_onnx.serving.choosing import Chooser
 from resq_onnx.serving.events import Called, Event, Finished, Piece
 from resq_onnx.serving.refusals import RefusalError
 from resq_onnx.serving.scoring import Scorer
 from resq_onnx.serving.stop_strings import StopStrings
-from resq_onnx.serving.tool_calls import HERMES, MISTRAL, CallFormat, CallReader
+from resq_onnx.serving.tool_calls import HERMES, LLAMA, MISTRAL, Call, CallFormat, schema_of_call
 from resq_onnx.serving.writing import Writer
 from tests.byte_tokenizer import byte_tokenizer
 
@@ -33,12 +35,16 @@ def tokenizer() -> Tokenizer:
 
 
 def writer(
-    tokenizer: Tokenizer, calls: CallReader | None = None, stops: tuple[str, ...] = (), **of: Any
+    tokenizer: Tokenizer,
+    calls: CallReader | None = None,
+    stops: tuple[str, ...] = (),
+    call_rule: Constraint | None = None,
+    **of: Any,
 ) -> Writer:
     return Writer(
         [5], 1000, Chooser(Sampler(), Penalties(), **of),
         TextStream(lambda ids: tokenizer.decode(ids, skip_special_tokens=calls is None)),
-        tokenizer.stop_ids, StopStrings(stops), calls=calls,
+        tokenizer.stop_ids, StopStrings(stops), calls=calls, call_rule=call_rule,
     )  # fmt: skip
 
 
@@ -57,10 +63,18 @@ def said(one: Writer, tokens: list[int]) -> list[Event]:
 def ended(events: list[Event]) -> tuple[str, list[str], str]:
     """The text, the functions that are called, and why the answer ended."""
     text = "".join(event.text for event in events if isinstance(event, Piece))
-    names = [event.call.name for event in events if isinstance(event, Called)]
+    names = [call.name for call in calls_of(events)]
     last = events[-1]
     assert isinstance(last, Finished)
     return text, names, last.reason
+
+
+def calls_of(events: list[Event]) -> list[Call]:
+    """The calls, each with all of its arguments."""
+    outcome = Outcome()
+    for event in events:
+        outcome.add(event)
+    return outcome.calls
 
 
 def reader(form: CallFormat, several: bool = True) -> CallReader:
@@ -72,9 +86,10 @@ def test_a_model_may_speak_and_then_call_several_functions(tokenizer: Tokenizer)
     tokens = [*tokenizer.encode(f"I look. {call}\n{call}\n"), END]
     events = said(writer(tokenizer, reader(HERMES)), tokens)
     assert ended(events) == ("I look. ", ["clock", "clock"], "tool_calls")
-    called = [event for event in events if isinstance(event, Called)]
-    assert [event.number for event in called] == [0, 1]
-    assert [json.loads(event.call.arguments) for event in called] == [{"zone": "CET"}] * 2
+    numbers = [event.number for event in events if isinstance(event, Called)]
+    assert sorted(numbers) == numbers
+    assert set(numbers) == {0, 1}
+    assert [json.loads(call.arguments) for call in calls_of(events)] == [{"zone": "CET"}] * 2
     only = said(writer(tokenizer, reader(HERMES, several=False)), tokens)
     assert ended(only) == ("I look. ", ["clock"], "tool_calls")
     assert only[-1].new_tokens < events[-1].new_tokens  # type: ignore[union-attr]
@@ -119,3 +134,56 @@ def test_a_schema_that_turns_out_too_hard_is_the_fault_of_the_request(
     with pytest.raises(RefusalError, match="after 1 tokens: no token of the model") as found:
         said(one, tokenizer.encode("a"))
     assert found.value.status == 400
+
+
+ZONES: Final = {
+    "type": "object",
+    "properties": {"zone": {"enum": ["CET"]}},
+    "required": ["zone"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("form", "opening"),
+    [
+        (HERMES, "I look. <tool_call>"),
+        (HERMES, "<tool_call>\n"),
+        (HERMES, '<tool_call>{"na'),
+        (MISTRAL, "[TOOL_CALLS]"),
+        (MISTRAL, '[TOOL_CALLS] [{"name": "clock"'),
+        (LLAMA, '{"name"'),
+        (LLAMA, "<|python_tag|>"),
+    ],
+)
+def test_a_call_that_the_model_begins_is_held_to_its_schema(
+    tokenizer: Tokenizer, form: CallFormat, opening: str
+) -> None:
+    """Whatever comes next, which would be no JSON."""
+    schema = schema_of_call(form, {"clock": ZONES}, several=True)
+    rule = Constraints(tokenizer, 259).of_schema(schema, spaced=True)
+    bound = writer(tokenizer, reader(form), call_rule=rule)
+    events = said(bound, tokenizer.encode(opening + "]" * 80))
+    (call,) = calls_of(events)
+    assert call.name == "clock"
+    assert json.loads(call.arguments) == {"zone": "CET"}
+
+
+def test_behind_a_call_the_model_may_say_what_it_likes(tokenizer: Tokenizer) -> None:
+    rule = Constraints(tokenizer, 259).of_schema(
+        schema_of_call(HERMES, {"clock": ZONES}), spaced=True
+    )
+    text = f"<tool_call>\n{CALL}\n</tool_call>\nSo."
+    events = said(writer(tokenizer, reader(HERMES), call_rule=rule), [*tokenizer.encode(text), END])
+    assert ended(events) == ("So.", ["clock"], "tool_calls")
+
+
+def test_an_answer_in_json_that_is_no_call_is_not_held_to_a_schema(tokenizer: Tokenizer) -> None:
+    rule = Constraints(tokenizer, 259).of_schema(
+        schema_of_call(LLAMA, {"clock": ZONES}), spaced=True
+    )
+    for text in ('{"warm": true}', '{ "name" : "Ann"}'):
+        events = said(
+            writer(tokenizer, reader(LLAMA), call_rule=rule), [*tokenizer.encode(text), END]
+        )
+        assert ended(events) == (text, [], "stop")
