@@ -28,6 +28,7 @@ from tests.benchmarks.peer_models import Workshop
 from tests.benchmarks.peers import FOLDER, MODEL
 from tests.benchmarks.serving import clients
 from tests.benchmarks.serving.clients import LOADS, LONG, Endpoint, Load, Sample
+from tests.benchmarks.serving.connection import StatusError
 from tests.benchmarks.serving.figures import Results, figures, goals, table
 from tests.benchmarks.serving.servers import LLAMA_CPP, OURS, SERVERS, Job, Server
 
@@ -45,7 +46,7 @@ class Course:
         options: The command line.
         models: Of each server that takes part.
         tokenizer: Of all of them.
-        reasons: Why others do not, by name.
+        reasons: Why others do not, or why no longer, by name.
         samples: By load, clients and server: those of each round.
     """
 
@@ -75,7 +76,10 @@ class Course:
                 job = Job(model, count, LONG + self.options.new_tokens, self.options.threads)
                 python = sys.executable if server == OURS else self.options.python
                 started = server.started(python, job, self.tokenizer)
-                endpoints[server.name] = stack.enter_context(started)
+                try:
+                    endpoints[server.name] = stack.enter_context(started)
+                except RuntimeError as error:
+                    self.reasons[server.name] = str(error)
             if self.options.url:
                 fields = {"model": self.options.name, "ignore_eos": True}
                 endpoints[self.options.url] = Endpoint(self.options.url, fields)
@@ -91,12 +95,17 @@ class Course:
         for turn in range(self.options.rounds):
             texts = clients.texts_of(load, prompts, count, requests)
             names = list(endpoints)
-            first = turn % len(names)
+            first = turn % max(len(names), 1)
             for name in names[first:] + names[:first]:
                 print(f"{load.name}, {count} clients, round {turn + 1}: {name}", file=sys.stderr)
                 work = clients.run(load, endpoints[name], texts, self.options.new_tokens)
-                kept = self.samples.setdefault((load.name, count, name), [])
-                kept.append(asyncio.run(work))
+                try:
+                    found = asyncio.run(work)
+                except (OSError, RuntimeError, StatusError) as error:
+                    self.reasons[name] = f"failed with {load.name}, {count} clients: {error}"
+                    del endpoints[name]
+                    continue
+                self.samples.setdefault((load.name, count, name), []).append(found)
 
     def results(self) -> Results:
         """The figures."""
@@ -185,8 +194,10 @@ def report(course: Course) -> None:
 def main() -> None:
     """Prepare, measure, print."""
     course = prepare(parse())
-    course.run()
-    report(course)
+    try:
+        course.run()
+    finally:  # what there is, if that is interrupted
+        report(course)
 
 
 if __name__ == "__main__":
