@@ -7,12 +7,20 @@ from typing import Final
 
 from resq_onnx.runtime.guessing import Guesser, Pace
 
-COST: Final = 0.15
-"""Time of each further token in a call, as a share of that of a call with one (SmolLM2-135M, one
-thread, AVX-512-VNNI: 12 to 16 %)."""
+ANSWER_COST: Final = 0.12
+GUESS_COST: Final = 0.18
+"""Time of each further answer, and of each guess beside several of them, as a share of that of a
+call with one token (SmolLM2-135M, one thread, AVX-512-VNNI: with 1, 4, 8 and 16 tokens 14, 19, 29
+and 49 ms)."""
 
 HOPE: Final = 4
 """Right guesses that an answer is taken to have had before its first one."""
+
+REMEMBERED: Final = 32
+"""Guesses that say how many of the next will be right: what was long ago counts less."""
+
+DRIFT: Final = 0.25
+"""Right guesses that a draft is taken to have made where it was not asked, so that it is again."""
 
 
 class Guesses:
@@ -32,13 +40,18 @@ class Guesses:
         if self._guesser is not None:
             self._guesser.extend(prompt_ids)
         self._open = list[int]()
+        self._unchecked = list[int]()
         self._counted = (0, 0)
+        self._rated = float(HOPE), float(HOPE)
+        """Guesses that are remembered, and how many of them were right."""
 
     def next(self, room: int) -> None:
         """Guess the next tokens, at most `room`; `cut` gives them, `note` checks them."""
         if self._guesser is None:
             return
-        self._guesser.learn(*self._since_last())
+        guessed, right = self._since_last()
+        self._guesser.learn(guessed, right)
+        self._rate(guessed, right)
         self.put(self._guesser.guess(room))
 
     def put(self, tokens: Sequence[int]) -> None:
@@ -48,8 +61,9 @@ class Guesses:
 
     @property
     def rate(self) -> float:
-        """Share of the guesses that were right, a little more at first."""
-        return (self.right + HOPE) / (self.guessed - len(self._open) + HOPE)
+        """Share of the last guesses that were right, a little more at first."""
+        guessed, right = self._rated
+        return right / guessed
 
     @property
     def offered(self) -> int:
@@ -59,6 +73,7 @@ class Guesses:
     def cut(self, count: int) -> list[int]:
         """Keep the first `count` of the guesses that are to be checked."""
         self.guessed -= len(self._open[count:])
+        self._unchecked = self._open[:1] if count == 0 else []
         self._open = self._open[:count]
         return list(self._open)
 
@@ -69,6 +84,15 @@ class Guesses:
         self.last_was_right = self._open[:1] == [token]
         self._open = self._open[1:] if self.last_was_right else []
         self.right += self.last_was_right
+        if self._unchecked:
+            self._rate(1, self._unchecked == [token])
+            self._unchecked = []
+
+    def _rate(self, guessed: float, right: float) -> None:
+        """Remember how many guesses were right, whether they were checked or not."""
+        guessed, right = self._rated[0] + guessed, self._rated[1] + right
+        share = min(REMEMBERED / guessed, 1.0)
+        self._rated = share * guessed, share * right
 
     def _since_last(self) -> tuple[int, int]:
         """How many tokens were guessed, and right, since this was last asked."""
@@ -89,7 +113,11 @@ class DraftedGuesses(Guesses):
 
     def next(self, room: int) -> None:
         """Decide how many tokens to guess, at most `room`; `put` takes them."""
-        self._pace.learn(*self._since_last(), self._length)
+        guessed, right = self._since_last()
+        self._pace.learn(guessed, right, self._length)
+        self._rate(guessed, right)
+        if self._wanted and not guessed:
+            self._rate(DRIFT, DRIFT)
         self._open = []
         self._wanted = max(min(self._pace.size(self._length), room), 0)
 
@@ -116,7 +144,7 @@ def worthwhile(offers: Sequence[Guesses], room: int) -> list[int]:
     tokens without guesses would be made in that time; of those that are, the surest come first.
     """
     count = len(offers)
-    least = count * COST / (1 + COST * (count - 1))
+    least = count * GUESS_COST / (1 + ANSWER_COST * (count - 1))
     found = [0] * count
     for place in sorted(range(count), key=lambda place: -offers[place].rate):
         if offers[place].rate >= least:

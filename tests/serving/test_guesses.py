@@ -59,6 +59,30 @@ def test_guesses_that_are_rarely_right_are_not_worth_it_beside_other_texts() -> 
     assert worthwhile([offering(2), *others], 9)[0] == 2
 
 
+def test_guesses_that_were_not_checked_are_rated_by_what_came() -> None:
+    guesses, others, asked = failing(6), [offering(0)] * 6, []
+    for token in REPEATED[1:6] + REPEATED * 2:
+        guesses.next(1)
+        asked.append(worthwhile([guesses, *others], 9)[0])
+        guesses.cut(asked[-1])
+        guesses.note(token)
+    assert asked[0] == 0
+    assert asked[-1] == 1
+
+
+def test_a_draft_that_was_often_wrong_is_asked_again_after_a_while() -> None:
+    guesses, others, asked = DraftedGuesses(2, [1]), [offering(0)] * 6, []
+    for _ in range(60):
+        guesses.next(8)
+        asked.append(worthwhile([guesses, *others], 9)[0])
+        guesses.put([7] * asked[-1])
+        guesses.note(8)
+    first = asked.index(0)
+    assert first > 0
+    assert any(asked[first:])
+    assert sum(map(bool, asked[first:])) < 20
+
+
 def test_the_surest_guesses_come_first() -> None:
     assert worthwhile([failing(2), offering(2)], 2) == [0, 2]
 
