@@ -271,7 +271,7 @@ def calibrate(
             moments, sums = layer_pass.moments(), layer_pass.sums()
             assert sums is not None, "a calibration text has tokens"
             asked = (source, tokenizer, recipe, moments, sums)
-            bases = find_projections(*asked, work, progress, resources)
+            bases, recipe = find_projections(*asked, work, progress, resources)
             done = began(recipe, text_opening(tokenizer, source, recipe.bos))
             kept = moments if hessians else None
             save_calibration(staging.model, done, source.digest, layout, sums, bases, kept)

@@ -65,6 +65,11 @@ class Method:
         """Whether no basis vector is a single coefficient of the model."""
         return self.basis in ("pca", "hadamard")
 
+    @property
+    def trains_keys(self) -> bool:
+        """Whether training also turns the keys: SpinQuant's have fixed Hadamard matrices."""
+        return self.training == "optional"
+
 
 METHODS: Final = {
     method.name: method
@@ -163,7 +168,10 @@ class Recipe:
             (identity, no high part) or `none` (nothing is quantised: the float model).
         rotations: Whether the rotations inside `resq`'s parts are `random`, or `trained`, as
             `spinquant`'s always are.
-        training_steps: Steps of that training, each on a sequence of the calibration text.
+        training_minutes: How long that training may take; decides the number of steps.
+        training_steps: Steps of that training, each on a sequence of the calibration text. None is
+            as many as the minutes allow: an export records them, since only their number repeats
+            it.
         weights: `gptq`, or `rtn` (round to nearest).
         low_bits: Width of the low part of weights, activations and cache.
         high_bits: Width of the high part.
@@ -207,7 +215,8 @@ class Recipe:
 
     method: str = "resq"
     rotations: Rotations = "random"
-    training_steps: int = 100
+    training_minutes: float = 15.0
+    training_steps: int | None = None
     weights: WeightMethod = "gptq"
     low_bits: int = 4
     high_bits: int = 8
@@ -265,8 +274,10 @@ class Recipe:
             raise ResqError(f"rotations of method {self.method} cannot be trained; resq's can")
         for name in ("samples", "sequence_length", "training_steps"):
             value = getattr(self, name)
-            if value < 1:
+            if value is not None and value < 1:
                 raise ResqError(f"{name} is {value}; it must be at least 1")
+        if not 0.0 < self.training_minutes < float("inf"):
+            raise ResqError(f"training_minutes is {self.training_minutes}; it must be above 0")
         if self.max_length is not None and self.max_length < LEAST_LENGTH:
             raise ResqError(
                 f"max_length is {self.max_length}; it must be at least {LEAST_LENGTH}, because an "

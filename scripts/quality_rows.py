@@ -80,7 +80,11 @@ STUDY: Final = (
         "head4-target",
         ("--head-bits", "4", "--target-bits", "4.36"),
     ),
-    Row("`resq --rotations trained`", "trained", ("--rotations", "trained")),
+    *(
+        Row(f"`--train {minutes}`", f"train-{minutes}", ("--train", f"{minutes}"))
+        for minutes in (1, 5, 15)
+    ),
+    Row("`--method spinquant --train 5`", "spinquant-5", ("--method", "spinquant", "--train", "5")),
     Row("`--samples 8`", "samples-8", samples=8),
     Row("`--samples 128`", "samples-128", samples=128),
     Row("`--calibration bundled`, without a text of one's own", "bundled", text="bundled"),

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from resq_onnx.calibration.corpus import calibration_sequences
 from resq_onnx.calibration.reference import Reference
-from resq_onnx.calibration.training.rotations import next_token_loss
 from resq_onnx.calibration.training.simulation import bases_of, simulated
 from resq_onnx.checkpoint.source import open_model
 from resq_onnx.errors import ResqError
@@ -114,8 +113,17 @@ class Study:
 
 def _perplexity(model: Any, text: Array) -> float:
     with torch.inference_mode():
-        losses = [float(next_token_loss(model, torch.from_numpy(row[None]))) for row in text]
+        losses = [float(_next_token_loss(model, torch.from_numpy(row[None]))) for row in text]
     return float(np.exp(np.mean(losses)))
+
+
+def _next_token_loss(model: Any, token_ids: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy, in nats, of all but the first tokens of (B, S)."""
+    logits = model(input_ids=token_ids, use_cache=False).logits[:, :-1]
+    loss: torch.Tensor = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), token_ids[:, 1:].flatten()
+    )
+    return loss
 
 
 def whole_moments(layout: ModelLayout, projections: Path) -> Moments:

@@ -19,9 +19,9 @@ from resq_onnx.calibration.layer_pass import LayerPass, Texts
 from resq_onnx.calibration.layered import LayeredModel
 from resq_onnx.calibration.memory import batch_within, check_room
 from resq_onnx.calibration.recipe_text import calibration_text
-from resq_onnx.calibration.reference import Reference, load_tokenizer, text_opening
+from resq_onnx.calibration.reference import load_tokenizer, text_opening
 from resq_onnx.calibration.texts import FILE_SUFFIXES
-from resq_onnx.calibration.training import BATCH
+from resq_onnx.calibration.trained import trained_bases
 from resq_onnx.calibration.working import torch_device
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError
@@ -139,7 +139,7 @@ def measure(
     sums = known.sums_for(layout) if known else layer_pass.sums()
     if bases is None:
         asked_of = (source, tokenizer, recipe, moments, sums)
-        bases = find_projections(*asked_of, work, progress, resources)
+        bases, recipe = find_projections(*asked_of, work, progress, resources)
     short, long = layer_pass.outputs()
     done = _carried_out(recipe, calibrated)
     return ReferenceMeasurements(
@@ -263,20 +263,20 @@ def find_projections(
     work: WorkFolder,
     progress: Progress,
     resources: Resources,
-) -> Projections:
+) -> tuple[Projections, Recipe]:
     """Compute the bases by linear algebra, and train them if the recipe says so.
 
+    Returns:
+        The bases, and the recipe with the number of steps that trained them.
+
     Raises:
-        ResqError: The recipe needs moments that are not there.
+        ResqError: The recipe needs moments that are not there, or as for `trained_bases`.
     """
     device = torch_device(resources.device)
     bases = compute_projections(recipe, source.layout, moments, sums, device)
     if not recipe.trains:
-        return bases
-    asked = dataclasses.replace(recipe, samples=recipe.training_steps * BATCH)
-    text = calibration_text(tokenizer, asked, source, work, progress, resources)
-    progress.step("Training the rotations")
-    return Reference(source).trained(recipe, bases, text.token_ids, progress.advance)
+        return bases, recipe
+    return trained_bases(source, tokenizer, recipe, bases, work, progress, resources)
 
 
 def _needs_layers(recipe: Recipe, bases: Projections | None) -> bool:
@@ -295,6 +295,8 @@ def _calibration_fields(calibrated: Mapping[str, Any]) -> dict[str, Any]:
 def _carried_out(recipe: Recipe, calibrated: Mapping[str, Any]) -> Recipe:
     done = _calibration_fields(calibrated)
     done["bos"] = calibrated.get("bos", False)  # older files: no special tokens
+    if recipe.trains and recipe.training_steps is None:
+        done["training_steps"] = calibrated["training_steps"]  # those of a projections file
     if Path(done["calibration"]).suffix in FILE_SUFFIXES:
         done["calibration"] = Path(done["calibration"]).name
     return dataclasses.replace(recipe, **done)

@@ -102,7 +102,7 @@ def fitting_type(
     others = [types[name] for name in stored & types.keys()] if len(stored) == 1 else []
     cached = 2 * layout.num_layers * layout.num_kv_heads * layout.head_dim * math.prod(shape)
     logits = 4 * 4 * shape[0] * layout.vocab_size
-    room = _room(device, max_memory)
+    room = room_for(device, max_memory)
     for dtype in (torch.float32, *others):
         needed = dtype.itemsize * (source.float32_bytes // 4 + cached) + logits
         if room is None or needed <= room:
@@ -113,7 +113,7 @@ def fitting_type(
     )
 
 
-def _room(device: str, max_memory: int | None) -> int | None:
+def room_for(device: str, max_memory: int | None) -> int | None:
     """Bytes that a model may take; None if nothing says it."""
     if device != "cpu":
         return int(AVAILABLE_SHARE * torch.cuda.mem_get_info(device)[0])

@@ -14,12 +14,9 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import AutoTokenizer
 
-from resq_onnx.calibration.training import train_rotations
 from resq_onnx.checkpoint.quiet import quiet_libraries
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError, blaming
-from resq_onnx.projections import Projections
-from resq_onnx.recipe import Recipe
 from resq_onnx.runtime.opening import opening_of
 from resq_onnx.runtime.tokenizer_file import check_tokenizer_file
 from resq_onnx.tracing.configuration import load_config
@@ -146,19 +143,6 @@ class Reference:
         self._source = source
         self.tokenizer = load_tokenizer(source)
         self.model = load_model(source)
-
-    def trained(
-        self,
-        recipe: Recipe,
-        bases: Projections,
-        sequences: NDArray[np.int64],
-        progress: Progress,
-    ) -> Projections:
-        """Bases whose rotations were trained on token sequences, in a seeded order."""
-        order = np.random.default_rng(recipe.seed).permutation(len(sequences))
-        return train_rotations(
-            self.model, self._source.layout, recipe, bases, sequences[order], progress
-        )
 
     def opening(self, bos: bool | None = None) -> tuple[int, ...]:
         """Special tokens with which a text begins; `bos` as for a recipe.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from resq_onnx.errors import ResqError
 from resq_onnx.files import refuse_overwriting
 from resq_onnx.files.recipe_file import RecipeFile, read_recipe_file
 from resq_onnx.handoff.targets import target_named
-from resq_onnx.recipe import Recipe
+from resq_onnx.recipe import METHODS, Recipe
 
 
 def _read(_context: click.Context, _option: click.Parameter, path: Path | None) -> RecipeFile:
@@ -72,7 +72,27 @@ def calibration_for(said: RecipeFile, chosen: dict[str, Any], out: Path) -> Reci
 def _fields(said: RecipeFile, chosen: dict[str, Any], out: Path) -> dict[str, Any]:
     if said.path is not None:
         refuse_overwriting([out], [said.path])
-    return {**said.fields, **{name: chosen[name] for name in chosen if _is_given(name)}}
+    given = {name: chosen[name] for name in chosen if _is_given(name)}
+    return {**said.fields, **given, **_training(said.fields, given)}
+
+
+def _training(said: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields that follow from minutes or steps of training on the command line.
+
+    Raises:
+        ResqError: The command line also asks for random rotations.
+    """
+    if not {"training_minutes", "training_steps"} & given.keys():
+        return {}
+    if given.get("rotations") == "random":
+        raise ResqError("--rotations random is not trained; omit it, or --train")
+    method = METHODS.get(given.get("method", said.get("method", Recipe.method)))
+    fields: dict[str, Any] = {}
+    if method is None or method.training != "always":
+        fields["rotations"] = "trained"
+    if "training_steps" not in given:
+        fields["training_steps"] = None
+    return fields
 
 
 def _is_given(option: str) -> bool:

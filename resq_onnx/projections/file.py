@@ -38,7 +38,7 @@ READABLE_VERSIONS: Final = ("1", "2", "3", "4")
 version 3 no hidden moment had a norm's gain in it, and files held spectra, which nothing read.
 Before version 4 all files held the second moments of every layer, and none the sums."""
 
-FIELDS_OF_PROJECTIONS: Final = (
+FIELDS_OF_PROJECTIONS: Final[tuple[str, ...]] = (
     "method",
     "low_bits",
     "high_bits",
@@ -51,8 +51,9 @@ FIELDS_OF_PROJECTIONS: Final = (
 )
 """Fields of a recipe that change its projections; the others may differ."""
 
-FIELDS_OF_TRAINING: Final = ("training_steps", "activation_clip", "activations")
-"""Fields that change trained ones besides. Not the text: the file's was chosen when it was made."""
+FIELDS_OF_TRAINING: Final = ("activation_clip", "activations")
+"""Fields that change trained ones besides, with the steps, or else the minutes. Not the text: the
+file's was chosen when it was made."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,10 @@ def stored_projections(
         )
     asked = recipe.to_json()
     stored = Recipe().to_json() | calibration.recipe_json  # an older file lacks newer fields
-    fields = FIELDS_OF_PROJECTIONS + (FIELDS_OF_TRAINING if recipe.trains else ())
+    fields = FIELDS_OF_PROJECTIONS
+    if recipe.trains:
+        duration = "training_minutes" if recipe.training_steps is None else "training_steps"
+        fields += (*FIELDS_OF_TRAINING, duration)
     return calibration.projections if all(stored[f] == asked[f] for f in fields) else None
 
 

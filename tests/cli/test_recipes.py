@@ -123,3 +123,38 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     result = run("export", "model", "out.onnx", "--recipe", tmp_path / "absent.json")
     assert result.exit_code == 1
     assert f"{tmp_path / 'absent.json'}: cannot be read: no such file" in error_line(result.stderr)
+
+
+def test_minutes_or_steps_of_training_ask_for_trained_rotations(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    by_minutes = asked(monkeypatch, "export", "--train", 5)["recipe"]
+    assert by_minutes == Recipe(rotations="trained", training_minutes=5)
+    by_steps = asked(monkeypatch, "export", "--training-steps", 7)["recipe"]
+    assert by_steps == Recipe(rotations="trained", training_steps=7)
+    spinquant = asked(monkeypatch, "export", "--method", "spinquant", "--train", 5)["recipe"]
+    assert spinquant == Recipe(method="spinquant", training_minutes=5)
+
+
+def test_minutes_on_the_command_line_win_over_the_steps_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path, Recipe(rotations="trained", training_steps=300), "ort")
+    repeated = asked(monkeypatch, "export", "--recipe", path)["recipe"]
+    assert repeated.training_steps == 300
+    longer = asked(monkeypatch, "export", "--recipe", path, "--train", 60)["recipe"]
+    assert longer == Recipe(rotations="trained", training_minutes=60)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--rotations", "random", "--train", "5"), "--rotations random is not trained"),
+        (("--method", "quarot", "--train", "5"), "rotations of method quarot cannot be trained"),
+        (("--train", "0"), "training_minutes is 0.0; it must be above 0"),
+    ],
+)
+def test_training_that_cannot_be_is_refused(options: tuple[str, ...], words: str) -> None:
+    result = run("export", "model", "out.onnx", *options)
+    assert result.exit_code == 1
+    assert words in error_line(result.stderr)

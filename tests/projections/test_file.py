@@ -189,14 +189,25 @@ def test_stored_projections_do_not_serve_other_ones(tmp_path: Path, recipe: Reci
     assert stored_projections(load_calibration(file), recipe, LAYOUT) is None
 
 
-@pytest.mark.parametrize("changed", [{"training_steps": 7}, {"activation_clip": 1.0}])
+CHANGES: list[dict[str, Any]] = [
+    {"training_steps": 7},
+    {"training_steps": None, "training_minutes": 3.0},
+    {"activation_clip": 1.0},
+]
+
+
+@pytest.mark.parametrize("changed", CHANGES)
 def test_trained_projections_serve_their_own_training_alone(
     tmp_path: Path, changed: dict[str, Any]
 ) -> None:
-    file, recipe = tmp_path / "projections.safetensors", Recipe(rotations="trained")
+    file, recipe = (
+        tmp_path / "projections.safetensors",
+        Recipe(rotations="trained", training_steps=9),
+    )
     _saved(file, recipe)
     loaded = load_calibration(file)
-    assert stored_projections(loaded, recipe, LAYOUT) is loaded.projections
+    for asked in (recipe, dataclasses.replace(recipe, training_steps=None)):
+        assert stored_projections(loaded, asked, LAYOUT) is loaded.projections
     other = dataclasses.replace(recipe, **changed)
     assert stored_projections(loaded, other, LAYOUT) is None
 

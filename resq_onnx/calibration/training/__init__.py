@@ -1,5 +1,6 @@
 """Train rotations in PyTorch by gradient descent on the quantised model."""
 
-from resq_onnx.calibration.training.rotations import BATCH, train_rotations
+from resq_onnx.calibration.training.rotations import Training
+from resq_onnx.calibration.training.simulation import check_attention
 
-__all__ = ["BATCH", "train_rotations"]
+__all__ = ["Training", "check_attention"]

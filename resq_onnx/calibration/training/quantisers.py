@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 
@@ -25,6 +26,11 @@ class Part:
     bits: int
     clip: float = 1.0
 
+    @property
+    def levels(self) -> int:
+        """The largest integer."""
+        return int(2**self.bits - 1)
+
 
 def parts_of(split: BitSplit, low_clip: float = 1.0) -> tuple[Part, ...]:
     """The low and the high part of a split; parts of width 0 are omitted."""
@@ -43,17 +49,24 @@ def fake_quantise(x: torch.Tensor, parts: Sequence[Part]) -> torch.Tensor:
     """
     if not parts:
         return x
-    columns = x.detach().split([part.width for part in parts], dim=-1)
-    rounded = [_rounded(some, part) for some, part in zip(columns, parts, strict=True)]
-    return x + (torch.cat(rounded, dim=-1) - x.detach())
+    rounded: torch.Tensor = cast(Any, _StraightThrough).apply(x, parts)
+    return rounded
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(_context: Any, x: torch.Tensor, parts: Sequence[Part]) -> torch.Tensor:
+        columns = x.split([part.width for part in parts], dim=-1)
+        return torch.cat([_rounded(*of) for of in zip(columns, parts, strict=True)], dim=-1)
+
+    @staticmethod
+    def backward(_context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradients[0], None
 
 
 def _rounded(x: torch.Tensor, part: Part) -> torch.Tensor:
-    levels = 2**part.bits - 1
     least = x.amin(-1, keepdim=True).clamp(max=0.0) * part.clip
     greatest = x.amax(-1, keepdim=True).clamp(min=0.0) * part.clip
-    scale = ((greatest - least) / levels).clamp(min=SMALLEST_SCALE)
+    scale = ((greatest - least) / part.levels).clamp(min=SMALLEST_SCALE)
     zero = torch.round(-least / scale)
-    integers = (torch.round(x / scale) + zero).clamp(0, levels)
-    value: torch.Tensor = (integers - zero) * scale
-    return value
+    return (x / scale).round_().add_(zero).clamp_(0, part.levels).sub_(zero).mul_(scale)

@@ -1,25 +1,30 @@
-"""Train the rotations inside U_A and U_B on the loss of the model with quantised activations.
+"""Train the rotations inside U_A, U_B and U_C on the predictions of the float model.
 
-Liu et al., "SpinQuant" (arXiv 2405.16406): R1 of the residual stream and R2 of the values are
-trained by Cayley transforms on the next-token loss of a model whose activations and cache are
-quantised. Its weights are not, since GPTQ quantises them later. ResQ trains the rotations inside
-each part of its bases in the same way. Keys and down_proj keep their random rotations.
+Liu et al., "SpinQuant" (arXiv 2405.16406), train R1 of the residual stream and R2 of the values by
+gradient descent on rotations, through a model whose activations and cache are quantised. Its
+weights are not, since GPTQ quantises them later. ResQ's rotations inside each part of its bases are
+trained in the same way, and those of its keys too. Here the loss is the divergence from the float
+model's predictions, and training begins where `fitting` ends.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils.checkpoint import checkpoint
 
-from resq_onnx.calibration.training.simulation import Bases, bases_of, parts_by_recipe, simulated
+from resq_onnx.calibration.training.divergence import divergence, last_hidden
+from resq_onnx.calibration.training.fitting import fit
+from resq_onnx.calibration.training.samples import collect, sequences_for
+from resq_onnx.calibration.training.simulation import Bases, parts_by_recipe, simulated
 from resq_onnx.calibration.training.stiefel import descend
+from resq_onnx.calibration.training.turned import TurnedBases
 from resq_onnx.families import ModelLayout
 from resq_onnx.projections import Projections
 from resq_onnx.recipe import Recipe
@@ -27,98 +32,116 @@ from resq_onnx.recipe import Recipe
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Progress = Callable[[int, int], None]
+Advance = Callable[[int, int], None]
 
-LEARNING_RATE: Final = 1.5
-"""Learning rate of the first step, as in SpinQuant; it falls linearly to 0."""
+State = Mapping[str, torch.Tensor]
 
-BATCH: Final = 1
-"""Sequences per step. SpinQuant uses 8 of 2,048 tokens, on 8 GPUs."""
-
-
-def train_rotations(
-    model: PreTrainedModel,
-    layout: ModelLayout,
-    recipe: Recipe,
-    projections: Projections,
-    sequences: NDArray[np.int64],
-    progress: Progress | None = None,
-) -> Projections:
-    """Rotate U_A and U_B inside their parts to lower the loss of the quantised model.
-
-    Args:
-        model: The original model; its weights do not change.
-        layout: Its sizes and module names.
-        recipe: Only its bits, clip and number of training steps are used.
-        projections: Start values.
-        sequences: Token ids (samples, tokens); each step takes the next `BATCH`, starting again
-            after the last.
-        progress: Called after each step with the number of finished steps and their total.
-
-    Returns:
-        The projections with trained `hidden` and `value`, which are still orthogonal.
-    """
-    start = bases_of(projections)
-    hidden = _Turned(start.hidden, projections.splits.hidden_edges())
-    edges = [projections.splits.head_edges(layer) for layer in range(layout.num_layers)]
-    values = [_Turned(start.value[layer], edges[layer]) for layer in range(layout.num_layers)]
-    leaves = [leaf for turned in (hidden, *values) for leaf in turned.rotations]
-    now = [start]
-    parts = parts_by_recipe(recipe, projections)
-    order = itertools.cycle(range(len(sequences)))
-    with _frozen(model), simulated(model, layout, projections, parts, lambda: now[0]):
-        for step in range(recipe.training_steps):
-            batch = sequences[[next(order) for _ in range(BATCH)]]
-            for row in batch:
-                now[0] = Bases(
-                    hidden.basis(), torch.stack([turned.basis() for turned in values]), start.key
-                )
-                loss = next_token_loss(model, torch.from_numpy(row[None]))
-                (loss / BATCH).backward()
-            descend(leaves, LEARNING_RATE * (1 - step / recipe.training_steps))
-            if progress is not None:
-                progress(step + 1, recipe.training_steps)
-    with torch.no_grad():
-        value = np.stack([turned.exact(projections.value[i]) for i, turned in enumerate(values)])
-        return dataclasses.replace(
-            projections, hidden=hidden.exact(projections.hidden), value=value
-        )
+LEARNING_RATE: Final = 3.0
+"""Of the first step; it falls to 0 along a cosine."""
 
 
-def next_token_loss(model: PreTrainedModel, token_ids: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy, in nats, of all but the first tokens of (B, S)."""
-    logits = cast(Any, model)(input_ids=token_ids, use_cache=False).logits[:, :-1]
-    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), token_ids[:, 1:].flatten())
+def _ignore(*_of_progress: Any) -> None:
+    pass
 
 
-class _Turned:
-    """Bases (..., n, n) with a trainable orthogonal matrix for each part."""
+class Training:
+    """Rotations in training: a step reads one sequence."""
 
-    def __init__(self, start: torch.Tensor, edges: Sequence[int]) -> None:
-        self._blocks = torch.tensor_split(start, list(edges), dim=-1)
-        self.rotations = [
-            torch.eye(block.shape[-1]).expand(*block.shape[:-2], -1, -1).clone().requires_grad_()
-            for block in self._blocks
-        ]
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        layout: ModelLayout,
+        recipe: Recipe,
+        projections: Projections,
+        sequences: NDArray[np.int64],
+        device: str = "cpu",
+        recomputes: bool = False,
+    ) -> None:
+        """Begin with given bases.
 
-    def basis(self) -> torch.Tensor:
-        """The bases with the current rotations."""
-        pairs = zip(self._blocks, self.rotations, strict=True)
-        return torch.cat([block @ rotation for block, rotation in pairs], dim=-1)
+        Args:
+            model: The original model, on the device; its weights do not change.
+            layout: Its sizes and module names.
+            recipe: Its method, bits, clip and seed are used.
+            projections: Start values.
+            sequences: Token ids (samples, tokens), read in a seeded order, again and again.
+            device: Where the model is.
+            recomputes: Whether each layer runs once more in the backward pass, so that only its
+                input is kept until then.
+        """
+        self._model, self._layout, self._start = model, layout, projections
+        self._clip, self._seed, self._device = recipe.activation_clip, recipe.seed, device
+        order = np.random.default_rng(recipe.seed).permutation(len(sequences))
+        self._sequences, self._recomputes = sequences[order], recomputes
+        self._parts = parts_by_recipe(recipe, projections)
+        self._turned = TurnedBases(projections, recipe, device)
 
-    def exact(self, start: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The bases in float64, orthogonal to the last bits."""
-        widths = [rotation.shape[-1] for rotation in self.rotations]
-        blocks = np.split(start, np.cumsum(widths)[:-1], axis=-1)
-        turns = [_orthonormal(rotation.detach().double()) for rotation in self.rotations]
-        pairs = zip(blocks, turns, strict=True)
-        return np.concatenate([block @ turn for block, turn in pairs], axis=-1)
+    def fit(self, advance: Advance = _ignore) -> None:
+        """Turn the bases by what the float model's layers read, without passes through it."""
+        count = sequences_for(self._layout, self._sequences.shape[1])
+        samples = collect(self._model, self._layout, self._sequences[:count], self._device)
+        fit(self._turned, samples, self._clip, self._seed, advance)
 
+    def loss(self, number: int = 0) -> float:
+        """The divergence on a sequence, in nats a token; the rotations get its gradient."""
+        token_ids = self._sequences[number % len(self._sequences)][None]
+        tokens = torch.from_numpy(token_ids).to(self._device)
+        head = cast(Any, self._model).get_output_embeddings()
+        with torch.no_grad():
+            expected = last_hidden(self._model, tokens)
+        with ExitStack() as stack:
+            stack.enter_context(_frozen(self._model))
+            if self._recomputes:
+                stack.enter_context(_recomputing(self._model, self._layout))
+            bases = self._turned.bases()
+            stack.enter_context(self._simulated(lambda: bases))
+            loss = divergence(head, last_hidden(self._model, tokens), expected)
+            loss.backward()
+        return float(loss.detach())
 
-def _orthonormal(rotations: torch.Tensor) -> NDArray[np.float64]:
-    """The nearest orthogonal matrices, by the polar decomposition."""
-    left, _, right = torch.linalg.svd(rotations)
-    return np.asarray((left @ right).numpy())
+    def forget(self) -> None:
+        """Remove the gradients of `loss`."""
+        for rotation in self._turned.rotations:
+            rotation.grad = None
+
+    def run(
+        self,
+        steps: int,
+        advance: Advance = _ignore,
+        keep: Callable[[int, State], None] = _ignore,
+        first: int = 0,
+    ) -> None:
+        """Train.
+
+        Args:
+            steps: Number of steps; it also decides how large each one is.
+            advance: Called after each step with the number of finished steps and of all.
+            keep: The same with the state, from which another process can `go_on_from` there.
+            first: Steps that another process has finished.
+        """
+        for step in range(first, steps):
+            self.loss(step)
+            shrunk = (1 + math.cos(math.pi * step / steps)) / 2
+            descend(self._turned.rotations, LEARNING_RATE * shrunk)
+            advance(step + 1, steps)
+            keep(step + 1, self.state())
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """All that the next steps depend on: the rotations."""
+        return {str(i): rotation.detach() for i, rotation in enumerate(self._turned.rotations)}
+
+    def go_on_from(self, state: State) -> None:
+        """Continue from the state of another process."""
+        with torch.no_grad():
+            for name, rotation in self.state().items():
+                rotation.copy_(state[name])
+
+    def result(self) -> Projections:
+        """The projections with the current rotations, which are orthogonal in float64."""
+        return self._turned.exact(self._start)
+
+    def _simulated(self, bases: Callable[[], Bases]) -> Any:
+        return simulated(self._model, self._layout, self._start, self._parts, bases)
 
 
 @contextmanager
@@ -132,3 +155,25 @@ def _frozen(model: PreTrainedModel) -> Iterator[None]:
     finally:
         for parameter, takes_gradient in before:
             parameter.requires_grad_(takes_gradient)
+
+
+@contextmanager
+def _recomputing(model: PreTrainedModel, layout: ModelLayout) -> Iterator[None]:
+    """Keep only the inputs of layers for the backward pass, inside the context."""
+
+    def again(forward: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*inputs: Any, **named: Any) -> Any:
+            return checkpoint(forward, *inputs, use_reentrant=False, **named)
+
+        return run
+
+    layers = [
+        model.get_submodule(layout.family.layer.format(layer)) for layer in range(layout.num_layers)
+    ]
+    for layer in layers:
+        layer.forward = again(layer.forward)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward

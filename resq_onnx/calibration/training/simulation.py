@@ -79,13 +79,26 @@ def parts_by_recipe(recipe: Recipe, projections: Projections) -> Parts:
     return Parts(attention, mlp, attention_out, down, record)
 
 
-def bases_of(projections: Projections) -> Bases:
+def bases_of(projections: Projections, device: str = "cpu") -> Bases:
     """The projections as float32 tensors."""
     tensors = (
-        torch.from_numpy(np.ascontiguousarray(basis)).float()
+        torch.from_numpy(np.ascontiguousarray(basis)).float().to(device)
         for basis in (projections.hidden, projections.value, projections.key)
     )
     return Bases(*tensors)
+
+
+def check_attention(layout: ModelLayout) -> None:
+    """Refuse a model whose attention cannot be simulated.
+
+    Raises:
+        ResqError: Its scores are capped.
+    """
+    if layout.softcap is not None:
+        raise ResqError(
+            f"rotations cannot be trained for {layout.family.name}, whose attention scores are "
+            f"capped; use --rotations random, and a method other than spinquant"
+        )
 
 
 @contextmanager
@@ -108,17 +121,10 @@ def simulated(
     Raises:
         ResqError: The simulation does not support the model's attention.
     """
-    if layout.softcap is not None:
-        raise ResqError(
-            f"rotations cannot be trained for {layout.family.name}, whose attention scores are "
-            f"capped; use --rotations random, and a method other than spinquant"
-        )
-    AttentionInterface.register(ATTENTION, _attention(layout, parts.record, bases))
-    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
-    before = cast(Any, model.config)._attn_implementation
+    check_attention(layout)
+    device = str(next(cast(Any, model).parameters()).device)
     with ExitStack() as stack:
-        model.set_attn_implementation(ATTENTION)
-        stack.callback(model.set_attn_implementation, before)
+        stack.enter_context(_attending(model, _attention(layout, parts.record, bases)))
 
         def module(layer: int, role: str) -> nn.Module:
             return model.get_submodule(layout.module(layer, role))
@@ -135,12 +141,62 @@ def simulated(
                     _attention_out(layout, bases, layer, parts.attention_out[layer])
                 ),
                 module(layer, "down").register_forward_pre_hook(
-                    _down(projections, layer, parts.down[layer])
+                    _down(projections, layer, parts.down[layer], device)
                 ),
             ]
             for handle in handles:
                 stack.callback(handle.remove)
         yield
+
+
+@contextmanager
+def recorded_attention(
+    model: PreTrainedModel,
+    layout: ModelLayout,
+    record: Callable[[int, torch.Tensor, torch.Tensor], None],
+) -> Iterator[None]:
+    """Pass a layer's number, keys after RoPE and values (B, G, S, d) on, inside the context."""
+    turn = torch.eye(layout.head_dim, device=next(cast(Any, model).parameters()).device)
+    one = turn.expand(layout.num_layers, layout.num_kv_heads, -1, -1)
+    plain = _attention(layout, (), lambda: Bases(turn, one, one))
+
+    def attend(
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        *more: Any,
+        **named: Any,
+    ) -> tuple[torch.Tensor, None]:
+        record(cast(int, module.layer_idx), key, value)
+        return plain(module, query, key, value, *more, **named)
+
+    with _attending(model, attend):
+        yield
+
+
+@contextmanager
+def _attending(
+    model: PreTrainedModel, attend: Callable[..., tuple[torch.Tensor, None]]
+) -> Iterator[None]:
+    """Compute attention by a function inside the context."""
+    AttentionInterface.register(ATTENTION, attend)
+    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+    before = cast(Any, model.config)._attn_implementation
+    model.set_attn_implementation(ATTENTION)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def read_by(
+    module: nn.Module, x: torch.Tensor, layout: ModelLayout
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What is rounded behind an RMSNorm of x (..., D), and the gain that follows it, if any."""
+    divided = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + layout.norm_epsilon)
+    gain = gain_of(module, layout)
+    return (divided * gain, None) if layout.turns_inputs else (divided, gain)
 
 
 def _norm(
@@ -149,12 +205,10 @@ def _norm(
     """Rule 1: a forward hook of an RMSNorm."""
 
     def read(module: nn.Module, inputs: tuple[torch.Tensor, ...], _output: Any) -> torch.Tensor:
-        basis, x = bases().hidden_of(layer), inputs[0]
-        inverse_rms = torch.rsqrt(x.square().mean(-1, keepdim=True) + layout.norm_epsilon)
-        divided, gain = x * inverse_rms, gain_of(module, layout)
-        before = divided * gain if layout.turns_inputs else divided
+        basis = bases().hidden_of(layer)
+        before, gain = read_by(module, inputs[0], layout)
         rounded = fake_quantise(before @ basis, parts) @ basis.mT
-        return rounded if layout.turns_inputs else rounded * gain
+        return rounded if gain is None else rounded * gain
 
     return read
 
@@ -206,15 +260,15 @@ def _attention_out(
 
 
 def _down(
-    projections: Projections, layer: int, parts: tuple[Part, ...]
+    projections: Projections, layer: int, parts: tuple[Part, ...], device: str
 ) -> Callable[..., tuple[torch.Tensor]]:
     """Rule 4: a forward pre-hook of down_proj."""
     transform, split = projections.down[layer], projections.splits.down[layer]
-    order = torch.from_numpy(transform.order)
+    order = torch.from_numpy(transform.order).to(device)
     back = torch.argsort(order)
-    signs = torch.from_numpy(transform.signs).float()
+    signs = torch.from_numpy(transform.signs).float().to(device)
     turns = [
-        (_tensors(factors[width]), width)
+        (_tensors(factors[width], device), width)
         for factors, width in (
             (projections.down_low, split.low),
             (projections.down_high, split.high),
@@ -234,15 +288,34 @@ def _down(
             dim=-1,
         )
 
+    permuted = cast(Any, _Permuted).apply
+
     def read(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
-        rounded = fake_quantise(turned(inputs[0][..., order] * signs, inverse=False), parts)
-        return ((turned(rounded, inverse=True) * signs)[..., back],)
+        moved = permuted(inputs[0], order, back) * signs
+        rounded = fake_quantise(turned(moved, inverse=False), parts)
+        return (permuted(turned(rounded, inverse=True) * signs, back, order),)
 
     return read
 
 
-def _tensors(factors: KroneckerFactors) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.from_numpy(factors.outer).float(), torch.from_numpy(factors.inner).float()
+class _Permuted(torch.autograd.Function):
+    """Columns in another order; autograd would add the gradient up column by column."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, order: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
+        ctx.back = back
+        return x[..., order]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return gradients[0][..., ctx.back], None, None
+
+
+def _tensors(factors: KroneckerFactors, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    return (
+        torch.from_numpy(factors.outer).float().to(device),
+        torch.from_numpy(factors.inner).float().to(device),
+    )
 
 
 def _kronecker(x: torch.Tensor, outer: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:

@@ -1,13 +1,13 @@
-"""Gradient descent on orthogonal matrices, by Cayley transforms.
+"""Gradient descent on rotations, by Cayley transforms.
 
 Li, Fuxin, Todorovic, "Efficient Riemannian Optimization on the Stiefel Manifold via the Cayley
-Transform" (arXiv 2002.01113), for square matrices and without momentum. The gradient's part along
-the manifold is W X with W = (G Xᵀ - X Gᵀ) / 2 skew-symmetric, and
+Transform" (arXiv 2002.01113), for square matrices and without momentum. Seen from a rotation R, a
+gradient G along the rotations is the skew-symmetric matrix W = (Rᵀ G - Gᵀ R) / 2, and
 
-    X <- (I + a/2 W)⁻¹ (I - a/2 W) X
+    R <- R (I + a/2 W)⁻¹ (I - a/2 W)
 
 is orthogonal for every step length a. The paper approximates the inverse by a fixed-point
-iteration. Solving the system costs little compared with a pass over the model, and keeps X
+iteration. Solving the system costs little compared with a pass over the model, and keeps R
 orthogonal to the last bits.
 """
 
@@ -27,21 +27,30 @@ def descend(matrices: Sequence[torch.Tensor], learning_rate: float) -> None:
             algorithm 1.
     """
     for matrix in matrices:
-        gradient = matrix.grad
-        if gradient is None:
+        if matrix.grad is None:
             raise ValueError("descend: a matrix has no gradient; call backward() first")
-        moved = cayley_step(matrix.detach().double(), gradient.double(), learning_rate)
         with torch.no_grad():
-            matrix.copy_(moved)
+            skew = skew_part(matrix.double().mT @ matrix.grad.double())
+            norm = torch.linalg.matrix_norm(skew, keepdim=True).clamp(min=1e-30)
+            length = (1.0 / norm).clamp(max=learning_rate)
+            matrix.copy_(matrix.double() @ cayley(-length * skew))
         matrix.grad = None
 
 
-def cayley_step(x: torch.Tensor, gradient: torch.Tensor, learning_rate: float) -> torch.Tensor:
-    """One step from orthogonal matrices x (..., n, n) against a gradient of the same shape."""
-    towards = gradient @ x.mT
-    skew = (towards - towards.mT) / 2
-    norm = torch.linalg.matrix_norm(skew, keepdim=True)
-    half = (1.0 / norm.clamp(min=1e-30)).clamp(max=learning_rate) / 2 * skew
-    identity = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
-    moved: torch.Tensor = torch.linalg.solve(identity + half, (identity - half) @ x)
-    return moved
+def skew_part(matrix: torch.Tensor) -> torch.Tensor:
+    """The skew-symmetric part of (..., n, n)."""
+    return (matrix - matrix.mT) / 2
+
+
+def cayley(skew: torch.Tensor) -> torch.Tensor:
+    """The Cayley transform of skew-symmetric matrices A (..., n, n), near I + A for small ones."""
+    identity = torch.eye(skew.shape[-1], dtype=skew.dtype, device=skew.device)
+    turned: torch.Tensor = torch.linalg.solve(identity - skew / 2, identity + skew / 2)
+    return turned
+
+
+def nearest_orthogonal(matrix: torch.Tensor) -> torch.Tensor:
+    """The orthogonal matrices nearest to (..., n, n), by the polar decomposition."""
+    left, _, right = torch.linalg.svd(matrix)
+    nearest: torch.Tensor = left @ right
+    return nearest

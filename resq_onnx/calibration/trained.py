@@ -1,0 +1,166 @@
+"""Bases with trained rotations, for a recipe and within its minutes.
+
+How many steps fit into the minutes depends on the machine. Their number is decided once, after a
+few passes were timed, and becomes part of the recipe, so the same rotations can be trained again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from resq_onnx.calibration.built_in import SELF, shares_of
+from resq_onnx.calibration.distributed import share_of_this_process
+from resq_onnx.calibration.heap import give_back
+from resq_onnx.calibration.memory import room_for
+from resq_onnx.calibration.recipe_text import calibration_text
+from resq_onnx.calibration.reference import load_model
+from resq_onnx.calibration.training import Training, check_attention
+from resq_onnx.calibration.training.memory import bytes_of_training
+from resq_onnx.calibration.working import torch_device
+from resq_onnx.checkpoint.source import ModelSource
+from resq_onnx.errors import ResqError
+from resq_onnx.files.work_folder import WorkFolder
+from resq_onnx.progress import Progress
+from resq_onnx.projections import Projections
+from resq_onnx.recipe import Recipe
+from resq_onnx.resources import Resources
+
+clock: Final = time.monotonic
+
+SAMPLES: Final = 192
+"""Sequences of the training text, whatever the number of steps; after the last the first comes
+again. A text that the model writes is no longer than that of the calibration."""
+
+TIMED: Final = 2
+"""Passes that are timed; the fastest counts."""
+
+KEPT: Final = 10
+"""How often the state is kept in the work folder, so that a stopped export goes on from there."""
+
+STATE: Final = "training"
+TRAINED: Final = "trained"
+
+TURNED: Final = ("hidden", "value", "key")
+"""Bases that training changes."""
+
+
+def trained_bases(
+    source: ModelSource,
+    tokenizer: Any,
+    recipe: Recipe,
+    bases: Projections,
+    work: WorkFolder,
+    progress: Progress,
+    resources: Resources,
+) -> tuple[Projections, Recipe]:
+    """Train the rotations of bases, in the first process; the others wait for them.
+
+    Args:
+        source: The model.
+        tokenizer: Its Hugging Face tokenizer.
+        recipe: The settings; its text, bits and minutes, or steps, are used.
+        bases: Start values.
+        work: Where the rotations are kept.
+        progress: Receives progress updates.
+        resources: Device and memory.
+
+    Returns:
+        The trained bases, and the recipe with the number of steps.
+
+    Raises:
+        ResqError: The memory does not suffice, or the model's attention cannot be simulated.
+    """
+    share = share_of_this_process()
+    if share.rank == 0 and not work.has(TRAINED):
+        found, steps = _train(source, tokenizer, recipe, bases, work, progress, resources)
+        arrays = {name: getattr(found, name) for name in TURNED}
+        work.save(TRAINED, {**arrays, "steps": np.array(steps)})
+    share.wait()
+    kept = work.load(TRAINED)
+    done = dataclasses.replace(recipe, training_steps=int(kept["steps"].item()))
+    turned = {name: kept[name] for name in TURNED}
+    return dataclasses.replace(bases, **cast(Any, turned)), done
+
+
+def _train(
+    source: ModelSource,
+    tokenizer: Any,
+    recipe: Recipe,
+    bases: Projections,
+    work: WorkFolder,
+    progress: Progress,
+    resources: Resources,
+) -> tuple[Projections, int]:
+    began, device = clock(), torch_device(resources.device)
+    check_attention(source.layout)
+    samples = recipe.samples if SELF in shares_of(recipe.calibration, SAMPLES) else SAMPLES
+    asked = dataclasses.replace(recipe, samples=samples)
+    text = calibration_text(tokenizer, asked, source, work, progress, resources).token_ids
+    recomputes = _must_recompute(source, text.shape[1], device, resources.max_memory)
+    progress.step("Fitting the rotations")
+    model = load_model(source).to(device)
+    training = Training(model, source.layout, recipe, bases, text, device, recomputes)
+    first, steps = 0, recipe.training_steps
+    if work.has(STATE):
+        state = _tensors(work.load(STATE))
+        first, steps = int(state["done"]), int(state["of"])
+        training.go_on_from(state)
+    else:
+        training.fit(progress.advance)
+    if steps is None:
+        a_step = _seconds_of_a_step(training)
+        steps = max(1, int((60 * recipe.training_minutes - (clock() - began)) / a_step))
+    progress.step(f"Training the rotations in {steps} steps")
+    every = -(-steps // KEPT)
+
+    def keep(done: int, state: Mapping[str, torch.Tensor]) -> None:
+        if done % every == 0:
+            numbers = {"done": np.array(done), "of": np.array(steps)}
+            work.save(STATE, {name: one.cpu().numpy() for name, one in state.items()} | numbers)
+
+    training.run(steps, progress.advance, keep, first)
+    result = training.result()
+    del model, training
+    give_back()
+    return result, steps
+
+
+def _seconds_of_a_step(training: Training) -> float:
+    """Time passes whose gradients are not used."""
+    times = []
+    for _ in range(TIMED):
+        began = clock()
+        training.loss()
+        times.append(clock() - began)
+    training.forget()
+    return max(min(times), 1e-6)
+
+
+def _tensors(arrays: Mapping[str, NDArray[Any]]) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(one) for name, one in arrays.items()}
+
+
+def _must_recompute(source: ModelSource, tokens: int, device: str, max_memory: int | None) -> bool:
+    """Whether only the layers' inputs can be kept for the backward pass.
+
+    Raises:
+        ResqError: Not even these can; says how much is needed.
+    """
+    room = room_for(device, max_memory)
+    for recomputes in (False, True):
+        parameters = source.float32_bytes // 4
+        needed = bytes_of_training(source.layout, parameters, tokens, recomputes=recomputes)
+        if room is None or needed <= room:
+            return recomputes
+    raise ResqError(
+        f"training the rotations of this model takes {needed / 1e9:.1f} GB, and "
+        f"{max(room or 0, 0) / 1e9:.1f} may be taken; use --max-memory, a smaller "
+        f"--sequence-length, or --rotations random"
+    )

@@ -1,0 +1,95 @@
+"""Fit the rotations inside the parts of bases to rows of what is rounded in them.
+
+A row is rounded with a step that is proportional to its range, the difference between its largest
+and its smallest coefficient; its expected squared error is a twelfth of the squared step for each
+coefficient, and what clipping cuts off. PCA fixes which directions are in a part, and any rotation
+inside it leaves them there. Gradient descent finds rotations with smaller errors than random ones
+have. It needs no pass through the model: a start for training, at a fraction of its cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+import torch
+
+from resq_onnx.calibration.training.quantisers import Part
+from resq_onnx.calibration.training.samples import Samples
+from resq_onnx.calibration.training.stiefel import cayley, skew_part
+from resq_onnx.calibration.training.turned import Turned, TurnedBases
+
+STEPS: Final = 200
+"""Steps of gradient descent."""
+
+BATCH: Final = 8192
+"""Rows of a step, of all matrices together."""
+
+FIRST_ANGLE: Final = 0.1
+"""By how much a vector turns in the first step, in radians; it falls linearly to 0."""
+
+BITS: Final = 4
+"""Of every block: its own descent does not depend on the scale of its errors."""
+
+Advance = Callable[[int, int], None]
+
+
+def fit(turned: TurnedBases, samples: Samples, clip: float, seed: int, advance: Advance) -> None:
+    """Turn bases, so that the rows of a sample are rounded with small errors.
+
+    Args:
+        turned: The bases; their rotations are set.
+        samples: What is rounded in them.
+        clip: Share of its range that the integers of the residual stream span.
+        seed: Chooses the rows of each step.
+        advance: Called with the number of finished steps and of all.
+    """
+    jobs = [([one], samples.hidden[None], clip) for one in turned.hidden]
+    for some, rows in ((turned.values, samples.value), (turned.keys, samples.key)):
+        for edges in sorted({tuple(one.edges) for one in some}):
+            layers = [i for i, one in enumerate(some) if tuple(one.edges) == edges]
+            jobs.append(([some[i] for i in layers], rows[layers], 1.0))
+    rng = np.random.default_rng(seed)
+    for number, (bases, rows, of_job) in enumerate(jobs):
+        for step in range(STEPS):
+            _step(bases, rows, of_job, FIRST_ANGLE * (1 - step / STEPS), rng)
+            advance(number * STEPS + step + 1, len(jobs) * STEPS)
+
+
+def _step(
+    bases: Sequence[Turned],
+    rows: torch.Tensor,
+    clip: float,
+    angle: float,
+    rng: np.random.Generator,
+) -> None:
+    """Turn bases that are cut alike; rows (bases, ..., tokens, n)."""
+    at_once = max(1, min(BATCH // rows[..., 0, 0].numel(), rows.shape[-2]))
+    chosen = torch.from_numpy(np.sort(rng.choice(rows.shape[-2], at_once, replace=False)))
+    start = torch.stack([one.basis().detach() for one in bases])
+    y = rows[..., chosen.to(rows.device), :].float() @ start
+    widths = [rotation.shape[-1] for rotation in bases[0].rotations]
+    for place, block in enumerate(y.split(widths, dim=-1)):
+        gradient = _gradient(block, Part(widths[place], BITS, clip))
+        skew = skew_part(block.mT @ gradient)
+        norm = torch.linalg.matrix_norm(skew, keepdim=True).clamp(min=1e-30)
+        turns = cayley(-angle * skew.shape[-1] ** 0.5 / norm * skew)
+        with torch.no_grad():
+            for one, turn in zip(bases, turns, strict=True):
+                one.rotations[place].copy_(one.rotations[place] @ turn)
+
+
+def expected_error(y: torch.Tensor, part: Part) -> torch.Tensor:
+    """The expected squared errors of rows (..., width) of a part, summed."""
+    least = part.clip * y.amin(-1, keepdim=True).clamp(max=0)
+    greatest = part.clip * y.amax(-1, keepdim=True).clamp(min=0)
+    step = (greatest - least) / part.levels
+    cut = (y - greatest).clamp(min=0).square() + (least - y).clamp(min=0).square()
+    return part.width / 12 * step.square().sum() + cut.sum()
+
+
+def _gradient(y: torch.Tensor, part: Part) -> torch.Tensor:
+    y = y.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(expected_error(y, part), y)
+    return gradient

@@ -1,0 +1,74 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from resq_onnx.calibration.training import fitting
+from resq_onnx.calibration.training.fitting import expected_error, fit
+from resq_onnx.calibration.training.quantisers import Part, fake_quantise
+from resq_onnx.calibration.training.samples import collect, sequences_for
+from resq_onnx.calibration.training.simulation import bases_of
+from resq_onnx.calibration.training.turned import TurnedBases
+from resq_onnx.projections.bases import compute_projections
+from resq_onnx.recipe import Recipe
+from tests.calibration.tiny import layout, obvious_moments, sequences, tiny_llama
+
+RECIPE = Recipe(rotations="trained", high_fraction=0.25, down_high=1 / 6)
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tiny_llama()
+
+
+def test_samples_are_what_the_second_moments_are_of(model: Any) -> None:
+    tokens = sequences(3, 9)
+    moments, samples = obvious_moments(model, tokens), collect(model, layout(model), tokens)
+    rows = samples.hidden.double().unflatten(0, (2, 2, 27))  # norms, layers, tokens
+    for found, expected in (
+        (rows[0].mT @ rows[0], moments.hidden_attention),
+        (rows[1].mT @ rows[1], moments.hidden_mlp),
+        (samples.value.double().mT @ samples.value.double(), moments.value),
+        (samples.key.double().mT @ samples.key.double(), moments.key),
+    ):
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(found.numpy(), expected, atol=0.01 * scale)  # bfloat16
+
+
+def test_more_tokens_than_there_is_room_for_are_not_taken(model: Any) -> None:
+    few = sequences_for(layout(model), 1_000_000_000)
+    assert few == 1
+    assert sequences_for(layout(model), 64) > 1000
+
+
+def test_the_expected_error_is_that_of_rounding() -> None:
+    y, part = torch.randn(2000, 32, generator=torch.Generator().manual_seed(0)), Part(32, 4, 0.85)
+    error = float((fake_quantise(y, [part]) - y).square().sum())
+    assert float(expected_error(y, part)) == pytest.approx(error, rel=0.05)
+
+
+def test_fitted_bases_round_other_tokens_with_smaller_errors(
+    monkeypatch: pytest.MonkeyPatch, model: Any
+) -> None:
+    monkeypatch.setattr(fitting, "STEPS", 60)
+    tokens, of_model = sequences(8, 40), layout(model)
+    start = compute_projections(RECIPE, of_model, obvious_moments(model, tokens[:1]))
+    turned, others = TurnedBases(start, RECIPE), collect(model, of_model, sequences(4, 40, seed=1))
+    done: list[tuple[int, int]] = []
+    samples = collect(model, of_model, tokens)
+    fit(turned, samples, RECIPE.activation_clip, 0, lambda *step: done.append(step))
+    assert done[-1][0] == done[-1][1] == len(done)
+    before, after = bases_of(start), bases_of(turned.exact(start))
+    head, stream = start.splits.record, start.splits.attention[0]
+    for rows, split, names in (
+        (others.hidden, stream, "hidden"),
+        (others.value, head, "value"),
+        (others.key, head, "key"),
+    ):
+        errors = []
+        for bases in (before, after):
+            y = rows.float() @ getattr(bases, names)
+            low = [Part(split.low, 4), Part(split.high, 8)]
+            errors.append(float((fake_quantise(y, low) - y).square().sum()))
+        assert errors[1] < 0.95 * errors[0], names
