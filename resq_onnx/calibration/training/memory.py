@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from resq_onnx.calibration.training.divergence import LOGITS
+from resq_onnx.calibration.training.loss import LOGITS
 from resq_onnx.calibration.training.samples import BYTES as SAMPLE_BYTES
 from resq_onnx.families import ModelLayout
 

@@ -1,15 +1,13 @@
-"""Train the rotations inside U_A, U_B and U_C on the predictions of the float model.
+"""Train the rotations inside U_A, U_B and U_C on the loss of the model with quantised activations.
 
 Liu et al., "SpinQuant" (arXiv 2405.16406), train R1 of the residual stream and R2 of the values by
-gradient descent on rotations, through a model whose activations and cache are quantised. Its
+Cayley transforms on the next-token loss of a model whose activations and cache are quantised. Its
 weights are not, since GPTQ quantises them later. ResQ's rotations inside each part of its bases are
-trained in the same way, and those of its keys too. Here the loss is the divergence from the float
-model's predictions, and training begins where `fitting` ends.
+trained in the same way, and those of its keys too. Training begins where `fitting` ends.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -19,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.checkpoint import checkpoint
 
-from resq_onnx.calibration.training.divergence import divergence, last_hidden
 from resq_onnx.calibration.training.fitting import fit
+from resq_onnx.calibration.training.loss import last_hidden, next_token_loss
 from resq_onnx.calibration.training.samples import collect, sequences_for
 from resq_onnx.calibration.training.simulation import Bases, parts_by_recipe, simulated
 from resq_onnx.calibration.training.stiefel import descend
@@ -36,8 +34,8 @@ Advance = Callable[[int, int], None]
 
 State = Mapping[str, torch.Tensor]
 
-LEARNING_RATE: Final = 3.0
-"""Of the first step; it falls to 0 along a cosine."""
+LEARNING_RATE: Final = 1.5
+"""Of the first step, as in SpinQuant; it falls linearly to 0."""
 
 
 def _ignore(*_of_progress: Any) -> None:
@@ -83,19 +81,17 @@ class Training:
         fit(self._turned, samples, self._clip, self._seed, advance)
 
     def loss(self, number: int = 0) -> float:
-        """The divergence on a sequence, in nats a token; the rotations get its gradient."""
+        """The next-token loss on a sequence, in nats; the rotations get its gradient."""
         token_ids = self._sequences[number % len(self._sequences)][None]
         tokens = torch.from_numpy(token_ids).to(self._device)
         head = cast(Any, self._model).get_output_embeddings()
-        with torch.no_grad():
-            expected = last_hidden(self._model, tokens)
         with ExitStack() as stack:
             stack.enter_context(_frozen(self._model))
             if self._recomputes:
                 stack.enter_context(_recomputing(self._model, self._layout))
             bases = self._turned.bases()
             stack.enter_context(self._simulated(lambda: bases))
-            loss = divergence(head, last_hidden(self._model, tokens), expected)
+            loss = next_token_loss(head, last_hidden(self._model, tokens), tokens)
             loss.backward()
         return float(loss.detach())
 
@@ -121,8 +117,7 @@ class Training:
         """
         for step in range(first, steps):
             self.loss(step)
-            shrunk = (1 + math.cos(math.pi * step / steps)) / 2
-            descend(self._turned.rotations, LEARNING_RATE * shrunk)
+            descend(self._turned.rotations, LEARNING_RATE * (1 - step / steps))
             advance(step + 1, steps)
             keep(step + 1, self.state())
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from resq_onnx.calibration.training.divergence import last_hidden
+from resq_onnx.calibration.training.loss import last_hidden
 from resq_onnx.calibration.training.simulation import read_by, recorded_attention
 from resq_onnx.families import ModelLayout
 

@@ -9,7 +9,7 @@ from resq_onnx.projections.bases import Projections, compute_projections
 from resq_onnx.recipe import Recipe
 from tests.calibration.tiny import layout, obvious_moments, sequences, tiny_llama
 
-STEPS = 20
+STEPS = 30
 
 ORTHOGONAL = 1e-12
 """float64: what training returns is rounded to the nearest orthogonal matrix."""
@@ -38,13 +38,13 @@ def model() -> Any:
 
 
 @pytest.mark.parametrize("method", ["resq", "spinquant"])
-def test_training_lowers_the_divergence_and_keeps_bases_orthogonal(model: Any, method: Any) -> None:
+def test_training_lowers_the_loss_and_keeps_bases_orthogonal(model: Any, method: Any) -> None:
     training = _training(model, _recipe(method))
     before = _loss(training)
     training.forget()
     training.run(STEPS)
     trained = training.result()
-    assert _loss(training) < 0.97 * before
+    assert _loss(training) < before - 0.01
     for name in ("hidden", "value", "key"):
         basis = getattr(trained, name)
         eye = np.broadcast_to(np.eye(basis.shape[-1]), basis.shape)
