@@ -19,12 +19,13 @@ from resq_onnx.runtime.ragged import RaggedDecoder
 if TYPE_CHECKING:
     import onnxruntime
 
-SLICE_PER_ANSWER: Final = 3
-LEAST_SLICE: Final = 8
-"""Tokens of a prompt that run between two steps: three for each answer that is being written, and
-at least eight. That takes about twice the time of the step, so the time between two tokens is at
-most three times what it is without a prompt (SmolLM2-135M, one thread, AVX-512-VNNI: a step of 1,
-4, 8 and 16 answers 14, 19, 29 and 49 ms; slices of 8, 12, 24 and 48 tokens 26, 34, 59, 77 ms)."""
+SLICE: Final = 4
+SLICE_PER_ANSWER: Final = 2
+"""Tokens of a prompt that run between two steps: four, and two for each answer that is being
+written. That takes 1.5 to 1.6 times as long as the step, so that the time between two tokens stays
+below three times what it is without a prompt, also where it varies (SmolLM2-135M, one thread,
+AVX-512-VNNI: a step of 1, 2, 4, 8 and 16 answers 11, 12, 15, 20 and 27 ms; slices of 6, 8, 12, 20
+and 36 tokens 18, 20, 23, 30 and 44 ms. With AVX2 the slices take 1.5 to 2 times as long)."""
 
 LAST_SLICE: Final = 32
 """A rest of so many tokens runs at once: one longer pause costs less than several slices."""
@@ -191,7 +192,7 @@ class SharedRows:
         self._idle.append(row)
 
     def slice_length(self, rest: int, writing: int, prompts: int) -> int:
-        """As much as possible if nobody writes, else about twice the work of a step.
+        """As much as possible if nobody writes, else about one and a half times the work of a step.
 
         More prompts get more, or those who write would take the places of those who wait.
         """
@@ -199,7 +200,7 @@ class SharedRows:
             return PREFILL_SLICE
         if rest <= LAST_SLICE:
             return rest
-        return min(max(SLICE_PER_ANSWER * writing, LEAST_SLICE) * prompts, PREFILL_SLICE)
+        return min((SLICE + SLICE_PER_ANSWER * writing) * prompts, PREFILL_SLICE)
 
     def room_for_guesses(self, texts: int) -> int:
         """As many as let a call have few tokens."""
