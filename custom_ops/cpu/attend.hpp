@@ -1,9 +1,10 @@
 // Softmax attention over the packed cache, chunk by chunk of slots.
 //
-// For each chunk: scores = Q · Kᵀ, weights = exp(scores - greatest), result = weights · V. Few
-// queries read keys and values from the packed records (direct.hpp), many share tiles of floats.
-// The results of chunks are then merged in order. No step of a query depends on other queries or on
-// the thread.
+// For each chunk: scores = Q · Kᵀ, weights = exp(scores - greatest), result = weights · V. Queries
+// and weights are rounded to 16 bits, and their products with the integers of records are summed
+// exactly. Few queries read records where they are (direct.hpp), many share a tile (tiles.hpp). The
+// results of chunks are then merged in order. No step of a query depends on other queries or on the
+// thread.
 #pragma once
 
 #include <cmath>
@@ -11,37 +12,56 @@
 
 #include "direct.hpp"
 #include "functions.hpp"
-#include "gemm.hpp"
 #include "isa.hpp"
 #include "records.hpp"
 #include "resq/kernels.hpp"
+#include "rounded.hpp"
+#include "tiles.hpp"
+#include "weights.hpp"
 
 namespace resq::RESQ_ISA {
 
-// Score of a slot that is not seen, and greatest score if none is.
-constexpr float kUnseen = -0x1.fffffep+127f;
-
 // What a block of queries needs: one tile for the keys and then the values of a chunk, which fits
-// in the L1 cache; scores; the softmax of a chunk and that of all chunks so far; a chunk's records.
+// in the L1 cache; scores; the softmax of a chunk and that of all chunks so far; rounded queries
+// and weights; a chunk's records.
 struct AttendScratch {
-    float *tile, *scores, *chunk, *merged;
+    std::int32_t* tile;
+    float *scores, *chunk, *merged;
+    RoundedQueries queries;
+    RoundedWeights weights;
     std::uint8_t* records;
+    std::size_t bytes = 0;  // of all
 
-    AttendScratch(const Attention& a, void* memory) {
+    // Without memory, only `bytes` is of use.
+    AttendScratch(const Attention& a, void* memory) : memory_(static_cast<std::uint8_t*>(memory)) {
         const std::int64_t rows = kQueryTokens * a.heads_per_kv();
-        tile = static_cast<float*>(memory);
-        scores = tile + padded_dim(a) * kChunk;
-        chunk = scores + rows * kChunk;
-        merged = chunk + rows * softmax_floats(a);
-        records = reinterpret_cast<std::uint8_t*>(merged + rows * softmax_floats(a));
+        tile = take<std::int32_t>(tile_dwords(a.record));
+        scores = take<float>(rows * kChunk);
+        chunk = take<float>(rows * softmax_floats(a));
+        merged = take<float>(rows * softmax_floats(a));
+        queries.pairs = take<std::int32_t>(rows * stored_pairs(a.record));
+        queries.totals = take<std::int32_t>(2 * rows);
+        queries.scales = take<float>(2 * rows);
+        weights.words = take<std::uint16_t>(2 * rows * kChunk);
+        weights.scales = take<float>(2 * rows);
+        weights.zeros = take<std::int32_t>(2 * rows);
+        records = take<std::uint8_t>(records_bytes(a.record));
+    }
+
+  private:
+    std::uint8_t* memory_;
+
+    template <typename T>
+    T* take(std::int64_t count) {
+        constexpr std::size_t kLine = 64;
+        std::uint8_t* taken = memory_ == nullptr ? nullptr : memory_ + bytes;
+        bytes += (static_cast<std::size_t>(count) * sizeof(T) + kLine - 1) / kLine * kLine;
+        return reinterpret_cast<T*>(taken);
     }
 };
 
 inline std::size_t attend_scratch_bytes(const Attention& a) {
-    const std::int64_t rows = kQueryTokens * a.heads_per_kv();
-    const std::int64_t floats = padded_dim(a) * kChunk + rows * (kChunk + 2 * softmax_floats(a));
-    return static_cast<std::size_t>(floats) * sizeof(float) +
-           static_cast<std::size_t>(records_bytes(a.record));
+    return AttendScratch(a, nullptr).bytes;
 }
 
 // Up to sixteen merges, each of the softmax over later slots into that over earlier ones. The
@@ -143,98 +163,10 @@ inline void write_result(const Attention& a, const AttentionCall& call, std::int
     }
 }
 
-// Which slots of a chunk the mask of a sequence shows.
-struct ChunkMask {
-    float shown[kChunk];  // 1 or 0
-    std::int64_t first_slot;
-    bool shows_all;
-};
-
-inline ChunkMask mask_of(const AttentionCall& call, std::int64_t sequence, std::int64_t chunk) {
-    ChunkMask mask;
-    mask.first_slot = chunk * kChunk;
-    const std::int64_t left = call.old(sequence) + call.tokens - mask.first_slot;
-    const std::int64_t count = left < kChunk ? left : kChunk;
-    const std::int64_t* row = call.mask + sequence * call.total + mask.first_slot;
-    std::int64_t shown = 0;
-    for (std::int64_t j = 0; j < count; ++j) {
-        mask.shown[j] = row[j] != 0 ? 1.0f : 0.0f;
-        shown += row[j] != 0 ? 1 : 0;
-    }
-    for (std::int64_t j = count; j < kChunk; ++j) {
-        mask.shown[j] = 0.0f;
-    }
-    mask.shows_all = shown == kChunk;
-    return mask;
-}
-
-// Turns the scores of one query into weights, in place. Writes the greatest score and the sum of
-// the weights: each lane is summed over the chunk first, then all lanes.
-inline void weigh(const Attention& a, const ChunkMask& mask, std::int64_t own_slot, float* scores,
-                  float* softmax) {
-    const std::int64_t last = own_slot - mask.first_slot;  // may be outside the chunk
-    const std::int64_t first = a.window > 0 ? last - a.window + 1 : 0;
-    const bool sees_all = mask.shows_all && last >= kChunk - 1 && first <= 0;
-    for (std::int64_t j = 0; j < kChunk && a.softcap > 0.0f; j += kLanes) {
-        const F cap = broadcast(a.softcap);
-        store(scores + j, cap * tanh(load(scores + j) / cap));
-    }
-    float seen[kChunk];
-    for (std::int64_t j = 0; j < kChunk && !sees_all; ++j) {
-        seen[j] = j >= first && j <= last ? mask.shown[j] : 0.0f;
-        scores[j] = seen[j] != 0.0f ? scores[j] : kUnseen;
-    }
-    F highest = broadcast(kUnseen);
-    for (std::int64_t j = 0; j < kChunk; j += kLanes) {
-        highest = max(load(scores + j), highest);
-    }
-    const F top = broadcast(greatest(highest));
-    F total = zero();
-    for (std::int64_t j = 0; j < kChunk; j += kLanes) {
-        F weight = exp(load(scores + j) - top);
-        weight = sees_all ? weight : weight * load(seen + j);
-        store(scores + j, weight);
-        total = total + weight;
-    }
-    softmax[0] = greatest(highest);
-    softmax[1] = sum(total);
-}
-
-// scores (rows, kChunk) = Q · Kᵀ. The values are needed next.
-inline void score(const Record& layout, const std::uint8_t* keys, const Queries& queries,
-                  std::int64_t slots, const Ahead& values, const AttendScratch& work) {
-    if (queries.rows <= kDirectRows) {
-        score_directly(layout, keys, queries, slots, values, work.scores);
-        return;
-    }
-    decode_keys(layout, keys, slots, work.tile);
-    gemm({queries.data, queries.head_dim, 1}, {work.tile, kChunk}, {work.scores, kChunk},
-         queries.rows, queries.head_dim, slots);
-}
-
-// The values of a chunk's softmaxes = weights · V. The keys of the next chunk are needed next.
-inline void weigh_values(const Attention& a, const std::uint8_t* values, const float* shown,
-                         const Queries& queries, std::int64_t slots, const Ahead& keys,
-                         const AttendScratch& work) {
-    const std::int64_t padded = padded_dim(a), floats = softmax_floats(a);
-    if (queries.rows <= kDirectRows) {
-        weigh_directly(a.record, values, shown, queries, slots, keys,
-                       {work.chunk + 2, floats, work.scores});
-        return;
-    }
-    decode_values(a.record, values, slots, shown, padded, work.tile);
-    gemm({work.scores, kChunk, 1}, {work.tile, padded}, {work.chunk + 2, floats}, queries.rows,
-         slots, a.head_dim);
-}
-
 // Writes the softmaxes of a block's rows over one chunk to work.chunk.
 inline void attend_chunk(const Attention& a, const AttentionCall& call, const AttentionBlock& block,
-                         std::int64_t chunk, const AttendScratch& work) {
-    const std::int64_t per_token = a.heads_per_kv();
-    const std::int64_t head = block.sequence * a.kv_heads + block.kv_head;
-    const Queries queries{
-        call.queries + (head * call.tokens + block.first_token) * per_token * a.head_dim,
-        block.tokens * per_token, a.head_dim};
+                         std::int64_t chunk, const AttendScratch& work, SlotScales& scales) {
+    const std::int64_t rows = block.tokens * a.heads_per_kv();
     const ChunkMask mask = mask_of(call, block.sequence, chunk);
     const std::int64_t stored = call.row(block.sequence) * a.kv_heads + block.kv_head;
     const std::int64_t place = (stored * call.capacity + mask.first_slot) * a.record.bytes;
@@ -243,19 +175,37 @@ inline void attend_chunk(const Attention& a, const AttentionCall& call, const At
     const std::int64_t first_own = call.old(block.sequence) + block.first_token;
     const std::int64_t last_own = first_own + block.tokens - 1;
     const std::int64_t seen = last_own - mask.first_slot + 1;
-    const std::int64_t slots = seen < kChunk ? (seen + kLanes - 1) / kLanes * kLanes : kChunk;
-    score(a.record, with_slack(a.record, {call.keys + place, readable}, slots, work.records),
-          queries, slots, {call.values + place, call.values + place + slots * a.record.bytes},
-          work);
-    for (std::int64_t r = 0; r < queries.rows; ++r) {
-        weigh(a, mask, first_own + r / per_token, work.scores + r * kChunk,
-              work.chunk + r * softmax_floats(a));
+    const std::int64_t count = seen < kChunk ? (seen + kLanes - 1) / kLanes * kLanes : kChunk;
+    const Slots keys{a.record,
+                     with_slack(a.record, {call.keys + place, readable}, count, work.records),
+                     count, scales};
+    read_scales(a.record, keys.records, count, 1.0f / kQueryPower, scales);
+    const bool is_direct = rows <= kDirectRows;
+    if (is_direct) {
+        const std::uint8_t* next = call.values + place;
+        score_directly(keys, work.queries, rows, {next, next + count * a.record.bytes},
+                       work.scores);
+    } else {
+        score_tile(keys, work.queries, rows, work.tile, work.scores);
     }
-    const std::uint8_t* next = call.keys + place + kChunk * a.record.bytes;
-    const bool is_last = mask.first_slot + kChunk > last_own;
-    weigh_values(a, with_slack(a.record, {call.values + place, readable}, slots, work.records),
-                 mask.shows_all ? nullptr : mask.shown, queries, slots,
-                 {next, is_last ? next : next + kChunk * a.record.bytes}, work);
+    const Slots values{a.record,
+                       with_slack(a.record, {call.values + place, readable}, count, work.records),
+                       count, scales};
+    read_scales(a.record, values.records, count, 1.0f, scales);
+    if (is_direct) {
+        weigh<true>(a, mask, first_own, rows, values, work.scores, work.chunk, work.weights);
+    } else {
+        weigh<false>(a, mask, first_own, rows, values, work.scores, work.chunk, work.weights);
+    }
+    const ValueRows out{work.chunk + 2, softmax_floats(a)};
+    if (is_direct) {
+        const std::uint8_t* next = call.keys + place + kChunk * a.record.bytes;
+        const bool is_last = mask.first_slot + kChunk > last_own;
+        weigh_directly(values, work.weights, rows,
+                       {next, is_last ? next : next + kChunk * a.record.bytes}, out);
+    } else {
+        weigh_tile(values, work.weights, rows, work.tile, out);
+    }
 }
 
 // The address of the softmaxes of one token's heads over one chunk.
@@ -274,8 +224,13 @@ inline void attend(const Attention& a, const AttentionCall& call, const Attentio
     for (std::int64_t r = 0; r < rows; ++r) {
         work.merged[r * floats] = kUnseen;
     }
+    const std::int64_t head = block.sequence * a.kv_heads + block.kv_head;
+    const float* queries =
+        call.queries + (head * call.tokens + block.first_token) * per_token * a.head_dim;
+    SlotScales scales{};
+    round_queries(a.record, {queries, rows, a.head_dim}, work.queries);
     for (std::int64_t chunk = block.first_chunk; chunk < block.last_chunk; ++chunk) {
-        attend_chunk(a, call, block, chunk, work);
+        attend_chunk(a, call, block, chunk, work, scales);
         if (block.is_partial) {
             for (std::int64_t t = 0; t < block.tokens; ++t) {
                 std::memcpy(partial_of(a, call, block.sequence, block.kv_head,

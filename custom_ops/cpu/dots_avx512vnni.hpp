@@ -17,8 +17,6 @@ constexpr int kPanelBlocks = 4;  // blocks of sixteen outputs in a panel
 constexpr int kTileRows = 6;     // 24 sums, four vectors of weights and a row: 29 registers
 // Rows and blocks of sixteen columns of a float product, with all sums in registers.
 constexpr int kGemmRows = 6, kGemmBlocks = 4;
-constexpr int kScoreSums = 16;  // sums of sixteen scores that stay in registers, beside the keys
-constexpr int kValueSums = 16;  // sums of sixteen coefficients of values that stay in registers
 constexpr std::int64_t kFewRows = 4;
 
 #define RESQ_HAS_DOT4

@@ -19,8 +19,6 @@ constexpr int kPanelBlocks = 1;   // blocks of sixteen outputs in a panel
 constexpr int kTileRows = 4;      // 16 sums, 4 vectors of weights, 4 of rows: 24 registers of 32
 // Rows and blocks of sixteen columns of a float product, with all sums in registers.
 constexpr int kGemmRows = 6, kGemmBlocks = 1;
-constexpr int kScoreSums = 4;  // sums of sixteen scores that stay in registers, beside the keys
-constexpr int kValueSums = 3;  // sums of sixteen coefficients of values that stay in registers
 constexpr std::int64_t kFewRows = 4;
 
 // Adds the products of dword kDword of each row's vector.

@@ -14,8 +14,6 @@ constexpr int kPanelBlocks = 1;  // blocks of sixteen outputs in a panel
 constexpr int kTileRows = 4;
 // Rows and blocks of sixteen columns of a float product, with all sums in registers.
 constexpr int kGemmRows = 1, kGemmBlocks = 1;
-constexpr int kScoreSums = 4;  // sums of sixteen scores that stay in registers, beside the keys
-constexpr int kValueSums = 1;  // sums of sixteen coefficients of values that stay in registers
 constexpr std::int64_t kFewRows = 2;
 
 // sums[r][i] = Σ rows[r][k] · weight of output i at k, with 4 columns per dword.

@@ -24,6 +24,24 @@ inline F exp(F x) {
     return fraction * as_float((to_int(n) + broadcast(127)) << 23);
 }
 
+// e^x for x <= 0, with a relative error of 2^-22 where it is above 2^-24, and of 2^-19 anywhere.
+// Below -60, x counts as -60: a sum that has 1 in it stays the same, and so does its share.
+//
+// 2^n is added to the exponent as an integer: that is where the sum of a number and 1.5 · 2^23 has
+// the number, rounded.
+inline F exp_of_weight(F x) {
+    x = max(x, broadcast(-60.0f));
+    const F shifted = fma(x, broadcast(0x1.715476p+0f), broadcast(0x1.8p23f));      // log2(e)
+    const F r = fma(shifted - broadcast(0x1.8p23f), broadcast(-0x1.62e43p-1f), x);  // ln 2
+    F q = broadcast(0x1.105e86p-7f);
+    q = fma(q, r, broadcast(0x1.573322p-5f));
+    q = fma(q, r, broadcast(0x1.5557c8p-3f));
+    q = fma(q, r, broadcast(0x1.fffde8p-2f));
+    q = fma(q, r, broadcast(1.0f));
+    q = fma(q, r, broadcast(1.0f));
+    return as_float(as_int(q) + (as_int(shifted) << 23));
+}
+
 inline float exp(float x) {
     float lanes[kLanes];
     store(lanes, exp(broadcast(x)));

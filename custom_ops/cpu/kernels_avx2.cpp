@@ -1,8 +1,9 @@
 // The kernels for AVX2 with FMA and F16C.
 #define RESQ_ISA avx2
 
-// The instruction set's own headers come first, and dots before streams.
+// The instruction set's own headers come first, and dots before pairs and streams.
 #include "dots_avx2.hpp"
+#include "pairs_avx2.hpp"
 #include "streams_x86.hpp"
 #include "vectors_avx2.hpp"
 

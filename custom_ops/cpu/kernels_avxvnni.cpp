@@ -1,8 +1,9 @@
 // The kernels for AVX-VNNI (with AVX2, FMA and F16C).
 #define RESQ_ISA avxvnni
 
-// The instruction set's own headers come first, and dots before streams.
+// The instruction set's own headers come first, and dots before pairs and streams.
 #include "dots_avxvnni.hpp"
+#include "pairs_avx2.hpp"
 #include "streams_x86.hpp"
 #include "vectors_avx2.hpp"
 

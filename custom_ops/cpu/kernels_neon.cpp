@@ -1,8 +1,9 @@
 // The kernels for NEON with its dot products (Armv8.2).
 #define RESQ_ISA neon
 
-// The instruction set's own headers come first, and dots before streams.
+// The instruction set's own headers come first, and dots before pairs and streams.
 #include "dots_neon.hpp"
+#include "pairs_neon.hpp"
 #include "streams_neon.hpp"
 #include "vectors_neon.hpp"
 

@@ -1,8 +1,9 @@
 // The kernels for any CPU: slow, and the reference for the others.
 #define RESQ_ISA scalar
 
-// The instruction set's own headers come first, and dots before streams.
+// The instruction set's own headers come first, and dots before pairs and streams.
 #include "dots_scalar.hpp"
+#include "pairs_scalar.hpp"
 #include "streams_scalar.hpp"
 #include "vectors_scalar.hpp"
 

@@ -25,11 +25,6 @@ inline void store(float* p, F x) {
     _mm256_storeu_ps(p + 8, x.b);
 }
 inline void store_half(float* p, F x) { _mm256_storeu_ps(p, x.a); }
-inline F alternate(const float* pair) {
-    double both;
-    __builtin_memcpy(&both, pair, sizeof both);
-    return {_mm256_castpd_ps(_mm256_set1_pd(both)), _mm256_castpd_ps(_mm256_set1_pd(both))};
-}
 
 inline F operator+(F x, F y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
 inline F operator-(F x, F y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
@@ -37,6 +32,10 @@ inline F operator*(F x, F y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.
 inline F operator/(F x, F y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
 inline F min(F x, F y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
 inline F max(F x, F y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+inline F where_above(F x, F limit, F y) {
+    return {_mm256_and_ps(_mm256_cmp_ps(x.a, limit.a, _CMP_GT_OQ), y.a),
+            _mm256_and_ps(_mm256_cmp_ps(x.b, limit.b, _CMP_GT_OQ), y.b)};
+}
 inline F fma(F x, F y, F z) {
     return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
 }
@@ -50,11 +49,6 @@ inline I load(const std::int32_t* p) {
             _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 8))};
 }
 inline I broadcast(std::int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
-inline I alternate(const std::int32_t* pair) {
-    long long both;
-    __builtin_memcpy(&both, pair, sizeof both);
-    return {_mm256_set1_epi64x(both), _mm256_set1_epi64x(both)};
-}
 inline void store(std::int32_t* p, I x) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x.a);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), x.b);
@@ -65,16 +59,14 @@ inline I operator*(I x, I y) {
     return {_mm256_mullo_epi32(x.a, y.a), _mm256_mullo_epi32(x.b, y.b)};
 }
 inline I operator&(I x, I y) { return {_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)}; }
-inline I and_or(I x, I y, I z) {
-    return {_mm256_or_si256(_mm256_and_si256(x.a, y.a), z.a),
-            _mm256_or_si256(_mm256_and_si256(x.b, y.b), z.b)};
-}
 inline I operator<<(I x, int n) { return {_mm256_slli_epi32(x.a, n), _mm256_slli_epi32(x.b, n)}; }
 inline I operator>>(I x, int n) { return {_mm256_srli_epi32(x.a, n), _mm256_srli_epi32(x.b, n)}; }
 
 inline F to_float(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 inline I to_int(F x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
 inline F as_float(I x) { return {_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b)}; }
+inline I as_int(F x) { return {_mm256_castps_si256(x.a), _mm256_castps_si256(x.b)}; }
+inline I nearest(F x) { return to_int(x); }
 
 // The low 16 bits of every lane, in order.
 inline __m256i words_of(I x) {
@@ -96,10 +88,6 @@ inline void store_bytes(std::uint8_t* p, I x) {
 inline void store_nibble_places(std::uint8_t* p, I x) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), in_nibble_places(bytes_of(x)));
 }
-inline I load_bytes(const std::uint8_t* p) {
-    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-    return {_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))};
-}
 inline I signed_nibbles(I x) {
     const __m256i values = _mm256_broadcastsi128_si256(nibble_values());
     const __m256i mask = _mm256_set1_epi8(15);
@@ -116,18 +104,6 @@ inline void widen_bytes(I x, I words[2]) {
         words[i] = {_mm256_srai_epi16(_mm256_shuffle_epi8(x.a, source), 8),
                     _mm256_srai_epi16(_mm256_shuffle_epi8(x.b, source), 8)};
     }
-}
-inline I spread_nibbles(const std::uint8_t* p) {
-    // Bytes 2 and 5, 10 and 13 of each half are two bytes of p; -1 gives zero.
-    const __m256i source =
-        _mm256_setr_epi8(-1, -1, 0, -1, -1, 0, -1, -1, -1, -1, 1, -1, -1, 1, -1, -1,  //
-                         -1, -1, 2, -1, -1, 2, -1, -1, -1, -1, 3, -1, -1, 3, -1, -1);
-    const __m256i four = _mm256_set1_epi8(4);
-    long long bytes;
-    __builtin_memcpy(&bytes, p, 8);
-    const __m256i packed = _mm256_set1_epi64x(bytes);
-    return {_mm256_shuffle_epi8(packed, source),
-            _mm256_shuffle_epi8(packed, _mm256_or_si256(source, four))};
 }
 
 inline F load(const std::uint16_t* half) {
@@ -158,7 +134,15 @@ inline float greatest(F x) {
         halves(_mm256_max_ps(x.a, x.b), [](__m128 a, __m128 b) { return _mm_max_ps(a, b); }));
 }
 
-inline void transpose_dwords(const void* rows, std::int64_t stride, I columns[4]) {
+inline std::int32_t sum(I x) {
+    const __m256i eight = _mm256_add_epi32(x.a, x.b);
+    __m128i r = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    r = _mm_add_epi32(r, _mm_unpackhi_epi64(r, r));
+    return _mm_cvtsi128_si32(_mm_add_epi32(r, _mm_shuffle_epi32(r, 1)));
+}
+
+__attribute__((always_inline)) inline void transpose_dwords(const void* rows, std::int64_t stride,
+                                                            I columns[4]) {
     const auto* base = static_cast<const std::uint8_t*>(rows);
     __m256i out[2][4];
     for (int half = 0; half < 2; ++half) {

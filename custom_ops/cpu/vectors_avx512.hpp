@@ -22,11 +22,6 @@ inline F broadcast(float x) { return {_mm512_set1_ps(x)}; }
 inline F zero() { return {_mm512_setzero_ps()}; }
 inline void store(float* p, F x) { _mm512_storeu_ps(p, x.v); }
 inline void store_half(float* p, F x) { _mm256_storeu_ps(p, _mm512_castps512_ps256(x.v)); }
-inline F alternate(const float* pair) {
-    long long both;
-    __builtin_memcpy(&both, pair, sizeof both);
-    return {_mm512_castsi512_ps(_mm512_set1_epi64(both))};
-}
 
 inline F operator+(F x, F y) { return {_mm512_add_ps(x.v, y.v)}; }
 inline F operator-(F x, F y) { return {_mm512_sub_ps(x.v, y.v)}; }
@@ -34,6 +29,9 @@ inline F operator*(F x, F y) { return {_mm512_mul_ps(x.v, y.v)}; }
 inline F operator/(F x, F y) { return {_mm512_div_ps(x.v, y.v)}; }
 inline F min(F x, F y) { return {_mm512_min_ps(x.v, y.v)}; }
 inline F max(F x, F y) { return {_mm512_max_ps(x.v, y.v)}; }
+inline F where_above(F x, F limit, F y) {
+    return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.v, limit.v, _CMP_GT_OQ), y.v)};
+}
 inline F fma(F x, F y, F z) { return {_mm512_fmadd_ps(x.v, y.v, z.v)}; }
 inline F round(F x) {
     return {_mm512_roundscale_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
@@ -41,26 +39,19 @@ inline F round(F x) {
 
 inline I load(const std::int32_t* p) { return {_mm512_loadu_si512(p)}; }
 inline I broadcast(std::int32_t x) { return {_mm512_set1_epi32(x)}; }
-inline I alternate(const std::int32_t* pair) {
-    long long both;
-    __builtin_memcpy(&both, pair, sizeof both);
-    return {_mm512_set1_epi64(both)};
-}
 inline void store(std::int32_t* p, I x) { _mm512_storeu_si512(p, x.v); }
 inline I operator+(I x, I y) { return {_mm512_add_epi32(x.v, y.v)}; }
 inline I operator-(I x, I y) { return {_mm512_sub_epi32(x.v, y.v)}; }
 inline I operator*(I x, I y) { return {_mm512_mullo_epi32(x.v, y.v)}; }
 inline I operator&(I x, I y) { return {_mm512_and_si512(x.v, y.v)}; }
-inline I and_or(I x, I y, I z) {
-    constexpr int kAndOr = 0xEA;  // bit 4 x + 2 y + z of it is (x & y) | z
-    return {_mm512_ternarylogic_epi32(x.v, y.v, z.v, kAndOr)};
-}
 inline I operator<<(I x, int n) { return {_mm512_slli_epi32(x.v, static_cast<unsigned>(n))}; }
 inline I operator>>(I x, int n) { return {_mm512_srli_epi32(x.v, static_cast<unsigned>(n))}; }
 
 inline F to_float(I x) { return {_mm512_cvtepi32_ps(x.v)}; }
 inline I to_int(F x) { return {_mm512_cvtps_epi32(x.v)}; }
 inline F as_float(I x) { return {_mm512_castsi512_ps(x.v)}; }
+inline I as_int(F x) { return {_mm512_castps_si512(x.v)}; }
+inline I nearest(F x) { return to_int(x); }
 
 inline void store_bytes(std::uint8_t* p, I x) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x.v));
@@ -71,23 +62,9 @@ inline void store_nibble_places(std::uint8_t* p, I x) {
 inline void store_words(std::uint16_t* p, I x) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(x.v));
 }
-inline I load_bytes(const std::uint8_t* p) {
-    return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
-}
 inline I signed_nibbles(I x) {
     return {_mm512_shuffle_epi8(_mm512_broadcast_i32x4(nibble_values()),
                                 _mm512_and_si512(x.v, _mm512_set1_epi8(15)))};
-}
-inline I spread_nibbles(const std::uint8_t* p) {
-    // Bytes 2 and 5, 10 and 13 of each quarter are two bytes of p; -1 gives zero.
-    const __m512i first = _mm512_broadcast_i32x4(
-        _mm_setr_epi8(-1, -1, 0, -1, -1, 0, -1, -1, -1, -1, 1, -1, -1, 1, -1, -1));
-    constexpr long long kTwo = 0x0202020202020202;
-    const __m512i quarter =
-        _mm512_setr_epi64(0, 0, kTwo, kTwo, 2 * kTwo, 2 * kTwo, 3 * kTwo, 3 * kTwo);
-    long long bytes;
-    __builtin_memcpy(&bytes, p, 8);
-    return {_mm512_shuffle_epi8(_mm512_set1_epi64(bytes), _mm512_or_si512(first, quarter))};
 }
 
 inline F load(const std::uint16_t* half) {
@@ -107,7 +84,10 @@ inline float sum(F x) {
 inline float least(F x) { return _mm512_reduce_min_ps(x.v); }
 inline float greatest(F x) { return _mm512_reduce_max_ps(x.v); }
 
-inline void transpose_dwords(const void* rows, std::int64_t stride, I columns[4]) {
+inline std::int32_t sum(I x) { return _mm512_reduce_add_epi32(x.v); }
+
+__attribute__((always_inline)) inline void transpose_dwords(const void* rows, std::int64_t stride,
+                                                            I columns[4]) {
     const auto* base = static_cast<const std::uint8_t*>(rows);
     __m512i row[4];  // rows i, i + 4, i + 8 and i + 12, side by side
     for (int i = 0; i < 4; ++i) {

@@ -36,10 +36,6 @@ inline void store_half(float* p, F x) {
     vst1q_f32(p, x.v[0]);
     vst1q_f32(p + 4, x.v[1]);
 }
-inline F alternate(const float* pair) {
-    const float32x2_t both = vld1_f32(pair);
-    RESQ_EACH_VECTOR(F, vcombine_f32(both, both));
-}
 
 inline F operator+(F a, F b) { RESQ_EACH_VECTOR(F, vaddq_f32(a.v[i], b.v[i])); }
 inline F operator-(F a, F b) { RESQ_EACH_VECTOR(F, vsubq_f32(a.v[i], b.v[i])); }
@@ -53,6 +49,10 @@ inline float32x4_t greater(float32x4_t a, float32x4_t b) {
 }
 inline F min(F a, F b) { RESQ_EACH_VECTOR(F, lesser(a.v[i], b.v[i])); }
 inline F max(F a, F b) { RESQ_EACH_VECTOR(F, greater(a.v[i], b.v[i])); }
+inline F where_above(F a, F limit, F b) {
+    RESQ_EACH_VECTOR(F, vreinterpretq_f32_u32(vandq_u32(vcgtq_f32(a.v[i], limit.v[i]),
+                                                        vreinterpretq_u32_f32(b.v[i]))));
+}
 inline F fma(F a, F b, F c) { RESQ_EACH_VECTOR(F, vfmaq_f32(c.v[i], a.v[i], b.v[i])); }
 inline F round(F a) { RESQ_EACH_VECTOR(F, vrndnq_f32(a.v[i])); }
 
@@ -67,13 +67,6 @@ inline I operator+(I a, I b) { RESQ_EACH_VECTOR(I, vaddq_s32(a.v[i], b.v[i])); }
 inline I operator-(I a, I b) { RESQ_EACH_VECTOR(I, vsubq_s32(a.v[i], b.v[i])); }
 inline I operator*(I a, I b) { RESQ_EACH_VECTOR(I, vmulq_s32(a.v[i], b.v[i])); }
 inline I operator&(I a, I b) { RESQ_EACH_VECTOR(I, vandq_s32(a.v[i], b.v[i])); }
-inline I alternate(const std::int32_t* pair) {
-    const int32x2_t both = vld1_s32(pair);
-    RESQ_EACH_VECTOR(I, vcombine_s32(both, both));
-}
-inline I and_or(I a, I b, I c) {
-    RESQ_EACH_VECTOR(I, vorrq_s32(vandq_s32(a.v[i], b.v[i]), c.v[i]));
-}
 inline I operator<<(I a, int n) { RESQ_EACH_VECTOR(I, vshlq_s32(a.v[i], vdupq_n_s32(n))); }
 // A left shift of unsigned lanes by -n, which fills with zeros.
 inline I operator>>(I a, int n) {
@@ -84,6 +77,8 @@ inline I operator>>(I a, int n) {
 inline F to_float(I a) { RESQ_EACH_VECTOR(F, vcvtq_f32_s32(a.v[i])); }
 inline I to_int(F a) { RESQ_EACH_VECTOR(I, vcvtq_s32_f32(a.v[i])); }
 inline F as_float(I a) { RESQ_EACH_VECTOR(F, vreinterpretq_f32_s32(a.v[i])); }
+inline I as_int(F a) { RESQ_EACH_VECTOR(I, vreinterpretq_s32_f32(a.v[i])); }
+inline I nearest(F a) { RESQ_EACH_VECTOR(I, vcvtnq_s32_f32(a.v[i])); }
 
 // The low 16 bits of lanes 0 to 7, or 8 to 15.
 inline int16x8_t words_of(I x, int half) {
@@ -101,26 +96,9 @@ inline void store_nibble_places(std::uint8_t* p, I x) {
     constexpr std::uint8_t kSource[16] = {0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15};
     vst1q_u8(p, vqtbl1q_u8(bytes_of(x), vld1q_u8(kSource)));
 }
-inline I widen(uint8x16_t bytes) {
-    const uint16x8_t low = vmovl_u8(vget_low_u8(bytes)), high = vmovl_u8(vget_high_u8(bytes));
-    const uint16x4_t words[4] = {vget_low_u16(low), vget_high_u16(low), vget_low_u16(high),
-                                 vget_high_u16(high)};
-    RESQ_EACH_VECTOR(I, vreinterpretq_s32_u32(vmovl_u16(words[i])));
-}
-inline I load_bytes(const std::uint8_t* p) { return widen(vld1q_u8(p)); }
 inline I signed_nibbles(I x) {
     RESQ_EACH_VECTOR(
         I, vreinterpretq_s32_s8(vshrq_n_s8(vshlq_n_s8(vreinterpretq_s8_s32(x.v[i]), 4), 4)));
-}
-inline I spread_nibbles(const std::uint8_t* p) {
-    // Bytes 2 and 5, 10 and 13 of the first register are bytes 0 and 1 of p; 255 gives zero.
-    constexpr std::uint8_t kSource[16] = {255, 255, 0, 255, 255, 0, 255, 255,
-                                          255, 255, 1, 255, 255, 1, 255, 255};
-    const uint8x16_t packed = vcombine_u8(vld1_u8(p), vdup_n_u8(0)), source = vld1q_u8(kSource);
-    // Saturates: 255 stays.
-    RESQ_EACH_VECTOR(I,
-                     vreinterpretq_s32_u8(vqtbl1q_u8(
-                         packed, vqaddq_u8(source, vdupq_n_u8(static_cast<std::uint8_t>(2 * i))))));
 }
 
 inline F load(const std::uint16_t* half) {
@@ -144,6 +122,10 @@ inline float sum(F x) {
 }
 inline float least(F x) { return halves(x, lesser); }
 inline float greatest(F x) { return halves(x, greater); }
+
+inline std::int32_t sum(I x) {
+    return vaddvq_s32(vaddq_s32(vaddq_s32(x.v[0], x.v[1]), vaddq_s32(x.v[2], x.v[3])));
+}
 
 inline void transpose_dwords(const void* rows, std::int64_t stride, I columns[4]) {
     const auto* base = static_cast<const std::uint8_t*>(rows);

@@ -35,8 +35,6 @@ inline F zero() { return broadcast(0.0f); }
 inline void store(float* p, F x) { std::memcpy(p, x.lane, sizeof x.lane); }
 // The first eight lanes.
 inline void store_half(float* p, F x) { std::memcpy(p, x.lane, sizeof x.lane / 2); }
-// Two numbers in turns: the first in even lanes.
-inline F alternate(const float* pair) { RESQ_EACH_LANE(F, pair[i % 2]); }
 
 inline F operator+(F a, F b) { RESQ_EACH_LANE(F, a.lane[i] + b.lane[i]); }
 inline F operator-(F a, F b) { RESQ_EACH_LANE(F, a.lane[i] - b.lane[i]); }
@@ -44,6 +42,10 @@ inline F operator*(F a, F b) { RESQ_EACH_LANE(F, a.lane[i] * b.lane[i]); }
 inline F operator/(F a, F b) { RESQ_EACH_LANE(F, a.lane[i] / b.lane[i]); }
 inline F min(F a, F b) { RESQ_EACH_LANE(F, a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]); }
 inline F max(F a, F b) { RESQ_EACH_LANE(F, a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]); }
+// b where a > limit, else 0.
+inline F where_above(F a, F limit, F b) {
+    RESQ_EACH_LANE(F, a.lane[i] > limit.lane[i] ? b.lane[i] : 0.0f);
+}
 // a * b + c, rounded once.
 inline F fma(F a, F b, F c) { RESQ_EACH_LANE(F, std::fma(a.lane[i], b.lane[i], c.lane[i])); }
 // To the nearest whole number, ties to even.
@@ -56,9 +58,6 @@ inline I operator+(I a, I b) { RESQ_EACH_LANE(I, a.lane[i] + b.lane[i]); }
 inline I operator-(I a, I b) { RESQ_EACH_LANE(I, a.lane[i] - b.lane[i]); }
 inline I operator*(I a, I b) { RESQ_EACH_LANE(I, a.lane[i] * b.lane[i]); }
 inline I operator&(I a, I b) { RESQ_EACH_LANE(I, a.lane[i] & b.lane[i]); }
-inline I alternate(const std::int32_t* pair) { RESQ_EACH_LANE(I, pair[i % 2]); }
-// (a & b) | c
-inline I and_or(I a, I b, I c) { RESQ_EACH_LANE(I, (a.lane[i] & b.lane[i]) | c.lane[i]); }
 inline I operator<<(I a, int n) {
     RESQ_EACH_LANE(I, static_cast<std::int32_t>(static_cast<std::uint32_t>(a.lane[i]) << n));
 }
@@ -70,6 +69,17 @@ inline I operator>>(I a, int n) {
 inline F to_float(I a) { RESQ_EACH_LANE(F, static_cast<float>(a.lane[i])); }
 // For whole numbers that fit.
 inline I to_int(F a) { RESQ_EACH_LANE(I, static_cast<std::int32_t>(a.lane[i])); }
+// The nearest integer, ties to even. The low word of what does not fit, or of NaN, is 0.
+inline I nearest(F a) {
+    RESQ_EACH_LANE(I, std::fabs(a.lane[i]) < 0x1p31f
+                          ? static_cast<std::int32_t>(std::nearbyint(a.lane[i]))
+                          : 0);
+}
+inline I as_int(F a) {
+    I r;
+    std::memcpy(&r, &a, sizeof r);
+    return r;
+}
 inline F as_float(I a) {
     F r;
     std::memcpy(&r, &a, sizeof r);
@@ -95,13 +105,6 @@ inline void store_words(std::uint16_t* p, I a) {
         p[i] = static_cast<std::uint16_t>(a.lane[i]);
     }
 }
-inline I load_bytes(const std::uint8_t* p) {
-    I r;
-    for (int i = 0; i < kLanes; ++i) {
-        r.lane[i] = p[i];
-    }
-    return r;
-}
 // The low nibble of every byte, signed.
 inline I signed_nibbles(I a) {
     std::int8_t bytes[sizeof a];
@@ -112,17 +115,6 @@ inline I signed_nibbles(I a) {
     std::memcpy(&a, bytes, sizeof a);
     return a;
 }
-// Sixteen 4-bit values in eight bytes, the even one of each byte in its low nibble: an even lane
-// has its byte in bits 16 to 23, an odd lane in bits 8 to 15, so its own nibble begins at bit 16
-// or 12.
-inline I spread_nibbles(const std::uint8_t* p) {
-    I r;
-    for (int i = 0; i < kLanes; ++i) {
-        r.lane[i] = p[i / 2] << (i % 2 == 0 ? 16 : 8);
-    }
-    return r;
-}
-
 inline float half_to_float(std::uint16_t half) {
     const std::uint32_t sign = (half & 0x8000u) << 16;
     const std::uint32_t exponent = (half >> 10) & 31u;
@@ -192,6 +184,15 @@ inline float greatest(F a) {
         r = a.lane[i] > r ? a.lane[i] : r;
     }
     return r;
+}
+
+// The sum of all lanes, which fits.
+inline std::int32_t sum(I a) {
+    std::int32_t all = 0;
+    for (const std::int32_t lane : a.lane) {
+        all += lane;
+    }
+    return all;
 }
 
 // Reads 16 bytes from each of sixteen rows: lane i of columns[j] is the j-th dword of row i.

@@ -20,9 +20,9 @@ constexpr std::int64_t kTokensOfTask = 8;
 // partial results are merged.
 constexpr std::int64_t kFewTokens = 9, kEnoughTasks = 16;
 
-// Chunks that a thread then takes at a time, some ten microseconds of work; bytes of the cache for
-// each thread that copies it.
-constexpr std::int64_t kChunksOfBatch = 4, kBytesOfCopy = 256 * 1024;
+// Chunks of a task then, for which queries are rounded once; bytes of the cache for each thread
+// that copies it.
+constexpr std::int64_t kChunksOfTask = 4, kBytesOfCopy = 256 * 1024;
 
 // One call: its kernels, its inputs, and its context, which has the threads.
 struct Work {
@@ -134,23 +134,27 @@ void Work::attend() const {
     });
 }
 
-// A task is one chunk of one sequence and kv head, for all of the few tokens, if they see it.
+// A task is some chunks of one sequence and kv head, for all of the few tokens, as far as they see
+// them.
 void Work::attend_in_parts() {
     const std::int64_t chunks = call.chunks(), heads = call.batch * attention.kv_heads;
     const auto floats = static_cast<std::size_t>(
         heads * call.tokens * chunks * attention.heads_per_kv() * softmax_floats(attention));
     call.partial = static_cast<float*>(scratch(ScratchUse::kPartial, floats * sizeof(float)));
-    context.parallel_for(heads * chunks, heads * chunks / kChunksOfBatch, [&](std::int64_t task) {
+    const std::int64_t pieces = (chunks + kChunksOfTask - 1) / kChunksOfTask;
+    const std::int64_t batches = heads * chunks / kChunksOfTask;
+    context.parallel_for(heads * pieces, batches, [&](std::int64_t task) {
         AttentionBlock block;
-        block.sequence = task / chunks / attention.kv_heads;
-        block.kv_head = task / chunks % attention.kv_heads;
+        block.sequence = task / pieces / attention.kv_heads;
+        block.kv_head = task / pieces % attention.kv_heads;
         block.first_token = 0;
         block.tokens = call.tokens;
-        block.first_chunk = task % chunks;
-        block.last_chunk = block.first_chunk + 1;
         block.is_partial = true;
         const Chunks seen = seen_chunks(attention, call.old(block.sequence), 0, call.tokens - 1);
-        if (block.first_chunk < seen.first || block.first_chunk >= seen.last) {
+        const std::int64_t first = task % pieces * kChunksOfTask;
+        block.first_chunk = std::max(first, seen.first);
+        block.last_chunk = std::min(first + kChunksOfTask, seen.last);
+        if (block.first_chunk >= block.last_chunk) {
             return;
         }
         void* memory = scratch(ScratchUse::kWork, kernels.attend_scratch_bytes(attention));

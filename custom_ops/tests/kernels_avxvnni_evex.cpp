@@ -2,8 +2,9 @@
 // have AVX-512-VNNI but not AVX-VNNI.
 #define RESQ_ISA avxvnni_evex
 
-// The instruction set's own headers come first, and dots before streams.
+// The instruction set's own headers come first, and dots before pairs and streams.
 #include "../cpu/dots_avxvnni.hpp"
+#include "../cpu/pairs_avx2.hpp"
 #include "../cpu/streams_x86.hpp"
 #include "../cpu/vectors_avx2.hpp"
 

@@ -22,10 +22,9 @@ from tests.custom_ops.attention_cases import (
     expected_caches,
     form_of,
     node_of,
-    steps,
 )
 from tests.custom_ops.kernels import Node, assert_identical, by_body
-from tests.functions.attention_cases import SHAPES, Shape, read
+from tests.functions.attention_cases import SHAPES, Shape, read, stored
 from tests.functions.oracle import decode
 
 Array = NDArray[Any]
@@ -185,20 +184,37 @@ def test_tiny_and_huge_inputs_are_stored_as_defined(size: float) -> None:
 
 @pytest.mark.parametrize("part", ["keys", "values"])
 @pytest.mark.parametrize("new", [1, 70], ids=["one token", "a prompt"])
-def test_keys_and_values_up_to_1e35_are_attended_to(part: str, new: int) -> None:
-    """Scales of 4-bit parts then reach 2**116, the last power of two that kernels can read."""
+def test_keys_and_values_up_to_1e36_are_attended_to(part: str, new: int) -> None:
+    """Floats end at 3e38."""
     chosen = form_of(rotates_keys=False)
     node = node_of(chosen, Shape(1, new, new, 0))
     ends = [heads * chosen.head_dim for heads in (chosen.num_heads, chosen.kv_num_heads)]
     queries, keys, values = np.split(node.arrays["QKV"], np.cumsum(ends), axis=2)
-    (keys if part == "keys" else values)[:] *= np.float32(2.0**117)
+    (keys if part == "keys" else values)[:] *= np.float32(2.0**120)
     if part == "keys":
-        queries[:] *= np.float32(2.0**-117)
+        queries[:] *= np.float32(2.0**-120)
     y, *caches = node.run()
-    scale = steps(chosen, caches[part == "values"])[..., 0].max()
-    assert 2.0**114 < scale < 2.0**117
+    assert np.abs(read(chosen, caches[part == "values"])).max() > 1e36
     assert_identical(caches, list(expected_caches(chosen, node)))
     assert_attended(chosen, node, y, caches)
+
+
+@pytest.mark.parametrize("dim", [64, 256, 512])
+@pytest.mark.parametrize("low_bits", [4, 8])
+@pytest.mark.parametrize("new", [1, 70], ids=["one token", "a prompt"])
+def test_sums_of_the_largest_integers_fit(dim: int, low_bits: int, new: int) -> None:
+    """Every number is the largest of its part, so every integer is, too, with a zero point that is
+    furthest from it: sums over a head, or over a chunk of slots, come closest to 2**31."""
+    form = form_of(heads=2, shared=1, dim=dim, low_bits=low_bits, rotates_keys=False)
+    node = node_of(form, Shape(1, new, 128, 128))
+    node.arrays["cos_cache"][:], node.arrays["sin_cache"][:] = 1, 0
+    pasts = np.full((1, 1, 128, dim), dim**-0.25, np.float32)
+    node.arrays["QKV"][:] = dim**-0.25
+    node.arrays["past_value"] = stored(form, pasts)
+    pasts[:, :, ::2] *= -1
+    node.arrays["past_key"] = stored(form, pasts)
+    y, *caches = node.run()
+    assert_attended(form, node, y, caches)
 
 
 # Attributes and types

@@ -33,8 +33,8 @@ TOLERANCE: Final = 3e-6
 """Of the largest result of a row: float32 sums of up to 1,536 terms in another order. One number
 of a row that is quantised to a neighbour moves results by 1e-4 or more."""
 
-SOFTMAX_TOLERANCE: Final = 6e-6
-"""The same of attention, whose weights are exponentials of such sums: 3.9e-6 was seen."""
+SOFTMAX_TOLERANCE: Final = 6e-4
+"""The same of attention, whose queries and weights have 16 bits: 2.5e-4 was seen."""
 
 NODES: Final = {
     "MixedPrecisionMatMul": 4 * LAYERS + 1,
@@ -124,7 +124,7 @@ def test_every_node_gives_what_its_body_gives(recorded: list[Recorded], operator
 
 
 def test_attention_writes_and_reads_what_its_body_does(recorded: list[Recorded]) -> None:
-    flipped = total = 0
+    flipped, total, worst = 0, 0, 0.0
     for one in of(recorded, "MixedPrecisionAttention"):
         y, key, value = one.node.run(threads=2)
         wanted, wanted_key, wanted_value = one.outputs
@@ -132,6 +132,8 @@ def test_attention_writes_and_reads_what_its_body_does(recorded: list[Recorded])
         flips = int(np.sum(key != wanted_key))
         flipped, total = flipped + flips, total + key.size
         if not flips:
-            assert error(y, wanted) <= SOFTMAX_TOLERANCE
+            worst = max(worst, error(y, wanted))
+    print(f"furthest off by {worst:.1e}")
     print(f"{flipped} of {total} bytes of keys differ: {1e6 * flipped / total:.0f} in a million")
+    assert worst <= SOFTMAX_TOLERANCE
     assert flipped <= FLIPPED * total
