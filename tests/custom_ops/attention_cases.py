@@ -24,8 +24,8 @@ POSITIONS: Final = 320
 
 TOLERANCE: Final = 2e-4
 """Of the largest value that is attended to: queries and weights in 16 bits against float64. Scores
-reach about 50 here, of which a query's rounding moves about 1e-4. 6e-5 was seen; a wrong zero point,
-or a word in another's place, changes 1e-2 or more."""
+reach about 50 here, of which a query's rounding moves about 1e-4. 6e-5 was seen; a wrong zero
+point, or a word in another's place, changes 1e-2 or more."""
 
 FLIPPED: Final = 500e-6
 """Share of the cache's bytes that may differ where RoPE, norm and projection are summed in another

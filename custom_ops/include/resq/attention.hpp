@@ -66,8 +66,8 @@ struct Attention {
 
 // One call. The last `tokens` of `total` tokens are new; token j is in slot j. With `cached`, each
 // sequence has a length of its own, and with `cache_rows` a row of the cache, of which there may be
-// more than sequences: a sequence gets what it would get alone. Sequences that share a row are parts
-// of one text, in other slots: all are written before any is attended to.
+// more than sequences: a sequence gets what it would get alone. Sequences that share a row are
+// parts of one text, in other slots: all are written before any is attended to.
 struct AttentionCall {
     std::int64_t batch, tokens, total;
     std::int64_t capacity;           // slots of the cache
