@@ -208,11 +208,10 @@ def test_sums_of_the_largest_integers_fit(dim: int, low_bits: int, new: int) -> 
     form = form_of(heads=2, shared=1, dim=dim, low_bits=low_bits, rotates_keys=False)
     node = node_of(form, Shape(1, new, 128, 128))
     node.arrays["cos_cache"][:], node.arrays["sin_cache"][:] = 1, 0
-    pasts = np.full((1, 1, 128, dim), dim**-0.25, np.float32)
     node.arrays["QKV"][:] = dim**-0.25
-    node.arrays["past_value"] = stored(form, pasts)
-    pasts[:, :, ::2] *= -1
-    node.arrays["past_key"] = stored(form, pasts)
+    values = np.full((1, 1, 128, dim), dim**-0.25, np.float32)
+    keys = values * np.where(np.arange(128) % 2, 1, -1)[:, None].astype(np.float32)
+    node = node.with_arrays(past_key=stored(form, keys), past_value=stored(form, values))
     y, *caches = node.run()
     assert_attended(form, node, y, caches)
 
