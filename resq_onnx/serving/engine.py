@@ -84,12 +84,11 @@ class Engine:
         else:
             session = create_session(path, threads, provider=provider, kernels=kernels)
             rows = SeparateRows(session, concurrent, self.max_length)
-        if most_guesses and (rows.last_only or not rows.run_together):
+        if most_guesses and not rows.run_together:
             raise ResqError(
                 f"{path}: guessed tokens cannot be checked: only our kernels on the CPU, running a "
-                f"model quantised in weights, activations and cache, and exported with the logits "
-                f"of all tokens, compute the same for one token as for several; leave out "
-                f"--speculate"
+                f"model quantised in weights, activations and cache, compute the same for one "
+                f"token as for several; leave out --speculate and --draft"
             )
         self._vocabulary = vocabulary = read_signature(session).vocabulary or 0
         opened = None

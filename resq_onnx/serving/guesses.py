@@ -13,7 +13,7 @@ GUESS_COST: Final = 0.18
 call with one token (SmolLM2-135M, one thread, AVX-512-VNNI: with 1, 4, 8 and 16 tokens 14, 19, 29
 and 49 ms)."""
 
-HOPE: Final = 4
+HOPE: Final = 2
 """Right guesses that an answer is taken to have had before its first one."""
 
 REMEMBERED: Final = 32

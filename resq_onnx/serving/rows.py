@@ -219,9 +219,14 @@ class SharedRows:
     def run_guessed(
         self, rows: Sequence[SharedRow], texts: Sequence[Sequence[int]]
     ) -> Sequence[NDArray[Any]]:
-        """Run the next tokens of any of the texts: as one array, if they are equally many."""
+        """Run the next tokens of any of the texts: as one array, if they are equally many.
+
+        Otherwise each token is a text of its own, which has logits also where a graph gives those
+        of the last token alone.
+        """
         indices, longest = [row.index for row in rows], max(map(len, texts))
-        if all(len(text) == longest for text in texts):
+        even = all(len(text) == longest for text in texts)
+        if even and not (self.last_only and longest > 1):
             return list(self._decoder.run_rows(indices, np.array(texts, np.int64), longest))
         return self._decoder.run_unequal(indices, texts)
 

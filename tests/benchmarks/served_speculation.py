@@ -3,9 +3,10 @@
     python -m tests.benchmarks.served_speculation FOLDER [--clients 1,4] [--rounds 3] [--guesses 15]
         [--draft FOLDER]
 
-FOLDER is an export of a chat model; the tasks are those of `speculation.py`. With and without take
-turns in one process. Times are those of the CPU, on one thread, because other programs change them
-less than elapsed ones, which stand behind them. Different texts end the program.
+FOLDER is an export of a chat model; the tasks are those of `speculation.py`, and "mixed": each of
+them in turn. With and without take turns in one process. Times are those of the CPU, on one thread,
+because other programs change them less than elapsed ones, which stand behind them. Different texts
+end the program.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ class Result(NamedTuple):
     right: int
 
 
-def answered(engine: Engine, task: str, clients: int, temperature: float) -> Result:
-    """Answer some clients at once; their prompts run before the clock."""
+def answered(engine: Engine, tasks: list[str], clients: int, temperature: float) -> Result:
+    """Answer some clients at once, who ask in turn; their prompts run before the clock."""
     asked = [
         GenerationRequest(
-            Prompt(messages=({"role": "user", "content": task},)),
+            Prompt(messages=({"role": "user", "content": tasks[seed % len(tasks)]},)),
             max_tokens=NEW_TOKENS, temperature=temperature, top_p=0.95, seed=seed,
             stop=(), stream=False, include_usage=False,
         )
@@ -83,10 +84,13 @@ def main() -> None:
     print(f"{machine_line()}; one thread; tokens per second of CPU time (elapsed), medians")
     print(f"| text | temperature | clients | without | {most[1]} guesses | | right |")
     print("|---|---|---|---|---|---|---|", flush=True)
-    for (name, task), temperature, count in itertools.product(TASKS.items(), (0.0, 0.8), clients):
+    all_tasks = {name: [task] for name, task in TASKS.items()} | {"mixed": [*TASKS.values()]}
+    for (name, tasks), temperature, count in itertools.product(
+        all_tasks.items(), (0.0, 0.8), clients
+    ):
         runs: dict[int, list[Result]] = {n: [] for n in most}
         for _, n in itertools.product(range(given.rounds), most):
-            runs[n].append(answered(engines[n], task, count, temperature))
+            runs[n].append(answered(engines[n], tasks, count, temperature))
             if runs[n][-1].texts != runs[0][0].texts:
                 raise SystemExit(f"{name}: with {n} guesses the texts are others")
         cpu = [1 / statistics.median(run.cpu_seconds for run in runs[n]) for n in most]

@@ -92,6 +92,16 @@ def test_any_mixture_with_guesses_gives_each_request_its_own_text(
     assert guessed - right > 50
 
 
+def test_guesses_are_checked_with_a_model_that_gives_the_last_logits_alone(
+    tiny_exports: TinyExports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_exports.model("llama", tied=True).export("--logits", "last")
+    wanted = known(model, list(requests(256, 10, 40, seed=27)), 100)
+    engine = Engine(model, "tiny", ROWS, 100, threads=1, most_guesses=15)
+    guessed, right = speculate_in_mixtures(engine, wanted, monkeypatch, 12)
+    assert 20 < right < guessed
+
+
 def draft_in_mixtures(engine: Engine, wanted: list[Known], mixtures: int) -> tuple[int, int]:
     """As `speculate_in_mixtures`, with the engine's own draft; stop strings cut guesses off."""
     rng = np.random.default_rng(25)
@@ -218,4 +228,4 @@ def test_a_model_whose_guesses_cannot_be_checked_is_refused(folder: Path) -> Non
     assert "--draft guesses tokens, and --speculate is 0" in error_line(result.stderr)
     result = run("serve", folder, "--no-kernels", "--speculate", 4, "--port", 0)
     assert result.exit_code == 1
-    assert "leave out --speculate" in error_line(result.stderr).replace("\n", " ")
+    assert "leave out --speculate and --draft" in error_line(result.stderr).replace("\n", " ")
