@@ -59,17 +59,24 @@ class Load:
         length: Tokens of a prompt; client `number` sends so many.
         closed: Whether each asks again once it has its answer, or else at random times.
         least_clients: With fewer it says nothing.
+        first_is_late: Whether client 0 waits until another's answer has begun.
     """
 
     name: str
     length: Callable[[int], int]
     closed: bool = True
     least_clients: int = 1
+    first_is_late: bool = False
 
 
 SHORTS: Final = Load("30", lambda _: SHORT)
 RANDOM: Final = Load("30, Poisson", lambda _: SHORT, closed=False)
-MIXED: Final = Load("one of 512, others 30", lambda number: SHORT if number else LONG, True, 2)
+MIXED: Final = Load(
+    "one of 512, others 30",
+    lambda number: SHORT if number else LONG,
+    least_clients=2,
+    first_is_late=True,
+)
 
 LOADS: Final = {
     "30": SHORTS,
@@ -96,8 +103,10 @@ class Prompts:
         return list(piece)
 
 
-async def ask(endpoint: Endpoint, ids: Sequence[int], new_tokens: int) -> Sample:
-    """Stream one answer.
+async def ask(
+    endpoint: Endpoint, ids: Sequence[int], new_tokens: int, begun: asyncio.Event | None = None
+) -> Sample:
+    """Stream one answer; tell that it has begun.
 
     Raises:
         RuntimeError: It does not have as many tokens as were asked for.
@@ -108,6 +117,8 @@ async def ask(endpoint: Endpoint, ids: Sequence[int], new_tokens: int) -> Sample
     async for event in events(f"{endpoint.url}/completions", body):
         if any(choice.get("text") for choice in event["choices"]):
             sample.times.append(time.perf_counter())
+            if begun is not None:
+                begun.set()
         if event.get("usage"):
             got = event["usage"]["completion_tokens"]
     if got != new_tokens:
@@ -126,10 +137,13 @@ async def run(
     load: Load, endpoint: Endpoint, texts: Sequence[Sequence[Sequence[int]]], new_tokens: int
 ) -> list[Sample]:
     """Let clients ask, each its own texts; return all answers."""
+    begun = asyncio.Event()
 
     async def client(number: int) -> list[Sample]:
+        if load.first_is_late and number == 0:
+            await begun.wait()
         if load.closed:
-            return [await ask(endpoint, ids, new_tokens) for ids in texts[number]]
+            return [await ask(endpoint, ids, new_tokens, begun) for ids in texts[number]]
         chosen = random.Random(number)
         waits = itertools.accumulate(chosen.expovariate(1 / SECONDS_BETWEEN) for _ in texts[number])
         pairs = zip(texts[number], waits, strict=True)
