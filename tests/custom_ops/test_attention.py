@@ -209,11 +209,12 @@ def test_sums_of_the_largest_integers_fit(dim: int, low_bits: int, new: int) -> 
     node = node_of(form, Shape(1, new, 128, 128))
     node.arrays["cos_cache"][:], node.arrays["sin_cache"][:] = 1, 0
     node.arrays["QKV"][:] = dim**-0.25
-    values = np.full((1, 1, 128, dim), dim**-0.25, np.float32)
-    keys = values * np.where(np.arange(128) % 2, 1, -1)[:, None].astype(np.float32)
-    node = node.with_arrays(past_key=stored(form, keys), past_value=stored(form, values))
-    y, *caches = node.run()
-    assert_attended(form, node, y, caches)
+    alike = np.full((1, 1, 128, dim), dim**-0.25, np.float32)
+    opposite = alike * np.where(np.arange(128) % 2, 1, -1)[:, None].astype(np.float32)
+    for values in (alike, opposite):  # the largest sums of values, and values that tell keys apart
+        filled = node.with_arrays(past_key=stored(form, opposite), past_value=stored(form, values))
+        y, *caches = filled.run()
+        assert_attended(form, filled, y, caches)
 
 
 # Attributes and types
