@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -177,23 +178,15 @@ class Writers:
     def _call_rule(self, tools: Tools) -> Constraint | None:
         """What a call has to follow if the model makes one.
 
-        Arguments may be any object if their schema cannot be followed: nobody has asked for that.
+        Arguments may be any object if a schema cannot be followed: nobody has asked for that. Which
+        one it is is not looked for, as that takes up to half a second for each.
         """
-        form, parameters = self._call_format(), tools.parameters
-        if (found := self._followed(schema_of_call(form, parameters, tools.several))) is not None:
-            return found
-        known = {
-            name: schema if self._followed(schema) is not None else ANY_OBJECT
-            for name, schema in parameters.items()
-        }
-        return self._followed(schema_of_call(form, known, tools.several))
-
-    def _followed(self, schema: Mapping[str, Any]) -> Constraint | None:
-        """A constraint of a schema; None if it cannot be followed."""
-        try:
-            return self._constraints.of_schema(schema, spaced=True)
-        except (ResqError, RecursionError):
-            return None
+        form, given = self._call_format(), tools.parameters
+        for parameters in (given, dict.fromkeys(given, ANY_OBJECT)):
+            with suppress(ResqError, RecursionError):
+                schema = schema_of_call(form, parameters, tools.several)
+                return self._constraints.of_schema(schema, spaced=True)
+        return None
 
     def _calls(self, tools: Tools | None) -> CallReader | None:
         if tools is None:

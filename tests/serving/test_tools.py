@@ -187,6 +187,21 @@ def test_each_family_calls_in_its_own_form(folder: Path, tmp_path: Path, family:
     assert [event.reason for event in told if isinstance(event, Finished)] == ["tool_calls"]
 
 
+@pytest.mark.parametrize("parameters", [{"type": "object"}, {"not": {}}, {"type": "strng"}])
+def test_a_call_of_its_own_accord_is_held_to_a_schema_or_to_any_object(
+    folder: Path, tmp_path: Path, parameters: dict[str, Any]
+) -> None:
+    """Nothing is refused: without `tool_choice` nobody has asked for the schema."""
+    copy = with_template(folder, tmp_path / "tiny", "hermes")
+    engine = Engine(copy / "model.onnx", "tiny", 1, 2048, threads=1)
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    rules = engine._writers.rules(request(tools=[CLOCK, tool]))
+    assert rules.answer is None
+    assert rules.call is not None
+    assert rules.call.after('\n{"name": "f", "arguments": {"a"') is not None
+    assert rules.call.after('{"name": "g"') is None
+
+
 def test_a_template_that_knows_no_calls_is_named_as_the_reason(folder: Path) -> None:
     engine = Engine(folder / "model.onnx", "tiny", 1, 512, threads=1)
     with pytest.raises(RefusalError, match="chat template has no calls of functions") as found:
