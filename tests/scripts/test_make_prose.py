@@ -24,7 +24,7 @@ def test_an_excerpt_ends_where_it_is_long_enough() -> None:
 
 
 def test_what_the_audience_did_is_left_out() -> None:
-    assert make_prose.excerpt("We are [Applause] one. [Laughter] Yes.") == "We are one. Yes."
+    assert make_prose.excerpt("We are [Applause] one. (Laughter.) Yes.") == "We are one. Yes."
 
 
 def test_only_the_texts_of_a_package_are_read(
