@@ -3,8 +3,9 @@
     python scripts/make_prose.py resq_onnx/calibration/prose.txt
 
 It holds the middle of addresses on the State of the Union from 1945 to 1988, works of the United
-States Government, and of chapters of Moby-Dick (1851). Both are in the public domain and come from npm
-packages whose data their authors dedicate to it. Excerpts alternate, and are apart by a blank line.
+States Government, and of chapters of Moby-Dick (1851). Both are in the public domain and come from
+npm packages whose data their authors dedicate to it. Excerpts alternate, and are apart by a blank
+line.
 """
 
 from __future__ import annotations
