@@ -42,6 +42,9 @@ REDRAWN: Final = 0.01
 """Nats between two draws of the noise of float sums, which move few coefficients: found are up to
 0.0005. A token that is forgotten gives 0.05 in one model and 0.4 in the other."""
 
+ROUNDED: Final = 0.03
+"""Nats between kernels and functions: attention in 16 bits moves more of them. 0.011 was seen."""
+
 PERPLEXITY: Final = 0.3
 """Relative, of models so small on a text so short: found are 0.01 to 0.16."""
 
@@ -202,7 +205,7 @@ def test_prefill_and_token_by_token_agree(exported: Exported) -> None:
 def test_kernels_and_functions_agree_in_float16(halves: Exported) -> None:
     ids, functions = halves.ids, Decoder(create_session(halves.out, kernels=False))
     expected, found = (decoder.run(ids)[0] for decoder in (halves.decoder(), functions))
-    assert compare(expected, found, ids).kl_divergence < REDRAWN
+    assert compare(expected, found, ids).kl_divergence < ROUNDED
     assert compare(found, decode_logits(functions, ids), ids).kl_divergence < REDRAWN
 
 
