@@ -80,15 +80,16 @@ def test_a_draft_that_is_wrong_does_not_change_the_text(
     model: Path, stranger: Path, temperature: float
 ) -> None:
     decoder = BufferedDecoder(create_session(model, 1), MAX_LENGTH)
-    draft = opened(stranger, 1)
-    for seed in range(3):  # one after another, as the draft's row is used again
+    draft, wrong = opened(stranger, 1), 0
+    for seed in range(5):  # one after another, as the draft's row is used again
         prompt = text(30, seed)
         wanted = list(generate(decoder, prompt, 40, temperature, seed=seed))
         guesser = DraftGuesser(draft, 8)
         found = generate(decoder, prompt, 40, temperature, seed=seed, guesser=guesser)
         assert list(found) == wanted
-        # Greedily, tiny models of random weights agree on a token to repeat.
-        assert guesser.right < guesser.guessed or not temperature
+        wrong += guesser.guessed - guesser.right
+    # Greedily, tiny models of random weights agree on a token to repeat.
+    assert wrong or not temperature
 
 
 def test_texts_are_guessed_together_as_each_alone(twin: Path) -> None:

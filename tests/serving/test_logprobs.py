@@ -27,6 +27,11 @@ from tests.tiny_models import write_tokenizer
 
 PROMPT = "A compound statement: it ends"
 
+NOISE = 0.25
+"""Mean difference of log-probabilities between kernels and function bodies: a number that falls on
+the other side of a rounding changes what follows, most in a tiny model. 0.13 was seen; scores of a
+neighbouring token are 1 apart."""
+
 
 def complete(client: openai.OpenAI, **options: Any) -> Any:
     return asking.complete(client, **({"prompt": PROMPT} | options))
@@ -179,7 +184,8 @@ def test_a_prompt_has_the_same_scores_in_slices_beside_others_and_without_kernel
         ]
         found.append([token.log_probability or 0.0 for token in scores[-1]])
     assert len(found[0]) == 57
-    np.testing.assert_allclose(found[0], found[1], atol=0.3)
+    assert np.abs(np.subtract(*found)).mean() < NOISE
+    assert np.abs(np.subtract(found[0][1:], found[1][:-1])).mean() > 2 * NOISE
 
 
 def test_what_the_tokenizer_puts_before_a_prompt_is_scored_and_no_part_of_the_text(
