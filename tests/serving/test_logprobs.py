@@ -184,8 +184,9 @@ def test_a_prompt_has_the_same_scores_in_slices_beside_others_and_without_kernel
         ]
         found.append([token.log_probability or 0.0 for token in scores[-1]])
     assert len(found[0]) == 57
-    assert np.abs(np.subtract(*found)).mean() < NOISE
-    assert np.abs(np.subtract(found[0][1:], found[1][:-1])).mean() > 2 * NOISE
+    kernels_found, bodies_found = map(np.array, found)
+    assert np.abs(kernels_found - bodies_found).mean() < NOISE
+    assert np.abs(kernels_found[1:] - bodies_found[:-1]).mean() > 2 * NOISE
 
 
 def test_what_the_tokenizer_puts_before_a_prompt_is_scored_and_no_part_of_the_text(
