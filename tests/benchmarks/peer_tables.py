@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from tests.benchmarks.peers import Scenario
+    from tests.benchmarks.peer_runtime import Scenario
 
 Samples = Mapping[str, Sequence[Mapping[str, float]]]
 

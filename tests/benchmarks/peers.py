@@ -1,7 +1,7 @@
 """Whole-model speed and memory against other runtimes, in one table of one run.
 
 python -m tests.benchmarks.peers [--python PEERS_PYTHON] [--rounds R] [--json FILE]
-    [--busy-core | --handed-over]
+    [--busy-core | --handed-over] [--isa avx2 | --instructions]
 
 Every measurement is a process of its own (load, warm up, one prompt, new tokens); runtimes
 alternate within a round, so that a slow minute of the machine is everybody's.
@@ -12,43 +12,22 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
-from tests.benchmarks.busy_core import busy_core
 from tests.benchmarks.machine import machine_line
+from tests.benchmarks.masked_cpu import MaskedCpu
+from tests.benchmarks.peer_instructions import print_instructions, watch
 from tests.benchmarks.peer_list import OURS, PEERS, Peer, installed_packages
 from tests.benchmarks.peer_models import ROOT, Workshop
+from tests.benchmarks.peer_runtime import Runtime, Scenario
 from tests.benchmarks.peer_tables import print_busy_table, print_table
 
-TIMEOUT_S: Final = 900
 FOLDER: Final = ROOT / "build" / "peers"
 MODEL: Final = ROOT / "build" / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """What is asked of every runtime.
-
-    Attributes:
-        threads: That it may compute with.
-        prompt_tokens: Before the first new one.
-        busy: Whether another process keeps one core busy.
-    """
-
-    threads: int
-    prompt_tokens: int
-    busy: bool = False
-
-    def __str__(self) -> str:
-        beside = ", one core busy" if self.busy else ""
-        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        return f"{self.prompt_tokens} prompt tokens, {threads}{beside}"
 
 
 @dataclass
@@ -63,47 +42,12 @@ class Results:
         self.samples.setdefault(scenario, {}).setdefault(name, []).append(sample)
 
 
-@dataclass(frozen=True)
-class Runtime:
-    """A peer that can run: its interpreter, and its model."""
-
-    peer: Peer
-    python: str
-    model: Path
-
-    def measure(self, scenario: Scenario, new_tokens: int) -> dict[str, float]:
-        """One run in a fresh process.
-
-        Raises:
-            RuntimeError: It failed; the message is its last line.
-        """
-        command = [self.python, "-m", "tests.benchmarks.peer_process"]
-        command += [self.peer.runner, str(self.model), "--threads", str(scenario.threads)]
-        command += ["--prompt-tokens", str(scenario.prompt_tokens)]
-        command += ["--new-tokens", str(new_tokens)]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(scenario.threads)}
-        with busy_core() if scenario.busy else nullcontext():
-            try:
-                done = subprocess.run(
-                    command,
-                    cwd=ROOT,
-                    env=environment,
-                    capture_output=True,
-                    text=True,
-                    timeout=TIMEOUT_S,
-                )
-            except subprocess.TimeoutExpired:
-                raise RuntimeError(f"took more than {TIMEOUT_S} s") from None
-        printed = [line for line in done.stdout.splitlines() if line.startswith('{"load_s"')]
-        if done.returncode or not printed:
-            lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-            raise RuntimeError(lines[-1])
-        sample: dict[str, float] = json.loads(printed[-1])
-        return sample
-
-
 def prepare(
-    peers: Sequence[Peer], shop: Workshop, ours: Path | None, results: Results
+    peers: Sequence[Peer],
+    shop: Workshop,
+    ours: Path | None,
+    cpu: MaskedCpu | None,
+    results: Results,
 ) -> list[Runtime]:
     """Those that can run, with their models made; the others get a reason."""
     own, others = installed_packages(sys.executable), installed_packages(shop.python)
@@ -114,7 +58,8 @@ def prepare(
             if reason is not None:
                 raise RuntimeError(reason)
             made = ours if ours and peer.form == OURS.form else shop.prepared(peer.form) / peer.file
-            runtimes.append(Runtime(peer, sys.executable if peer.ours else shop.python, made))
+            python = sys.executable if peer.ours else shop.python
+            runtimes.append(Runtime(peer, python, made, cpu))
         except RuntimeError as error:
             results.reasons[peer.name] = str(error)
     return runtimes
@@ -168,6 +113,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--busy-core", action="store_true", help="decode beside a busy process")
     parser.add_argument("--handed-over", action="store_true", help="our model in other runtimes")
+    parser.add_argument("--isa", choices=["avx2"], help="all runtimes see a CPU with no more")
+    parser.add_argument(
+        "--instructions",
+        action="store_true",
+        help="sample which instructions are executed, with and without --isa, not speeds",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every sample")
     return parser.parse_args()
 
@@ -184,7 +135,15 @@ def main() -> None:
             peer for peer in wanted if peer.handed_over == options.handed_over or peer == OURS
         ]
     shop = Workshop(options.model.resolve(), options.folder.resolve(), options.python)
-    runtimes = prepare(wanted, shop, options.ours and options.ours.resolve(), results)
+    masked = MaskedCpu(shop.folder / "masked_cpu")
+    ours = options.ours and options.ours.resolve()
+    runtimes = prepare(wanted, shop, ours, masked if options.isa else None, results)
+    if options.instructions:
+        scenario = Scenario(max(options.threads), options.prompt_tokens)
+        print_instructions(watch(runtimes, masked, scenario, options.new_tokens))
+        return
+    if options.isa:
+        os.environ["RESQ_ONNX_ISA"] = options.isa  # The masked CPU has no more; for the report.
     run_rounds(runtimes, scenarios_of(options), options.rounds, options.new_tokens, results)
     report(results, options)
 
@@ -195,7 +154,8 @@ def report(results: Results, options: argparse.Namespace) -> None:
         print_busy_table(results.samples)
     else:
         for scenario, samples in results.samples.items():
-            print_table(f"{scenario}, {options.new_tokens} new", samples, OURS.name)
+            seen = f", all on a CPU masked to {options.isa.upper()}" if options.isa else ""
+            print_table(f"{scenario}, {options.new_tokens} new{seen}", samples, OURS.name)
     for name, reason in results.reasons.items():
         print(f"{name}: left out, {reason}")
     versions = installed_packages(options.python)
@@ -208,7 +168,12 @@ def report(results: Results, options: argparse.Namespace) -> None:
             for scenario, by_name in results.samples.items()
             for name, runs in by_name.items()
         ]
-        written = {"machine": where, "results": samples_of_all, "left_out": results.reasons}
+        written = {
+            "machine": where,
+            "isa": options.isa,
+            "results": samples_of_all,
+            "left_out": results.reasons,
+        }
         options.json.write_text(json.dumps(written, indent=1) + "\n")
 
 
