@@ -265,13 +265,13 @@ def calibrate(
             recipe = replace(recipe, calibration=text.spec)
             texts = Texts(text.token_ids, none, none)
             dtype = recipe.dtype_compute
-            layer_pass = run_pass(source, work, texts, dtype, resources, progress)
+            layer_pass = run_pass(source, work, texts, dtype, resources, progress, fits=recipe.fits)
             if staging is None:
                 return None
             moments, sums = layer_pass.moments(), layer_pass.sums()
             assert sums is not None, "a calibration text has tokens"
             asked = (source, tokenizer, recipe, moments, sums)
-            bases, recipe = find_projections(*asked, work, progress, resources)
+            bases, recipe = find_projections(*asked, layer_pass, work, progress, resources)
             done = began(recipe, text_opening(tokenizer, source, recipe.bos))
             kept = moments if hessians else None
             save_calibration(staging.model, done, source.digest, layout, sums, bases, kept)

@@ -13,7 +13,7 @@ Logits = Literal["all", "last"]
 Precision = Literal["quantised", "float"]
 Cache = Literal["quantised", "int8", "float16", "float"]
 Tables = Literal["shared", "separate"]
-Rotations = Literal["random", "trained"]
+Rotations = Literal["random", "fitted", "trained"]
 Dtype = Literal["float32", "float16", "bfloat16"]
 ComputeDtype = Literal["float32", "bfloat16"]
 
@@ -166,8 +166,8 @@ class Recipe:
         method: How projections are found: `resq` (PCA), `spinquant` (trained, no high part),
             `quarot` (random Hadamard, no high part), `outlier` (permutation by magnitude), `rtn`
             (identity, no high part) or `none` (nothing is quantised: the float model).
-        rotations: Whether the rotations inside `resq`'s parts are `random`, or `trained`, as
-            `spinquant`'s always are.
+        rotations: Whether the rotations inside `resq`'s parts are `random`, `fitted` to a sample of
+            what is rounded, or `trained`, as `spinquant`'s always are.
         training_minutes: How long that training may take; decides the number of steps.
         training_steps: Steps of that training, each on a sequence of the calibration text. None is
             as many as the minutes allow: an export records them, since only their number repeats
@@ -214,7 +214,7 @@ class Recipe:
     """
 
     method: str = "resq"
-    rotations: Rotations = "random"
+    rotations: Rotations = "fitted"
     training_minutes: float = 15.0
     training_steps: int | None = None
     weights: WeightMethod = "gptq"
@@ -345,6 +345,12 @@ class Recipe:
     def trains(self) -> bool:
         """Whether rotations are learned by gradient descent."""
         return self.rotations == "trained" or self.how.training == "always"
+
+    @property
+    def fits(self) -> bool:
+        """Whether rotations are fitted to rows of what is rounded, and not trained after that."""
+        rounds = self.activations == "quantised" or self.cache == "quantised"
+        return self.rotations == "fitted" and self.how.training == "optional" and rounds
 
     @property
     def needs_calibration(self) -> bool:

@@ -20,7 +20,15 @@ from torch import nn
 from resq_onnx.calibration.distributed import ALONE, Share, add_up
 from resq_onnx.calibration.heap import give_back, often_given_back
 from resq_onnx.calibration.layered import LayerCall, LayeredModel
+from resq_onnx.calibration.rows import (
+    RowSample,
+    bytes_of_token,
+    names_of_rows,
+    samples_of,
+    tokens_of_sample,
+)
 from resq_onnx.calibration.statistics import add_cache, complete, recording_layer
+from resq_onnx.calibration.training.samples import Samples
 from resq_onnx.families import ModelLayout
 from resq_onnx.files.work_folder import WorkFolder, flush
 from resq_onnx.projections.moments import check_site, layer_shapes
@@ -79,6 +87,7 @@ class LayerPass:
         share: Share = ALONE,
         batch: int = BATCH,
         dtype: ComputeDtype = "float32",
+        keeps_rows: bool = False,
     ) -> None:
         """Describe a pass.
 
@@ -89,11 +98,14 @@ class LayerPass:
             share: Which calibration sequences are this process's.
             batch: Calibration sequences that are run at a time.
             dtype: In which the layers run on these; on the short texts they run in float32.
+            keeps_rows: Whether a sample of what is rounded is kept of each layer, too: of the
+                first process's sequences.
         """
         self._layout, self._work, self._texts = layout, work, texts
         self._share, self._batch = share, batch
         self._dtype: torch.dtype = getattr(torch, dtype)
         self._own = self._share.of(texts.calibration)
+        self._keeps_rows = keeps_rows and self._own.size > 0
         self.tokens = texts.calibration.size
 
     @property
@@ -108,6 +120,8 @@ class LayerPass:
         shapes = layer_shapes(self._layout).values()
         sums = sum(4 * math.prod(shape[:-2]) * triangle_size(shape[-1]) for shape in shapes)
         hidden = 2 * 4 * self._own.size * self._layout.hidden_size
+        if self._keeps_rows:
+            sums += bytes_of_token(self._layout) * tokens_of_sample(self._layout, self._own.size)
         left = self._layout.num_layers - self.finished
         return (left * sums if self.tokens else 0) + hidden
 
@@ -173,6 +187,13 @@ class LayerPass:
         )
         return sums
 
+    def rows(self) -> Samples:
+        """The rows that were kept of all layers."""
+        names = names_of_rows()
+        return samples_of(
+            self._layout, self._own.size, lambda layer: self._work.load(_part(layer), *names)
+        )
+
     def _begin(self, model: LayeredModel) -> None:
         """The hidden states before the first layer."""
         hidden = self._hidden(0)
@@ -189,14 +210,17 @@ class LayerPass:
         """Run one layer, and finish its part; its weights are then those of the last text."""
         for name, text in self._short():
             self._follow(model, module, layer, name, text)
-        sums = self._measure(model, module.to(self._dtype), layer) if self.tokens else None
+        sample = RowSample(self._layout, layer, self._own.size) if self._keeps_rows else None
+        sums = self._measure(model, module.to(self._dtype), layer, sample) if self.tokens else None
         if self._share.rank == 0:
-            self._work.save(_part(layer), None if sums is None else self._packed(sums, layer))
+            rows = {} if sample is None else sample.arrays()
+            packed = {} if sums is None else self._packed(sums, layer)
+            self._work.save(_part(layer), packed | rows)
         self._share.wait()
         self._work.discard(self._place(layer))
 
     def _measure(
-        self, model: LayeredModel, module: nn.Module, layer: int
+        self, model: LayeredModel, module: nn.Module, layer: int, sample: RowSample | None
     ) -> dict[str, torch.Tensor]:
         """The second moments of one layer, of all processes' sequences together."""
         sums = {
@@ -204,13 +228,14 @@ class LayerPass:
             for site, shape in layer_shapes(self._layout).items()
         }
         before, behind = self._hidden(layer), self._hidden(layer + 1)
-        with recording_layer(module, self._layout, layer, sums):
+        take = None if sample is None else sample.take
+        with recording_layer(module, self._layout, layer, sums, take):
             for start in range(0, len(self._own), self._batch):
                 some = slice(start, start + self._batch)
                 hidden = torch.from_numpy(np.array(before[some])).to(model.device, self._dtype)
                 hidden, cache = _call(model, hidden, layer).run(module, hidden)
                 entry = cache.layers[layer]
-                add_cache(entry.keys, entry.values, self._layout, layer, sums)
+                add_cache(entry.keys, entry.values, self._layout, layer, sums, take)
                 behind[some] = hidden.float().cpu().numpy()
         flush(behind)
         if self._share.size > 1:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from resq_onnx.calibration.built_in import PYTHON_DOCS
 from resq_onnx.calibration.corpus import calibration_sequences
 from resq_onnx.calibration.distributed import share_of_this_process
+from resq_onnx.calibration.fitted import fitted_bases
 from resq_onnx.calibration.held_out import held_out_sequences, text_shape
 from resq_onnx.calibration.layer_pass import LayerPass, Texts
 from resq_onnx.calibration.layered import LayeredModel
@@ -125,7 +126,8 @@ def measure(
         check_calibrated(source, known, saved)
         calibrated = Recipe().to_json() | known.recipe_json
     bases = None if known is None else stored_projections(known, recipe, layout)
-    lacks = known is None or (known.moments is None and _needs_layers(recipe, bases))
+    fits = recipe.fits and bases is None
+    lacks = known is None or fits or (known.moments is None and _needs_layers(recipe, bases))
     asked = dataclasses.replace(recipe, **_calibration_fields(calibrated))
     calibration = np.empty((0, 0), np.int64)
     if recipe.needs_calibration and lacks:
@@ -134,12 +136,12 @@ def measure(
     text = quality_text(tokenizer, layout, calibrated, opening)
     token_ids = parity_text(tokenizer, PARITY_SEQUENCES, PARITY_TOKENS, opening)
     texts = Texts(calibration, token_ids, text)
-    layer_pass = run_pass(source, work, texts, asked.dtype_compute, resources, progress)
+    layer_pass = run_pass(source, work, texts, asked.dtype_compute, resources, progress, fits=fits)
     moments = layer_pass.moments() or (None if known is None else known.moments)
     sums = known.sums_for(layout) if known else layer_pass.sums()
     if bases is None:
         asked_of = (source, tokenizer, recipe, moments, sums)
-        bases, recipe = find_projections(*asked_of, work, progress, resources)
+        bases, recipe = find_projections(*asked_of, layer_pass, work, progress, resources)
     short, long = layer_pass.outputs()
     done = _carried_out(recipe, calibrated)
     return ReferenceMeasurements(
@@ -154,6 +156,8 @@ def run_pass(
     dtype: ComputeDtype,
     resources: Resources,
     progress: Progress,
+    *,
+    fits: bool = False,
 ) -> LayerPass:
     """Run texts through the layers that are not finished; returns the finished pass.
 
@@ -164,12 +168,13 @@ def run_pass(
         dtype: Type in which the calibration text is run.
         resources: What may be used.
         progress: Receives progress updates.
+        fits: Whether it keeps the rows to which rotations are fitted.
 
     Raises:
         ResqError: The memory or the disk does not suffice, or as for `LayerPass.run`.
     """
     batch = batch_within(source.layout, texts.calibration.shape[1], resources.max_memory)
-    layer_pass = LayerPass(source.layout, work, texts, share_of_this_process(), batch, dtype)
+    layer_pass = LayerPass(source.layout, work, texts, share_of_this_process(), batch, dtype, fits)
     if layer_pass.is_finished:
         progress.step("The float model has run already")
         return layer_pass
@@ -187,8 +192,8 @@ def measure_graph(
     """Measure a graph that torch.onnx.export wrote, as `measure` does a model, in ONNX Runtime.
 
     Raises:
-        ResqError: The graph cannot be run, or the recipe requires trained rotations that the
-            calibration does not have.
+        ResqError: The graph cannot be run, or the recipe requires fitted or trained rotations that
+            the calibration does not have.
     """
     tokenizer, graph = load_tokenizer(source), PlainGraph(source.path, threads)
     layout, needed = source.layout, recipe.needs_calibration
@@ -200,10 +205,11 @@ def measure_graph(
             "the projections file holds no second moments of the layers, which this recipe needs; "
             "make it by resq-onnx calibrate --hessians, or use --weights rtn"
         )
-    if bases is None and recipe.trains:
+    if bases is None and (recipe.trains or recipe.fits):
+        how = "trained" if recipe.trains else "fitted"
         raise ResqError(
-            "the projections file holds no rotations trained by this recipe; make it by "
-            "resq-onnx calibrate with the same options"
+            f"the projections file holds no rotations {how} by this recipe; make it by "
+            "resq-onnx calibrate with the same options, or use --rotations random"
         )
     calibrated, sums = calibration.recipe_json, calibration.sums_for(layout)
     return ReferenceMeasurements(
@@ -260,11 +266,12 @@ def find_projections(
     recipe: Recipe,
     moments: SecondMoments | None,
     sums: BasisSums | None,
+    layer_pass: LayerPass,
     work: WorkFolder,
     progress: Progress,
     resources: Resources,
 ) -> tuple[Projections, Recipe]:
-    """Compute the bases by linear algebra, and train them if the recipe says so.
+    """Compute the bases by linear algebra, and fit or train them if the recipe says so.
 
     Returns:
         The bases, and the recipe with the number of steps that trained them.
@@ -274,6 +281,8 @@ def find_projections(
     """
     device = torch_device(resources.device)
     bases = compute_projections(recipe, source.layout, moments, sums, device)
+    if recipe.fits:
+        return fitted_bases(recipe, bases, layer_pass, work, progress, device), recipe
     if not recipe.trains:
         return bases, recipe
     return trained_bases(source, tokenizer, recipe, bases, work, progress, resources)

@@ -17,6 +17,7 @@ import torch
 
 from resq_onnx.calibration.layer_pass import BATCH
 from resq_onnx.calibration.layered import HEAD_BYTES, LOGITS_BYTES
+from resq_onnx.calibration.rows import bytes_of_rows
 from resq_onnx.calibration.writing import CannotWriteError
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError
@@ -35,6 +36,10 @@ BUFFERS: Final = 4
 """Arrays as large as the input of down_proj that the layers' code holds at once: gate, up, their
 product, and the one that an operator is writing."""
 
+FITTED_COPIES: Final = 12
+"""Matrices as large as U_A, in float32, that are held while it is fitted: with its gradient, its
+Cayley transform, and what is solved for that."""
+
 
 def steps_of(layout: ModelLayout, sequence_length: int, batch: int) -> dict[str, int]:
     """Bytes that each large step takes, with the process itself.
@@ -52,6 +57,7 @@ def steps_of(layout: ModelLayout, sequence_length: int, batch: int) -> dict[str,
     hessian = max(shapes.values())
     steps = {
         "calibrating a layer": 4 * weights + 8 * sum(shapes.values()) + activations,
+        "fitting the rotations": bytes_of_rows(layout) + FITTED_COPIES * 4 * layout.hidden_size**2,
         "checking a layer": 2 * 4 * weights,  # ONNX Runtime packs a copy of each matrix
         "quantising a matrix": 4 * max(counts.values()) + (8 + 4) * hessian,
         "computing logits": HEAD_BYTES + 3 * LOGITS_BYTES,

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Final, cast
 
 import torch
 
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
+
+Take = Callable[[str, torch.Tensor], None]
+"""Gets the name of a site and the rows of its next tokens, (..., tokens, n)."""
 
 BLOCK: Final = 256
 """Columns multiplied at a time. A second moment is symmetric, so only its blocks on and above the
@@ -23,9 +27,21 @@ at once."""
 
 @contextmanager
 def recording_layer(
-    module: torch.nn.Module, layout: ModelLayout, layer: int, sums: Mapping[str, torch.Tensor]
+    module: torch.nn.Module,
+    layout: ModelLayout,
+    layer: int,
+    sums: Mapping[str, torch.Tensor],
+    take: Take | None = None,
 ) -> Iterator[None]:
-    """Add the inputs of a layer's norms, o_proj and down_proj to its sums inside the context."""
+    """Add the inputs of a layer's norms, o_proj and down_proj to its sums inside the context.
+
+    Args:
+        module: The layer.
+        layout: Of the model.
+        layer: Its number.
+        sums: Those of the layer.
+        take: Gets what the norms' readers read; None for none.
+    """
     with ExitStack() as hooks:
         for role, site, is_norm in (
             ("attention_norm", "hidden_attention", True),
@@ -34,7 +50,8 @@ def recording_layer(
             ("down", "down", False),
         ):
             where = f"layer {layer}: the input of {layout.module(layer, role)}"
-            hook = _hook(sums[site], layout if is_norm else None, where)
+            also = partial(take, site) if take and is_norm else None
+            hook = _hook(sums[site], layout if is_norm else None, where, also)
             part = module.get_submodule(getattr(layout.family, role))
             hooks.callback(part.register_forward_pre_hook(hook).remove)
         yield
@@ -46,24 +63,33 @@ def add_cache(
     layout: ModelLayout,
     layer: int,
     sums: Mapping[str, torch.Tensor],
+    take: Take | None = None,
 ) -> None:
     """Add a layer's keys and values, (batch, kv heads, tokens, d), to its sums.
+
+    `take` gets them, too.
 
     Raises:
         ResqError: One is infinite or NaN.
     """
     for heads, role in ((keys, "key"), (values, "value")):
         where = f"layer {layer}: the output of {layout.module(layer, role)}"
-        add_products(sums[role], heads.transpose(0, 1).flatten(1, 2), where)
+        rows = heads.transpose(0, 1).flatten(1, 2)
+        add_products(sums[role], rows, where)
+        if take:
+            take(role, rows)
 
 
 def _hook(
-    total: torch.Tensor, norms: ModelLayout | None, where: str
+    total: torch.Tensor,
+    norms: ModelLayout | None,
+    where: str,
+    take: Callable[[torch.Tensor], None] | None,
 ) -> Callable[[torch.nn.Module, tuple[torch.Tensor, ...]], None]:
     """A forward pre-hook that adds its module's input, or a norm's output for its readers.
 
     If `norms` is given, the input is divided as the norm divides it, and multiplied by the gain if
-    the file rounds after the gain.
+    the file rounds after the gain. `take` gets the rows, too.
     """
 
     def record(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -73,6 +99,8 @@ def _hook(
             if norms.turns_inputs:
                 rows = rows * gain_of(module, norms)
         add_products(total, rows, where)
+        if take is not None:
+            take(rows)
 
     return record
 

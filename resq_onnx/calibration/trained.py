@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from resq_onnx.calibration.recipe_text import calibration_text
 from resq_onnx.calibration.reference import load_model
 from resq_onnx.calibration.training import Training, check_attention
 from resq_onnx.calibration.training.memory import bytes_of_training
+from resq_onnx.calibration.training.turned import keep_turned, kept_turned
 from resq_onnx.calibration.working import torch_device
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError
@@ -46,9 +47,6 @@ KEPT: Final = 10
 
 STATE: Final = "training"
 TRAINED: Final = "trained"
-
-TURNED: Final = ("hidden", "value", "key")
-"""Bases that training changes."""
 
 
 def trained_bases(
@@ -80,13 +78,11 @@ def trained_bases(
     share = share_of_this_process()
     if share.rank == 0 and not work.has(TRAINED):
         found, steps = _train(source, tokenizer, recipe, bases, work, progress, resources)
-        arrays = {name: getattr(found, name) for name in TURNED}
-        work.save(TRAINED, {**arrays, "steps": np.array(steps)})
+        keep_turned(work, TRAINED, found, steps=np.array(steps))
     share.wait()
-    kept = work.load(TRAINED)
-    done = dataclasses.replace(recipe, training_steps=int(kept["steps"].item()))
-    turned = {name: kept[name] for name in TURNED}
-    return dataclasses.replace(bases, **cast(Any, turned)), done
+    done = int(work.load(TRAINED, "steps")["steps"].item())
+    recipe = dataclasses.replace(recipe, training_steps=done)
+    return kept_turned(work, TRAINED, bases), recipe
 
 
 def _train(

@@ -84,7 +84,8 @@ basis_options = _together(
     click.option("--method", type=click.Choice(list(METHODS)), default=DEFAULTS.method,
                  help="How the 4/8-bit bases are found; all but resq are baselines."),
     click.option("--rotations", type=click.Choice(get_args(Rotations)), default=DEFAULTS.rotations,
-                 help="Whether the rotations inside resq's parts are random or learned."),
+                 help="Whether the rotations inside resq's parts are random, fitted to what is "
+                 "rounded on the calibration text, or learned with the whole model."),
     click.option("--train", "training_minutes", type=float, metavar="MINUTES",
                  default=DEFAULTS.training_minutes,
                  help="Learn them for so long; also for spinquant."),

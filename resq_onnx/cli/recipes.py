@@ -80,12 +80,12 @@ def _training(said: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, An
     """Fields that follow from minutes or steps of training on the command line.
 
     Raises:
-        ResqError: The command line also asks for random rotations.
+        ResqError: The command line also asks for rotations that are not trained.
     """
     if not {"training_minutes", "training_steps"} & given.keys():
         return {}
-    if given.get("rotations") == "random":
-        raise ResqError("--rotations random is not trained; omit it, or --train")
+    if given.get("rotations") in ("random", "fitted"):
+        raise ResqError(f"--rotations {given['rotations']} is not trained; omit it, or --train")
     method = METHODS.get(given.get("method", said.get("method", Recipe.method)))
     fields: dict[str, Any] = {}
     if method is None or method.training != "always":

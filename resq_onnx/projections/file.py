@@ -52,8 +52,8 @@ FIELDS_OF_PROJECTIONS: Final[tuple[str, ...]] = (
 """Fields of a recipe that change its projections; the others may differ."""
 
 FIELDS_OF_TRAINING: Final = ("activation_clip", "activations")
-"""Fields that change trained ones besides, with the steps, or else the minutes. Not the text: the
-file's was chosen when it was made."""
+"""Fields that change fitted and trained ones besides; trained ones also the steps, or else the
+minutes. Not the text: the file's was chosen when it was made."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +191,8 @@ def stored_projections(
     asked = recipe.to_json()
     stored = Recipe().to_json() | calibration.recipe_json  # an older file lacks newer fields
     fields = FIELDS_OF_PROJECTIONS
+    if recipe.fits:
+        fields += FIELDS_OF_TRAINING
     if recipe.trains:
         duration = "training_minutes" if recipe.training_steps is None else "training_steps"
         fields += (*FIELDS_OF_TRAINING, duration)

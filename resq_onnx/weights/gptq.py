@@ -8,7 +8,7 @@ through the Cholesky factor of H⁻¹; this form needs no inverse.
 
 The Hessian is reversed, so that the upper factor (I + A) D^½ is the lower one of an ordinary
 Cholesky decomposition, which takes the place of the Hessian. Columns are rounded from the last to
-the first, and their errors take the place of the columns.
+the first, and their errors take the place of the columns. `descent` then improves them.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from resq_onnx.projections.linalg import (
     turn_both_sides,
 )
 from resq_onnx.recipe import BitSplit
+from resq_onnx.weights.descent import SWEEPS, descend
 from resq_onnx.weights.quantised import QuantisedMatrix, check_weight, integer_range
 from resq_onnx.weights.scales import clip_search
 
@@ -44,9 +45,10 @@ BLOCK: Final = 128
 ROWS_AT_A_TIME: Final = 256
 """Rows of the weight that are converted at a time."""
 
-DAMPING: Final = (0.01, 0.1, 1.0)
+DAMPING: Final = (0.1, 0.3, 1.0)
 """Added to the Hessian's diagonal, relative to its mean; the next is tried if the
-factorisation fails."""
+factorisation fails. The usual 0.01 fits the calibration text better, and other text worse
+(docs/quality.md)."""
 
 
 def gptq(
@@ -100,6 +102,7 @@ def gptq_in_parts(
     hessian: torch.Tensor,
     parts: Sequence[tuple[int, int]],
     find_scales: ScaleFinder = clip_search,
+    sweeps: int = SWEEPS,
 ) -> list[tuple[NDArray[np.int8], NDArray[np.float32]]]:
     """Round a weight (N, K) whose columns have several bit widths, part after part.
 
@@ -108,6 +111,7 @@ def gptq_in_parts(
         hessian: (K, K), float64; overwritten. PyTorch computes on its device.
         parts: (columns, bits) of each part; a part may have no columns.
         find_scales: Returns the scale of each row from a part's columns, bits and importance.
+        sweeps: Of coordinate descent; 0 gives GPTQ's own integers.
 
     Returns:
         For each part the integers (N, columns) and the scales (N,).
@@ -119,7 +123,7 @@ def gptq_in_parts(
     order = _processing_order(hessian.diagonal().cpu().numpy(), ends)[::-1].copy()
     places = torch.from_numpy(order).to(device)
     turn_both_sides(hessian, lambda rows: rows[:, places])
-    factorise(hessian)
+    damped = factorise(hessian)
     importance = np.empty(len(order))
     importance[order] = hessian.diagonal().square().cpu().numpy()
     slices = [slice(end - count, end) for end, (count, _) in zip(ends, parts, strict=True)]
@@ -132,8 +136,12 @@ def gptq_in_parts(
         for scale, (count, bits) in reversed(list(zip(scales, parts, strict=True)))
         for _ in range(count)
     ]
+    columns = _columns(weight, places)
     with exact_products():
-        rounded = _round_with_feedback(_columns(weight, places), hessian, of_columns)
+        rounded = _round_with_feedback(columns, hessian, of_columns)
+        restore(hessian)
+        hessian.diagonal().copy_(damped)
+        descend(rounded, columns, hessian, of_columns, sweeps)
     inverse = places.argsort()
     return [
         (rounded[inverse[some]].T.contiguous().cpu().numpy(), scale)
@@ -141,8 +149,11 @@ def gptq_in_parts(
     ]
 
 
-def factorise(hessian: torch.Tensor) -> None:
+def factorise(hessian: torch.Tensor) -> torch.Tensor:
     """Replace the lower triangle of H (K, K) by L of the damped H = L Lᵀ, in place.
+
+    Returns:
+        The diagonal of the damped H, (K,).
 
     Raises:
         ResqError: The Hessian is too far from positive semidefinite.
@@ -151,11 +162,12 @@ def factorise(hessian: torch.Tensor) -> None:
     mean = float(diagonal.mean())
     if mean <= 0:  # all inputs of the layer were zero: no rounding is better than the nearest
         hessian.zero_().fill_diagonal_(1.0)
-        return
+        return torch.ones_like(diagonal)
     for damping in DAMPING:
-        hessian.diagonal().copy_(diagonal + damping * mean)
+        damped = diagonal + damping * mean
+        hessian.diagonal().copy_(damped)
         if cholesky(hessian):
-            return
+            return damped
         restore(hessian)
     raise ResqError(
         "a Hessian is not positive semidefinite even with its diagonal doubled: the second "

@@ -1,5 +1,6 @@
 """A pass layer by layer measures what the whole model shows, and goes on where it was stopped."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,20 @@ BFLOAT16 = 0.02
 """The same of bfloat16, whose elements are rounded by up to 0.4 %."""
 
 
-def run(source: ModelSource, folder: Path, texts: Texts = TEXTS, **others: Any) -> LayerPass:
+def _silent(_done: int, _total: int) -> None:
+    pass
+
+
+def run(
+    source: ModelSource,
+    folder: Path,
+    texts: Texts = TEXTS,
+    progress: Callable[[int, int], None] = _silent,
+    **others: Any,
+) -> LayerPass:
     folder.mkdir(exist_ok=True)
     one = LayerPass(source.layout, WorkFolder(folder), texts, **others)
-    one.run(LayeredModel(source), others.get("progress", lambda done, total: None))
+    one.run(LayeredModel(source), progress)
     assert one.is_finished
     return one
 

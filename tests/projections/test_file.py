@@ -162,7 +162,15 @@ def test_the_stored_projections_serve_a_recipe_that_differs_elsewhere(tmp_path: 
     file = tmp_path / "projections.safetensors"
     _saved(file, Recipe(samples=4))
     loaded = load_calibration(file)
-    other = Recipe(samples=9, weights="rtn", format="qdq", activations="float")
+    other = Recipe(samples=9, weights="rtn", format="qdq")
+    assert stored_projections(loaded, other, LAYOUT) is loaded.projections
+
+
+def test_random_projections_serve_whatever_is_rounded(tmp_path: Path) -> None:
+    file = tmp_path / "projections.safetensors"
+    _saved(file, Recipe(rotations="random"))
+    loaded = load_calibration(file)
+    other = Recipe(rotations="random", activation_clip=1.0, activations="float")
     assert stored_projections(loaded, other, LAYOUT) is loaded.projections
 
 
@@ -178,6 +186,8 @@ def test_the_stored_projections_serve_a_recipe_that_differs_elsewhere(tmp_path: 
         Recipe(cache="float"),
         Recipe(target_bits=5.0),
         Recipe(rotations="trained"),
+        Recipe(rotations="random"),
+        Recipe(activation_clip=1.0),
     ],
     ids=lambda recipe: "-".join(
         name for name, value in recipe.to_json().items() if value != Recipe().to_json()[name]

@@ -23,7 +23,7 @@ from resq_onnx.calibration.training.turned import Turned, TurnedBases
 STEPS: Final = 200
 """Steps of gradient descent."""
 
-BATCH: Final = 8192
+BATCH: Final = 4096
 """Rows of a step, of all matrices together."""
 
 FIRST_ANGLE: Final = 0.1

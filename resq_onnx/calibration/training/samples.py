@@ -21,7 +21,7 @@ BYTES: Final = 600_000_000
 
 @dataclass(frozen=True)
 class Samples:
-    """Rows in bfloat16, one for each token; layers are alike in their number.
+    """Rows in 16 bits, one for each token; layers are alike in their number.
 
     Attributes:
         hidden: The inputs of q/k/v and of gate/up of all layers, as U_A is applied to them,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any, Final, cast
 
 import numpy as np
 import torch
@@ -11,10 +12,14 @@ from numpy.typing import NDArray
 
 from resq_onnx.calibration.training.simulation import Bases, bases_of
 from resq_onnx.calibration.training.stiefel import nearest_orthogonal
+from resq_onnx.files.work_folder import WorkFolder
 from resq_onnx.projections import Projections
 from resq_onnx.recipe import Recipe
 
 Matrix = NDArray[np.float64]
+
+TURNED: Final = ("hidden", "value", "key")
+"""Bases that are turned."""
 
 
 class Turned:
@@ -106,3 +111,14 @@ class TurnedBases:
             value=np.stack(values) if values else start.value,
             key=np.stack(keys) if keys else start.key,
         )
+
+
+def keep_turned(work: WorkFolder, name: str, found: Projections, **more: Matrix) -> None:
+    """Finish a part of a work folder: bases that were turned, and what belongs to them."""
+    work.save(name, {**{basis: getattr(found, basis) for basis in TURNED}, **more})
+
+
+def kept_turned(work: WorkFolder, name: str, start: Projections) -> Projections:
+    """Projections as before, with the turned bases of a part of a work folder."""
+    kept = work.load(name, *TURNED)
+    return dataclasses.replace(start, **cast(Any, kept))
