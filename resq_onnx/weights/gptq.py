@@ -103,6 +103,7 @@ def gptq_in_parts(
     parts: Sequence[tuple[int, int]],
     find_scales: ScaleFinder = clip_search,
     sweeps: int = SWEEPS,
+    dampings: Sequence[float] = DAMPING,
 ) -> list[tuple[NDArray[np.int8], NDArray[np.float32]]]:
     """Round a weight (N, K) whose columns have several bit widths, part after part.
 
@@ -112,6 +113,7 @@ def gptq_in_parts(
         parts: (columns, bits) of each part; a part may have no columns.
         find_scales: Returns the scale of each row from a part's columns, bits and importance.
         sweeps: Of coordinate descent; 0 gives GPTQ's own integers.
+        dampings: As `DAMPING`.
 
     Returns:
         For each part the integers (N, columns) and the scales (N,).
@@ -123,7 +125,7 @@ def gptq_in_parts(
     order = _processing_order(hessian.diagonal().cpu().numpy(), ends)[::-1].copy()
     places = torch.from_numpy(order).to(device)
     turn_both_sides(hessian, lambda rows: rows[:, places])
-    damped = factorise(hessian)
+    damped = factorise(hessian, dampings)
     importance = np.empty(len(order))
     importance[order] = hessian.diagonal().square().cpu().numpy()
     slices = [slice(end - count, end) for end, (count, _) in zip(ends, parts, strict=True)]
@@ -149,7 +151,7 @@ def gptq_in_parts(
     ]
 
 
-def factorise(hessian: torch.Tensor) -> torch.Tensor:
+def factorise(hessian: torch.Tensor, dampings: Sequence[float] = DAMPING) -> torch.Tensor:
     """Replace the lower triangle of H (K, K) by L of the damped H = L Lᵀ, in place.
 
     Returns:
@@ -163,7 +165,7 @@ def factorise(hessian: torch.Tensor) -> torch.Tensor:
     if mean <= 0:  # all inputs of the layer were zero: no rounding is better than the nearest
         hessian.zero_().fill_diagonal_(1.0)
         return torch.ones_like(diagonal)
-    for damping in DAMPING:
+    for damping in dampings:
         damped = diagonal + damping * mean
         hessian.diagonal().copy_(damped)
         if cholesky(hessian):
