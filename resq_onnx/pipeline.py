@@ -266,12 +266,12 @@ def calibrate(
             texts = Texts(text.token_ids, none, none)
             dtype = recipe.dtype_compute
             layer_pass = run_pass(source, work, texts, dtype, resources, progress, fits=recipe.fits)
-            if staging is None:
-                return None
             moments, sums = layer_pass.moments(), layer_pass.sums()
             assert sums is not None, "a calibration text has tokens"
             asked = (source, tokenizer, recipe, moments, sums)
             bases, recipe = find_projections(*asked, layer_pass, work, progress, resources)
+            if staging is None:
+                return None
             done = began(recipe, text_opening(tokenizer, source, recipe.bos))
             kept = moments if hessians else None
             save_calibration(staging.model, done, source.digest, layout, sums, bases, kept)

@@ -7,11 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import pytest
 
 from resq_onnx.files.work_folder import usual_folder
+from resq_onnx.projections.file import load_calibration
 from resq_onnx.runtime import Decoder, create_session
 from tests.command_line import QUICK as SHORT
 from tests.command_line import run_successfully
@@ -26,16 +28,26 @@ PARTING = 0.25
 """Relative difference of the divergence from float: bases rotate as freely as signs do where sums
 differ in the last bits, so these are two draws of the same rounding noise."""
 
+ALIKE: Final = 0.75
+"""Least correlation of the logits: the first process fits the rotations to its own share of the
+text, so the two models round in different bases. Random weights leave nothing else in common."""
+
+
+def in_two_processes(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a command of resq-onnx by torchrun."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "resq_onnx", *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done
+
 
 def test_two_processes_write_a_model_as_good_as_that_of_one(tmp_path: Path) -> None:
     write_model(tmp_path / "model", "llama", tied=True, num_hidden_layers=3)
     outs = [tmp_path / name / "model.onnx" for name in ("one", "two")]
     run_successfully("export", tmp_path / "model", outs[0], *QUICK)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "resq_onnx", "export", *map(str, (tmp_path / "model", outs[1], *QUICK))]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    done = in_two_processes("export", tmp_path / "model", outs[1], *QUICK)
     assert done.stdout.count("Wrote") == 1
     assert not usual_folder(outs[1]).exists()
     said = [json.loads((out.parent / "resq.json").read_text()) for out in outs]
@@ -43,4 +55,14 @@ def test_two_processes_write_a_model_as_good_as_that_of_one(tmp_path: Path) -> N
     assert found == pytest.approx(expected, rel=PARTING)
     ids = np.random.default_rng(0).integers(3, 200, (1, 9))
     logits = [Decoder(create_session(out)).run(ids)[0] for out in outs]
-    assert np.corrcoef(logits[0].ravel(), logits[1].ravel())[0, 1] > 0.9
+    assert np.corrcoef(logits[0].ravel(), logits[1].ravel())[0, 1] > ALIKE
+
+
+def test_two_processes_calibrate(tmp_path: Path) -> None:
+    """The first one fits the rotations, and the other waits for it."""
+    write_model(tmp_path / "model", "llama", tied=True)
+    file = tmp_path / "projections.safetensors"
+    in_two_processes("calibrate", tmp_path / "model", file, *SHORT)
+    hidden = load_calibration(file).projections.hidden
+    np.testing.assert_allclose(hidden.T @ hidden, np.eye(len(hidden)), atol=1e-12)
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".work")] == []
