@@ -12,6 +12,7 @@
 #include "bits256.hpp"
 #include "lanes.hpp"
 #include "resq/kernels.hpp"
+#include "vectors_avx2.hpp"
 
 namespace resq::RESQ_ISA {
 
@@ -98,5 +99,31 @@ inline void dot_bytes(const std::uint8_t* rows, std::size_t stride, const std::u
         _mm256_storeu_si256(out + 1, wide[r][1]);
     }
 }
+
+// Column by column (columns.hpp): rows from which that is faster than row by row, rows at once,
+// sums of sixteen outputs that keep additions from waiting for each other, takes before sums are
+// widened.
+constexpr std::int64_t kRowsByColumns = 3;
+constexpr int kColumnRows = 4, kColumnSums = 1;
+// A take adds to a word 8 times two products of at most 15 * 15: 9 * 8 * 450 < 32768.
+constexpr std::int64_t kTakesOfSum = 9;
+
+inline I add_nibble_products(I sums, I u8, std::int32_t s8) {
+    const __m256i x = _mm256_set1_epi32(s8);
+    sums = {_mm256_add_epi16(sums.a, _mm256_maddubs_epi16(u8.a, x)),
+            _mm256_add_epi16(sums.b, _mm256_maddubs_epi16(u8.b, x))};
+    keep_order(sums.a, sums.b);
+    return sums;
+}
+inline I widened(I sums) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    return {_mm256_madd_epi16(sums.a, ones), _mm256_madd_epi16(sums.b, ones)};
+}
+inline I add_byte_products(I sums, I words, std::int32_t two) {
+    const __m256i x = _mm256_set1_epi32(two);
+    return {_mm256_add_epi32(sums.a, _mm256_madd_epi16(words.a, x)),
+            _mm256_add_epi32(sums.b, _mm256_madd_epi16(words.b, x))};
+}
+inline void split_bytes(I x, I (&words)[2]) { widen_bytes(x, words); }
 
 }  // namespace resq::RESQ_ISA

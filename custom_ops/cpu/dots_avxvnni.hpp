@@ -8,6 +8,7 @@
 #include "bits256.hpp"
 #include "lanes.hpp"
 #include "resq/kernels.hpp"
+#include "vectors_avx2.hpp"
 
 namespace resq::RESQ_ISA {
 
@@ -62,5 +63,23 @@ inline void dot_nibbles(const std::uint8_t* rows, std::size_t stride, const std:
                         std::int64_t dwords, std::int32_t* sums) {
     dot_bytes<kRows>(rows, stride, panel, dwords, sums);
 }
+
+// Column by column (columns.hpp): rows from which that is faster than row by row, rows at once,
+// sums of sixteen outputs that keep additions from waiting for each other, takes before sums are
+// widened.
+constexpr std::int64_t kRowsByColumns = 2;
+constexpr int kColumnRows = 4, kColumnSums = 4;
+constexpr std::int64_t kTakesOfSum = INT64_MAX;
+
+inline I add_nibble_products(I sums, I u8, std::int32_t s8) {
+    const __m256i x = _mm256_set1_epi32(s8);
+    return {dot4(sums.a, u8.a, x), dot4(sums.b, u8.b, x)};
+}
+inline I widened(I sums) { return sums; }
+inline I add_byte_products(I sums, I s8, std::int32_t u8) {
+    const __m256i x = _mm256_set1_epi32(u8);
+    return {dot4(sums.a, x, s8.a), dot4(sums.b, x, s8.b)};
+}
+inline void split_bytes(I x, I (&parts)[1]) { parts[0] = x; }
 
 }  // namespace resq::RESQ_ISA

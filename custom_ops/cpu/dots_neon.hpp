@@ -10,6 +10,7 @@
 
 #include "lanes.hpp"
 #include "resq/kernels.hpp"
+#include "vectors_neon.hpp"
 
 namespace resq::RESQ_ISA {
 
@@ -75,5 +76,25 @@ inline void dot_nibbles(const std::uint8_t* rows, std::size_t stride, const std:
                         std::int64_t dwords, std::int32_t* sums) {
     dot_bytes<kRows>(rows, stride, panel, dwords, sums);
 }
+
+// Column by column (columns.hpp): rows from which that is faster than row by row, rows at once,
+// sums of sixteen outputs that keep additions from waiting for each other, takes before sums are
+// widened.
+constexpr std::int64_t kRowsByColumns = 3;
+constexpr int kColumnRows = 4, kColumnSums = 4;
+constexpr std::int64_t kTakesOfSum = INT64_MAX;
+
+inline I add_byte_products(I sums, I weights, std::int32_t four) {
+    const int8x16_t x = vreinterpretq_s8_s32(vdupq_n_s32(four));
+    for (int i = 0; i < 4; ++i) {
+        sums.v[i] = vdotq_s32(sums.v[i], vreinterpretq_s8_s32(weights.v[i]), x);
+    }
+    return sums;
+}
+inline I add_nibble_products(I sums, I weights, std::int32_t four) {
+    return add_byte_products(sums, weights, four);
+}
+inline I widened(I sums) { return sums; }
+inline void split_bytes(I x, I (&parts)[1]) { parts[0] = x; }
 
 }  // namespace resq::RESQ_ISA

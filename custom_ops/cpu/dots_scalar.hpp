@@ -5,6 +5,7 @@
 
 #include "lanes.hpp"
 #include "resq/kernels.hpp"
+#include "vectors_scalar.hpp"
 
 namespace resq::RESQ_ISA {
 
@@ -42,5 +43,39 @@ inline void dot_nibbles(const std::uint8_t* rows, std::size_t stride, const std:
                         std::int64_t dwords, std::int32_t* sums) {
     dot_bytes<kRows>(rows, stride, panel, dwords, sums);
 }
+
+// Column by column (columns.hpp): rows from which that is faster than row by row, rows at once,
+// sums of sixteen outputs that keep additions from waiting for each other, takes before sums are
+// widened.
+constexpr std::int64_t kRowsByColumns = 2;
+constexpr int kColumnRows = 2, kColumnSums = 2;
+constexpr std::int64_t kTakesOfSum = INT64_MAX;
+
+// Adds four products in each lane of bytes U of weights and the bytes X of a row.
+template <typename U, typename X>
+inline I add_four_products(I sums, I weights, std::int32_t four) {
+    X x[4];
+    std::memcpy(x, &four, sizeof x);
+    for (int i = 0; i < kLanes; ++i) {
+        U w[4];
+        std::memcpy(w, weights.lane + i, sizeof w);
+        for (int j = 0; j < 4; ++j) {
+            sums.lane[i] += w[j] * x[j];
+        }
+    }
+    return sums;
+}
+// Of weights w + 8 and differences q - z.
+inline I add_nibble_products(I sums, I u8, std::int32_t s8) {
+    return add_four_products<std::uint8_t, std::int8_t>(sums, u8, s8);
+}
+// Turns such sums into 32-bit integers, where they are not yet.
+inline I widened(I sums) { return sums; }
+// Of weights and integers q.
+inline I add_byte_products(I sums, I s8, std::int32_t u8) {
+    return add_four_products<std::int8_t, std::uint8_t>(sums, s8, u8);
+}
+// Weights in as many bytes as the row's integers.
+inline void split_bytes(I x, I (&parts)[1]) { parts[0] = x; }
 
 }  // namespace resq::RESQ_ISA

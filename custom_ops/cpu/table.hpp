@@ -20,7 +20,7 @@ constexpr Kernels table(const char* name) {
     t.panel_outputs = kPanel;
     t.panel_bytes = panel_bytes;
     t.multiply_panel = multiply_panel;
-    t.few_rows = kFewRows;
+    t.few_rows = kStreamRows;
     t.can_stream = can_stream;
     t.prepared_row_bytes = prepared_row_bytes;
     t.prepare_stream = prepare_stream;

@@ -44,6 +44,7 @@ inline I operator+(I x, I y) { return {_mm512_add_epi32(x.v, y.v)}; }
 inline I operator-(I x, I y) { return {_mm512_sub_epi32(x.v, y.v)}; }
 inline I operator*(I x, I y) { return {_mm512_mullo_epi32(x.v, y.v)}; }
 inline I operator&(I x, I y) { return {_mm512_and_si512(x.v, y.v)}; }
+inline I operator^(I x, I y) { return {_mm512_xor_si512(x.v, y.v)}; }
 inline I operator<<(I x, int n) { return {_mm512_slli_epi32(x.v, static_cast<unsigned>(n))}; }
 inline I operator>>(I x, int n) { return {_mm512_srli_epi32(x.v, static_cast<unsigned>(n))}; }
 
@@ -88,12 +89,17 @@ inline std::int32_t sum(I x) { return _mm512_reduce_add_epi32(x.v); }
 
 __attribute__((always_inline)) inline void transpose_dwords(const void* rows, std::int64_t stride,
                                                             I columns[4]) {
-    const auto* base = static_cast<const std::uint8_t*>(rows);
+    const std::uint8_t* quarters[4];
+    for (int quarter = 0; quarter < 4; ++quarter) {
+        quarters[quarter] = static_cast<const std::uint8_t*>(rows) + 4 * quarter * stride;
+        // Four addresses and multiples of the stride; otherwise GCC keeps sixteen on the stack.
+        asm("" : "+r"(quarters[quarter]));
+    }
     __m512i row[4];  // rows i, i + 4, i + 8 and i + 12, side by side
     for (int i = 0; i < 4; ++i) {
         const auto part = [&](int quarter) {
-            const std::uint8_t* p = base + (4 * quarter + i) * stride;
-            return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+            return _mm_loadu_si128(
+                reinterpret_cast<const __m128i*>(quarters[quarter] + i * stride));
         };
         __m512i all = _mm512_castsi128_si512(part(0));
         all = _mm512_inserti32x4(all, part(1), 1);

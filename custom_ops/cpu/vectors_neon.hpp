@@ -67,6 +67,7 @@ inline I operator+(I a, I b) { RESQ_EACH_VECTOR(I, vaddq_s32(a.v[i], b.v[i])); }
 inline I operator-(I a, I b) { RESQ_EACH_VECTOR(I, vsubq_s32(a.v[i], b.v[i])); }
 inline I operator*(I a, I b) { RESQ_EACH_VECTOR(I, vmulq_s32(a.v[i], b.v[i])); }
 inline I operator&(I a, I b) { RESQ_EACH_VECTOR(I, vandq_s32(a.v[i], b.v[i])); }
+inline I operator^(I a, I b) { RESQ_EACH_VECTOR(I, veorq_s32(a.v[i], b.v[i])); }
 inline I operator<<(I a, int n) { RESQ_EACH_VECTOR(I, vshlq_s32(a.v[i], vdupq_n_s32(n))); }
 // A left shift of unsigned lanes by -n, which fills with zeros.
 inline I operator>>(I a, int n) {

@@ -58,6 +58,7 @@ inline I operator+(I a, I b) { RESQ_EACH_LANE(I, a.lane[i] + b.lane[i]); }
 inline I operator-(I a, I b) { RESQ_EACH_LANE(I, a.lane[i] - b.lane[i]); }
 inline I operator*(I a, I b) { RESQ_EACH_LANE(I, a.lane[i] * b.lane[i]); }
 inline I operator&(I a, I b) { RESQ_EACH_LANE(I, a.lane[i] & b.lane[i]); }
+inline I operator^(I a, I b) { RESQ_EACH_LANE(I, a.lane[i] ^ b.lane[i]); }
 inline I operator<<(I a, int n) {
     RESQ_EACH_LANE(I, static_cast<std::int32_t>(static_cast<std::uint32_t>(a.lane[i]) << n));
 }

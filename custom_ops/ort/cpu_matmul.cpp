@@ -17,11 +17,10 @@ constexpr std::int64_t kRowsOfTask = 16;
 // task takes half as many.
 constexpr std::int64_t kBytesOfTask = 64 * 1024, kRowsOfHalf = 8;
 
-// Rows up to which weights are streamed: with more, panels were faster, with AVX2 and with
-// AVX-512-VNNI. A stream ends each segment with sums over lanes, which short ones, such as those of
-// one head of o_proj, do not repay; a panel of wide rows does not fit in the L1 cache.
-constexpr std::int64_t kStreamedRows = 4, kStreamedShort = 1, kStreamedWide = 8;
-constexpr std::int64_t kShortSegment = 128, kWideRow = 2048;
+// Rows up to which weights are streamed: with more, panels were faster, with AVX2, AVX-VNNI and
+// AVX-512-VNNI. A panel of wide rows does not fit in the L1 cache.
+constexpr std::int64_t kStreamedRows = 8, kStreamedWide = 16;
+constexpr std::int64_t kWideRow = 2048;
 
 // With many rows: the minimum of tasks per call, and of rows per task. Every task unpacks its
 // panel, which costs as much as multiplying it with a few rows.
@@ -37,9 +36,6 @@ std::int64_t weight_bytes(const MatMul& m) {
 }
 
 std::int64_t streamed_rows(const MatMul& m) {
-    if (std::max(m.parts[0].width, m.parts[1].width) < kShortSegment) {
-        return kStreamedShort;
-    }
     return m.columns() > kWideRow ? kStreamedWide : kStreamedRows;
 }
 
@@ -67,7 +63,10 @@ struct Work {
         const std::size_t stride = kernels.prepared_row_bytes(matmul);
         auto* prepared = static_cast<std::uint8_t*>(
             scratch(ScratchUse::kPrepared, stride * static_cast<std::size_t>(rows)));
-        kernels.prepare_stream(matmul, activations, 0, rows, prepared);
+        for (std::int64_t row = 0; row < rows; row += kernels.few_rows) {
+            kernels.prepare_stream(matmul, activations, row, std::min(kernels.few_rows, rows - row),
+                                   prepared + stride * static_cast<std::size_t>(row));
+        }
         const std::int64_t blocks = (matmul.outputs + 15) / 16;
         const std::int64_t tasks =
             std::clamp<std::int64_t>(weight_bytes(matmul) / kBytesOfTask, 1, blocks);

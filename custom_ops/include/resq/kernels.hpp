@@ -38,7 +38,8 @@ struct Kernels {
     std::int64_t few_rows;
     // Whether the weights allow that: 4-bit rows must begin at a byte.
     bool (*can_stream)(const MatMul&);
-    // Bytes of one row rearranged for streaming, and the rearrangement of some rows.
+    // Bytes of one row rearranged for streaming, and the rearrangement of some rows, which are then
+    // multiplied together.
     std::size_t (*prepared_row_bytes)(const MatMul&);
     void (*prepare_stream)(const MatMul&, const Activations&, std::int64_t first_row,
                            std::int64_t rows, void* prepared);
