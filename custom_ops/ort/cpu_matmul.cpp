@@ -17,6 +17,9 @@ constexpr std::int64_t kRowsOfTask = 16;
 // task takes half as many.
 constexpr std::int64_t kBytesOfTask = 64 * 1024, kRowsOfHalf = 8;
 
+// Tasks are a multiple of this: with 2 or 4 threads, none has one task more than another.
+constexpr std::int64_t kTurn = 4;
+
 // Rows up to which weights are streamed: with more, panels were faster, with AVX2, AVX-VNNI and
 // AVX-512-VNNI. A panel of wide rows does not fit in the L1 cache.
 constexpr std::int64_t kStreamedRows = 8, kStreamedWide = 16;
@@ -34,6 +37,8 @@ std::int64_t weight_bytes(const MatMul& m) {
     }
     return bytes;
 }
+
+std::int64_t whole_turns(std::int64_t tasks) { return (tasks + kTurn - 1) / kTurn * kTurn; }
 
 std::int64_t streamed_rows(const MatMul& m) {
     return m.columns() > kWideRow ? kStreamedWide : kStreamedRows;
@@ -69,7 +74,7 @@ struct Work {
         }
         const std::int64_t blocks = (matmul.outputs + 15) / 16;
         const std::int64_t tasks =
-            std::clamp<std::int64_t>(weight_bytes(matmul) / kBytesOfTask, 1, blocks);
+            std::clamp<std::int64_t>(whole_turns(weight_bytes(matmul) / kBytesOfTask), 1, blocks);
         context.parallel_for(tasks, tasks, [&](std::int64_t task) {
             void* memory = scratch(ScratchUse::kWork, kernels.stream_scratch_bytes(matmul));
             for (std::int64_t row = 0; row < rows; row += kernels.few_rows) {
