@@ -29,11 +29,12 @@ inline bool can_stream(const MatMul& m) {
 constexpr std::int64_t kStreamRows = kColumnRows > kFewRows ? kColumnRows : kFewRows;
 
 // Whether rows are multiplied column by column. Row by row, a segment ends with sums over lanes,
-// which short ones, such as those of one head of o_proj, do not repay.
+// which short ones, such as those of one head of o_proj, do not repay. With AVX2 a single row of
+// those was twice as fast by columns alone, but not in a model.
 inline bool by_columns(const MatMul& m, std::int64_t rows) {
     constexpr std::int64_t kShortSegment = 128;
     return rows >= kRowsByColumns ||
-           (m.parts[0].width < kShortSegment && m.parts[1].width < kShortSegment);
+           (rows > 1 && m.parts[0].width < kShortSegment && m.parts[1].width < kShortSegment);
 }
 
 // Bytes of one row prepared to be multiplied row by row.
