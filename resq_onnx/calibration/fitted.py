@@ -38,7 +38,7 @@ def fitted_bases(
     if share.rank == 0 and not work.has(FITTED):
         progress.step("Fitting the rotations")
         turned = TurnedBases(bases, recipe, device)
-        fit(turned, layer_pass.rows(), recipe.activation_clip, recipe.seed, progress.advance)
+        fit(turned, layer_pass.rows(), recipe.seed, progress.advance)
         keep_turned(work, FITTED, turned.exact(bases))
     share.wait()
     return kept_turned(work, FITTED, bases)

@@ -105,7 +105,7 @@ class LayerPass:
         self._share, self._batch = share, batch
         self._dtype: torch.dtype = getattr(torch, dtype)
         self._own = self._share.of(texts.calibration)
-        self._keeps_rows = keeps_rows and self._own.size > 0
+        self._keeps_rows = keeps_rows and share.rank == 0 and self._own.size > 0
         self.tokens = texts.calibration.size
 
     @property

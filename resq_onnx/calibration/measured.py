@@ -30,7 +30,12 @@ from resq_onnx.families import ModelLayout
 from resq_onnx.files.work_folder import WorkFolder
 from resq_onnx.progress import Progress
 from resq_onnx.projections.bases import Projections, compute_projections
-from resq_onnx.projections.file import Calibration, load_calibration, stored_projections
+from resq_onnx.projections.file import (
+    Calibration,
+    differing_fields,
+    load_calibration,
+    stored_projections,
+)
 from resq_onnx.projections.moments import SecondMoments
 from resq_onnx.projections.splits import down_split, split_of, table_split
 from resq_onnx.projections.sums import BasisSums
@@ -173,7 +178,8 @@ def run_pass(
     Raises:
         ResqError: The memory or the disk does not suffice, or as for `LayerPass.run`.
     """
-    batch = batch_within(source.layout, texts.calibration.shape[1], resources.max_memory)
+    length = texts.calibration.shape[1]
+    batch = batch_within(source.layout, length, resources.max_memory, fits=fits)
     layer_pass = LayerPass(source.layout, work, texts, share_of_this_process(), batch, dtype, fits)
     if layer_pass.is_finished:
         progress.step("The float model has run already")
@@ -205,11 +211,16 @@ def measure_graph(
             "the projections file holds no second moments of the layers, which this recipe needs; "
             "make it by resq-onnx calibrate --hessians, or use --weights rtn"
         )
-    if bases is None and (recipe.trains or recipe.fits):
-        how = "trained" if recipe.trains else "fitted"
+    if bases is None and recipe.trains:
         raise ResqError(
-            f"the projections file holds no rotations {how} by this recipe; make it by "
-            "resq-onnx calibrate with the same options, or use --rotations random"
+            "the projections file holds no rotations trained by this recipe; make it by "
+            "resq-onnx calibrate with the same options"
+        )
+    if bases is None and recipe.fits:
+        names = ", ".join(differing_fields(calibration, recipe))
+        raise ResqError(
+            f"the projections file's rotations were fitted with another {names}; use "
+            "--rotations random, or make the file by resq-onnx calibrate with the same options"
         )
     calibrated, sums = calibration.recipe_json, calibration.sums_for(layout)
     return ReferenceMeasurements(

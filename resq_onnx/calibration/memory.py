@@ -41,13 +41,16 @@ FITTED_COPIES: Final = 12
 Cayley transform, and what is solved for that."""
 
 
-def steps_of(layout: ModelLayout, sequence_length: int, batch: int) -> dict[str, int]:
+def steps_of(
+    layout: ModelLayout, sequence_length: int, batch: int, *, fits: bool = False
+) -> dict[str, int]:
     """Bytes that each large step takes, with the process itself.
 
     Args:
         layout: Of the model.
         sequence_length: Tokens of a calibration sequence.
         batch: Sequences that are run at a time.
+        fits: Whether rotations are fitted.
     """
     shapes = {site: math.prod(shape) for site, shape in layer_shapes(layout).items()}
     counts = weight_counts(layout)
@@ -57,21 +60,28 @@ def steps_of(layout: ModelLayout, sequence_length: int, batch: int) -> dict[str,
     hessian = max(shapes.values())
     steps = {
         "calibrating a layer": 4 * weights + 8 * sum(shapes.values()) + activations,
-        "fitting the rotations": bytes_of_rows(layout) + FITTED_COPIES * 4 * layout.hidden_size**2,
         "checking a layer": 2 * 4 * weights,  # ONNX Runtime packs a copy of each matrix
         "quantising a matrix": 4 * max(counts.values()) + (8 + 4) * hessian,
         "computing logits": HEAD_BYTES + 3 * LOGITS_BYTES,
     }
+    if fits:
+        matrices = FITTED_COPIES * 4 * layout.hidden_size**2
+        steps["fitting the rotations (--rotations random omits it)"] = (
+            bytes_of_rows(layout) + matrices
+        )
     return {name: PROCESS_BYTES + size for name, size in steps.items()}
 
 
-def batch_within(layout: ModelLayout, sequence_length: int, most: int | None) -> int:
+def batch_within(
+    layout: ModelLayout, sequence_length: int, most: int | None, *, fits: bool = False
+) -> int:
     """The largest number of calibration sequences at a time, up to `BATCH`, for so much memory.
 
     Args:
         layout: Of the model.
         sequence_length: Tokens of a calibration sequence.
         most: Bytes that may be taken; None for no limit.
+        fits: Whether rotations are fitted.
 
     Raises:
         ResqError: It cannot be done with so little; says how much is needed, and for what.
@@ -79,9 +89,10 @@ def batch_within(layout: ModelLayout, sequence_length: int, most: int | None) ->
     if most is None:
         return BATCH
     for batch in range(BATCH, 0, -1):
-        if max(steps_of(layout, sequence_length, batch).values()) <= most:
+        if max(steps_of(layout, sequence_length, batch, fits=fits).values()) <= most:
             return batch
-    name, size = max(steps_of(layout, sequence_length, 1).items(), key=lambda step: step[1])
+    steps = steps_of(layout, sequence_length, 1, fits=fits)
+    name, size = max(steps.items(), key=lambda step: step[1])
     raise ResqError(
         f"{name} of this model takes about {size / 1e9:.1f} GB, and --max-memory allows "
         f"{most / 1e9:.1f}; use --max-memory {size / 1e9 + 0.1:.1f}GB or more"

@@ -158,5 +158,5 @@ def _must_recompute(source: ModelSource, tokens: int, device: str, max_memory: i
     raise ResqError(
         f"training the rotations of this model takes {needed / 1e9:.1f} GB, and "
         f"{max(room or 0, 0) / 1e9:.1f} may be taken; use --max-memory, a smaller "
-        f"--sequence-length, or --rotations random"
+        f"--sequence-length, or --rotations fitted"
     )

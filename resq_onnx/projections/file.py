@@ -52,8 +52,8 @@ FIELDS_OF_PROJECTIONS: Final[tuple[str, ...]] = (
 """Fields of a recipe that change its projections; the others may differ."""
 
 FIELDS_OF_TRAINING: Final = ("activation_clip", "activations")
-"""Fields that change fitted and trained ones besides; trained ones also the steps, or else the
-minutes. Not the text: the file's was chosen when it was made."""
+"""Fields that change trained ones besides, with the steps, or else the minutes. Not the text: the
+file's was chosen when it was made. Fitted ones serve other clips as well."""
 
 
 @dataclass(frozen=True)
@@ -188,15 +188,21 @@ def stored_projections(
             f"the projections file was made by an older version, whose moments do not serve "
             f"{layout.family.name}; make it anew with `resq-onnx calibrate`"
         )
+    return None if differing_fields(calibration, recipe) else calibration.projections
+
+
+def differing_fields(calibration: Calibration, recipe: Recipe) -> list[str]:
+    """Fields in which a recipe asks for other projections than those of a file."""
     asked = recipe.to_json()
-    stored = Recipe().to_json() | calibration.recipe_json  # an older file lacks newer fields
-    fields = FIELDS_OF_PROJECTIONS
-    if recipe.fits:
-        fields += FIELDS_OF_TRAINING
+    # An older file lacks newer fields, and its rotations are random.
+    stored = Recipe().to_json() | {"rotations": "random"} | calibration.recipe_json
+    fields = list(FIELDS_OF_PROJECTIONS)
+    if recipe.how.training != "optional":
+        fields.remove("rotations")  # the method decides
     if recipe.trains:
         duration = "training_minutes" if recipe.training_steps is None else "training_steps"
-        fields += (*FIELDS_OF_TRAINING, duration)
-    return calibration.projections if all(stored[f] == asked[f] for f in fields) else None
+        fields += [*FIELDS_OF_TRAINING, duration]
+    return [field for field in fields if stored[field] != asked[field]]
 
 
 def _check_shapes(calibration: Calibration, layout: ModelLayout) -> None:

@@ -109,6 +109,17 @@ def test_the_type_of_a_calibration_is_recorded_and_comes_with_its_file(
     assert weights[0] == weights[1] != weights[2]
 
 
+def test_rotations_are_fitted_again_for_another_seed_than_the_files(
+    small: TinyModel, tmp_path: Path
+) -> None:
+    same, other = (tmp_path / name / "model.onnx" for name in ("same", "other"))
+    known = ("--projections", small.projections, "--weights", "rtn")
+    assert "Fitting" not in run_successfully("export", small.folder, same, *known).stderr
+    stderr = run_successfully("export", small.folder, other, *known, "--seed", 1).stderr
+    assert "Fitting the rotations" in stderr
+    assert recipe_of(other)["rotations"] == "fitted"
+
+
 def test_a_projections_file_that_does_not_say_its_type_is_of_float32(
     small: TinyModel, plain: Path, tmp_path: Path
 ) -> None:

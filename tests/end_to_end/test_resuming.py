@@ -33,9 +33,9 @@ WorkFolder.save = save_or_die
 """
 """Kills the process before it has finished so many parts."""
 
-POINTS: Final = {1: "", 2: "from layer 1 on", 7: "has run already", 13: "has run already"}
-"""Parts before which an export of two layers is killed (two layers, logits, sums, then four
-matrices and an error for each), and what the next run says."""
+POINTS: Final = {1: "", 2: "from layer 1 on", 5: "has run already", 13: "has run already"}
+"""Parts before which an export of two layers is killed (two layers, logits, sums, rotations, then
+four matrices and an error for each), and what the next run says."""
 
 
 @pytest.fixture(scope="module")

@@ -149,6 +149,17 @@ def test_other_files_are_refused(llama: Calibrated, graph: Path, tmp_path: Path)
     assert "what this command reads" in error_line(result.stderr)
 
 
+def test_rotations_that_cannot_be_fitted_without_a_model_are_refused_and_random_ones_made(
+    llama: Calibrated, graph: Path
+) -> None:
+    options = ("--model", llama.folder, "--seed", 1, *ROUNDED)
+    assert "fitted with another seed; use --rotations random" in refusal(llama, graph, *options)
+    out = graph.with_name("random") / "model.onnx"
+    known = ("--projections", llama.projections, "--rotations", "random")
+    run_successfully("rewrite", graph, out, *options, *known)
+    assert out.exists()
+
+
 def test_a_graph_of_another_model_is_refused(llama: Calibrated, tmp_path: Path) -> None:
     other = calibrated(tmp_path, "llama", tied=True)
     graph = tmp_path / "float.onnx"

@@ -12,8 +12,11 @@ from typing import Final
 import numpy as np
 import pytest
 
+from resq_onnx.checkpoint.source import open_model
 from resq_onnx.files.work_folder import usual_folder
+from resq_onnx.projections import compute_projections
 from resq_onnx.projections.file import load_calibration
+from resq_onnx.recipe import Recipe
 from resq_onnx.runtime import Decoder, create_session
 from tests.command_line import QUICK as SHORT
 from tests.command_line import run_successfully
@@ -63,6 +66,14 @@ def test_two_processes_calibrate(tmp_path: Path) -> None:
     write_model(tmp_path / "model", "llama", tied=True)
     file = tmp_path / "projections.safetensors"
     in_two_processes("calibrate", tmp_path / "model", file, *SHORT)
-    hidden = load_calibration(file).projections.hidden
+    found = load_calibration(file)
+    hidden, low = found.projections.hidden, found.projections.hidden_split.low
     np.testing.assert_allclose(hidden.T @ hidden, np.eye(len(hidden)), atol=1e-12)
+    # The rotations are fitted: other than random ones, of the same subspace.
+    recipe = Recipe(samples=4, sequence_length=64, rotations="random")
+    with open_model(tmp_path / "model") as source:
+        random = compute_projections(recipe, source.layout, None, found.sums).hidden
+    assert np.abs(hidden - random).max() > 0.01
+    spans = [basis[:, :low] @ basis[:, :low].T for basis in (hidden, random)]
+    np.testing.assert_allclose(spans[0], spans[1], atol=1e-6)
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".work")] == []

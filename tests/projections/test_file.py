@@ -143,12 +143,13 @@ def test_a_file_of_version_1_is_read(tmp_path: Path) -> None:
     metadata["format_version"] = "1"
     tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("sums.")}
     recipe = json.loads(metadata["recipe"])
-    del recipe["target_bits"], recipe["cache"]
+    del recipe["target_bits"], recipe["cache"], recipe["rotations"]
     metadata["recipe"] = json.dumps(recipe)
     save_file(tensors, old, metadata)
     loaded = load_calibration(old)
     _assert_same(loaded.projections, projections)
-    assert stored_projections(loaded, Recipe(), LAYOUT) is loaded.projections
+    old_recipe = Recipe(rotations="random")
+    assert stored_projections(loaded, old_recipe, LAYOUT) is loaded.projections
 
 
 def test_only_half_of_each_symmetric_matrix_is_stored(tmp_path: Path) -> None:
@@ -162,16 +163,27 @@ def test_the_stored_projections_serve_a_recipe_that_differs_elsewhere(tmp_path: 
     file = tmp_path / "projections.safetensors"
     _saved(file, Recipe(samples=4))
     loaded = load_calibration(file)
-    other = Recipe(samples=9, weights="rtn", format="qdq")
+    other = Recipe(samples=9, weights="rtn", format="qdq", activations="float", activation_clip=1)
     assert stored_projections(loaded, other, LAYOUT) is loaded.projections
 
 
-def test_random_projections_serve_whatever_is_rounded(tmp_path: Path) -> None:
+def test_the_rotations_of_a_file_that_does_not_say_how_they_were_found_are_random(
+    tmp_path: Path,
+) -> None:
     file = tmp_path / "projections.safetensors"
     _saved(file, Recipe(rotations="random"))
     loaded = load_calibration(file)
-    other = Recipe(rotations="random", activation_clip=1.0, activations="float")
-    assert stored_projections(loaded, other, LAYOUT) is loaded.projections
+    del loaded.recipe_json["rotations"]
+    assert stored_projections(loaded, Recipe(), LAYOUT) is None
+    random = stored_projections(loaded, Recipe(rotations="random"), LAYOUT)
+    assert random is loaded.projections
+
+
+def test_rotations_do_not_matter_to_a_method_that_has_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "projections.safetensors"
+    _saved(file, Recipe(method="quarot", rotations="random"))
+    loaded = load_calibration(file)
+    assert stored_projections(loaded, Recipe(method="quarot"), LAYOUT) is loaded.projections
 
 
 @pytest.mark.parametrize(
@@ -187,7 +199,6 @@ def test_random_projections_serve_whatever_is_rounded(tmp_path: Path) -> None:
         Recipe(target_bits=5.0),
         Recipe(rotations="trained"),
         Recipe(rotations="random"),
-        Recipe(activation_clip=1.0),
     ],
     ids=lambda recipe: "-".join(
         name for name, value in recipe.to_json().items() if value != Recipe().to_json()[name]

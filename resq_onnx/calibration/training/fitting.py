@@ -28,6 +28,9 @@ STEPS: Final = 200
 BATCH: Final = 4096
 """Rows of a step, of all matrices together."""
 
+LEAST: Final = 64
+"""Rows of a step for each matrix, however many there are."""
+
 FIRST_ANGLE: Final = 0.1
 """By how much a vector turns in the first step, in radians; it falls linearly to 0."""
 
@@ -35,50 +38,46 @@ NARROW: Final = 1024
 """Rows up to this width are fitted by one thread: on a busy machine a step of two took 0.6 seconds,
 and one of a single thread 0.1."""
 
-BITS: Final = 4
-"""Of every block: its own descent does not depend on the scale of its errors."""
-
 Advance = Callable[[int, int], None]
 
 
-def fit(turned: TurnedBases, samples: Samples, clip: float, seed: int, advance: Advance) -> None:
+def fit(turned: TurnedBases, samples: Samples, seed: int, advance: Advance) -> None:
     """Turn bases, so that the rows of a sample are rounded with small errors.
 
     Args:
         turned: The bases; their rotations are set.
         samples: What is rounded in them.
-        clip: Share of its range that the integers of the residual stream span.
         seed: Chooses the rows of each step.
         advance: Called with the number of finished steps and of all.
     """
-    jobs = [([one], samples.hidden[None], clip) for one in turned.hidden]
+    jobs = [([one], samples.hidden[None]) for one in turned.hidden]
     for some, rows in ((turned.values, samples.value), (turned.keys, samples.key)):
         for edges in sorted({tuple(one.edges) for one in some}):
             layers = [i for i, one in enumerate(some) if tuple(one.edges) == edges]
-            jobs.append(([some[i] for i in layers], rows[layers], 1.0))
+            of_layers = rows if len(layers) == len(rows) else rows[layers]  # a copy
+            jobs.append(([some[i] for i in layers], of_layers))
     rng = np.random.default_rng(seed)
-    for number, (bases, rows, of_job) in enumerate(jobs):
+    for number, (bases, rows) in enumerate(jobs):
         with one_thread() if rows.shape[-1] <= NARROW else nullcontext():
             for step in range(STEPS):
-                _step(bases, rows, of_job, FIRST_ANGLE * (1 - step / STEPS), rng)
+                _step(bases, rows, FIRST_ANGLE * (1 - step / STEPS), rng)
                 advance(number * STEPS + step + 1, len(jobs) * STEPS)
 
 
 def _step(
     bases: Sequence[Turned],
     rows: torch.Tensor,
-    clip: float,
     angle: float,
     rng: np.random.Generator,
 ) -> None:
-    """Turn bases that are cut alike; rows (bases, ..., tokens, n)."""
-    at_once = max(1, min(BATCH // rows[..., 0, 0].numel(), rows.shape[-2]))
+    """Turn bases that are cut alike; rows (bases, ..., tokens, n), on any device."""
+    at_once = min(max(LEAST, BATCH // rows[..., 0, 0].numel()), rows.shape[-2])
     chosen = torch.from_numpy(np.sort(rng.choice(rows.shape[-2], at_once, replace=False)))
     start = torch.stack([one.basis().detach() for one in bases])
-    y = rows[..., chosen.to(rows.device), :].float() @ start
-    widths = [rotation.shape[-1] for rotation in bases[0].rotations]
-    for place, block in enumerate(y.split(widths, dim=-1)):
-        gradient = _gradient(block, Part(widths[place], BITS, clip))
+    y = rows[..., chosen.to(rows.device), :].to(start.device, torch.float32) @ start
+    parts = bases[0].parts
+    for place, block in enumerate(y.split([part.width for part in parts], dim=-1)):
+        gradient = _gradient(block, parts[place])
         skew = skew_part(block.mT @ gradient)
         norm = torch.linalg.matrix_norm(skew, keepdim=True).clamp(min=1e-30)
         turns = cayley(-angle * skew.shape[-1] ** 0.5 / norm * skew)

@@ -68,7 +68,7 @@ class Training:
                 input is kept until then.
         """
         self._model, self._layout, self._start = model, layout, projections
-        self._clip, self._seed, self._device = recipe.activation_clip, recipe.seed, device
+        self._seed, self._device = recipe.seed, device
         order = np.random.default_rng(recipe.seed).permutation(len(sequences))
         self._sequences, self._recomputes = sequences[order], recomputes
         self._parts = parts_by_recipe(recipe, projections)
@@ -78,7 +78,7 @@ class Training:
         """Turn the bases by what the float model's layers read, without passes through it."""
         count = sequences_for(self._layout, self._sequences.shape[1])
         samples = collect(self._model, self._layout, self._sequences[:count], self._device)
-        fit(self._turned, samples, self._clip, self._seed, advance)
+        fit(self._turned, samples, self._seed, advance)
 
     def loss(self, number: int = 0) -> float:
         """The next-token loss on a sequence, in nats; the rotations get its gradient."""

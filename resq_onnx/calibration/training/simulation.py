@@ -97,7 +97,7 @@ def check_attention(layout: ModelLayout) -> None:
     if layout.softcap is not None:
         raise ResqError(
             f"rotations cannot be trained for {layout.family.name}, whose attention scores are "
-            f"capped; use --rotations random, and a method other than spinquant"
+            f"capped; use --rotations fitted, and a method other than spinquant"
         )
 
 

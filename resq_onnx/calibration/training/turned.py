@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Final, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from resq_onnx.calibration.training.quantisers import Part
 from resq_onnx.calibration.training.simulation import Bases, bases_of
 from resq_onnx.calibration.training.stiefel import nearest_orthogonal
 from resq_onnx.files.work_folder import WorkFolder
 from resq_onnx.projections import Projections
-from resq_onnx.recipe import Recipe
+from resq_onnx.recipe import BitSplit, Recipe
 
 Matrix = NDArray[np.float64]
 
@@ -27,16 +29,28 @@ class Turned:
 
     Attributes:
         rotations: These matrices, (..., k, k) for a block of k columns; leaves with a gradient.
+        parts: How each block is rounded.
     """
 
-    def __init__(self, start: torch.Tensor, edges: Sequence[int]) -> None:
+    def __init__(
+        self, start: torch.Tensor, edges: Sequence[int], low: BitSplit, clip: float = 1.0
+    ) -> None:
         """Begin with the identity.
 
         Args:
             start: The bases before they are turned.
             edges: Columns at which a part ends and the next one begins.
+            low: The split with the widest low part: no column behind that has few bits.
+            clip: Share of its range that the integers of that part span.
         """
         self.edges = list(edges)
+        ends = [0, *self.edges, start.shape[-1]]
+        self.parts = [
+            Part(end - first, low.low_bits, clip)
+            if first < low.low
+            else Part(end - first, low.high_bits)
+            for first, end in pairwise(ends)
+        ]
         self._blocks = torch.tensor_split(start, self.edges, dim=-1)
         self.rotations = [
             torch.eye(block.shape[-1], device=start.device)
@@ -74,12 +88,21 @@ class TurnedBases:
         start, splits, layers = self._start, projections.splits, range(len(projections.value))
         activations, cache = recipe.activations == "quantised", recipe.cache == "quantised"
         turns_keys = recipe.how.trains_keys and projections.rotates_keys
-        self.hidden = [Turned(start.hidden, splits.hidden_edges())] if activations else []
+        stream = max((*splits.attention, *splits.mlp), key=lambda split: split.low)
+        self.hidden = (
+            [Turned(start.hidden, splits.hidden_edges(), stream, recipe.low_clip(stream))]
+            if activations
+            else []
+        )
         self.values = [
-            Turned(start.value[i], splits.head_edges(i)) for i in layers if activations or cache
+            Turned(start.value[i], splits.head_edges(i), splits.record)
+            for i in layers
+            if activations or cache
         ]
         self.keys = [
-            Turned(start.key[i], splits.record_edges()) for i in layers if cache and turns_keys
+            Turned(start.key[i], splits.record_edges(), splits.record)
+            for i in layers
+            if cache and turns_keys
         ]
 
     @property

@@ -9,9 +9,9 @@ from resq_onnx.calibration.training.fitting import expected_error, fit
 from resq_onnx.calibration.training.quantisers import Part, fake_quantise
 from resq_onnx.calibration.training.samples import collect, sequences_for
 from resq_onnx.calibration.training.simulation import bases_of
-from resq_onnx.calibration.training.turned import TurnedBases
+from resq_onnx.calibration.training.turned import Turned, TurnedBases
 from resq_onnx.projections.bases import compute_projections
-from resq_onnx.recipe import Recipe
+from resq_onnx.recipe import BitSplit, Recipe
 from tests.calibration.tiny import layout, obvious_moments, sequences, tiny_llama
 
 RECIPE = Recipe(rotations="trained", high_fraction=0.25, down_high=1 / 6)
@@ -57,7 +57,7 @@ def test_fitted_bases_round_other_tokens_with_smaller_errors(
     turned, others = TurnedBases(start, RECIPE), collect(model, of_model, sequences(4, 40, seed=1))
     done: list[tuple[int, int]] = []
     samples = collect(model, of_model, tokens)
-    fit(turned, samples, RECIPE.activation_clip, 0, lambda *step: done.append(step))
+    fit(turned, samples, 0, lambda *step: done.append(step))
     assert done[-1][0] == done[-1][1] == len(done)
     before, after = bases_of(start), bases_of(turned.exact(start))
     head, stream = start.splits.record, start.splits.attention[0]
@@ -72,3 +72,22 @@ def test_fitted_bases_round_other_tokens_with_smaller_errors(
             low = [Part(split.low, 4), Part(split.high, 8)]
             errors.append(float((fake_quantise(y, low) - y).square().sum()))
         assert errors[1] < 0.95 * errors[0], names
+
+
+def test_a_block_is_fitted_to_how_it_is_rounded(model: Any) -> None:
+    of_model = layout(model)
+    start = compute_projections(RECIPE, of_model, obvious_moments(model, sequences(1, 40)))
+    turned = TurnedBases(start, RECIPE)
+    split, head = start.splits.attention[0], start.splits.record
+    assert turned.hidden[0].parts == [
+        Part(split.low, 4, RECIPE.activation_clip),
+        Part(split.high, 8),
+    ]
+    assert turned.values[0].parts == turned.keys[0].parts == [Part(head.low, 4), Part(head.high, 8)]
+
+
+def test_rows_may_be_in_another_place_than_the_bases() -> None:
+    """On `meta`, PyTorch refuses operands of another device, as it does on a GPU."""
+    basis = Turned(torch.eye(16, device="meta"), [14], BitSplit(14, 2))
+    fitting._step([basis], torch.zeros(1, 70, 16), 0.1, np.random.default_rng(0))
+    assert basis.rotations[0].device.type == "meta"
