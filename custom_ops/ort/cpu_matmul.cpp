@@ -17,7 +17,7 @@ constexpr std::int64_t kRowsOfTask = 16;
 // task takes half as many.
 constexpr std::int64_t kBytesOfTask = 64 * 1024, kRowsOfHalf = 8;
 
-// Tasks are a multiple of this where there are enough blocks: with 2 or 4 threads, none has one more.
+// Tasks are a multiple of this, if there are so many blocks: with 2 or 4 threads none has one more.
 constexpr std::int64_t kTurn = 4;
 
 // Rows up to which weights are streamed: with more, panels were faster, with AVX2, AVX-VNNI and
