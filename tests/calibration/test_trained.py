@@ -113,5 +113,5 @@ def test_layers_are_recomputed_where_memory_is_short(
 
 
 def test_too_little_memory_is_refused_with_what_is_needed(run: Run) -> None:
-    with pytest.raises(ResqError, match=r"takes 0\.\d GB, and 0\.0 may be taken; .*random"):
+    with pytest.raises(ResqError, match=r"takes 0\.\d GB, and 0\.0 may be taken; .*fitted"):
         run(memory=1_000)
