@@ -46,7 +46,8 @@ class Bench:
             extra = rotated if row == DEFAULT else []
             text = self._text(row)
             arguments = ["export", str(self.model), str(target), *text, *row.options, *extra]
-            run([*arguments, "--projections", str(self._projections(text))])
+            # The rows that show what is useless are written, too.
+            run([*arguments, "--projections", str(self._projections(text)), "--force"])
         return target
 
     def perplexity(self, row: Row) -> float:
