@@ -84,7 +84,8 @@ def test_long_prompts_whose_clients_are_gone_hold_up_nobody(server: Served) -> N
         client.close()
     server.wait_for_line(count + 3)
     server.wait_for(running=0)
-    assert {line.status for line in server.lines()[count:]} <= {400, 429, 499}
+    # 413: a line of the test before, which may come late.
+    assert {line.status for line in server.lines()[count:]} <= {400, 413, 429, 499}
 
 
 def test_only_json_is_read_so_that_no_web_page_can_ask(server: Served) -> None:
