@@ -270,14 +270,11 @@ class Recipe:
             )
         self._check_target_bits()
         self._check_dtype()
-        if self.rotations == "trained" and self.how.training == "never":
-            raise ResqError(f"rotations of method {self.method} cannot be trained; resq's can")
+        self._check_training()
         for name in ("samples", "sequence_length", "training_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ResqError(f"{name} is {value}; it must be at least 1")
-        if not 0.0 < self.training_minutes < float("inf"):
-            raise ResqError(f"training_minutes is {self.training_minutes}; it must be above 0")
         if self.max_length is not None and self.max_length < LEAST_LENGTH:
             raise ResqError(
                 f"max_length is {self.max_length}; it must be at least {LEAST_LENGTH}, because an "
@@ -316,6 +313,18 @@ class Recipe:
                 f"({self.low_bits}) and less than high_bits ({self.high_bits})"
             )
 
+    def _check_training(self) -> None:
+        if not 0.0 < self.training_minutes < float("inf"):
+            raise ResqError(f"training_minutes is {self.training_minutes}; it must be above 0")
+        if self.rotations == "trained" and self.how.training == "never":
+            raise ResqError(f"rotations of method {self.method} cannot be trained; resq's can")
+        if self.trains and not self._rounds:
+            remedy = "--method quarot" if self.how.training == "always" else "--rotations random"
+            raise ResqError(
+                f"rotations are trained on rounded activations and a rounded cache, and here both "
+                f"are in float (format {self.format}); use {remedy}"
+            )
+
     def _check_dtype(self) -> None:
         if self.dtype == "float32":
             return
@@ -342,6 +351,11 @@ class Recipe:
         return FORMATS[self.format]
 
     @property
+    def _rounds(self) -> bool:
+        """Whether anything is rounded when the model runs."""
+        return self.activations == "quantised" or self.cache == "quantised"
+
+    @property
     def trains(self) -> bool:
         """Whether rotations are learned by gradient descent."""
         return self.rotations == "trained" or self.how.training == "always"
@@ -349,8 +363,7 @@ class Recipe:
     @property
     def fits(self) -> bool:
         """Whether rotations are fitted to rows of what is rounded, and not trained after that."""
-        rounds = self.activations == "quantised" or self.cache == "quantised"
-        return self.rotations == "fitted" and self.how.training == "optional" and rounds
+        return self.rotations == "fitted" and self.how.training == "optional" and self._rounds
 
     @property
     def needs_calibration(self) -> bool:

@@ -156,6 +156,21 @@ def test_spinquant_trains_and_resq_may() -> None:
         Recipe(method="outlier", rotations="trained")
 
 
+@pytest.mark.parametrize(
+    ("recipe", "remedy"),
+    [
+        ({"rotations": "trained", "format": "contrib"}, "--rotations random"),
+        ({"method": "spinquant", "format": "web"}, "--method quarot"),
+        ({"rotations": "trained", "activations": "float", "cache": "float"}, "--rotations random"),
+    ],
+)
+def test_rotations_are_not_trained_where_nothing_is_rounded(
+    recipe: dict[str, Any], remedy: str
+) -> None:
+    with pytest.raises(ResqError, match=f"both are in float .*; use {remedy}"):
+        Recipe(**recipe)
+
+
 @pytest.mark.parametrize("format", ["contrib", "web"])
 def test_onnx_runtimes_own_operators_leave_activations_and_cache_in_float(format: Any) -> None:
     recipe = Recipe(format=format)
