@@ -17,7 +17,7 @@ from resq_onnx.calibration.layer_pass import Texts
 from resq_onnx.calibration.measured import (
     began,
     check_calibrated,
-    check_widths,
+    check_layout,
     find_projections,
     measure,
     measure_graph,
@@ -214,7 +214,7 @@ def check_recipe(recipe: Recipe, source: ModelSource) -> None:
     Raises:
         ResqError: The recipe does not fit the model.
     """
-    check_widths(recipe, source)
+    check_layout(recipe, source)
     if recipe.form.uses_contrib:
         refuse_other_attention(source.layout)
 
@@ -257,7 +257,7 @@ def calibrate(
     progress.step("Reading the model")
     with limited_threads(threads), first as staging, open_model(model, recipe.max_length) as source:
         source.check(progress.warn)
-        check_widths(recipe, source)
+        check_layout(recipe, source)
         tokenizer, layout = load_tokenizer(source), source.layout
         none = np.empty((0, 0), np.int64)
         with opened_work(out, source, recipe, resources, progress) as work:

@@ -23,6 +23,7 @@ from resq_onnx.calibration.recipe_text import calibration_text
 from resq_onnx.calibration.reference import load_tokenizer, text_opening
 from resq_onnx.calibration.texts import FILE_SUFFIXES
 from resq_onnx.calibration.trained import trained_bases
+from resq_onnx.calibration.training import check_attention
 from resq_onnx.calibration.working import torch_device
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError
@@ -90,16 +91,18 @@ class ReferenceMeasurements:
         return self.projections.hidden if turned else None
 
 
-def check_widths(recipe: Recipe, source: ModelSource) -> None:
-    """Reject a recipe whose parts do not divide the sizes of this model.
+def check_layout(recipe: Recipe, source: ModelSource) -> None:
+    """Reject a recipe that does not suit the sizes or the attention of this model.
 
     Raises:
-        ResqError: A size is not divisible.
+        ResqError: A size is not divisible into its parts, or the model cannot be trained.
     """
     split_of(recipe, source.layout.hidden_size, "the hidden size")
     table_split(recipe, source.layout.hidden_size)
     split_of(recipe, source.layout.head_dim, "the head size")
     down_split(recipe, source.layout.intermediate_size)
+    if recipe.trains:
+        check_attention(source.layout)
 
 
 def measure(

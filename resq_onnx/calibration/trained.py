@@ -21,7 +21,7 @@ from resq_onnx.calibration.heap import give_back
 from resq_onnx.calibration.memory import room_for
 from resq_onnx.calibration.recipe_text import calibration_text
 from resq_onnx.calibration.reference import load_model
-from resq_onnx.calibration.training import Training, check_attention
+from resq_onnx.calibration.training import Training
 from resq_onnx.calibration.training.memory import bytes_of_training
 from resq_onnx.calibration.training.turned import keep_turned, kept_turned
 from resq_onnx.calibration.working import torch_device
@@ -73,7 +73,7 @@ def trained_bases(
         The trained bases, and the recipe with the number of steps.
 
     Raises:
-        ResqError: The memory does not suffice, or the model's attention cannot be simulated.
+        ResqError: The memory does not suffice.
     """
     share = share_of_this_process()
     if share.rank == 0 and not work.has(TRAINED):
@@ -95,7 +95,6 @@ def _train(
     resources: Resources,
 ) -> tuple[Projections, int]:
     began, device = clock(), torch_device(resources.device)
-    check_attention(source.layout)
     samples = recipe.samples if SELF in shares_of(recipe.calibration, SAMPLES) else SAMPLES
     asked = dataclasses.replace(recipe, samples=samples)
     text = calibration_text(tokenizer, asked, source, work, progress, resources).token_ids

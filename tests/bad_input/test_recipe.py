@@ -43,6 +43,16 @@ def test_a_fraction_that_was_named_does(tmp_path: Path) -> None:
     assert target.is_file()
 
 
+def test_rotations_of_capped_attention_are_refused_before_anything_is_run(
+    damaged: Path, out: Path
+) -> None:
+    write_model(damaged, "gemma2", tied=True)
+    for options in (("--train", 1), ("--method", "spinquant")):
+        result = run("export", damaged, out, *QUICK, *options)
+        assert "rotations cannot be trained for Gemma 2" in result.stderr
+        assert "Calibrating" not in result.stderr
+
+
 def test_a_calibration_text_shorter_than_one_sequence(
     model: Path, tmp_path: Path, out: Path
 ) -> None:
