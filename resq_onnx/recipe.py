@@ -168,7 +168,8 @@ class Recipe:
             (identity, no high part) or `none` (nothing is quantised: the float model).
         rotations: Whether the rotations inside `resq`'s parts are `random`, `fitted` to a sample of
             what is rounded, or `trained`, as `spinquant`'s always are.
-        training_minutes: How long that training may take; decides the number of steps.
+        training_minutes: How long that training may take, after the fit with which it begins;
+            decides the number of steps.
         training_steps: Steps of that training, each on a sequence of the calibration text. None is
             as many as the minutes allow: an export records them, since only their number repeats
             it.
@@ -362,14 +363,15 @@ class Recipe:
 
     @property
     def fits(self) -> bool:
-        """Whether rotations are fitted to rows of what is rounded, and not trained after that."""
-        return self.rotations == "fitted" and self.how.training == "optional" and self._rounds
+        """Whether rotations are fitted to rows of what is rounded; training begins with these."""
+        fitted = self.rotations == "fitted" and self.how.training == "optional" and self._rounds
+        return fitted or self.trains
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether second moments of the activations are used at all."""
-        used = self.how.needs_moments or self.weights == "gptq" or self.cache == "int8"
-        return self.how.quantises and used
+        """Whether the model runs on the calibration text: for second moments, or for rows."""
+        moments = self.how.needs_moments or self.weights == "gptq" or self.cache == "int8"
+        return self.how.quantises and (moments or self.fits)
 
     def low_clip(self, split: BitSplit) -> float:
         """Share of its range that the integers of the low part of an activation span."""

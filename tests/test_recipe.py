@@ -60,7 +60,7 @@ def test_every_default_is_allowed_and_survives_json() -> None:
         ("quarot", "gptq", False, True),
         ("quarot", "rtn", False, False),
         ("spinquant", "gptq", False, True),
-        ("spinquant", "rtn", False, False),
+        ("spinquant", "rtn", False, True),
         ("rtn", "gptq", False, True),
         ("rtn", "rtn", False, False),
         ("none", "gptq", False, False),
@@ -152,6 +152,7 @@ def test_spinquant_trains_and_resq_may() -> None:
     assert Recipe(method="spinquant").trains
     assert Recipe(rotations="trained").trains
     assert not Recipe().trains
+    assert all(r.fits for r in (Recipe(method="spinquant"), Recipe(rotations="trained"), Recipe()))
     with pytest.raises(ResqError, match="rotations of method outlier cannot be trained"):
         Recipe(method="outlier", rotations="trained")
 

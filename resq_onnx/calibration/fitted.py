@@ -1,4 +1,4 @@
-"""Bases whose rotations are fitted to rows of the calibration text: the default."""
+"""Bases whose rotations are fitted to rows of the calibration text: the start of any training."""
 
 from __future__ import annotations
 

@@ -285,7 +285,7 @@ def find_projections(
     progress: Progress,
     resources: Resources,
 ) -> tuple[Projections, Recipe]:
-    """Compute the bases by linear algebra, and fit or train them if the recipe says so.
+    """Compute the bases by linear algebra, and fit and train them if the recipe says so.
 
     Returns:
         The bases, and the recipe with the number of steps that trained them.
@@ -296,10 +296,10 @@ def find_projections(
     device = torch_device(resources.device)
     bases = compute_projections(recipe, source.layout, moments, sums, device)
     if recipe.fits:
-        return fitted_bases(recipe, bases, layer_pass, work, progress, device), recipe
-    if not recipe.trains:
-        return bases, recipe
-    return trained_bases(source, tokenizer, recipe, bases, work, progress, resources)
+        bases = fitted_bases(recipe, bases, layer_pass, work, progress, device)
+    if recipe.trains:
+        return trained_bases(source, tokenizer, recipe, bases, work, progress, resources)
+    return bases, recipe
 
 
 def _needs_layers(recipe: Recipe, bases: Projections | None) -> bool:

@@ -66,7 +66,7 @@ def steps_of(
     }
     if fits:
         matrices = FITTED_COPIES * 4 * layout.hidden_size**2
-        steps["fitting the rotations (--rotations random omits it)"] = (
+        steps["fitting the rotations (--method resq --rotations random omits it)"] = (
             bytes_of_rows(layout) + matrices
         )
     return {name: PROCESS_BYTES + size for name, size in steps.items()}

@@ -1,5 +1,7 @@
 """Bases with trained rotations, for a recipe and within its minutes.
 
+Training begins with the bases of `fitted`; the minutes are those of the steps, of loading the model
+and of choosing how many steps there are, and not those of the fit.
 How many steps fit into the minutes depends on the machine. Their number is decided once, after a
 few passes were timed, and becomes part of the recipe, so the same rotations can be trained again.
 """
@@ -99,7 +101,7 @@ def _train(
     asked = dataclasses.replace(recipe, samples=samples)
     text = calibration_text(tokenizer, asked, source, work, progress, resources).token_ids
     recomputes = _must_recompute(source, text.shape[1], device, resources.max_memory)
-    progress.step("Fitting the rotations")
+    progress.step("Loading the whole model")
     model = load_model(source).to(device)
     training = Training(model, source.layout, recipe, bases, text, device, recomputes)
     first, steps = 0, recipe.training_steps
@@ -107,8 +109,6 @@ def _train(
         state = _tensors(work.load(STATE))
         first, steps = int(state["done"]), int(state["of"])
         training.go_on_from(state)
-    else:
-        training.fit(progress.advance)
     if steps is None:
         a_step = _seconds_of_a_step(training)
         steps = max(1, int((60 * recipe.training_minutes - (clock() - began)) / a_step))

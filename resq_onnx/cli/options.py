@@ -88,7 +88,7 @@ basis_options = _together(
                  "rounded on the calibration text, or learned with the whole model."),
     click.option("--train", "training_minutes", type=float, metavar="MINUTES",
                  default=DEFAULTS.training_minutes,
-                 help="Learn them for so long; also for spinquant."),
+                 help="Learn them for so long, after they were fitted; also for spinquant."),
     click.option("--training-steps", type=int, default=DEFAULTS.training_steps,
                  show_default="as many as fit into the minutes",
                  help="Learn them in so many steps: repeats an export whose resq.json has them."),

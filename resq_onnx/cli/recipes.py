@@ -52,7 +52,7 @@ def recipe_for(
         target = said.target
     with _naming(said):
         recipe = target_named(target).recipe(**_fields(said, chosen, out))
-    if calibrates and (recipe.needs_calibration or recipe.trains):
+    if calibrates and (recipe.needs_calibration):
         _check_text(said)
     return target, recipe
 

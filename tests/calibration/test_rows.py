@@ -9,13 +9,14 @@ import torch
 
 from resq_onnx.calibration import rows
 from resq_onnx.calibration.rows import RowSample, tokens_of_sample
-from resq_onnx.calibration.training.samples import Samples, collect
+from resq_onnx.calibration.training.samples import Samples
 from resq_onnx.checkpoint.source import ModelSource
+from tests.calibration.collected import collect
 from tests.calibration.test_layer_pass import TEXTS, assert_same_arrays, run
 from tests.tiny_models import write_model
 
-SIXTEEN_BITS = 2**-7
-"""Rows of the whole model are rounded to bfloat16."""
+SIXTEEN_BITS = 2**-10
+"""Rows are kept in float16."""
 
 TOKENS = TEXTS.calibration.size
 

@@ -45,7 +45,6 @@ class Run:
             return loss(training, number)
 
         monkeypatch.setattr(Training, "loss", timed)
-        monkeypatch.setattr(Training, "fit", lambda *_: None)
         monkeypatch.setattr(trained, "SAMPLES", 4)
         monkeypatch.setattr(trained, "clock", lambda: self.seconds)
 

@@ -120,6 +120,16 @@ def test_rotations_are_fitted_again_for_another_seed_than_the_files(
     assert recipe_of(other)["rotations"] == "fitted"
 
 
+def test_training_begins_with_the_fitted_rotations(small: TinyModel, tmp_path: Path) -> None:
+    bases = {"fitted": load_calibration(small.projections).projections.hidden}
+    for name, options in (("random", ("--rotations", "random")), ("one", ("--training-steps", 1))):
+        file = tmp_path / f"{name}.safetensors"
+        run_successfully("calibrate", small.folder, file, *QUICK, *options)
+        bases[name] = load_calibration(file).projections.hidden
+    a_step, fit = (np.linalg.norm(bases[name] - bases["fitted"]) for name in ("one", "random"))
+    assert 0 < a_step < fit / 3
+
+
 def test_a_projections_file_that_does_not_say_its_type_is_of_float32(
     small: TinyModel, plain: Path, tmp_path: Path
 ) -> None:

@@ -61,11 +61,12 @@ def test_two_processes_write_a_model_as_good_as_that_of_one(tmp_path: Path) -> N
     assert np.corrcoef(logits[0].ravel(), logits[1].ravel())[0, 1] > ALIKE
 
 
-def test_two_processes_calibrate(tmp_path: Path) -> None:
-    """The first one fits the rotations, and the other waits for it."""
+@pytest.mark.parametrize("options", [(), ("--training-steps", 1)], ids=["fitted", "trained"])
+def test_two_processes_calibrate(tmp_path: Path, options: tuple[object, ...]) -> None:
+    """The first one fits and trains the rotations, and the other waits for it."""
     write_model(tmp_path / "model", "llama", tied=True)
     file = tmp_path / "projections.safetensors"
-    in_two_processes("calibrate", tmp_path / "model", file, *SHORT)
+    in_two_processes("calibrate", tmp_path / "model", file, *SHORT, *options)
     found = load_calibration(file)
     hidden, low = found.projections.hidden, found.projections.hidden_split.low
     np.testing.assert_allclose(hidden.T @ hidden, np.eye(len(hidden)), atol=1e-12)

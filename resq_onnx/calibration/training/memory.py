@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 from resq_onnx.calibration.training.loss import LOGITS
-from resq_onnx.calibration.training.samples import BYTES as SAMPLE_BYTES
 from resq_onnx.families import ModelLayout
 
 STREAM_ARRAYS: Final = 16
@@ -37,4 +36,4 @@ def bytes_of_training(
     activations = kept + a_layer + 4 * 4 * LOGITS
     per_head = layout.num_layers * layout.num_kv_heads * layout.head_dim**2
     rotations = 8 * 4 * (stream**2 + 2 * per_head)
-    return 4 * parameters + rotations + max(activations, SAMPLE_BYTES)
+    return 4 * parameters + rotations + activations

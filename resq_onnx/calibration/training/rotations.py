@@ -3,7 +3,7 @@
 Liu et al., "SpinQuant" (arXiv 2405.16406), train R1 of the residual stream and R2 of the values by
 Cayley transforms on the next-token loss of a model whose activations and cache are quantised. Its
 weights are not, since GPTQ quantises them later. ResQ's rotations inside each part of its bases are
-trained in the same way, and those of its keys too. Training begins where `fitting` ends.
+trained in the same way, and those of its keys too. Training begins with fitted bases.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.checkpoint import checkpoint
 
-from resq_onnx.calibration.training.fitting import fit
 from resq_onnx.calibration.training.loss import last_hidden, next_token_loss
-from resq_onnx.calibration.training.samples import collect, sequences_for
 from resq_onnx.calibration.training.simulation import Bases, parts_by_recipe, simulated
 from resq_onnx.calibration.training.stiefel import descend
 from resq_onnx.calibration.training.turned import TurnedBases
@@ -68,17 +66,11 @@ class Training:
                 input is kept until then.
         """
         self._model, self._layout, self._start = model, layout, projections
-        self._seed, self._device = recipe.seed, device
+        self._device = device
         order = np.random.default_rng(recipe.seed).permutation(len(sequences))
         self._sequences, self._recomputes = sequences[order], recomputes
         self._parts = parts_by_recipe(recipe, projections)
         self._turned = TurnedBases(projections, recipe, device)
-
-    def fit(self, advance: Advance = _ignore) -> None:
-        """Turn the bases by what the float model's layers read, without passes through it."""
-        count = sequences_for(self._layout, self._sequences.shape[1])
-        samples = collect(self._model, self._layout, self._sequences[:count], self._device)
-        fit(self._turned, samples, self._seed, advance)
 
     def loss(self, number: int = 0) -> float:
         """The next-token loss on a sequence, in nats; the rotations get its gradient."""

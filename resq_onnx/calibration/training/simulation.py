@@ -150,32 +150,6 @@ def simulated(
 
 
 @contextmanager
-def recorded_attention(
-    model: PreTrainedModel,
-    layout: ModelLayout,
-    record: Callable[[int, torch.Tensor, torch.Tensor], None],
-) -> Iterator[None]:
-    """Pass a layer's number, keys after RoPE and values (B, G, S, d) on, inside the context."""
-    turn = torch.eye(layout.head_dim, device=next(cast(Any, model).parameters()).device)
-    one = turn.expand(layout.num_layers, layout.num_kv_heads, -1, -1)
-    plain = _attention(layout, (), lambda: Bases(turn, one, one))
-
-    def attend(
-        module: nn.Module,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        *more: Any,
-        **named: Any,
-    ) -> tuple[torch.Tensor, None]:
-        record(cast(int, module.layer_idx), key, value)
-        return plain(module, query, key, value, *more, **named)
-
-    with _attending(model, attend):
-        yield
-
-
-@contextmanager
 def _attending(
     model: PreTrainedModel, attend: Callable[..., tuple[torch.Tensor, None]]
 ) -> Iterator[None]:
@@ -190,7 +164,7 @@ def _attending(
         model.set_attn_implementation(before)
 
 
-def read_by(
+def _read_by(
     module: nn.Module, x: torch.Tensor, layout: ModelLayout
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """What is rounded behind an RMSNorm of x (..., D), and the gain that follows it, if any."""
@@ -206,7 +180,7 @@ def _norm(
 
     def read(module: nn.Module, inputs: tuple[torch.Tensor, ...], _output: Any) -> torch.Tensor:
         basis = bases().hidden_of(layer)
-        before, gain = read_by(module, inputs[0], layout)
+        before, gain = _read_by(module, inputs[0], layout)
         rounded = fake_quantise(before @ basis, parts) @ basis.mT
         return rounded if gain is None else rounded * gain
 

@@ -7,11 +7,11 @@ import torch
 from resq_onnx.calibration.training import fitting
 from resq_onnx.calibration.training.fitting import expected_error, fit
 from resq_onnx.calibration.training.quantisers import Part, fake_quantise
-from resq_onnx.calibration.training.samples import collect, sequences_for
 from resq_onnx.calibration.training.simulation import bases_of
 from resq_onnx.calibration.training.turned import Turned, TurnedBases
 from resq_onnx.projections.bases import compute_projections
 from resq_onnx.recipe import BitSplit, Recipe
+from tests.calibration.collected import collect
 from tests.calibration.tiny import layout, obvious_moments, sequences, tiny_llama
 
 RECIPE = Recipe(rotations="trained", high_fraction=0.25, down_high=1 / 6)
@@ -20,26 +20,6 @@ RECIPE = Recipe(rotations="trained", high_fraction=0.25, down_high=1 / 6)
 @pytest.fixture(scope="module")
 def model() -> Any:
     return tiny_llama()
-
-
-def test_samples_are_what_the_second_moments_are_of(model: Any) -> None:
-    tokens = sequences(3, 9)
-    moments, samples = obvious_moments(model, tokens), collect(model, layout(model), tokens)
-    rows = samples.hidden.double().unflatten(0, (2, 2, 27))  # norms, layers, tokens
-    for found, expected in (
-        (rows[0].mT @ rows[0], moments.hidden_attention),
-        (rows[1].mT @ rows[1], moments.hidden_mlp),
-        (samples.value.double().mT @ samples.value.double(), moments.value),
-        (samples.key.double().mT @ samples.key.double(), moments.key),
-    ):
-        scale = np.abs(expected).max()
-        np.testing.assert_allclose(found.numpy(), expected, atol=0.01 * scale)  # bfloat16
-
-
-def test_more_tokens_than_there_is_room_for_are_not_taken(model: Any) -> None:
-    few = sequences_for(layout(model), 1_000_000_000)
-    assert few == 1
-    assert sequences_for(layout(model), 64) > 1000
 
 
 def test_the_expected_error_is_that_of_rounding() -> None:
