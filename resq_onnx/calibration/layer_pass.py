@@ -22,13 +22,13 @@ from resq_onnx.calibration.heap import give_back, often_given_back
 from resq_onnx.calibration.layered import LayerCall, LayeredModel
 from resq_onnx.calibration.rows import (
     RowSample,
+    Samples,
     bytes_of_token,
     names_of_rows,
     samples_of,
     tokens_of_sample,
 )
 from resq_onnx.calibration.statistics import add_cache, complete, recording_layer
-from resq_onnx.calibration.training.samples import Samples
 from resq_onnx.families import ModelLayout
 from resq_onnx.files.work_folder import WorkFolder, flush
 from resq_onnx.projections.moments import check_site, layer_shapes

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from resq_onnx.calibration.training.samples import Samples
 from resq_onnx.families import ModelLayout
 
 ROW_SITES: Final = ("hidden_attention", "hidden_mlp", "value", "key")
@@ -20,6 +20,22 @@ TOKENS: Final = 2048
 
 BYTES: Final = 1_000_000_000
 """Of all rows, at most: 1,500 tokens of Llama-3-8B; of SmolLM2-135M all 2,048 take 189 MB."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Rows in 16 bits, one for each token; layers are alike in their number.
+
+    Attributes:
+        hidden: The inputs of q/k/v and of gate/up of all layers, as U_A is applied to them,
+            (2 · layers · tokens, D).
+        value: (layers, kv heads, tokens, d).
+        key: After RoPE, (layers, kv heads, tokens, d).
+    """
+
+    hidden: torch.Tensor
+    value: torch.Tensor
+    key: torch.Tensor
 
 
 def tokens_of_sample(layout: ModelLayout, tokens: int) -> int:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import DynamicCache
 
-from resq_onnx.calibration.training.samples import Samples
+from resq_onnx.calibration.rows import Samples
 from resq_onnx.families import ModelLayout
 
 

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from resq_onnx.calibration import rows
-from resq_onnx.calibration.rows import RowSample, tokens_of_sample
-from resq_onnx.calibration.training.samples import Samples
+from resq_onnx.calibration.rows import RowSample, Samples, tokens_of_sample
 from resq_onnx.checkpoint.source import ModelSource
 from tests.calibration.collected import collect
 from tests.calibration.test_layer_pass import TEXTS, assert_same_arrays, run

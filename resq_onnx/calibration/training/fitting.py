@@ -16,8 +16,8 @@ from typing import Final
 import numpy as np
 import torch
 
+from resq_onnx.calibration.rows import Samples
 from resq_onnx.calibration.training.quantisers import Part
-from resq_onnx.calibration.training.samples import Samples
 from resq_onnx.calibration.training.stiefel import cayley, skew_part
 from resq_onnx.calibration.training.turned import Turned, TurnedBases
 from resq_onnx.projections.linalg import one_thread
