@@ -79,31 +79,28 @@ def trained_bases(
     """
     share = share_of_this_process()
     if share.rank == 0 and not work.has(TRAINED):
-        found, steps = _train(source, tokenizer, recipe, bases, work, progress, resources)
-        keep_turned(work, TRAINED, found, steps=np.array(steps))
+        began, device = clock(), torch_device(resources.device)
+        own = SELF in shares_of(recipe.calibration, SAMPLES)
+        asked = recipe if own else dataclasses.replace(recipe, samples=SAMPLES)
+        text = calibration_text(tokenizer, asked, source, work, progress, resources).token_ids
+        recomputes = _must_recompute(source, text.shape[1], device, resources.max_memory)
+        progress.step("Loading the whole model")
+        model = load_model(source).to(device)
+        training = Training(model, source.layout, recipe, bases, text, device, recomputes)
+        steps = _run(training, recipe, work, progress, began)
+        keep_turned(work, TRAINED, training.result(), steps=np.array(steps))
+        del model, training
+        give_back()
     share.wait()
     done = int(work.load(TRAINED, "steps")["steps"].item())
     recipe = dataclasses.replace(recipe, training_steps=done)
     return kept_turned(work, TRAINED, bases), recipe
 
 
-def _train(
-    source: ModelSource,
-    tokenizer: Any,
-    recipe: Recipe,
-    bases: Projections,
-    work: WorkFolder,
-    progress: Progress,
-    resources: Resources,
-) -> tuple[Projections, int]:
-    began, device = clock(), torch_device(resources.device)
-    samples = recipe.samples if SELF in shares_of(recipe.calibration, SAMPLES) else SAMPLES
-    asked = dataclasses.replace(recipe, samples=samples)
-    text = calibration_text(tokenizer, asked, source, work, progress, resources).token_ids
-    recomputes = _must_recompute(source, text.shape[1], device, resources.max_memory)
-    progress.step("Loading the whole model")
-    model = load_model(source).to(device)
-    training = Training(model, source.layout, recipe, bases, text, device, recomputes)
+def _run(
+    training: Training, recipe: Recipe, work: WorkFolder, progress: Progress, began: float
+) -> int:
+    """Train from where a stopped export was; returns the number of steps of both together."""
     first, steps = 0, recipe.training_steps
     if work.has(STATE):
         state = _tensors(work.load(STATE))
@@ -121,10 +118,7 @@ def _train(
             work.save(STATE, {name: one.cpu().numpy() for name, one in state.items()} | numbers)
 
     training.run(steps, progress.advance, keep, first)
-    result = training.result()
-    del model, training
-    give_back()
-    return result, steps
+    return steps
 
 
 def _seconds_of_a_step(training: Training) -> float:
