@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 
 from resq_onnx.checkpoint.source import ModelSource, open_model
 from resq_onnx.projections import Projections
-from resq_onnx.projections.file import Calibration, load_calibration
+from resq_onnx.projections.file import load_calibration
 from resq_onnx.projections.hessians import down_hessian, hidden_hessian
+from resq_onnx.projections.moments import SecondMoments
 from resq_onnx.recipe import BitSplit
 from resq_onnx.weights.gptq import gptq_in_parts
 
@@ -62,7 +63,7 @@ class Site:
 
 
 def sites_of(
-    source: ModelSource, bases: Projections, files: list[Calibration], layer: int
+    source: ModelSource, bases: Projections, files: list[SecondMoments], layer: int
 ) -> Iterator[Site]:
     """What a layer's q/k/v, gate/up and down_proj read."""
     layout = source.layout
@@ -72,7 +73,7 @@ def sites_of(
         return np.concatenate([source.weights[name].float32() for name in names]).astype(float)
 
     def moments(site: str, turn: Any) -> list[Matrix]:
-        found = (torch.tensor(file.moments.site(layer, site)).double() for file in files)  # type: ignore[union-attr]
+        found = (torch.tensor(file.site(layer, site)).double() for file in files)
         return [np.asarray(turn(moment).numpy()) for moment in found]
 
     for name, norm, roles, site, split in (
@@ -87,13 +88,29 @@ def sites_of(
     yield Site("down", rows, turned, bases.splits.down[layer])
 
 
+def read(path: Path) -> tuple[Projections, SecondMoments]:
+    """What a projections file holds.
+
+    Raises:
+        SystemExit: It has no second moments.
+    """
+    file = load_calibration(path)
+    if file.moments is None:
+        raise SystemExit(f"{path}: no second moments; make it by resq-onnx calibrate --hessians")
+    return file.projections, file.moments
+
+
 def table(model: Path, paths: list[Path], layers: list[int]) -> Iterator[str]:
-    """Lines of the table."""
-    files = [load_calibration(path) for path in paths]
-    bases, found = files[0].projections, dict[str, list[NDArray[np.float64]]]()
+    """Lines of the table.
+
+    Raises:
+        SystemExit: As for `read`.
+    """
+    (bases, *_), files = zip(*map(read, paths), strict=True)
+    found: dict[str, list[NDArray[np.float64]]] = {}
     with open_model(model) as source:
         for layer in layers:
-            for site in sites_of(source, bases, files, layer):
+            for site in sites_of(source, bases, list(files), layer):
                 errors = np.array([site.errors(*setting) for setting in SETTINGS])
                 found.setdefault(site.name, []).append(np.log(errors / errors[0]))
     heads = [f"{name}, {path.stem}" for name in found for path in paths]
