@@ -47,6 +47,7 @@ def finish(
     output: Output,
     work: WorkFolder | None = None,
     device: str = "cpu",
+    tuned: ir.Model | None = None,
 ) -> Summary:
     """Fold, quantise and check a lifted graph, and publish its folder.
 
@@ -58,6 +59,7 @@ def finish(
         work: Where finished layers are kept; None for a graph whose float outputs PyTorch has not
             computed.
         device: Where PyTorch quantises, by its name in PyTorch.
+        tuned: The folded graph of the tuned model, whose layers' matrices are then rounded.
 
     Raises:
         ResqError: Parity was not reached, or the output cannot be written.
@@ -68,7 +70,8 @@ def finish(
     # 4. Fold the bases into the weights: the function stays the same, and is checked. The layers
     # are quantised on the way, unless their weights are computed when the file is written.
     passes.run(graph, folding(layout, recipe, bases))
-    rotated, floats, statistics = _check_floats(graph, measured, source, output, work, device)
+    asked = (source, output, work, device, tuned)
+    rotated, floats, statistics = _check_floats(graph, measured, *asked)
 
     # 5. Quantise, and write.
     passes.run(graph, exporting(layout, recipe, bases, statistics))
@@ -106,6 +109,7 @@ def _check_floats(
     output: Output,
     work: WorkFolder | None,
     device: str,
+    tuned: ir.Model | None,
 ) -> tuple[Distance, ModelOutputs, Statistics]:
     """Check the folded graph; returns its distance, the float outputs, and what quantises it."""
     progress, long = output.progress, measured.long
@@ -123,7 +127,7 @@ def _check_floats(
         else "Checking the layers"
     )
     share, threads = share_of_this_process(), output.threads
-    layers = LayerByLayer(graph, source, measured, work, threads, share, device)
+    layers = LayerByLayer(graph, source, measured, work, threads, share, device, tuned)
     distance = layers.run(progress.advance)
     if output.kept is not None or source.float32_bytes <= WHOLE_BYTES:
         progress.step(whole)

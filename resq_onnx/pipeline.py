@@ -11,10 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 
 from resq_onnx.calibration.distributed import is_main_process, share_of_this_process
 from resq_onnx.calibration.layer_pass import Texts
 from resq_onnx.calibration.measured import (
+    ReferenceMeasurements,
     began,
     check_calibrated,
     check_layout,
@@ -111,8 +113,8 @@ def export(
                 output.progress.step("Tracing the graph")
                 graph = trace(source)
                 output.passes.run(graph, lifting(source.layout))
-                device = torch_device(resources.device)
-                return finish(graph, measured, source, output, work, device)
+                device, tuned = torch_device(resources.device), _folded_tuned(measured)
+                return finish(graph, measured, source, output, work, device, tuned)
 
 
 def join_export(
@@ -138,12 +140,23 @@ def join_export(
         opened_work(Path(out), source, recipe, resources, silent, projections) as work,
     ):
         measured = measure(source, recipe, projections, work, silent, resources)
-        graph = trace(source)
-        for one in (*lifting(source.layout), *folding(source.layout, recipe, measured.projections)):
-            one(graph)
+        graph, tuned = _folded(source, measured), _folded_tuned(measured)
         share, device = share_of_this_process(), torch_device(resources.device)
-        LayerByLayer(graph, source, measured, work, threads, share, device).finish_layers()
+        LayerByLayer(graph, source, measured, work, threads, share, device, tuned).finish_layers()
         share.wait()
+
+
+def _folded(source: ModelSource, measured: ReferenceMeasurements) -> ir.Model:
+    """The graph of a model with the bases in its weights."""
+    graph, layout = trace(source), source.layout
+    for one in (*lifting(layout), *folding(layout, measured.recipe, measured.projections)):
+        one(graph)
+    return graph
+
+
+def _folded_tuned(measured: ReferenceMeasurements) -> ir.Model | None:
+    """The same of the tuned model, if there is one."""
+    return None if measured.tuned is None else _folded(measured.tuned, measured)
 
 
 def rewrite(

@@ -199,6 +199,9 @@ class Recipe:
         activations: `quantised`, or `float`: then only the weights have few bits.
         cache: `quantised`, or `float`. Format contrib supports `float`, its default, `float16`, and
             `int8`: one scale for each coefficient of a head, chosen from the calibration.
+        tuning_minutes: For how long the layers' weights are tuned, with the whole model, before
+            they are rounded; None for not at all.
+        tuning_steps: The same as a number of steps, which repeats an export.
         target_bits: Mean bits of the layers' weights. Ranks are then chosen by site and layer,
             instead of by `high_fraction` and `down_high`; the cache keeps `high_fraction`.
         tables: Whether an embedding and an lm_head that are tied have one `shared` table in the
@@ -218,6 +221,8 @@ class Recipe:
     rotations: Rotations = "fitted"
     training_minutes: float = 15.0
     training_steps: int | None = None
+    tuning_minutes: float | None = None
+    tuning_steps: int | None = None
     weights: WeightMethod = "gptq"
     low_bits: int = 4
     high_bits: int = 8
@@ -272,7 +277,8 @@ class Recipe:
         self._check_target_bits()
         self._check_dtype()
         self._check_training()
-        for name in ("samples", "sequence_length", "training_steps"):
+        self._check_tuning()
+        for name in ("samples", "sequence_length", "training_steps", "tuning_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ResqError(f"{name} is {value}; it must be at least 1")
@@ -326,6 +332,15 @@ class Recipe:
                 f"are in float (format {self.format}); use {remedy}"
             )
 
+    def _check_tuning(self) -> None:
+        if self.tuning_minutes is not None and not 0.0 < self.tuning_minutes < float("inf"):
+            raise ResqError(f"tuning_minutes is {self.tuning_minutes}; it must be above 0")
+        if self.tunes and not (self.how.quantises and self._rounds):
+            raise ResqError(
+                f"weights are tuned for rounded activations and a rounded cache, and here both are "
+                f"in float (method {self.method}, format {self.format}); omit --tune"
+            )
+
     def _check_dtype(self) -> None:
         if self.dtype == "float32":
             return
@@ -366,6 +381,11 @@ class Recipe:
         """Whether rotations are fitted to rows of what is rounded; training begins with these."""
         fitted = self.rotations == "fitted" and self.how.training == "optional" and self._rounds
         return fitted or self.trains
+
+    @property
+    def tunes(self) -> bool:
+        """Whether the layers' weights are tuned before they are rounded."""
+        return self.tuning_minutes is not None or self.tuning_steps is not None
 
     @property
     def needs_calibration(self) -> bool:

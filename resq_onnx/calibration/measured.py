@@ -24,6 +24,7 @@ from resq_onnx.calibration.reference import load_tokenizer, text_opening
 from resq_onnx.calibration.texts import FILE_SUFFIXES
 from resq_onnx.calibration.trained import trained_bases
 from resq_onnx.calibration.training import check_attention
+from resq_onnx.calibration.tuned import tuned_model
 from resq_onnx.calibration.working import torch_device
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError
@@ -70,6 +71,7 @@ class ReferenceMeasurements:
         short: PyTorch's outputs on `token_ids`; None for a graph that is rewritten.
         long: PyTorch's outputs on `text`; None for a graph that is rewritten.
         reference: The source of the logits, for messages.
+        tuned: The model whose layers' matrices are rounded; None for the original's.
     """
 
     layout: ModelLayout
@@ -83,6 +85,7 @@ class ReferenceMeasurements:
     short: ModelOutputs | None = None
     long: ModelOutputs | None = None
     reference: str = "PyTorch"
+    tuned: ModelSource | None = None
 
     @property
     def stream_basis(self) -> NDArray[np.float64] | None:
@@ -101,7 +104,7 @@ def check_layout(recipe: Recipe, source: ModelSource) -> None:
     table_split(recipe, source.layout.hidden_size)
     split_of(recipe, source.layout.head_dim, "the head size")
     down_split(recipe, source.layout.intermediate_size)
-    if recipe.trains:
+    if recipe.trains or recipe.tunes:
         check_attention(source.layout)
 
 
@@ -150,10 +153,15 @@ def measure(
     if bases is None:
         asked_of = (source, tokenizer, recipe, moments, sums)
         bases, recipe = find_projections(*asked_of, layer_pass, work, progress, resources)
+    tuned = None
+    if recipe.tunes:
+        to_tune = (source, tokenizer, recipe, bases)
+        tuned, recipe = tuned_model(*to_tune, work, progress, resources)
     short, long = layer_pass.outputs()
     done = _carried_out(recipe, calibrated)
     return ReferenceMeasurements(
-        *(layout, moments, sums, bases, token_ids, short.logits, text, done, short, long)
+        *(layout, moments, sums, bases, token_ids, short.logits, text, done, short, long),
+        tuned=tuned,
     )
 
 
@@ -214,6 +222,8 @@ def measure_graph(
             "the projections file holds no second moments of the layers, which this recipe needs; "
             "make it by resq-onnx calibrate --hessians, or use --weights rtn"
         )
+    if recipe.tunes:
+        raise ResqError("a graph's weights cannot be tuned; use export, or omit --tune")
     if bases is None and recipe.trains:
         raise ResqError(
             "the projections file holds no rotations trained by this recipe; make it by "

@@ -24,11 +24,10 @@ from resq_onnx.calibration.memory import room_for
 from resq_onnx.calibration.recipe_text import calibration_text
 from resq_onnx.calibration.reference import load_model
 from resq_onnx.calibration.training import Training
-from resq_onnx.calibration.training.memory import bytes_of_training
+from resq_onnx.calibration.training.memory import bytes_of_training, must_recompute
 from resq_onnx.calibration.training.turned import keep_turned, kept_turned
 from resq_onnx.calibration.working import torch_device
 from resq_onnx.checkpoint.source import ModelSource
-from resq_onnx.errors import ResqError
 from resq_onnx.files.work_folder import WorkFolder
 from resq_onnx.progress import Progress
 from resq_onnx.projections import Projections
@@ -39,7 +38,7 @@ clock: Final = time.monotonic
 
 SAMPLES: Final = 192
 """Sequences of the training text, whatever the number of steps; after the last the first comes
-again. A text that the model writes is no longer than that of the calibration."""
+again."""
 
 TIMED: Final = 2
 """Passes that are timed; the fastest counts."""
@@ -80,10 +79,11 @@ def trained_bases(
     share = share_of_this_process()
     if share.rank == 0 and not work.has(TRAINED):
         began, device = clock(), torch_device(resources.device)
-        own = SELF in shares_of(recipe.calibration, SAMPLES)
-        asked = recipe if own else dataclasses.replace(recipe, samples=SAMPLES)
-        text = calibration_text(tokenizer, asked, source, work, progress, resources).token_ids
-        recomputes = _must_recompute(source, text.shape[1], device, resources.max_memory)
+        text = training_text(source, tokenizer, recipe, work, progress, resources)
+        needed = {again: bytes_of_training(source, text.shape[1], again) for again in (False, True)}
+        room = room_for(device, resources.max_memory)
+        remedy = "--rotations fitted"
+        recomputes = must_recompute(needed, room, "training the rotations", remedy)
         progress.step("Loading the whole model")
         model = load_model(source).to(device)
         training = Training(model, source.layout, recipe, bases, text, device, recomputes)
@@ -95,6 +95,23 @@ def trained_bases(
     done = int(work.load(TRAINED, "steps")["steps"].item())
     recipe = dataclasses.replace(recipe, training_steps=done)
     return kept_turned(work, TRAINED, bases), recipe
+
+
+def training_text(
+    source: ModelSource,
+    tokenizer: Any,
+    recipe: Recipe,
+    work: WorkFolder,
+    progress: Progress,
+    resources: Resources,
+) -> NDArray[np.int64]:
+    """Token ids of what is trained on, (samples, tokens): `SAMPLES`, of the calibration's text.
+
+    A text that the model writes is no longer than that of the calibration.
+    """
+    own = SELF in shares_of(recipe.calibration, SAMPLES)
+    asked = recipe if own else dataclasses.replace(recipe, samples=SAMPLES)
+    return calibration_text(tokenizer, asked, source, work, progress, resources).token_ids
 
 
 def _run(
@@ -134,22 +151,3 @@ def _seconds_of_a_step(training: Training) -> float:
 
 def _tensors(arrays: Mapping[str, NDArray[Any]]) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(one) for name, one in arrays.items()}
-
-
-def _must_recompute(source: ModelSource, tokens: int, device: str, max_memory: int | None) -> bool:
-    """Whether only the layers' inputs can be kept for the backward pass.
-
-    Raises:
-        ResqError: Not even these can; says how much is needed.
-    """
-    room = room_for(device, max_memory)
-    for recomputes in (False, True):
-        parameters = source.float32_bytes // 4
-        needed = bytes_of_training(source.layout, parameters, tokens, recomputes=recomputes)
-        if room is None or needed <= room:
-            return recomputes
-    raise ResqError(
-        f"training the rotations of this model takes {needed / 1e9:.1f} GB, and "
-        f"{max(room or 0, 0) / 1e9:.1f} may be taken; use --max-memory, a smaller "
-        f"--sequence-length, or --rotations fitted"
-    )

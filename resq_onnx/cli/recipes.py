@@ -73,7 +73,10 @@ def _fields(said: RecipeFile, chosen: dict[str, Any], out: Path) -> dict[str, An
     if said.path is not None:
         refuse_overwriting([out], [said.path])
     given = {name: chosen[name] for name in chosen if _is_given(name)}
-    return {**said.fields, **given, **_training(said.fields, given)}
+    fields = {**said.fields, **given, **_training(said.fields, given)}
+    if "tuning_minutes" in given and "tuning_steps" not in given:
+        fields["tuning_steps"] = None  # not those of another number of minutes
+    return fields
 
 
 def _training(said: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

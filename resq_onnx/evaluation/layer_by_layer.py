@@ -66,6 +66,7 @@ class LayerByLayer:
         threads: Of ONNX Runtime.
         share: Which layers are this process's.
         device: Where PyTorch quantises.
+        tuned: A graph as `graph`, of the tuned model; its matrices are quantised if it is there.
     """
 
     graph: ir.Model
@@ -75,6 +76,7 @@ class LayerByLayer:
     threads: int | None
     share: Share = ALONE
     device: str = "cpu"
+    tuned: ir.Model | None = None
 
     def run(self, progress: Callable[[int, int], None]) -> Distance:
         """Check every layer, and quantise it.
@@ -142,7 +144,10 @@ class LayerByLayer:
                 fault = partial(self._fault, layer, role)
                 error = max(error, self._check(where, start, one, other, fault))
                 start = one
-            if recipe.how.quantises:
+            if recipe.how.quantises and self.tuned is None:
+                self._quantise(layer, path)
+        if self.tuned is not None:
+            with self._written(layer_piece(self.tuned, layout, layer)) as path:
                 self._quantise(layer, path)
         return error
 

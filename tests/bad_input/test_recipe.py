@@ -47,9 +47,9 @@ def test_rotations_of_capped_attention_are_refused_before_anything_is_run(
     damaged: Path, out: Path
 ) -> None:
     write_model(damaged, "gemma2", tied=True)
-    for options in (("--train", 1), ("--method", "spinquant")):
+    for options in (("--train", 1), ("--method", "spinquant"), ("--tune", 1)):
         result = run("export", damaged, out, *QUICK, *options)
-        assert "rotations cannot be trained for Gemma 2" in result.stderr
+        assert "neither rotations nor weights can be trained for Gemma 2" in result.stderr
         assert "Calibrating" not in result.stderr
 
 

@@ -102,7 +102,9 @@ def test_layers_are_recomputed_where_memory_is_short(
     for room in (10, 5):
         monkeypatch.setattr(trained, "room_for", lambda *_, room=room: room)
         monkeypatch.setattr(
-            trained, "bytes_of_training", lambda *_, recomputes: 4 if recomputes else 8
+            trained,
+            "bytes_of_training",
+            lambda _source, _tokens, recomputes: 4 if recomputes else 8,
         )
         run(training_steps=1)
         run.work.remove()

@@ -146,9 +146,22 @@ def test_minutes_on_the_command_line_win_over_the_steps_of_a_file(
     assert longer == Recipe(rotations="trained", training_minutes=60)
 
 
+def test_minutes_of_tuning_win_over_the_steps_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path, Recipe(tuning_minutes=5, tuning_steps=70), "ort")
+    repeated = asked(monkeypatch, "export", "--recipe", path)["recipe"]
+    assert repeated.tuning_steps == 70
+    longer = asked(monkeypatch, "export", "--recipe", path, "--tune", 60)["recipe"]
+    assert longer == Recipe(tuning_minutes=60)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        (("--tune", "0"), "tuning_minutes is 0.0; it must be above 0"),
+        (("--tune", "5", "--format", "contrib"), "format contrib); omit --tune"),
+        (("--tune", "5", "--method", "none"), "method none, format custom); omit --tune"),
         (("--rotations", "random", "--train", "5"), "--rotations random is not trained"),
         (("--method", "quarot", "--train", "5"), "rotations of method quarot cannot be trained"),
         (("--train", "0"), "training_minutes is 0.0; it must be above 0"),

@@ -130,6 +130,30 @@ def test_training_begins_with_the_fitted_rotations(small: TinyModel, tmp_path: P
     assert 0 < a_step < fit / 3
 
 
+def test_tuned_weights_are_those_of_the_layers_and_steps_repeat_them(
+    small: TinyModel, plain: Path, tmp_path: Path
+) -> None:
+    outs = [tmp_path / name / "model.onnx" for name in ("one", "again", "minutes")]
+    asked = ("--projections", small.projections, *QUICK)
+    for out in outs[:2]:
+        run_successfully("export", small.folder, out, *asked, "--tuning-steps", 2)
+    assert repeatable(outs[0].parent) == repeatable(outs[1].parent)
+    changed = [
+        name for name, value in weights_of(outs[0]) if value != dict(weights_of(plain))[name]
+    ]
+    matrices = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
+    assert all(any(one in name for one in matrices) for name in changed)
+    assert {one for one in matrices if any(one in name for name in changed)} == set(matrices)
+    stderr = run_successfully("export", small.folder, outs[2], *asked, "--tune", "0.0001").stderr
+    assert "Tuning the weights in 1 steps" in stderr
+    assert recipe_of(outs[2])["tuning_steps"] == 1
+
+
+def weights_of(model: Path) -> list[tuple[str, bytes]]:
+    loaded = onnx.load(model)
+    return [(one.name, one.raw_data) for one in loaded.graph.initializer]
+
+
 def test_a_projections_file_that_does_not_say_its_type_is_of_float32(
     small: TinyModel, plain: Path, tmp_path: Path
 ) -> None:

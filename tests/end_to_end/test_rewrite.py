@@ -160,6 +160,12 @@ def test_rotations_that_cannot_be_fitted_without_a_model_are_refused_and_random_
     assert out.exists()
 
 
+def test_tuning_is_refused(llama: Calibrated, graph: Path, tmp_path: Path) -> None:
+    known = ("--projections", llama.projections, "--tune", 1)
+    result = run("rewrite", graph, tmp_path / "model.onnx", *known)
+    assert "a graph's weights cannot be tuned; use export" in error_line(result.stderr)
+
+
 def test_a_graph_of_another_model_is_refused(llama: Calibrated, tmp_path: Path) -> None:
     other = calibrated(tmp_path, "llama", tied=True)
     graph = tmp_path / "float.onnx"

@@ -46,11 +46,14 @@ def in_two_processes(*arguments: object) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def test_two_processes_write_a_model_as_good_as_that_of_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [(), ("--tuning-steps", 1)], ids=["usual", "tuned"])
+def test_two_processes_write_a_model_as_good_as_that_of_one(
+    tmp_path: Path, options: tuple[object, ...]
+) -> None:
     write_model(tmp_path / "model", "llama", tied=True, num_hidden_layers=3)
     outs = [tmp_path / name / "model.onnx" for name in ("one", "two")]
-    run_successfully("export", tmp_path / "model", outs[0], *QUICK)
-    done = in_two_processes("export", tmp_path / "model", outs[1], *QUICK)
+    run_successfully("export", tmp_path / "model", outs[0], *QUICK, *options)
+    done = in_two_processes("export", tmp_path / "model", outs[1], *QUICK, *options)
     assert done.stdout.count("Wrote") == 1
     assert not usual_folder(outs[1]).exists()
     said = [json.loads((out.parent / "resq.json").read_text()) for out in outs]

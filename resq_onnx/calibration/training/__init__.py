@@ -1,6 +1,7 @@
-"""Train rotations in PyTorch by gradient descent on the quantised model."""
+"""Train rotations and tune weights in PyTorch by gradient descent on the quantised model."""
 
 from resq_onnx.calibration.training.rotations import Training
 from resq_onnx.calibration.training.simulation import check_attention
+from resq_onnx.calibration.training.tuning import Tuning
 
-__all__ = ["Training", "check_attention"]
+__all__ = ["Training", "Tuning", "check_attention"]

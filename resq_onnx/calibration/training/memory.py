@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Final
 
 from resq_onnx.calibration.training.loss import LOGITS
+from resq_onnx.checkpoint.source import ModelSource
+from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
+from resq_onnx.projections.splits import weight_counts
 
 STREAM_ARRAYS: Final = 16
 """Arrays of a layer as wide as the residual stream that are kept for the backward pass: two norms,
@@ -18,22 +23,64 @@ INNER_ARRAYS: Final = 12
 """As wide as the input of down_proj: gate, up, their product, U_D there and back, rounding."""
 
 
-def bytes_of_training(
-    layout: ModelLayout, parameters: int, tokens: int, *, recomputes: bool
-) -> int:
-    """Bytes that training takes beside the process itself.
+ADAM_ARRAYS: Final = 3
+"""As large as what is tuned: gradients, and two moving averages of them."""
+
+
+def bytes_of_training(source: ModelSource, tokens: int, recomputes: bool) -> int:
+    """Bytes that training rotations takes beside the process itself.
 
     Args:
-        layout: Of the model.
-        parameters: Number of its weights, in float32.
+        source: The model, which is loaded in float32.
         tokens: Of a sequence.
         recomputes: Whether layers keep only their input for the backward pass.
     """
+    layout = source.layout
+    per_head = layout.num_layers * layout.num_kv_heads * layout.head_dim**2
+    rotations = 8 * 4 * (layout.hidden_size**2 + 2 * per_head)
+    return source.float32_bytes + rotations + _bytes_of_a_pass(layout, tokens, recomputes)
+
+
+def bytes_of_tuning(source: ModelSource, shape: tuple[int, int], recomputes: bool) -> int:
+    """Bytes that tuning weights takes beside the process itself.
+
+    Args:
+        source: The model, which is loaded in float32.
+        shape: Sequences and their tokens; the float model's results are kept.
+        recomputes: Whether layers keep only their input for the backward pass.
+    """
+    layout = source.layout
+    weights = layout.num_layers * sum(weight_counts(layout).values())
+    expected = 4 * math.prod(shape) * layout.hidden_size
+    a_pass = _bytes_of_a_pass(layout, shape[1], recomputes)
+    return source.float32_bytes + ADAM_ARRAYS * 4 * weights + expected + a_pass
+
+
+def must_recompute(needed: Mapping[bool, int], room: int | None, what: str, remedy: str) -> bool:
+    """Whether only the layers' inputs can be kept for the backward pass.
+
+    Args:
+        needed: Bytes for either answer.
+        room: Bytes that may be taken; None for no limit.
+        what: Is done, for the message.
+        remedy: What else to do where both need more.
+
+    Raises:
+        ResqError: Not even these can; says how much is needed.
+    """
+    for recomputes in (False, True):
+        if room is None or needed[recomputes] <= room:
+            return recomputes
+    raise ResqError(
+        f"{what} of this model takes {needed[True] / 1e9:.1f} GB, and "
+        f"{max(room or 0, 0) / 1e9:.1f} may be taken; use --max-memory, a smaller "
+        f"--sequence-length, or {remedy}"
+    )
+
+
+def _bytes_of_a_pass(layout: ModelLayout, tokens: int, recomputes: bool) -> int:
     heads = (layout.num_heads + 2 * layout.num_kv_heads) * layout.head_dim
     stream, inner = layout.hidden_size, layout.intermediate_size
     a_layer = 4 * tokens * (STREAM_ARRAYS * stream + HEAD_ARRAYS * heads + INNER_ARRAYS * inner)
     kept = layout.num_layers * (4 * tokens * stream if recomputes else a_layer)
-    activations = kept + a_layer + 4 * 4 * LOGITS
-    per_head = layout.num_layers * layout.num_kv_heads * layout.head_dim**2
-    rotations = 8 * 4 * (stream**2 + 2 * per_head)
-    return 4 * parameters + rotations + activations
+    return kept + a_layer + 4 * 4 * LOGITS

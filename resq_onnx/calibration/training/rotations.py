@@ -8,15 +8,15 @@ trained in the same way, and those of its keys too. Training begins with fitted 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.checkpoint import checkpoint
 
+from resq_onnx.calibration.training.backward import learning, recomputing
 from resq_onnx.calibration.training.loss import last_hidden, next_token_loss
 from resq_onnx.calibration.training.simulation import Bases, parts_by_recipe, simulated
 from resq_onnx.calibration.training.stiefel import descend
@@ -78,9 +78,9 @@ class Training:
         tokens = torch.from_numpy(token_ids).to(self._device)
         head = cast(Any, self._model).get_output_embeddings()
         with ExitStack() as stack:
-            stack.enter_context(_frozen(self._model))
+            stack.enter_context(learning(self._model))
             if self._recomputes:
-                stack.enter_context(_recomputing(self._model, self._layout))
+                stack.enter_context(recomputing(self._model, self._layout))
             bases = self._turned.bases()
             stack.enter_context(self._simulated(lambda: bases))
             loss = next_token_loss(head, last_hidden(self._model, tokens), tokens)
@@ -129,38 +129,3 @@ class Training:
 
     def _simulated(self, bases: Callable[[], Bases]) -> Any:
         return simulated(self._model, self._layout, self._start, self._parts, bases)
-
-
-@contextmanager
-def _frozen(model: PreTrainedModel) -> Iterator[None]:
-    """Disable the gradients of the weights inside the context."""
-    before = [(p, p.requires_grad) for p in cast(Any, model).parameters()]
-    for parameter, _ in before:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter, takes_gradient in before:
-            parameter.requires_grad_(takes_gradient)
-
-
-@contextmanager
-def _recomputing(model: PreTrainedModel, layout: ModelLayout) -> Iterator[None]:
-    """Keep only the inputs of layers for the backward pass, inside the context."""
-
-    def again(forward: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*inputs: Any, **named: Any) -> Any:
-            return checkpoint(forward, *inputs, use_reentrant=False, **named)
-
-        return run
-
-    layers = [
-        model.get_submodule(layout.family.layer.format(layer)) for layer in range(layout.num_layers)
-    ]
-    for layer in layers:
-        layer.forward = again(layer.forward)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.forward

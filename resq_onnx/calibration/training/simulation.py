@@ -96,8 +96,9 @@ def check_attention(layout: ModelLayout) -> None:
     """
     if layout.softcap is not None:
         raise ResqError(
-            f"rotations cannot be trained for {layout.family.name}, whose attention scores are "
-            f"capped; use --rotations fitted, and a method other than spinquant"
+            f"neither rotations nor weights can be trained for {layout.family.name}, whose "
+            f"attention scores are capped; use --rotations fitted, a method other than spinquant, "
+            f"and no --tune"
         )
 
 
