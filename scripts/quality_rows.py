@@ -84,6 +84,10 @@ STUDY: Final = (
         Row(f"`--train {minutes}`", f"train-{minutes}", ("--train", f"{minutes}"))
         for minutes in (1, 5, 15)
     ),
+    *(
+        Row(f"`--tune {minutes}`", f"tune-{minutes}", ("--tune", f"{minutes}"))
+        for minutes in (1, 5, 15)
+    ),
     Row("`--method spinquant --train 5`", "spinquant-5", ("--method", "spinquant", "--train", "5")),
     Row("`--samples 8`", "samples-8", samples=8),
     Row("`--samples 128`", "samples-128", samples=128),

@@ -76,10 +76,10 @@ def trained_bases(
     Raises:
         ResqError: The memory does not suffice.
     """
-    share = share_of_this_process()
+    share, began = share_of_this_process(), clock()
+    text = training_text(source, tokenizer, recipe, work, progress, resources)
     if share.rank == 0 and not work.has(TRAINED):
-        began, device = clock(), torch_device(resources.device)
-        text = training_text(source, tokenizer, recipe, work, progress, resources)
+        device = torch_device(resources.device)
         needed = {again: bytes_of_training(source, text.shape[1], again) for again in (False, True)}
         room = room_for(device, resources.max_memory)
         remedy = "--rotations fitted"
@@ -107,7 +107,8 @@ def training_text(
 ) -> NDArray[np.int64]:
     """Token ids of what is trained on, (samples, tokens): `SAMPLES`, of the calibration's text.
 
-    A text that the model writes is no longer than that of the calibration.
+    A text that the model writes is no longer than that of the calibration. Under torchrun every
+    process calls this.
     """
     own = SELF in shares_of(recipe.calibration, SAMPLES)
     asked = recipe if own else dataclasses.replace(recipe, samples=SAMPLES)

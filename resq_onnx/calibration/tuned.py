@@ -62,11 +62,11 @@ def tuned_model(
     Raises:
         ResqError: The memory or the disk does not suffice.
     """
-    share = share_of_this_process()
+    share, began = share_of_this_process(), clock()
+    text = training_text(source, tokenizer, recipe, work, progress, resources)
     if share.rank == 0 and not work.has(TUNED):
-        began, device = clock(), torch_device(resources.device)
+        device = torch_device(resources.device)
         check_room(work.folder, source.float32_bytes)
-        text = training_text(source, tokenizer, recipe, work, progress, resources)
         needed = {again: bytes_of_tuning(source, text.shape, again) for again in (False, True)}
         room = room_for(device, resources.max_memory)
         recomputes = must_recompute(needed, room, "tuning the weights", "no --tune")

@@ -64,7 +64,11 @@ def test_two_processes_write_a_model_as_good_as_that_of_one(
     assert np.corrcoef(logits[0].ravel(), logits[1].ravel())[0, 1] > ALIKE
 
 
-@pytest.mark.parametrize("options", [(), ("--training-steps", 1)], ids=["fitted", "trained"])
+AUTO_TRAINED = ("--training-steps", 1, "--calibration", "auto")
+"""On a text of which the first process writes a part."""
+
+
+@pytest.mark.parametrize("options", [(), AUTO_TRAINED], ids=["fitted", "trained"])
 def test_two_processes_calibrate(tmp_path: Path, options: tuple[object, ...]) -> None:
     """The first one fits and trains the rotations, and the other waits for it."""
     write_model(tmp_path / "model", "llama", tied=True)
