@@ -277,7 +277,6 @@ class Recipe:
         self._check_target_bits()
         self._check_dtype()
         self._check_training()
-        self._check_tuning()
         for name in ("samples", "sequence_length", "training_steps", "tuning_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -321,24 +320,22 @@ class Recipe:
             )
 
     def _check_training(self) -> None:
-        if not 0.0 < self.training_minutes < float("inf"):
-            raise ResqError(f"training_minutes is {self.training_minutes}; it must be above 0")
+        for name in ("training_minutes", "tuning_minutes"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 < value < float("inf"):
+                raise ResqError(f"{name} is {value}; it must be above 0")
         if self.rotations == "trained" and self.how.training == "never":
             raise ResqError(f"rotations of method {self.method} cannot be trained; resq's can")
         if self.trains and not self._rounds:
             remedy = "--method quarot" if self.how.training == "always" else "--rotations random"
             raise ResqError(
-                f"rotations are trained on rounded activations and a rounded cache, and here both "
-                f"are in float (format {self.format}); use {remedy}"
+                f"rotations are trained on rounded activations and a rounded cache, and here "
+                f"neither is rounded (format {self.format}); use {remedy}"
             )
-
-    def _check_tuning(self) -> None:
-        if self.tuning_minutes is not None and not 0.0 < self.tuning_minutes < float("inf"):
-            raise ResqError(f"tuning_minutes is {self.tuning_minutes}; it must be above 0")
         if self.tunes and not (self.how.quantises and self._rounds):
             raise ResqError(
-                f"weights are tuned for rounded activations and a rounded cache, and here both are "
-                f"in float (method {self.method}, format {self.format}); omit --tune"
+                f"weights are tuned for rounded activations and a rounded cache, and here neither "
+                f"is rounded (method {self.method}, format {self.format}); use --tune 0"
             )
 
     def _check_dtype(self) -> None:

@@ -168,7 +168,7 @@ def test_spinquant_trains_and_resq_may() -> None:
 def test_rotations_are_not_trained_where_nothing_is_rounded(
     recipe: dict[str, Any], remedy: str
 ) -> None:
-    with pytest.raises(ResqError, match=f"both are in float .*; use {remedy}"):
+    with pytest.raises(ResqError, match=f"neither is rounded .*; use {remedy}"):
         Recipe(**recipe)
 
 

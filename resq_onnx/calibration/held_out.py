@@ -33,6 +33,7 @@ def held_out_sequences(
     length: int,
     calibrated: Mapping[str, Any],
     opening: Sequence[int] = (),
+    trained: int = 0,
 ) -> NDArray[np.int64]:
     """Sequences of Python's documentation, excluding those that a calibration used.
 
@@ -43,6 +44,7 @@ def held_out_sequences(
         calibrated: The recipe of the calibration, as `Recipe.to_json` gives it; `bos` says whether
             its sequences began with `opening`.
         opening: Special tokens with which a text begins.
+        trained: Sequences of the same text that were trained on.
 
     Returns:
         Token ids, (samples, length); if the calibration left less text than that, they include
@@ -52,21 +54,26 @@ def held_out_sequences(
     length = min(max(length - len(opening), 1), len(tokens))
     windows = tokens[: len(tokens) // length * length].reshape(-1, length)
     free = np.flatnonzero(
-        ~_taken(len(tokens), calibrated, opening)[: windows.size].reshape(windows.shape).any(1)
+        ~_taken(len(tokens), calibrated, opening, trained)[: windows.size]
+        .reshape(windows.shape)
+        .any(1)
     )
     if len(free) < samples:
         free = np.arange(len(windows))
     return behind(opening, windows[free[choose_windows(len(free), samples, seed=0)]])
 
 
-def _taken(tokens: int, calibrated: Mapping[str, Any], opening: Sequence[int]) -> NDArray[np.bool_]:
-    """Which tokens of Python's documentation the calibration has seen."""
+def _taken(
+    tokens: int, calibrated: Mapping[str, Any], opening: Sequence[int], trained: int
+) -> NDArray[np.bool_]:
+    """Which tokens of Python's documentation the calibration or the training has seen."""
     taken = np.zeros(tokens, np.bool_)
     length = calibrated["sequence_length"]
     if calibrated.get("bos"):
         length = max(length - len(opening), 1)
-    read = shares_of(calibrated["calibration"], calibrated["samples"]).get(PYTHON_DOCS, 0)
-    if read and tokens >= length:
-        windows = taken[: tokens // length * length].reshape(-1, length)  # a view
-        windows[choose_windows(len(windows), read, calibrated["seed"])] = True
+    for samples in (calibrated["samples"], trained):
+        read = shares_of(calibrated["calibration"], samples).get(PYTHON_DOCS, 0)
+        if read and tokens >= length:
+            windows = taken[: tokens // length * length].reshape(-1, length)  # a view
+            windows[choose_windows(len(windows), read, calibrated["seed"])] = True
     return taken

@@ -140,12 +140,13 @@ def room_for(device: str, max_memory: int | None) -> int | None:
     return None if free is None else int(AVAILABLE_SHARE * free)
 
 
-def check_room(folder: Path, needed: int) -> None:
+def check_room(folder: Path, needed: int, what: str = "calibrating") -> None:
     """Refuse a work folder on whose disk there is not enough room.
 
     Args:
         folder: It exists.
         needed: Bytes that will be written there.
+        what: Is done with the model, for the message.
 
     Raises:
         ResqError: Fewer are free; says how many are needed.
@@ -153,6 +154,6 @@ def check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ResqError(
-            f"{folder}: calibrating this model takes {needed / 1e9:.1f} GB of disk there, and "
+            f"{folder}: {what} this model takes {needed / 1e9:.1f} GB of disk there, and "
             f"{free / 1e9:.1f} are free; make room, or use --work DIR on another disk"
         )

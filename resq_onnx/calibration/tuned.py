@@ -1,30 +1,31 @@
-"""A copy of the model whose weights are tuned, for a recipe and within its minutes.
+"""A model whose weights are tuned, for a recipe and within its minutes.
 
 The number of steps is decided once, after a few were timed, and becomes part of the recipe, so the
-same weights can be tuned again. The copy is a model folder inside the work folder.
+same weights can be tuned again. The tuned matrices are a part of the work folder.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import time
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from resq_onnx.calibration.distributed import share_of_this_process
 from resq_onnx.calibration.heap import give_back
 from resq_onnx.calibration.memory import check_room, room_for
 from resq_onnx.calibration.reference import load_model
-from resq_onnx.calibration.trained import training_text
+from resq_onnx.calibration.trained import SAMPLES, training_text
 from resq_onnx.calibration.training import Tuning
-from resq_onnx.calibration.training.memory import bytes_of_tuning, must_recompute
+from resq_onnx.calibration.training.memory import (
+    bytes_of_matrices,
+    bytes_of_tuning,
+    must_recompute,
+)
 from resq_onnx.calibration.working import torch_device
-from resq_onnx.checkpoint.quiet import quiet_libraries
 from resq_onnx.checkpoint.source import ModelSource
-from resq_onnx.files import copy_file, writing_to
 from resq_onnx.files.work_folder import WorkFolder
 from resq_onnx.progress import Progress
 from resq_onnx.projections import Projections
@@ -33,7 +34,24 @@ from resq_onnx.resources import Resources
 
 clock: Final = time.monotonic
 
+MATRICES: Final = "tuned-matrices"
 TUNED: Final = "tuned"
+"""Parts of the work folder: the matrices by their parameters' names, and in how many steps."""
+
+
+def check_tuning(
+    source: ModelSource, recipe: Recipe, work: WorkFolder, resources: Resources
+) -> bool:
+    """Whether layers must be computed twice.
+
+    Raises:
+        ResqError: The memory or the disk does not suffice.
+    """
+    check_room(work.folder, bytes_of_matrices(source.layout), "tuning the weights of")
+    shape = (SAMPLES, recipe.sequence_length)
+    needed = {again: bytes_of_tuning(source, shape, again) for again in (False, True)}
+    room = room_for(torch_device(resources.device), resources.max_memory)
+    return must_recompute(needed, room, "tuning the weights", "--tune 0")
 
 
 def tuned_model(
@@ -52,7 +70,7 @@ def tuned_model(
         tokenizer: Its Hugging Face tokenizer.
         recipe: The settings; its text, bits and minutes, or steps, are used.
         bases: In which activations and cache are rounded.
-        work: Where the tuned model is kept.
+        work: Where the tuned matrices are kept.
         progress: Receives progress updates.
         resources: Device and memory.
 
@@ -62,14 +80,11 @@ def tuned_model(
     Raises:
         ResqError: The memory or the disk does not suffice.
     """
-    share, began = share_of_this_process(), clock()
+    share = share_of_this_process()
     text = training_text(source, tokenizer, recipe, work, progress, resources)
     if share.rank == 0 and not work.has(TUNED):
-        device = torch_device(resources.device)
-        check_room(work.folder, source.float32_bytes)
-        needed = {again: bytes_of_tuning(source, text.shape, again) for again in (False, True)}
-        room = room_for(device, resources.max_memory)
-        recomputes = must_recompute(needed, room, "tuning the weights", "no --tune")
+        began, device = clock(), torch_device(resources.device)
+        recomputes = check_tuning(source, recipe, work, resources)
         progress.step("Loading the whole model")
         model = load_model(source).to(device)
         tuning = Tuning(model, source.layout, recipe, bases, text, device, recomputes)
@@ -81,19 +96,17 @@ def tuned_model(
         tuning.expect(steps, progress.advance)
         progress.step(f"Tuning the weights in {steps} steps")
         tuning.run(steps, progress.advance)
-        _write(model, source, work.folder / TUNED)
-        work.save(TUNED, {"steps": np.array(steps)})
+        matrices = _arrays(tuning)
         del model, tuning
+        work.save(MATRICES, matrices)
+        work.save(TUNED, {"steps": np.array(steps)})
+        del matrices
         give_back()
     share.wait()
-    steps = int(work.load(TUNED, "steps")["steps"].item())
-    tuned = ModelSource(work.folder / TUNED, source.name, max_length=source.max_length)
+    steps = int(work.load(TUNED)["steps"].item())
+    tuned = dataclasses.replace(source, changed=work.file(MATRICES))
     return tuned, dataclasses.replace(recipe, tuning_steps=steps)
 
 
-def _write(model: Any, source: ModelSource, folder: Path) -> None:
-    """Write a model's weights, beside the configuration of the original."""
-    shutil.rmtree(folder, ignore_errors=True)
-    with writing_to(folder), quiet_libraries():
-        model.cpu().save_pretrained(folder)
-        copy_file(source.folder / "config.json", folder / "config.json")
+def _arrays(tuning: Tuning) -> dict[str, NDArray[np.float32]]:
+    return {name: one.detach().cpu().numpy() for name, one in tuning.weights.items()}

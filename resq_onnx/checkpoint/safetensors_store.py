@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import operator
 import os
@@ -117,6 +118,12 @@ class SafetensorsStore:
         self._tensors: dict[str, StoredTensor] = {}
         for file in _weight_files(folder):
             self._tensors.update({tensor.name: tensor for tensor in _read_header(file)})
+
+    def with_file(self, file: Path) -> SafetensorsStore:
+        """The same tensors, but for those that have the names of a file's: these are the file's."""
+        changed = copy.copy(self)
+        changed._tensors = self._tensors | {tensor.name: tensor for tensor in _read_header(file)}
+        return changed
 
     def __getitem__(self, name: str) -> StoredTensor:
         if name not in self:

@@ -36,11 +36,14 @@ class ModelSource:
         name: The path or name that the user gave, for messages and reports.
         max_length: Tokens of the longest text that the exported model is for; None for the model's
             usual positions (`families.length`).
+        changed: A safetensors file whose tensors take the place of the folder's with their names;
+            None for none.
     """
 
     folder: Path
     name: str
     max_length: int | None = field(default=None, kw_only=True)
+    changed: Path | None = field(default=None, kw_only=True)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -74,7 +77,8 @@ class ModelSource:
     @cached_property
     def weights(self) -> SafetensorsStore:
         """The weights, not yet loaded."""
-        return SafetensorsStore(self.folder, self.layout.family.stored_prefixes)
+        store = SafetensorsStore(self.folder, self.layout.family.stored_prefixes)
+        return store if self.changed is None else store.with_file(self.changed)
 
     @property
     def float32_bytes(self) -> int:

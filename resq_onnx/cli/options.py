@@ -121,7 +121,7 @@ quantising_options = _together(
     click.option("--tune", "tuning_minutes", type=float, metavar="MINUTES",
                  default=DEFAULTS.tuning_minutes, show_default="not at all",
                  help="Tune the weights for so long before they are rounded, with the whole model, "
-                 "towards what it predicts without rounded activations and cache."),
+                 "towards what it predicts without rounded activations and cache; 0: not at all."),
     click.option("--tuning-steps", type=int, default=DEFAULTS.tuning_steps,
                  show_default="as many as fit into the minutes",
                  help="Tune them in so many steps: repeats an export whose resq.json has them."),

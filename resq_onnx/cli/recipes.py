@@ -52,7 +52,7 @@ def recipe_for(
         target = said.target
     with _naming(said):
         recipe = target_named(target).recipe(**_fields(said, chosen, out))
-    if calibrates and (recipe.needs_calibration):
+    if recipe.tunes or (calibrates and recipe.needs_calibration):
         _check_text(said)
     return target, recipe
 
@@ -76,6 +76,8 @@ def _fields(said: RecipeFile, chosen: dict[str, Any], out: Path) -> dict[str, An
     fields = {**said.fields, **given, **_training(said.fields, given)}
     if "tuning_minutes" in given and "tuning_steps" not in given:
         fields["tuning_steps"] = None  # not those of another number of minutes
+    if given.get("tuning_minutes") == 0:
+        fields |= {"tuning_minutes": None, "tuning_steps": None}
     return fields
 
 

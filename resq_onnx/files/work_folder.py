@@ -47,7 +47,7 @@ class WorkFolder:
 
     def has(self, name: str) -> bool:
         """Whether a part is finished."""
-        return self._file(name).is_file()
+        return self.file(name).is_file()
 
     @property
     def holds_parts(self) -> bool:
@@ -61,8 +61,8 @@ class WorkFolder:
             ResqError: It cannot be written.
         """
         arrays = {key: np.ascontiguousarray(tensor) for key, tensor in (tensors or {}).items()}
-        with writing_to(self._file(name)):
-            with replacing(self._file(name)) as temporary:
+        with writing_to(self.file(name)):
+            with replacing(self.file(name)) as temporary:
                 save_file(arrays, temporary)
             sync(self.folder)
 
@@ -72,7 +72,7 @@ class WorkFolder:
         Raises:
             ResqError: It cannot be read.
         """
-        path = self._file(name)
+        path = self.file(name)
         with (
             blaming(path, "a finished part that cannot be read", REMEDY),
             safe_open(path, framework="numpy") as file,
@@ -102,7 +102,8 @@ class WorkFolder:
         """Remove the folder and all parts."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _file(self, name: str) -> Path:
+    def file(self, name: str) -> Path:
+        """The file of a part."""
         return self.folder / f"{name}.safetensors"
 
 

@@ -154,14 +154,15 @@ def test_minutes_of_tuning_win_over_the_steps_of_a_file(
     assert repeated.tuning_steps == 70
     longer = asked(monkeypatch, "export", "--recipe", path, "--tune", 60)["recipe"]
     assert longer == Recipe(tuning_minutes=60)
+    assert asked(monkeypatch, "export", "--recipe", path, "--tune", 0)["recipe"] == Recipe()
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--tune", "0"), "tuning_minutes is 0.0; it must be above 0"),
-        (("--tune", "5", "--format", "contrib"), "format contrib); omit --tune"),
-        (("--tune", "5", "--method", "none"), "method none, format custom); omit --tune"),
+        (("--tune", "-1"), "tuning_minutes is -1.0; it must be above 0"),
+        (("--tune", "5", "--format", "contrib"), "format contrib); use --tune 0"),
+        (("--tune", "5", "--method", "none"), "method none, format custom); use --tune 0"),
         (("--rotations", "random", "--train", "5"), "--rotations random is not trained"),
         (("--method", "quarot", "--train", "5"), "rotations of method quarot cannot be trained"),
         (("--train", "0"), "training_minutes is 0.0; it must be above 0"),

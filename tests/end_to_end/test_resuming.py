@@ -157,7 +157,7 @@ def test_a_training_goes_on_from_the_bases_with_which_it_began(model: Path, tmp_
 def test_tuned_weights_are_kept(model: Path, tmp_path: Path) -> None:
     outs, options = [tmp_path / name / "model.onnx" for name in ("a", "b")], ("--tuning-steps", 3)
     run_successfully("export", model, outs[0], *QUICK, *options)
-    kill(model, outs[1], 7, *options)  # two layers, logits, sums, fitted rotations, tuned weights
+    kill(model, outs[1], 8, *options)  # two layers, logits, sums, rotations, matrices, their steps
     result = run_successfully("export", model, outs[1], *QUICK, *options)
     assert "Tuning" not in result.stderr
     assert repeatable(outs[1].parent) == repeatable(outs[0].parent)

@@ -50,10 +50,14 @@ def bytes_of_tuning(source: ModelSource, shape: tuple[int, int], recomputes: boo
         recomputes: Whether layers keep only their input for the backward pass.
     """
     layout = source.layout
-    weights = layout.num_layers * sum(weight_counts(layout).values())
     expected = 4 * math.prod(shape) * layout.hidden_size
     a_pass = _bytes_of_a_pass(layout, shape[1], recomputes)
-    return source.float32_bytes + ADAM_ARRAYS * 4 * weights + expected + a_pass
+    return source.float32_bytes + ADAM_ARRAYS * bytes_of_matrices(layout) + expected + a_pass
+
+
+def bytes_of_matrices(layout: ModelLayout) -> int:
+    """Of the layers' matrices, in float32."""
+    return 4 * layout.num_layers * sum(weight_counts(layout).values())
 
 
 def must_recompute(needed: Mapping[bool, int], room: int | None, what: str, remedy: str) -> bool:

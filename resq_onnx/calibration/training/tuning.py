@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 
 clock: Final = time.monotonic
 
-RATE: Final = 4e-4
-"""Of the largest step, relative to the root mean square of a matrix; it falls linearly to 0."""
+RATE: Final = 2e-4
+"""Of the largest step, relative to the root mean square of a matrix; it falls linearly to 0. Twice
+this leaves SmolLM2-135M 2 % further from the float model after five minutes."""
 
 BETAS: Final = (0.9, 0.95)
 """Adam's: there are some hundred steps, too few for the usual 0.999."""
@@ -51,18 +52,23 @@ def _ignore(*_of_progress: int) -> None:
     pass
 
 
-def linear_weights(model: nn.Module, layout: ModelLayout) -> list[torch.Tensor]:
-    """The matrices of all layers."""
-    return [
-        module.weight
-        for layer in range(layout.num_layers)
-        for module in model.get_submodule(layout.family.layer.format(layer)).modules()
+def linear_weights(model: nn.Module, layout: ModelLayout) -> dict[str, torch.Tensor]:
+    """The matrices of all layers, by the names of their parameters."""
+    layers = [layout.family.layer.format(layer) for layer in range(layout.num_layers)]
+    return {
+        f"{layer}.{name}.weight": module.weight
+        for layer in layers
+        for name, module in model.get_submodule(layer).named_modules()
         if isinstance(module, nn.Linear)
-    ]
+    }
 
 
 class Tuning:
-    """The weights of a model being tuned: a step reads one sequence."""
+    """The weights of a model being tuned: a step reads one sequence.
+
+    Attributes:
+        weights: What is tuned, by the parameters' names.
+    """
 
     def __init__(
         self,
@@ -92,9 +98,10 @@ class Tuning:
         self._device, self._recomputes = device, recomputes
         order = np.random.default_rng(recipe.seed).permutation(len(sequences))
         self._sequences = [torch.from_numpy(row[None]).to(device) for row in sequences[order]]
-        self._weights = linear_weights(cast(Any, model), layout)
+        self.weights = linear_weights(cast(Any, model), layout)
         self._expected: list[torch.Tensor] = []
-        self._rates = [RATE * float(one.detach().square().mean().sqrt()) for one in self._weights]
+        means = [one.detach().square().mean() for one in self.weights.values()]
+        self._rates = [RATE * float(mean.sqrt()) for mean in means]
         self._optimiser = self._new_optimiser()
 
     def steps_within(self, seconds: float) -> int:
@@ -106,6 +113,8 @@ class Tuning:
             self.expect(number + 1)
             middle = clock()
             self._step(number, 0.0)
+            if torch.device(self._device).type == "cuda":
+                torch.cuda.synchronize(self._device)
             others.append(middle - start)
             times.append(clock() - middle)
         self._optimiser = self._new_optimiser()
@@ -141,7 +150,7 @@ class Tuning:
         expected = self._expected[number % len(self._sequences)].to(self._device)
         head = cast(Any, self._model).get_output_embeddings()
         with ExitStack() as stack:
-            stack.enter_context(learning(self._model, self._weights))
+            stack.enter_context(learning(self._model, list(self.weights.values())))
             if self._recomputes:
                 stack.enter_context(recomputing(self._model, self._layout))
             stack.enter_context(self._simulated())
@@ -161,5 +170,5 @@ class Tuning:
         self._optimiser.zero_grad(set_to_none=True)
 
     def _new_optimiser(self) -> torch.optim.Optimizer:
-        groups = [{"params": [weight]} for weight in self._weights]
+        groups = [{"params": [weight]} for weight in self.weights.values()]
         return torch.optim.Adam(groups, betas=BETAS, fused=True)

@@ -1,0 +1,126 @@
+"""Tuning within minutes: how many steps, what is kept, and when it is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from resq_onnx.calibration import trained, tuned
+from resq_onnx.calibration.reference import load_model, load_tokenizer
+from resq_onnx.calibration.training import Tuning
+from resq_onnx.calibration.tuned import check_tuning, tuned_model
+from resq_onnx.checkpoint.source import ModelSource
+from resq_onnx.errors import ResqError
+from resq_onnx.files.work_folder import WorkFolder
+from resq_onnx.progress import Progress
+from resq_onnx.projections.bases import compute_projections
+from resq_onnx.recipe import Recipe
+from resq_onnx.resources import Resources
+from tests.tiny_models import write_model
+
+ASKED: dict[str, Any] = {"sequence_length": 24, "method": "quarot", "calibration": "python-docs"}
+"""Bases that need no calibration."""
+
+KINDS = {
+    "llama": True,
+    "qwen2": False,
+    "phi3_partly_rotary": False,
+    "gemma3": True,
+    "gemma3_vl": True,
+}
+"""By kind, whether embedding and lm_head are tied: plain, with biases, with fused matrices, with
+norms behind the halves of a layer, with a vision tower."""
+
+
+class Run:
+    """Tunes tiny models in a work folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.titles = folder, list[str]()
+
+    def source(self, kind: str = "llama") -> ModelSource:
+        folder = self.folder / f"model-{kind}"
+        if not folder.exists():
+            write_model(folder, kind, tied=KINDS[kind])
+        return ModelSource(folder, kind)
+
+    def __call__(self, source: ModelSource, **recipe: Any) -> tuple[ModelSource, Recipe]:
+        asked = Recipe(**(ASKED | recipe))
+        bases = compute_projections(asked, source.layout, None)
+        told = Progress(step=self.titles.append)
+        given = (source, load_tokenizer(source), asked, bases, WorkFolder(self.folder), told)
+        return tuned_model(*given, Resources())
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setattr(trained, "SAMPLES", 4)
+    return Run(tmp_path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_tuned_model_differs_in_the_matrices_of_its_layers_alone(run: Run, kind: str) -> None:
+    source = run.source(kind)
+    found, recipe = run(source, tuning_steps=2)
+    assert recipe.tuning_steps == 2
+    layer = source.layout.family.layer.format(0).removesuffix("0")
+    for name, parameter in load_model(source).named_parameters():
+        matrix = name.startswith(layer) and parameter.dim() == 2
+        if matrix or name in found.weights:
+            stored = found.weights[name].float32()
+            assert (stored != parameter.detach().numpy()).any() == matrix, name
+
+
+def test_minutes_become_steps_and_finished_ones_are_kept(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budgets: list[float] = []
+
+    def steps_within(_tuning: Tuning, seconds: float) -> int:
+        budgets.append(seconds)
+        return 3
+
+    times = iter([100.0, 130.0])
+    monkeypatch.setattr(tuned, "clock", lambda: next(times))
+    monkeypatch.setattr(Tuning, "steps_within", steps_within)
+    first, recipe = run(run.source(), tuning_minutes=2.0)
+    assert budgets == [90.0], "loading the model took half a minute"
+    assert recipe.tuning_steps == 3
+    assert "Tuning the weights in 3 steps" in run.titles
+    run.titles.clear()
+    again, _ = run(run.source(), tuning_minutes=2.0)
+    assert run.titles == []
+    name = "model.layers.1.mlp.down_proj.weight"
+    np.testing.assert_array_equal(*(one.weights[name].float32() for one in (first, again)))
+
+
+def test_too_little_memory_or_disk_is_refused_with_what_is_needed(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, work = Recipe(**(ASKED | {"tuning_steps": 1})), WorkFolder(run.folder)
+    little = Resources(max_memory=1_000)
+    with pytest.raises(ResqError, match=r"takes \d\.\d GB, and 0\.0 may be taken; .*--tune 0"):
+        check_tuning(run.source(), recipe, work, little)
+    needed = {False: 8, True: 4}
+    monkeypatch.setattr(tuned, "bytes_of_tuning", lambda _source, _shape, again: needed[again])
+    for room, recomputes in ((10, False), (5, True)):
+        monkeypatch.setattr(tuned, "room_for", lambda *_, room=room: room)
+        assert check_tuning(run.source(), recipe, work, Resources()) == recomputes
+    monkeypatch.setattr(tuned, "bytes_of_matrices", lambda _layout: 10**18)
+    with pytest.raises(ResqError, match=r"tuning the weights of this model takes .* GB of disk"):
+        check_tuning(run.source(), recipe, work, Resources())
+
+
+def test_a_text_that_the_calibration_did_not_have_is_refused() -> None:
+    from resq_onnx.calibration.measured import text_of
+
+    made = Recipe(calibration="a/text.txt").to_json()
+    assert text_of(Recipe(calibration="b/text.txt"), made) == "b/text.txt"
+    assert text_of(Recipe(calibration="auto"), Recipe().to_json()) == "bundled", "it did not write"
+    other = dataclasses.replace(Recipe(), samples=8)
+    with pytest.raises(ResqError, match="another calibration, samples; --tune reads"):
+        text_of(other, made)
