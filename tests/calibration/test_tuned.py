@@ -95,7 +95,8 @@ def test_minutes_become_steps_and_finished_ones_are_kept(
     again, _ = run(run.source(), tuning_minutes=2.0)
     assert run.titles == []
     name = "model.layers.1.mlp.down_proj.weight"
-    np.testing.assert_array_equal(*(one.weights[name].float32() for one in (first, again)))
+    one, two = (found.weights[name].float32() for found in (first, again))
+    np.testing.assert_array_equal(one, two)
 
 
 def test_too_little_memory_or_disk_is_refused_with_what_is_needed(

@@ -33,8 +33,8 @@ def test_divergence_and_gradient_are_those_of_all_logits(
     monkeypatch.setattr(module, "LOGITS", at_once * 11)
     hidden, expected = torch.randn(2, 7, 6, generator=generator)
     found, obvious = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
-    logits = [head(rows).log_softmax(-1) for rows in (obvious, expected)]
-    wanted = torch.nn.functional.kl_div(*logits, reduction="batchmean", log_target=True)
+    ours, theirs = (head(rows).log_softmax(-1) for rows in (obvious, expected))
+    wanted = torch.nn.functional.kl_div(ours, theirs, reduction="batchmean", log_target=True)
     loss = divergence(head, found, expected)
     torch.testing.assert_close(loss, wanted)
     (3 * loss).backward()
