@@ -151,6 +151,7 @@ def measure(
     texts = Texts(calibration, token_ids, text)
     if recipe.tunes:
         check_tuning(source, recipe, work, resources)
+        recipe = dataclasses.replace(recipe, calibration=text_of(recipe, calibrated))
     layer_pass = run_pass(source, work, texts, asked.dtype_compute, resources, progress, fits=fits)
     moments = layer_pass.moments() or (None if known is None else known.moments)
     sums = known.sums_for(layout) if known else layer_pass.sums()
@@ -159,9 +160,7 @@ def measure(
         bases, recipe = find_projections(*asked_of, layer_pass, work, progress, resources)
     tuned = None
     if recipe.tunes:
-        read = dataclasses.replace(recipe, calibration=text_of(recipe, calibrated))
-        tuned, read = tuned_model(source, tokenizer, read, bases, work, progress, resources)
-        recipe = dataclasses.replace(recipe, tuning_steps=read.tuning_steps)
+        tuned, recipe = tuned_model(source, tokenizer, recipe, bases, work, progress, resources)
     short, long = layer_pass.outputs()
     done = _carried_out(recipe, calibrated)
     return ReferenceMeasurements(
