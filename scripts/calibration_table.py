@@ -3,6 +3,7 @@
     python scripts/fetch_brown.py build/brown
     python -m scripts.calibration_table build/models/SmolLM2-135M-Instruct.Q4_1.gguf
     python -m scripts.calibration_table MODEL --texts python-docs,self --seeds 0,1,2,3,4
+    python -m scripts.calibration_table MODEL --texts bundled --options="--tune 0"
 
 Exports the model once for each text and seed, and evaluates the files on prose (the held-out part
 of the Brown corpus), Python code (modules of the standard library) and chat (the float model's
@@ -16,6 +17,7 @@ import argparse
 import fractions
 import ipaddress
 import json
+import shlex
 import shutil
 import statistics
 import tarfile
@@ -61,12 +63,13 @@ PROMPTS: Final = (
 
 @dataclass(frozen=True)
 class Bench:
-    """What all exports share: the model, the folder of results, and the size of the texts."""
+    """What all exports share: the model, the folder of results, sizes of texts, and options."""
 
     model: Path
     work: Path
     samples: int
     windows: int
+    options: tuple[str, ...] = ()
 
     def held_out(self, brown: Path) -> dict[str, Path]:
         """The files of text, made if they are missing; a model without a template has no chat."""
@@ -80,14 +83,16 @@ class Bench:
 
     def measured(self, text: str | None, seed: int, files: dict[str, Path]) -> dict[str, float]:
         """Perplexity on each file, and `seconds` of the export; None exports the float model."""
-        kept = self.work / f"{Path(text).stem if text else 'float'}-{self.samples}-{seed}.json"
+        stem = "".join([Path(text).stem, *self.options]) if text else "float"
+        kept = self.work / f"{stem}-{self.samples}-{seed}.json"
         if not kept.exists():
             folder = self.work / "export"
-            recipe = ["--calibration", text, "--samples", str(self.samples)] if text else []
+            recipe = ["--method", "none"]
+            if text:
+                recipe = ["--calibration", text, "--samples", str(self.samples), *self.options]
             began = time.monotonic()
-            method = [] if text else ["--method", "none"]
             target = folder / "model.onnx"
-            run(["export", str(self.model), str(target), *recipe, *method, "--seed", str(seed)])
+            run(["export", str(self.model), str(target), *recipe, "--seed", str(seed)])
             found = {"seconds": time.monotonic() - began}
             found |= {kind: self._perplexity(target, file) for kind, file in files.items()}
             shutil.rmtree(folder)
@@ -148,9 +153,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/calibration-texts"))
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--windows", type=int, default=12)
+    parser.add_argument("--options", default="", help="of each export, in one word")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    bench = Bench(options.model, options.work, options.samples, options.windows)
+    others = tuple(shlex.split(options.options))
+    bench = Bench(options.model, options.work, options.samples, options.windows, others)
     seeds = [int(seed) for seed in options.seeds.split(",")]
     print_table(bench, options.texts.split(","), seeds, options.brown)
 
