@@ -23,7 +23,7 @@ from resq_onnx.calibration.heap import give_back
 from resq_onnx.calibration.memory import room_for
 from resq_onnx.calibration.recipe_text import calibration_text
 from resq_onnx.calibration.reference import load_model
-from resq_onnx.calibration.training import Training
+from resq_onnx.calibration.training import SimulatedModel, Training
 from resq_onnx.calibration.training.memory import bytes_of_training, must_recompute
 from resq_onnx.calibration.training.turned import keep_turned, kept_turned
 from resq_onnx.calibration.working import torch_device
@@ -86,10 +86,11 @@ def trained_bases(
         recomputes = must_recompute(needed, room, "training the rotations", remedy)
         progress.step("Loading the whole model")
         model = load_model(source).to(device)
-        training = Training(model, source.layout, recipe, bases, text, device, recomputes)
+        of_model = (model, source.layout, recipe, bases, text, device, recomputes)
+        training = Training(SimulatedModel(*of_model))
         steps = _run(training, recipe, work, progress, began)
         keep_turned(work, TRAINED, training.result(), steps=np.array(steps))
-        del model, training
+        del model, of_model, training
         give_back()
     share.wait()
     done = int(work.load(TRAINED, "steps")["steps"].item())

@@ -18,7 +18,7 @@ from resq_onnx.calibration.heap import give_back
 from resq_onnx.calibration.memory import check_room, room_for
 from resq_onnx.calibration.reference import load_model
 from resq_onnx.calibration.trained import SAMPLES, training_text
-from resq_onnx.calibration.training import Tuning
+from resq_onnx.calibration.training import SimulatedModel, Tuning
 from resq_onnx.calibration.training.memory import (
     bytes_of_matrices,
     bytes_of_tuning,
@@ -87,7 +87,8 @@ def tuned_model(
         recomputes = check_tuning(source, recipe, work, resources)
         progress.step("Loading the whole model")
         model = load_model(source).to(device)
-        tuning = Tuning(model, source.layout, recipe, bases, text, device, recomputes)
+        of_model = (model, source.layout, recipe, bases, text, device, recomputes)
+        tuning = Tuning(SimulatedModel(*of_model))
         steps = recipe.tuning_steps
         if steps is None:
             assert recipe.tuning_minutes is not None, "minutes or steps are given"
@@ -97,7 +98,7 @@ def tuned_model(
         progress.step(f"Tuning the weights in {steps} steps")
         tuning.run(steps, progress.advance)
         matrices = _arrays(tuning)
-        del model, tuning
+        del model, of_model, tuning
         work.save(MATRICES, matrices)
         work.save(TUNED, {"steps": np.array(steps)})
         del matrices

@@ -11,7 +11,7 @@ import pytest
 from resq_onnx.calibration import trained
 from resq_onnx.calibration.reference import load_tokenizer
 from resq_onnx.calibration.trained import trained_bases
-from resq_onnx.calibration.training import Training
+from resq_onnx.calibration.training import SimulatedModel, Training
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError
 from resq_onnx.files.work_folder import WorkFolder
@@ -92,13 +92,12 @@ def test_layers_are_recomputed_where_memory_is_short(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[bool] = []
-    begin = Training.__init__
 
-    def spy(training: Training, *given: Any) -> None:
+    def spy(*given: Any) -> SimulatedModel:
         seen.append(given[-1])
-        begin(training, *given)
+        return SimulatedModel(*given)
 
-    monkeypatch.setattr(Training, "__init__", spy)
+    monkeypatch.setattr(trained, "SimulatedModel", spy)
     for room in (10, 5):
         monkeypatch.setattr(trained, "room_for", lambda *_, room=room: room)
         monkeypatch.setattr(

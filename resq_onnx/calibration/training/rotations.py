@@ -9,24 +9,15 @@ trained in the same way, and those of its keys too. Training begins with fitted 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from resq_onnx.calibration.training.backward import learning, recomputing
-from resq_onnx.calibration.training.loss import last_hidden, next_token_loss
-from resq_onnx.calibration.training.simulation import Bases, parts_by_recipe, simulated
+from resq_onnx.calibration.training.loss import next_token_loss
+from resq_onnx.calibration.training.simulated_model import SimulatedModel
 from resq_onnx.calibration.training.stiefel import descend
 from resq_onnx.calibration.training.turned import TurnedBases
-from resq_onnx.families import ModelLayout
 from resq_onnx.projections import Projections
-from resq_onnx.recipe import Recipe
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 Advance = Callable[[int, int], None]
 
@@ -43,49 +34,14 @@ def _ignore(*_of_progress: Any) -> None:
 class Training:
     """Rotations in training: a step reads one sequence."""
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        layout: ModelLayout,
-        recipe: Recipe,
-        projections: Projections,
-        sequences: NDArray[np.int64],
-        device: str = "cpu",
-        recomputes: bool = False,
-    ) -> None:
-        """Begin with given bases.
-
-        Args:
-            model: The original model, on the device; its weights do not change.
-            layout: Its sizes and module names.
-            recipe: Its method, bits, clip and seed are used.
-            projections: Start values.
-            sequences: Token ids (samples, tokens), read in a seeded order, again and again.
-            device: Where the model is.
-            recomputes: Whether each layer runs once more in the backward pass, so that only its
-                input is kept until then.
-        """
-        self._model, self._layout, self._start = model, layout, projections
-        self._device = device
-        order = np.random.default_rng(recipe.seed).permutation(len(sequences))
-        self._sequences, self._recomputes = sequences[order], recomputes
-        self._parts = parts_by_recipe(recipe, projections)
-        self._turned = TurnedBases(projections, recipe, device)
+    def __init__(self, simulated: SimulatedModel) -> None:
+        """Begin with the bases of a model, whose weights do not change."""
+        self._simulated = simulated
+        self._turned = TurnedBases(simulated.projections, simulated.recipe, simulated.device)
 
     def loss(self, number: int = 0) -> float:
         """The next-token loss on a sequence, in nats; the rotations get its gradient."""
-        token_ids = self._sequences[number % len(self._sequences)][None]
-        tokens = torch.from_numpy(token_ids).to(self._device)
-        head = cast(Any, self._model).get_output_embeddings()
-        with ExitStack() as stack:
-            stack.enter_context(learning(self._model))
-            if self._recomputes:
-                stack.enter_context(recomputing(self._model, self._layout))
-            bases = self._turned.bases()
-            stack.enter_context(self._simulated(lambda: bases))
-            loss = next_token_loss(head, last_hidden(self._model, tokens), tokens)
-            loss.backward()
-        return float(loss.detach())
+        return self._simulated.backward(number, next_token_loss, self._turned.bases())
 
     def forget(self) -> None:
         """Remove the gradients of `loss`."""
@@ -125,7 +81,4 @@ class Training:
 
     def result(self) -> Projections:
         """The projections with the current rotations, which are orthogonal in float64."""
-        return self._turned.exact(self._start)
-
-    def _simulated(self, bases: Callable[[], Bases]) -> Any:
-        return simulated(self._model, self._layout, self._start, self._parts, bases)
+        return self._turned.exact(self._simulated.projections)

@@ -12,23 +12,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from resq_onnx.calibration.training.backward import learning, recomputing
 from resq_onnx.calibration.training.loss import divergence, last_hidden
-from resq_onnx.calibration.training.simulation import bases_of, parts_by_recipe, simulated
+from resq_onnx.calibration.training.simulated_model import SimulatedModel
+from resq_onnx.calibration.training.simulation import bases_of
 from resq_onnx.families import ModelLayout
-from resq_onnx.projections import Projections
-from resq_onnx.recipe import Recipe
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 clock: Final = time.monotonic
 
@@ -70,35 +62,11 @@ class Tuning:
         weights: What is tuned, by the parameters' names.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        layout: ModelLayout,
-        recipe: Recipe,
-        projections: Projections,
-        sequences: NDArray[np.int64],
-        device: str = "cpu",
-        recomputes: bool = False,
-    ) -> None:
-        """Begin with the float model.
-
-        Args:
-            model: The original model, on the device; `run` changes its layers' matrices.
-            layout: Its sizes and module names.
-            recipe: Its bits, clip and seed are used.
-            projections: The bases in which activations and cache are rounded.
-            sequences: Token ids (samples, tokens), read in a seeded order, again and again.
-            device: Where the model is.
-            recomputes: Whether each layer runs once more in the backward pass, so that only its
-                input is kept until then.
-        """
-        self._model, self._layout, self._projections = model, layout, projections
-        self._parts = parts_by_recipe(recipe, projections)
-        self._bases = bases_of(projections, device)
-        self._device, self._recomputes = device, recomputes
-        order = np.random.default_rng(recipe.seed).permutation(len(sequences))
-        self._sequences = [torch.from_numpy(row[None]).to(device) for row in sequences[order]]
-        self.weights = linear_weights(cast(Any, model), layout)
+    def __init__(self, simulated: SimulatedModel) -> None:
+        """Begin with a model that is still float; `run` changes its layers' matrices."""
+        self._simulated, self._sequences = simulated, simulated.sequences
+        self._bases = bases_of(simulated.projections, simulated.device)
+        self.weights = linear_weights(simulated.model, simulated.layout)
         self._expected: list[torch.Tensor] = []
         means = [one.detach().square().mean() for one in self.weights.values()]
         self._rates = [RATE * float(mean.sqrt()) for mean in means]
@@ -113,8 +81,8 @@ class Tuning:
             self.expect(number + 1)
             middle = clock()
             self._step(number, 0.0)
-            if torch.device(self._device).type == "cuda":
-                torch.cuda.synchronize(self._device)
+            if torch.device(self._simulated.device).type == "cuda":
+                torch.cuda.synchronize(self._simulated.device)
             others.append(middle - start)
             times.append(clock() - middle)
         self._optimiser = self._new_optimiser()
@@ -126,9 +94,9 @@ class Tuning:
     @torch.no_grad()
     def expect(self, steps: int, advance: Advance = _ignore) -> None:
         """Run the float model on the sequences of so many steps, while it is still that."""
-        count = min(steps, len(self._sequences))
+        model, count = self._simulated.model, min(steps, len(self._sequences))
         for place in range(len(self._expected), count):
-            self._expected.append(last_hidden(self._model, self._sequences[place])[0].cpu())
+            self._expected.append(last_hidden(model, self._sequences[place])[0].cpu())
             advance(place + 1, count)
 
     def run(self, steps: int, advance: Advance = _ignore) -> None:
@@ -146,21 +114,13 @@ class Tuning:
 
     def loss(self, number: int = 0) -> float:
         """The KL divergence on a sequence, in nats; the weights get its gradient."""
-        token_ids = self._sequences[number % len(self._sequences)]
-        expected = self._expected[number % len(self._sequences)].to(self._device)
-        head = cast(Any, self._model).get_output_embeddings()
-        with ExitStack() as stack:
-            stack.enter_context(learning(self._model, list(self.weights.values())))
-            if self._recomputes:
-                stack.enter_context(recomputing(self._model, self._layout))
-            stack.enter_context(self._simulated())
-            loss = divergence(head, last_hidden(self._model, token_ids)[0], expected)
-            loss.backward()
-        return float(loss.detach())
+        device, place = self._simulated.device, number % len(self._sequences)
+        expected = self._expected[place].to(device)
 
-    def _simulated(self) -> Any:
-        model, layout, projections = self._model, self._layout, self._projections
-        return simulated(model, layout, projections, self._parts, lambda: self._bases)
+        def loss(head: nn.Module, hidden: torch.Tensor, _token_ids: torch.Tensor) -> torch.Tensor:
+            return divergence(head, hidden[0], expected)
+
+        return self._simulated.backward(number, loss, self._bases, list(self.weights.values()))
 
     def _step(self, number: int, rate: float) -> None:
         self.loss(number)

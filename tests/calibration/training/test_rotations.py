@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resq_onnx.calibration.training import Training
+from resq_onnx.calibration.training import SimulatedModel, Training
 from resq_onnx.projections.bases import Projections, compute_projections
 from resq_onnx.recipe import Recipe
 from tests.calibration.tiny import layout, obvious_moments, sequences, tiny_llama
@@ -25,7 +25,8 @@ def _recipe(method: Any, **changes: Any) -> Recipe:
 def _training(model: Any, recipe: Recipe, recomputes: bool = False) -> Training:
     tokens, of_model = sequences(2, 24), layout(model)
     start = compute_projections(recipe, of_model, obvious_moments(model, tokens))
-    return Training(model, of_model, recipe, start, tokens, recomputes=recomputes)
+    simulated = SimulatedModel(model, of_model, recipe, start, tokens, recomputes=recomputes)
+    return Training(simulated)
 
 
 def _loss(training: Training) -> float:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from resq_onnx.calibration.training import Tuning, tuning
+from resq_onnx.calibration.training import SimulatedModel, Tuning, tuning
 from resq_onnx.calibration.training.loss import last_hidden
 from resq_onnx.projections.bases import compute_projections
 from resq_onnx.recipe import Recipe
@@ -19,7 +19,8 @@ MATRICES = 7
 def _tuning(model: Any, recomputes: bool = False) -> Tuning:
     tokens, of_model = sequences(2, 24), layout(model)
     start = compute_projections(RECIPE, of_model, obvious_moments(model, tokens))
-    return Tuning(model, of_model, RECIPE, start, tokens, recomputes=recomputes)
+    simulated = SimulatedModel(model, of_model, RECIPE, start, tokens, recomputes=recomputes)
+    return Tuning(simulated)
 
 
 def _tuned(steps: int, recomputes: bool = False) -> dict[str, torch.Tensor]:
@@ -65,7 +66,7 @@ def test_recomputed_layers_give_the_same_weights() -> None:
 def test_timing_changes_neither_the_weights_nor_what_follows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A pass takes a second and its gradients 1.5; two steps are timed, each on a new sequence."""
+    """A pass takes a second, one with gradients 2.5; two are timed, each on a new sequence."""
     seconds = 0.0
 
     def taking(function: Any, time: float) -> Any:
@@ -81,7 +82,7 @@ def test_timing_changes_neither_the_weights_nor_what_follows(
     found = _tuning(model)
     monkeypatch.setattr(tuning, "clock", lambda: seconds)
     monkeypatch.setattr(tuning, "last_hidden", taking(last_hidden, 1.0))
-    monkeypatch.setattr(Tuning, "loss", taking(Tuning.loss, 1.5))
+    monkeypatch.setattr(Tuning, "loss", taking(Tuning.loss, 2.5))
     timed, a_step, others = 2 * (1.0 + 2.5), 2.5, 2 * 1.0
     assert found.steps_within(timed + others + 5 * a_step) == 5
     assert found.steps_within(0.0) == 1
