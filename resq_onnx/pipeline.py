@@ -27,6 +27,7 @@ from resq_onnx.calibration.measured import (
 )
 from resq_onnx.calibration.recipe_text import calibration_text
 from resq_onnx.calibration.reference import load_tokenizer, text_opening
+from resq_onnx.calibration.run import CalibrationRun
 from resq_onnx.calibration.threads import limited_threads
 from resq_onnx.calibration.working import opened_work, torch_device
 from resq_onnx.checkpoint.folder import check_folder, files_of
@@ -274,15 +275,15 @@ def calibrate(
         tokenizer, layout = load_tokenizer(source), source.layout
         none = np.empty((0, 0), np.int64)
         with opened_work(out, source, recipe, resources, progress) as work:
-            text = calibration_text(tokenizer, recipe, source, work, progress, resources)
+            run = CalibrationRun(source, tokenizer, work, progress, resources)
+            text = calibration_text(run, recipe)
             recipe = replace(recipe, calibration=text.spec)
             texts = Texts(text.token_ids, none, none)
             dtype = recipe.dtype_compute
             layer_pass = run_pass(source, work, texts, dtype, resources, progress, fits=recipe.fits)
             moments, sums = layer_pass.moments(), layer_pass.sums()
             assert sums is not None, "a calibration text has tokens"
-            asked = (source, tokenizer, recipe, moments, sums)
-            bases, recipe = find_projections(*asked, layer_pass, work, progress, resources)
+            bases, recipe = find_projections(run, recipe, moments, sums, layer_pass)
             if staging is None:
                 return None
             done = began(recipe, text_opening(tokenizer, source, recipe.bos))

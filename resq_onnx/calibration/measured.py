@@ -21,6 +21,7 @@ from resq_onnx.calibration.layered import LayeredModel
 from resq_onnx.calibration.memory import batch_within, check_room
 from resq_onnx.calibration.recipe_text import calibration_text
 from resq_onnx.calibration.reference import load_tokenizer, text_opening
+from resq_onnx.calibration.run import CalibrationRun
 from resq_onnx.calibration.texts import FILE_SUFFIXES
 from resq_onnx.calibration.trained import SAMPLES as TRAINED_SAMPLES
 from resq_onnx.calibration.trained import trained_bases
@@ -131,6 +132,7 @@ def measure(
         ResqError: PyTorch cannot load the model, or the file belongs to another model.
     """
     tokenizer, layout = load_tokenizer(source), source.layout
+    run = CalibrationRun(source, tokenizer, work, progress, resources)
     opening = text_opening(tokenizer, source, recipe.bos)
     known, calibrated = None, began(recipe, opening).to_json()
     if saved is not None:
@@ -143,7 +145,7 @@ def measure(
     asked = dataclasses.replace(recipe, **_calibration_fields(calibrated))
     calibration = np.empty((0, 0), np.int64)
     if recipe.needs_calibration and lacks:
-        found = calibration_text(tokenizer, asked, source, work, progress, resources)
+        found = calibration_text(run, asked)
         calibration, calibrated["calibration"] = found.token_ids, found.spec
     trained = TRAINED_SAMPLES if recipe.trains or recipe.tunes else 0
     text = quality_text(tokenizer, layout, calibrated, opening, trained)
@@ -156,11 +158,10 @@ def measure(
     moments = layer_pass.moments() or (None if known is None else known.moments)
     sums = known.sums_for(layout) if known else layer_pass.sums()
     if bases is None:
-        asked_of = (source, tokenizer, recipe, moments, sums)
-        bases, recipe = find_projections(*asked_of, layer_pass, work, progress, resources)
+        bases, recipe = find_projections(run, recipe, moments, sums, layer_pass)
     tuned = None
     if recipe.tunes:
-        tuned, recipe = tuned_model(source, tokenizer, recipe, bases, work, progress, resources)
+        tuned, recipe = tuned_model(run, recipe, bases)
     short, long = layer_pass.outputs()
     done = _carried_out(recipe, calibrated)
     return ReferenceMeasurements(
@@ -316,15 +317,11 @@ def text_of(recipe: Recipe, calibrated: Mapping[str, Any]) -> str:
 
 
 def find_projections(
-    source: ModelSource,
-    tokenizer: Any,
+    run: CalibrationRun,
     recipe: Recipe,
     moments: SecondMoments | None,
     sums: BasisSums | None,
     layer_pass: LayerPass,
-    work: WorkFolder,
-    progress: Progress,
-    resources: Resources,
 ) -> tuple[Projections, Recipe]:
     """Compute the bases by linear algebra, and fit and train them if the recipe says so.
 
@@ -334,12 +331,11 @@ def find_projections(
     Raises:
         ResqError: The recipe needs moments that are not there, or as for `trained_bases`.
     """
-    device = torch_device(resources.device)
-    bases = compute_projections(recipe, source.layout, moments, sums, device)
+    bases = compute_projections(recipe, run.source.layout, moments, sums, run.device)
     if recipe.fits:
-        bases = fitted_bases(recipe, bases, layer_pass, work, progress, device)
+        bases = fitted_bases(run, recipe, bases, layer_pass)
     if recipe.trains:
-        return trained_bases(source, tokenizer, recipe, bases, work, progress, resources)
+        return trained_bases(run, recipe, bases)
     return bases, recipe
 
 

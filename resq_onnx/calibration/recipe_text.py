@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +17,9 @@ from resq_onnx.calibration.corpus import calibration_sequences
 from resq_onnx.calibration.distributed import share_of_this_process
 from resq_onnx.calibration.own_text import own_text
 from resq_onnx.calibration.reference import text_opening
+from resq_onnx.calibration.run import CalibrationRun
 from resq_onnx.calibration.writing import CannotWriteError
-from resq_onnx.checkpoint.source import ModelSource
-from resq_onnx.files.work_folder import WorkFolder
-from resq_onnx.progress import Progress
 from resq_onnx.recipe import Recipe
-from resq_onnx.resources import Resources
 
 
 @dataclass(frozen=True)
@@ -39,30 +35,20 @@ class CalibrationText:
     spec: str
 
 
-def calibration_text(
-    tokenizer: Any,
-    recipe: Recipe,
-    source: ModelSource,
-    work: WorkFolder,
-    progress: Progress,
-    resources: Resources,
-) -> CalibrationText:
+def calibration_text(run: CalibrationRun, recipe: Recipe) -> CalibrationText:
     """The calibration text of a recipe.
 
     Under torchrun every process calls this, and all get the text of the first one.
 
     Args:
-        tokenizer: The model's Hugging Face tokenizer.
+        run: The calibration; a text that the model wrote is kept in its work folder. Its progress
+            receives a warning if there is less text than wanted, or the model cannot write.
         recipe: Its calibration, samples, sequence length, BOS and seed are used.
-        source: The model.
-        work: Where a text that the model wrote is kept.
-        progress: Receives progress updates, and a warning if there is less text than wanted, or
-            the model cannot write.
-        resources: What may be used.
 
     Raises:
         ResqError: The text cannot be read, or PyTorch cannot load the model.
     """
+    source, tokenizer, work, progress = run.source, run.tokenizer, run.work, run.progress
     opening = text_opening(tokenizer, source, recipe.bos)
     spec = recipe.calibration
 
@@ -82,7 +68,7 @@ def calibration_text(
     if share.rank == 0 and not work.has(part):
         asked = (source, tokenizer, (own, recipe.sequence_length), opening, recipe.seed)
         try:
-            written = own_text(*asked, resources, progress)
+            written = own_text(*asked, run.resources, progress)
             ids = np.concatenate([read(shares), written])
         except CannotWriteError as reason:
             progress.warn(

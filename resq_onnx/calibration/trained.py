@@ -23,16 +23,12 @@ from resq_onnx.calibration.heap import give_back
 from resq_onnx.calibration.memory import room_for
 from resq_onnx.calibration.recipe_text import calibration_text
 from resq_onnx.calibration.reference import load_model
+from resq_onnx.calibration.run import CalibrationRun
 from resq_onnx.calibration.training import SimulatedModel, Training
 from resq_onnx.calibration.training.memory import bytes_of_training, must_recompute
 from resq_onnx.calibration.training.turned import keep_turned, kept_turned
-from resq_onnx.calibration.working import torch_device
-from resq_onnx.checkpoint.source import ModelSource
-from resq_onnx.files.work_folder import WorkFolder
-from resq_onnx.progress import Progress
 from resq_onnx.projections import Projections
 from resq_onnx.recipe import Recipe
-from resq_onnx.resources import Resources
 
 clock: Final = time.monotonic
 
@@ -51,24 +47,14 @@ TRAINED: Final = "trained"
 
 
 def trained_bases(
-    source: ModelSource,
-    tokenizer: Any,
-    recipe: Recipe,
-    bases: Projections,
-    work: WorkFolder,
-    progress: Progress,
-    resources: Resources,
+    run: CalibrationRun, recipe: Recipe, bases: Projections
 ) -> tuple[Projections, Recipe]:
     """Train the rotations of bases, in the first process; the others wait for them.
 
     Args:
-        source: The model.
-        tokenizer: Its Hugging Face tokenizer.
+        run: The calibration; the rotations are kept in its work folder.
         recipe: The settings; its text, bits and minutes, or steps, are used.
         bases: Start values.
-        work: Where the rotations are kept.
-        progress: Receives progress updates.
-        resources: Device and memory.
 
     Returns:
         The trained bases, and the recipe with the number of steps.
@@ -77,35 +63,24 @@ def trained_bases(
         ResqError: The memory does not suffice.
     """
     share, began = share_of_this_process(), clock()
-    text = training_text(source, tokenizer, recipe, work, progress, resources)
-    if share.rank == 0 and not work.has(TRAINED):
-        device = torch_device(resources.device)
-        needed = {again: bytes_of_training(source, text.shape[1], again) for again in (False, True)}
-        room = room_for(device, resources.max_memory)
+    text = training_text(run, recipe)
+    if share.rank == 0 and not run.work.has(TRAINED):
+        tokens, room = text.shape[1], room_for(run.device, run.resources.max_memory)
+        needed = {again: bytes_of_training(run.source, tokens, again) for again in (False, True)}
         remedy = "--rotations fitted"
         recomputes = must_recompute(needed, room, "training the rotations", remedy)
-        progress.step("Loading the whole model")
-        model = load_model(source).to(device)
-        of_model = (model, source.layout, recipe, bases, text, device, recomputes)
-        training = Training(SimulatedModel(*of_model))
-        steps = _run(training, recipe, work, progress, began)
-        keep_turned(work, TRAINED, training.result(), steps=np.array(steps))
-        del model, of_model, training
+        training = Training(loaded(run, recipe, bases, text, recomputes))
+        steps = _train(training, run, recipe, began)
+        keep_turned(run.work, TRAINED, training.result(), steps=np.array(steps))
+        del training
         give_back()
     share.wait()
-    done = int(work.load(TRAINED, "steps")["steps"].item())
+    done = int(run.work.load(TRAINED, "steps")["steps"].item())
     recipe = dataclasses.replace(recipe, training_steps=done)
-    return kept_turned(work, TRAINED, bases), recipe
+    return kept_turned(run.work, TRAINED, bases), recipe
 
 
-def training_text(
-    source: ModelSource,
-    tokenizer: Any,
-    recipe: Recipe,
-    work: WorkFolder,
-    progress: Progress,
-    resources: Resources,
-) -> NDArray[np.int64]:
+def training_text(run: CalibrationRun, recipe: Recipe) -> NDArray[np.int64]:
     """Token ids of what is trained on, (samples, tokens): `SAMPLES`, of the calibration's text.
 
     A text that the model writes is no longer than that of the calibration. Under torchrun every
@@ -113,13 +88,25 @@ def training_text(
     """
     own = SELF in shares_of(recipe.calibration, SAMPLES)
     asked = recipe if own else dataclasses.replace(recipe, samples=SAMPLES)
-    return calibration_text(tokenizer, asked, source, work, progress, resources).token_ids
+    return calibration_text(run, asked).token_ids
 
 
-def _run(
-    training: Training, recipe: Recipe, work: WorkFolder, progress: Progress, began: float
-) -> int:
+def loaded(
+    run: CalibrationRun,
+    recipe: Recipe,
+    bases: Projections,
+    text: NDArray[np.int64],
+    recomputes: bool,
+) -> SimulatedModel:
+    """Load the whole model, to be trained on a text by a recipe and its bases."""
+    run.progress.step("Loading the whole model")
+    model = load_model(run.source).to(run.device)
+    return SimulatedModel(model, run.source.layout, recipe, bases, text, run.device, recomputes)
+
+
+def _train(training: Training, run: CalibrationRun, recipe: Recipe, began: float) -> int:
     """Train from where a stopped export was; returns the number of steps of both together."""
+    work, progress = run.work, run.progress
     first, steps = 0, recipe.training_steps
     if work.has(STATE):
         state = _tensors(work.load(STATE))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from resq_onnx.calibration.distributed import share_of_this_process
 from resq_onnx.calibration.heap import give_back
 from resq_onnx.calibration.memory import check_room, room_for
-from resq_onnx.calibration.reference import load_model
-from resq_onnx.calibration.trained import SAMPLES, training_text
-from resq_onnx.calibration.training import SimulatedModel, Tuning
+from resq_onnx.calibration.run import CalibrationRun
+from resq_onnx.calibration.trained import SAMPLES, loaded, training_text
+from resq_onnx.calibration.training import Tuning
 from resq_onnx.calibration.training.memory import (
     bytes_of_matrices,
     bytes_of_tuning,
@@ -27,7 +27,6 @@ from resq_onnx.calibration.training.memory import (
 from resq_onnx.calibration.working import torch_device
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.files.work_folder import WorkFolder
-from resq_onnx.progress import Progress
 from resq_onnx.projections import Projections
 from resq_onnx.recipe import Recipe
 from resq_onnx.resources import Resources
@@ -55,24 +54,14 @@ def check_tuning(
 
 
 def tuned_model(
-    source: ModelSource,
-    tokenizer: Any,
-    recipe: Recipe,
-    bases: Projections,
-    work: WorkFolder,
-    progress: Progress,
-    resources: Resources,
+    run: CalibrationRun, recipe: Recipe, bases: Projections
 ) -> tuple[ModelSource, Recipe]:
     """Tune the weights of a model, in the first process; the others wait for it.
 
     Args:
-        source: The model.
-        tokenizer: Its Hugging Face tokenizer.
+        run: The calibration; the tuned matrices are kept in its work folder.
         recipe: The settings; its text, bits and minutes, or steps, are used.
         bases: In which activations and cache are rounded.
-        work: Where the tuned matrices are kept.
-        progress: Receives progress updates.
-        resources: Device and memory.
 
     Returns:
         The tuned model, and the recipe with the number of steps.
@@ -80,15 +69,12 @@ def tuned_model(
     Raises:
         ResqError: The memory or the disk does not suffice.
     """
-    share = share_of_this_process()
-    text = training_text(source, tokenizer, recipe, work, progress, resources)
+    share, work, progress = share_of_this_process(), run.work, run.progress
+    text = training_text(run, recipe)
     if share.rank == 0 and not work.has(TUNED):
-        began, device = clock(), torch_device(resources.device)
-        recomputes = check_tuning(source, recipe, work, resources)
-        progress.step("Loading the whole model")
-        model = load_model(source).to(device)
-        of_model = (model, source.layout, recipe, bases, text, device, recomputes)
-        tuning = Tuning(SimulatedModel(*of_model))
+        began = clock()
+        recomputes = check_tuning(run.source, recipe, work, run.resources)
+        tuning = Tuning(loaded(run, recipe, bases, text, recomputes))
         steps = recipe.tuning_steps
         if steps is None:
             assert recipe.tuning_minutes is not None, "minutes or steps are given"
@@ -98,14 +84,14 @@ def tuned_model(
         progress.step(f"Tuning the weights in {steps} steps")
         tuning.run(steps, progress.advance)
         matrices = _arrays(tuning)
-        del model, of_model, tuning
+        del tuning
         work.save(MATRICES, matrices)
         work.save(TUNED, {"steps": np.array(steps)})
         del matrices
         give_back()
     share.wait()
     steps = int(work.load(TUNED)["steps"].item())
-    tuned = dataclasses.replace(source, changed=work.file(MATRICES))
+    tuned = dataclasses.replace(run.source, changed=work.file(MATRICES))
     return tuned, dataclasses.replace(recipe, tuning_steps=steps)
 
 

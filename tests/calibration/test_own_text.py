@@ -14,6 +14,7 @@ from resq_onnx.calibration.distributed import Share
 from resq_onnx.calibration.own_text import joined, make_rows
 from resq_onnx.calibration.recipe_text import CalibrationText, calibration_text
 from resq_onnx.calibration.reference import load_tokenizer
+from resq_onnx.calibration.run import CalibrationRun
 from resq_onnx.calibration.writing import CannotWriteError, TooSlowError, Vocabulary
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.files.work_folder import WorkFolder
@@ -47,8 +48,8 @@ def text(source: ModelSource, tokenizer: Any, tmp_path: Path) -> Any:
     def find(calibration: str, **others: Any) -> CalibrationText:
         recipe = Recipe(calibration=calibration, **(QUICK | others))
         told, resources = Progress(warn=heard.append), Resources()
-        work = WorkFolder(tmp_path)
-        return calibration_text(tokenizer, recipe, source, work, told, resources)
+        run = CalibrationRun(source, tokenizer, WorkFolder(tmp_path), told, resources)
+        return calibration_text(run, recipe)
 
     find.heard = heard  # type: ignore[attr-defined]
     return find

@@ -10,6 +10,7 @@ import pytest
 
 from resq_onnx.calibration import trained
 from resq_onnx.calibration.reference import load_tokenizer
+from resq_onnx.calibration.run import CalibrationRun
 from resq_onnx.calibration.trained import trained_bases
 from resq_onnx.calibration.training import SimulatedModel, Training
 from resq_onnx.checkpoint.source import ModelSource
@@ -53,7 +54,8 @@ class Run:
         bases = compute_projections(asked, self.source.layout, None)
         told = Progress(step=self.titles.append)
         tokenizer, resources = load_tokenizer(self.source), Resources(max_memory=memory)
-        return trained_bases(self.source, tokenizer, asked, bases, self.work, told, resources)
+        run = CalibrationRun(self.source, tokenizer, self.work, told, resources)
+        return trained_bases(run, asked, bases)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 
 from resq_onnx.calibration import trained, tuned
 from resq_onnx.calibration.reference import load_model, load_tokenizer
+from resq_onnx.calibration.run import CalibrationRun
 from resq_onnx.calibration.training import Tuning
 from resq_onnx.calibration.tuned import check_tuning, tuned_model
 from resq_onnx.checkpoint.source import ModelSource
@@ -52,8 +53,8 @@ class Run:
         asked = Recipe(**(ASKED | recipe))
         bases = compute_projections(asked, source.layout, None)
         told = Progress(step=self.titles.append)
-        given = (source, load_tokenizer(source), asked, bases, WorkFolder(self.folder), told)
-        return tuned_model(*given, Resources())
+        given = (source, load_tokenizer(source), WorkFolder(self.folder), told, Resources())
+        return tuned_model(CalibrationRun(*given), asked, bases)
 
 
 @pytest.fixture
