@@ -46,7 +46,7 @@ from resq_onnx.projections.file import load_calibration, save_calibration
 from resq_onnx.recipe import Recipe
 from resq_onnx.report.summary import Summary
 from resq_onnx.resources import Resources
-from resq_onnx.tracing.trace import trace
+from resq_onnx.tracing.trace import trace, with_weights
 from resq_onnx.tracing.traced_file import (
     ASKED,
     TracedFile,
@@ -113,8 +113,8 @@ def export(
                 # 3. The graph, without weights, with one operator per module.
                 output.progress.step("Tracing the graph")
                 graph = trace(source)
+                device, tuned = torch_device(resources.device), _folded_tuned(graph, measured)
                 output.passes.run(graph, lifting(source.layout))
-                device, tuned = torch_device(resources.device), _folded_tuned(measured)
                 return finish(graph, measured, source, output, work, device, tuned)
 
 
@@ -141,23 +141,28 @@ def join_export(
         opened_work(Path(out), source, recipe, resources, silent, projections) as work,
     ):
         measured = measure(source, recipe, projections, work, silent, resources)
-        graph, tuned = _folded(source, measured), _folded_tuned(measured)
+        graph = trace(source)
+        tuned = _folded_tuned(graph, measured)
+        _fold(graph, measured)
         share, device = share_of_this_process(), torch_device(resources.device)
         LayerByLayer(graph, source, measured, work, threads, share, device, tuned).finish_layers()
         share.wait()
 
 
-def _folded(source: ModelSource, measured: ReferenceMeasurements) -> ir.Model:
-    """The graph of a model with the bases in its weights."""
-    graph, layout = trace(source), source.layout
+def _fold(traced: ir.Model, measured: ReferenceMeasurements) -> None:
+    """Lift a traced graph, and fold the bases into its weights."""
+    layout = measured.layout
     for one in (*lifting(layout), *folding(layout, measured.recipe, measured.projections)):
-        one(graph)
-    return graph
+        one(traced)
 
 
-def _folded_tuned(measured: ReferenceMeasurements) -> ir.Model | None:
-    """The same of the tuned model, if there is one."""
-    return None if measured.tuned is None else _folded(measured.tuned, measured)
+def _folded_tuned(traced: ir.Model, measured: ReferenceMeasurements) -> ir.Model | None:
+    """The folded graph of the tuned model, if there is one, made from a copy of a traced graph."""
+    if measured.tuned is None:
+        return None
+    tuned = with_weights(traced, measured.tuned)
+    _fold(tuned, measured)
+    return tuned
 
 
 def rewrite(

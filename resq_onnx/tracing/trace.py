@@ -15,7 +15,6 @@ properties of it:
 from __future__ import annotations
 
 import ast
-from collections.abc import Set
 from typing import Any, Final
 
 import numpy as np
@@ -85,10 +84,20 @@ def trace(source: ModelSource) -> ir.Model:
     tag_nodes_with_modules(model, f"{_WRAPPED}.")
     _name_inputs_and_outputs(model, source.layout)
     _name_initializers(model, source.layout)
-    buffers = _set_buffers(model, source)
-    _point_to_weights(model, source, buffers)
+    _set_weights(model, source)
     model.ir_version = IR_VERSION
     model.producer_name, model.producer_version = "resq-onnx", None
+    return model
+
+
+def with_weights(traced: ir.Model, source: ModelSource) -> ir.Model:
+    """A copy of a traced graph, with the weights of another model of the same sizes.
+
+    Raises:
+        ResqError: As for `trace`.
+    """
+    model = traced.clone()
+    _set_weights(model, source)
     return model
 
 
@@ -182,7 +191,8 @@ def _name_initializers(model: ir.Model, layout: ModelLayout) -> None:
         value.name = name
 
 
-def _point_to_weights(model: ir.Model, source: ModelSource, computed: Set[str]) -> None:
+def _set_weights(model: ir.Model, source: ModelSource) -> None:
+    computed = _set_buffers(model, source)
     for name, value in model.graph.initializers.items():
         if name in computed:
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError
 from resq_onnx.graph.names import MODULE_KEY, OPSET
 from resq_onnx.graph.tensors import FoldedTensor
-from resq_onnx.tracing.trace import IR_VERSION, computed_buffers, trace
+from resq_onnx.tracing.trace import IR_VERSION, computed_buffers, trace, with_weights
 from tests import tiny_models
 
 LARGEST_CONSTANT = 64
@@ -185,6 +186,18 @@ def test_versions_are_those_the_functions_need(either: Traced) -> None:
     assert either.graph.ir_version == IR_VERSION
     assert either.graph.graph.opset_imports == {"": OPSET}
     assert either.graph.producer_name == "resq-onnx"
+
+
+def test_a_copy_with_other_weights_is_the_graph_of_the_other_model(
+    either: Traced, tmp_path: Path
+) -> None:
+    name, before = "model.layers.0.mlp.up_proj.weight", ir.to_proto(either.graph)
+    weight = either.model.get_parameter(name).detach()
+    save_file({name: 2 * weight}, tmp_path / "changed.safetensors")
+    other = dataclasses.replace(either.source, changed=tmp_path / "changed.safetensors")
+    found = with_weights(either.graph, other)
+    assert ir.to_proto(found) == ir.to_proto(trace(other)) != before
+    assert ir.to_proto(either.graph) == before
 
 
 def test_a_weight_of_another_shape_than_the_config_says_is_refused_by_name(tmp_path: Path) -> None:
