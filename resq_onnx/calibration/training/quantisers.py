@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -49,19 +49,32 @@ def fake_quantise(x: torch.Tensor, parts: Sequence[Part]) -> torch.Tensor:
     """
     if not parts:
         return x
-    rounded: torch.Tensor = cast(Any, _StraightThrough).apply(x, parts)
-    return rounded
+    return straight_through(x, lambda rows: _all_rounded(rows, parts))
+
+
+def straight_through(
+    x: torch.Tensor, function: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """A function of x whose gradient is that of x itself: nothing inside it is kept for that."""
+    result: torch.Tensor = cast(Any, _StraightThrough).apply(x, function)
+    return result
 
 
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
-    def forward(_context: Any, x: torch.Tensor, parts: Sequence[Part]) -> torch.Tensor:
-        columns = x.split([part.width for part in parts], dim=-1)
-        return torch.cat([_rounded(*of) for of in zip(columns, parts, strict=True)], dim=-1)
+    def forward(
+        _context: Any, x: torch.Tensor, function: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        return function(x)
 
     @staticmethod
     def backward(_context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
         return gradients[0], None
+
+
+def _all_rounded(x: torch.Tensor, parts: Sequence[Part]) -> torch.Tensor:
+    columns = x.split([part.width for part in parts], dim=-1)
+    return torch.cat([_rounded(*of) for of in zip(columns, parts, strict=True)], dim=-1)
 
 
 def _rounded(x: torch.Tensor, part: Part) -> torch.Tensor:

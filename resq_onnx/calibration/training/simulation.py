@@ -23,7 +23,12 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from resq_onnx.calibration.statistics import gain_of
-from resq_onnx.calibration.training.quantisers import Part, fake_quantise, parts_of
+from resq_onnx.calibration.training.quantisers import (
+    Part,
+    fake_quantise,
+    parts_of,
+    straight_through,
+)
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
 from resq_onnx.projections import Projections
@@ -182,8 +187,13 @@ def _norm(
     def read(module: nn.Module, inputs: tuple[torch.Tensor, ...], _output: Any) -> torch.Tensor:
         basis = bases().hidden_of(layer)
         before, gain = _read_by(module, inputs[0], layout)
-        rounded = fake_quantise(before @ basis, parts) @ basis.mT
-        return rounded if gain is None else rounded * gain
+
+        def rounded(x: torch.Tensor) -> torch.Tensor:
+            return fake_quantise(x @ basis, parts) @ basis.mT
+
+        # There and back is the identity; only a basis that is trained needs its own gradient.
+        x = rounded(before) if basis.requires_grad else straight_through(before, rounded)
+        return x if gain is None else x * gain
 
     return read
 
@@ -263,27 +273,14 @@ def _down(
             dim=-1,
         )
 
-    permuted = cast(Any, _Permuted).apply
+    def rounded(x: torch.Tensor) -> torch.Tensor:
+        there = turned(x[..., order] * signs, inverse=False)
+        return (turned(fake_quantise(there, parts), inverse=True) * signs)[..., back]
 
     def read(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
-        moved = permuted(inputs[0], order, back) * signs
-        rounded = fake_quantise(turned(moved, inverse=False), parts)
-        return (permuted(turned(rounded, inverse=True) * signs, back, order),)
+        return (straight_through(inputs[0], rounded),)  # U_D is not trained
 
     return read
-
-
-class _Permuted(torch.autograd.Function):
-    """Columns in another order; autograd would add the gradient up column by column."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, order: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
-        ctx.back = back
-        return x[..., order]
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        return gradients[0][..., ctx.back], None, None
 
 
 def _tensors(factors: KroneckerFactors, device: str) -> tuple[torch.Tensor, torch.Tensor]:
