@@ -45,6 +45,7 @@ class Method:
         has_high_part: Whether it keeps some coefficients in more bits.
         training: Whether the rotations are trained: `never`, `optional` (`Recipe.rotations`) or
             `always`.
+        tunes: Whether the layers' weights are tuned without being asked.
         quantises: False for the float model.
     """
 
@@ -53,6 +54,7 @@ class Method:
     basis: Literal["pca", "hadamard", "channels", "identity"]
     has_high_part: bool = False
     training: Literal["never", "optional", "always"] = "never"
+    tunes: bool = False
     quantises: bool = True
 
     @property
@@ -74,7 +76,7 @@ class Method:
 METHODS: Final = {
     method.name: method
     for method in (
-        Method("resq", "ResQ: principal components", "pca", True, "optional"),
+        Method("resq", "ResQ: principal components", "pca", True, "optional", tunes=True),
         Method(
             "spinquant",
             "SpinQuant: rotations learned from the quantised loss",
@@ -200,8 +202,11 @@ class Recipe:
         cache: `quantised`, or `float`. Format contrib supports `float`, its default, `float16`, and
             `int8`: one scale for each coefficient of a head, chosen from the calibration.
         tuning_minutes: For how long the layers' weights are tuned, with the whole model, before
-            they are rounded; None for not at all.
-        tuning_steps: The same as a number of steps, which repeats an export.
+            they are rounded; decides the number of steps.
+        tuning_steps: Steps of that tuning, each on a sequence of the calibration text; 0 for no
+            tuning. None is as many as the minutes allow. Without minutes it is a few for `resq`,
+            if the model, the memory and the disk permit, and 0 for other methods. An export
+            records their number, which repeats it.
         target_bits: Mean bits of the layers' weights. Ranks are then chosen by site and layer,
             instead of by `high_fraction` and `down_high`; the cache keeps `high_fraction`.
         tables: Whether an embedding and an lm_head that are tied have one `shared` table in the
@@ -277,10 +282,15 @@ class Recipe:
         self._check_target_bits()
         self._check_dtype()
         self._check_training()
-        for name in ("samples", "sequence_length", "training_steps", "tuning_steps"):
+        for name, least in (
+            ("samples", 1),
+            ("sequence_length", 1),
+            ("training_steps", 1),
+            ("tuning_steps", 0),
+        ):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ResqError(f"{name} is {value}; it must be at least 1")
+            if value is not None and value < least:
+                raise ResqError(f"{name} is {value}; it must be at least {least}")
         if self.max_length is not None and self.max_length < LEAST_LENGTH:
             raise ResqError(
                 f"max_length is {self.max_length}; it must be at least {LEAST_LENGTH}, because an "
@@ -332,7 +342,7 @@ class Recipe:
                 f"rotations are trained on rounded activations and a rounded cache, and here "
                 f"neither is rounded (format {self.format}); use {remedy}"
             )
-        if self.tunes and not (self.how.quantises and self._rounds):
+        if self.must_tune and not (self.how.quantises and self._rounds):
             raise ResqError(
                 f"weights are tuned for rounded activations and a rounded cache, and here neither "
                 f"is rounded (method {self.method}, format {self.format}); use --tune 0"
@@ -380,9 +390,17 @@ class Recipe:
         return fitted or self.trains
 
     @property
+    def must_tune(self) -> bool:
+        """Whether the layers' weights are tuned before they are rounded, or else it is an error."""
+        if self.tuning_steps is None:
+            return self.tuning_minutes is not None
+        return self.tuning_steps > 0
+
+    @property
     def tunes(self) -> bool:
-        """Whether the layers' weights are tuned before they are rounded."""
-        return self.tuning_minutes is not None or self.tuning_steps is not None
+        """Whether they are tuned, if nothing about the model or the machine prevents it."""
+        unasked = self.tuning_steps is None and self.how.tunes and self._rounds
+        return self.must_tune or unasked
 
     @property
     def needs_calibration(self) -> bool:

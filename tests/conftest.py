@@ -96,12 +96,17 @@ def tiny_exports(shared_folder: Path) -> TinyExports:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _equal_models_are_traced_once() -> Iterator[None]:
-    """Where anything can be traced: torch takes seconds to import."""
+def _exports_are_quick() -> Iterator[None]:
+    """Equal models are traced once, and no weights are tuned unless a test says so.
+
+    Where anything can be exported: torch takes seconds to import.
+    """
     if "torch" not in sys.modules:
         yield
         return
+    from resq_onnx.calibration import tuning_plan
     from tests.traced_once import tracing_equal_models_once
 
-    with tracing_equal_models_once():
+    with tracing_equal_models_once(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuning_plan, "STEPS", 0)
         yield

@@ -148,6 +148,25 @@ def test_a_fraction_may_be_given_in_six_digits(evens: int, denominator: int) -> 
     assert exact.high == width // denominator
 
 
+def test_resq_tunes_weights_unless_told_otherwise_and_the_others_if_told() -> None:
+    assert Recipe().tunes
+    assert not Recipe().must_tune
+    for asked in (Recipe(tuning_steps=2), Recipe(method="quarot", tuning_minutes=0.5)):
+        assert asked.tunes
+        assert asked.must_tune
+    nothing_rounded = Recipe(activations="float", cache="float")
+    for other in (
+        Recipe(tuning_steps=0),
+        Recipe(tuning_minutes=5, tuning_steps=0),
+        Recipe(method="quarot"),
+        Recipe(format="contrib"),
+        nothing_rounded,
+    ):
+        assert not other.tunes
+    with pytest.raises(ResqError, match="tuning_steps is -1; it must be at least 0"):
+        Recipe(tuning_steps=-1)
+
+
 def test_spinquant_trains_and_resq_may() -> None:
     assert Recipe(method="spinquant").trains
     assert Recipe(rotations="trained").trains

@@ -44,6 +44,15 @@ class Share:
             connect()
             dist.barrier()
 
+    def first(self, number: int) -> int:
+        """The number that the first process has, in every process."""
+        if self.size == 1:
+            return number
+        connect()
+        shared = torch.tensor([number])
+        dist.broadcast(shared, 0)
+        return int(shared.item())
+
 
 ALONE: Final = Share(0, 1)
 

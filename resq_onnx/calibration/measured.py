@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from resq_onnx.calibration.built_in import PYTHON_DOCS, SELF, shares_of
+from resq_onnx.calibration.built_in import PYTHON_DOCS
 from resq_onnx.calibration.corpus import calibration_sequences
 from resq_onnx.calibration.distributed import share_of_this_process
 from resq_onnx.calibration.fitted import fitted_bases
@@ -26,7 +26,8 @@ from resq_onnx.calibration.texts import FILE_SUFFIXES
 from resq_onnx.calibration.trained import SAMPLES as TRAINED_SAMPLES
 from resq_onnx.calibration.trained import trained_bases
 from resq_onnx.calibration.training import check_attention
-from resq_onnx.calibration.tuned import check_tuning, tuned_model
+from resq_onnx.calibration.tuned import tuned_model
+from resq_onnx.calibration.tuning_plan import planned
 from resq_onnx.calibration.working import torch_device
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError
@@ -106,7 +107,7 @@ def check_layout(recipe: Recipe, source: ModelSource) -> None:
     table_split(recipe, source.layout.hidden_size)
     split_of(recipe, source.layout.head_dim, "the head size")
     down_split(recipe, source.layout.intermediate_size)
-    if recipe.trains or recipe.tunes:
+    if recipe.trains or recipe.must_tune:
         check_attention(source.layout)
 
 
@@ -147,13 +148,11 @@ def measure(
     if recipe.needs_calibration and lacks:
         found = calibration_text(run, asked)
         calibration, calibrated["calibration"] = found.token_ids, found.spec
+    recipe, recomputes = planned(run, recipe, calibrated)
     trained = TRAINED_SAMPLES if recipe.trains or recipe.tunes else 0
     text = quality_text(tokenizer, layout, calibrated, opening, trained)
     token_ids = parity_text(tokenizer, PARITY_SEQUENCES, PARITY_TOKENS, opening)
     texts = Texts(calibration, token_ids, text)
-    if recipe.tunes:
-        check_tuning(source, recipe, work, resources)
-        recipe = dataclasses.replace(recipe, calibration=text_of(recipe, calibrated))
     layer_pass = run_pass(source, work, texts, asked.dtype_compute, resources, progress, fits=fits)
     moments = layer_pass.moments() or (None if known is None else known.moments)
     sums = known.sums_for(layout) if known else layer_pass.sums()
@@ -161,7 +160,7 @@ def measure(
         bases, recipe = find_projections(run, recipe, moments, sums, layer_pass)
     tuned = None
     if recipe.tunes:
-        tuned, recipe = tuned_model(run, recipe, bases)
+        tuned, recipe = tuned_model(run, recipe, bases, recomputes)
     short, long = layer_pass.outputs()
     done = _carried_out(recipe, calibrated)
     return ReferenceMeasurements(
@@ -227,8 +226,9 @@ def measure_graph(
             "the projections file holds no second moments of the layers, which this recipe needs; "
             "make it by resq-onnx calibrate --hessians, or use --weights rtn"
         )
-    if recipe.tunes:
+    if recipe.must_tune:
         raise ResqError("a graph's weights cannot be tuned; use export, or --tune 0")
+    recipe = dataclasses.replace(recipe, tuning_steps=0)
     if bases is None and recipe.trains:
         raise ResqError(
             "the projections file holds no rotations trained by this recipe; make it by "
@@ -294,26 +294,6 @@ def quality_text(
     """
     shape = text_shape(layout.max_positions)
     return held_out_sequences(tokenizer, *shape, calibrated, opening, trained)
-
-
-def text_of(recipe: Recipe, calibrated: Mapping[str, Any]) -> str:
-    """The calibration text of a recipe, which is that with which it was calibrated.
-
-    Raises:
-        ResqError: A projections file was made from another one.
-    """
-    asked, fields = recipe.to_json(), ("calibration", "samples", "sequence_length")
-    names = [[Path(str(one[name])).name for name in fields] for one in (asked, calibrated)]
-    others = [name for name, one, two in zip(fields, *names, strict=True) if one != two]
-    written = SELF in shares_of(recipe.calibration, recipe.samples)
-    if others == ["calibration"] and written:  # the model could not write its text
-        return str(calibrated["calibration"])
-    if others:
-        raise ResqError(
-            f"the projections file was made with another {', '.join(others)}; --tune reads the "
-            "text of the calibration: give the options of the file, or no --projections"
-        )
-    return recipe.calibration
 
 
 def find_projections(

@@ -15,21 +15,12 @@ from numpy.typing import NDArray
 
 from resq_onnx.calibration.distributed import share_of_this_process
 from resq_onnx.calibration.heap import give_back
-from resq_onnx.calibration.memory import check_room, room_for
 from resq_onnx.calibration.run import CalibrationRun
-from resq_onnx.calibration.trained import SAMPLES, loaded, training_text
+from resq_onnx.calibration.trained import loaded, training_text
 from resq_onnx.calibration.training import Tuning
-from resq_onnx.calibration.training.memory import (
-    bytes_of_matrices,
-    bytes_of_tuning,
-    must_recompute,
-)
-from resq_onnx.calibration.working import torch_device
 from resq_onnx.checkpoint.source import ModelSource
-from resq_onnx.files.work_folder import WorkFolder
 from resq_onnx.projections import Projections
 from resq_onnx.recipe import Recipe
-from resq_onnx.resources import Resources
 
 clock: Final = time.monotonic
 
@@ -38,23 +29,8 @@ TUNED: Final = "tuned"
 """Parts of the work folder: the matrices by their parameters' names, and in how many steps."""
 
 
-def check_tuning(
-    source: ModelSource, recipe: Recipe, work: WorkFolder, resources: Resources
-) -> bool:
-    """Whether layers must be computed twice.
-
-    Raises:
-        ResqError: The memory or the disk does not suffice.
-    """
-    check_room(work.folder, bytes_of_matrices(source.layout), "tuning the weights of")
-    shape = (SAMPLES, recipe.sequence_length)
-    needed = {again: bytes_of_tuning(source, shape, again) for again in (False, True)}
-    room = room_for(torch_device(resources.device), resources.max_memory)
-    return must_recompute(needed, room, "tuning the weights", "--tune 0")
-
-
 def tuned_model(
-    run: CalibrationRun, recipe: Recipe, bases: Projections
+    run: CalibrationRun, recipe: Recipe, bases: Projections, recomputes: bool = False
 ) -> tuple[ModelSource, Recipe]:
     """Tune the weights of a model, in the first process; the others wait for it.
 
@@ -62,18 +38,15 @@ def tuned_model(
         run: The calibration; the tuned matrices are kept in its work folder.
         recipe: The settings; its text, bits and minutes, or steps, are used.
         bases: In which activations and cache are rounded.
+        recomputes: Whether layers are computed twice, so that less memory is needed.
 
     Returns:
         The tuned model, and the recipe with the number of steps.
-
-    Raises:
-        ResqError: The memory or the disk does not suffice.
     """
     share, work, progress = share_of_this_process(), run.work, run.progress
     text = training_text(run, recipe)
     if share.rank == 0 and not work.has(TUNED):
         began = clock()
-        recomputes = check_tuning(run.source, recipe, work, run.resources)
         tuning = Tuning(loaded(run, recipe, bases, text, recomputes))
         steps = recipe.tuning_steps
         if steps is None:

@@ -119,7 +119,7 @@ quantising_options = _together(
         help="How weights are rounded.",
     ),
     click.option("--tune", "tuning_minutes", type=float, metavar="MINUTES",
-                 default=DEFAULTS.tuning_minutes, show_default="not at all",
+                 default=DEFAULTS.tuning_minutes, show_default="a few steps, if memory permits",
                  help="Tune the weights for so long before they are rounded, with the whole model, "
                  "towards what it predicts without rounded activations and cache; 0: not at all."),
     click.option("--tuning-steps", type=int, default=DEFAULTS.tuning_steps,

@@ -52,7 +52,7 @@ def recipe_for(
         target = said.target
     with _naming(said):
         recipe = target_named(target).recipe(**_fields(said, chosen, out))
-    if recipe.tunes or (calibrates and recipe.needs_calibration):
+    if recipe.must_tune or (calibrates and recipe.needs_calibration):
         _check_text(said)
     return target, recipe
 
@@ -73,12 +73,7 @@ def _fields(said: RecipeFile, chosen: dict[str, Any], out: Path) -> dict[str, An
     if said.path is not None:
         refuse_overwriting([out], [said.path])
     given = {name: chosen[name] for name in chosen if _is_given(name)}
-    fields = {**said.fields, **given, **_training(said.fields, given)}
-    if "tuning_minutes" in given and "tuning_steps" not in given:
-        fields["tuning_steps"] = None  # not those of another number of minutes
-    if given.get("tuning_minutes") == 0:
-        fields |= {"tuning_minutes": None, "tuning_steps": None}
-    return fields
+    return {**said.fields, **given, **_training(said.fields, given), **_tuning(given)}
 
 
 def _training(said: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,6 +93,16 @@ def _training(said: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, An
     if "training_steps" not in given:
         fields["training_steps"] = None
     return fields
+
+
+def _tuning(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields that follow from minutes of tuning on the command line."""
+    minutes = given.get("tuning_minutes")
+    if minutes == 0:
+        return {"tuning_minutes": None, "tuning_steps": 0}
+    if minutes is None or "tuning_steps" in given:
+        return {}
+    return {"tuning_steps": None}  # not those of another number of minutes
 
 
 def _is_given(option: str) -> bool:

@@ -154,7 +154,10 @@ def test_minutes_of_tuning_win_over_the_steps_of_a_file(
     assert repeated.tuning_steps == 70
     longer = asked(monkeypatch, "export", "--recipe", path, "--tune", 60)["recipe"]
     assert longer == Recipe(tuning_minutes=60)
-    assert asked(monkeypatch, "export", "--recipe", path, "--tune", 0)["recipe"] == Recipe()
+    without = asked(monkeypatch, "export", "--recipe", path, "--tune", 0)["recipe"]
+    assert without == Recipe(tuning_steps=0)
+    fewer = asked(monkeypatch, "export", "--recipe", path, "--tune", 60, "--tuning-steps", 3)
+    assert fewer["recipe"] == Recipe(tuning_minutes=60, tuning_steps=3)
 
 
 @pytest.mark.parametrize(

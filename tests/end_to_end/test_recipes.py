@@ -145,7 +145,7 @@ def test_tuned_weights_are_those_of_the_layers_and_steps_repeat_them(
     assert all(any(one in name for one in matrices) for name in changed)
     assert {one for one in matrices if any(one in name for name in changed)} == set(matrices)
     other = run("export", small.folder, outs[2], *asked, "--tune", 1, "--samples", 5)
-    assert "the projections file was made with another samples; --tune reads" in other.stderr
+    assert "the projections file was made with another samples; tuning reads" in other.stderr
     stderr = run_successfully("export", small.folder, outs[2], *asked, "--tune", "0.0001").stderr
     assert "Tuning the weights in 1 steps" in stderr
     assert recipe_of(outs[2])["tuning_steps"] == 1

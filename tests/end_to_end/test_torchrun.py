@@ -46,7 +46,7 @@ def in_two_processes(*arguments: object) -> subprocess.CompletedProcess[str]:
     return done
 
 
-@pytest.mark.parametrize("options", [(), ("--tuning-steps", 1)], ids=["usual", "tuned"])
+@pytest.mark.parametrize("options", [("--tune", 0), ("--tuning-steps", 1)], ids=["plain", "tuned"])
 def test_two_processes_write_a_model_as_good_as_that_of_one(
     tmp_path: Path, options: tuple[object, ...]
 ) -> None:

@@ -1,0 +1,112 @@
+"""Whether weights are tuned: where they were to be, where nobody said, and where it cannot be."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from resq_onnx.calibration import tuning_plan
+from resq_onnx.calibration.run import CalibrationRun
+from resq_onnx.calibration.tuned import TUNED
+from resq_onnx.calibration.tuning_plan import check_tuning, planned, text_of
+from resq_onnx.checkpoint.source import ModelSource
+from resq_onnx.errors import ResqError
+from resq_onnx.files.work_folder import WorkFolder
+from resq_onnx.progress import Progress
+from resq_onnx.recipe import Recipe
+from resq_onnx.resources import Resources
+from tests.tiny_models import write_model
+
+STEPS = 5
+LITTLE = Resources(max_memory=1_000)
+
+
+class Planning:
+    """Decides for a tiny model."""
+
+    def __init__(self, folder: Path) -> None:
+        self.work, self.warnings = WorkFolder(folder), list[str]()
+        write_model(folder / "model", "llama", tied=True)
+        self.source = ModelSource(folder / "model", "llama")
+
+    def run(self, resources: Resources | None) -> CalibrationRun:
+        progress = Progress(warn=self.warnings.append)
+        return CalibrationRun(self.source, None, self.work, progress, resources or Resources())
+
+    def __call__(self, recipe: Recipe, resources: Resources | None = None) -> tuple[Recipe, bool]:
+        return planned(self.run(resources), recipe, recipe.to_json())
+
+    def check(self, resources: Resources | None = None) -> bool:
+        return check_tuning(self.run(resources), Recipe())
+
+
+@pytest.fixture
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Planning:
+    monkeypatch.setattr(tuning_plan, "STEPS", STEPS)
+    return Planning(tmp_path)
+
+
+def test_a_few_steps_unless_others_were_asked_for(plan: Planning) -> None:
+    assert plan(Recipe())[0].tuning_steps == STEPS
+    assert plan(Recipe(tuning_steps=2))[0].tuning_steps == 2
+    for_minutes, _ = plan(Recipe(tuning_minutes=3))
+    assert (for_minutes.tuning_minutes, for_minutes.tuning_steps) == (3, None)
+    for recipe in (Recipe(tuning_steps=0), Recipe(method="quarot"), Recipe(format="contrib")):
+        assert plan(recipe) == (recipe, False)
+    assert plan.warnings == []
+
+
+def test_too_little_memory_is_an_error_if_tuning_was_asked_for_and_else_a_warning(
+    plan: Planning,
+) -> None:
+    words = "tuning the weights of this model takes"
+    with pytest.raises(ResqError, match=words):
+        plan(Recipe(tuning_steps=2), LITTLE)
+    assert plan.warnings == []
+    left_out, _ = plan(Recipe(), LITTLE)
+    assert left_out == Recipe(tuning_steps=0)
+    (warning,) = plan.warnings
+    assert warning.startswith(f"the weights are not tuned, which costs quality: {words}")
+
+
+def test_a_stopped_export_goes_on_as_it_began(plan: Planning) -> None:
+    """Its finished layers are those of one model: the tuned or the original one."""
+    assert not plan(Recipe(), LITTLE)[0].tunes
+    assert not plan(Recipe())[0].tunes, "there is memory now"
+    plan.work.file("untuned").unlink()
+    plan.work.save(TUNED)
+    assert plan(Recipe(), LITTLE)[0].tunes, "it is done already"
+
+
+def test_capped_scores_are_not_tuned(plan: Planning) -> None:
+    write_model(plan.work.folder / "gemma2", "gemma2", tied=True)
+    plan.source = ModelSource(plan.work.folder / "gemma2", "gemma2")
+    assert plan(Recipe()) == (Recipe(tuning_steps=0), False)
+    assert plan.warnings == []
+
+
+def test_memory_decides_whether_layers_are_computed_twice(
+    plan: Planning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ResqError, match=r"takes \d\.\d GB, and 0\.0 may be taken; .*--tune 0"):
+        plan.check(LITTLE)
+    needed = {False: 8, True: 4}
+    monkeypatch.setattr(tuning_plan, "bytes_of_tuning", lambda *of: needed[of[-1]])
+    for room, recomputes in ((10, False), (5, True)):
+        monkeypatch.setattr(tuning_plan, "room_for", lambda *_, room=room: room)
+        assert plan.check() == recomputes
+        assert plan(Recipe())[1] == recomputes
+    monkeypatch.setattr(tuning_plan, "bytes_of_matrices", lambda _layout: 10**18)
+    with pytest.raises(ResqError, match=r"tuning the weights of this model takes .* GB of disk"):
+        plan.check()
+
+
+def test_the_text_must_be_that_of_the_calibration() -> None:
+    made = Recipe(calibration="a/text.txt").to_json()
+    assert text_of(Recipe(calibration="b/text.txt"), made) == "b/text.txt"
+    assert text_of(Recipe(calibration="auto"), Recipe().to_json()) == "bundled", "it did not write"
+    other = dataclasses.replace(Recipe(), samples=8)
+    with pytest.raises(ResqError, match="another calibration, samples; tuning reads"):
+        text_of(other, made)
