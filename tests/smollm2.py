@@ -1,4 +1,4 @@
-"""SmolLM2, exported once by the default recipe: what every test of a real model begins with.
+"""SmolLM2, exported once, its weights untuned: what every test of a real model begins with.
 
 It is kept in build/test-models, under a name that is made of everything the export depends on, so
 that the second half of the tests finds what the first half made. The text is Python's language
@@ -125,7 +125,7 @@ def _export(model: Path, folder: Path) -> None:
     calibration.write_text("\n\n".join(texts[:split]))
     (folder / "held_out.txt").write_text("\n\n".join(texts[split:]))
 
-    options = ("--calibration", calibration, "--samples", SAMPLES)
+    options = ("--calibration", calibration, "--samples", SAMPLES, "--tune", 0)
     command = program(
         *("export", model, folder / "model.onnx", *options),
         *("--save-rotated", folder / "float.onnx"),
