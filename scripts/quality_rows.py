@@ -31,11 +31,13 @@ class Row:
 FLOAT: Final = Row("float32, as traced", "float", ("--method", "none"))
 DEFAULT: Final = Row("`resq` (default)", "resq")
 EIGHT_BITS: Final = Row("`resq --low-bits 8`, 8 bits everywhere", "low8", ("--low-bits", "8"))
+PAPER: Final = ("--down-high", "0", "--tune", "0")
 
 EXPORTS: Final = (
     FLOAT,
     Row("float32, rotated (`--save-rotated`)", "rotated"),
     DEFAULT,
+    Row("`resq --tune 0`, weights not tuned", "untuned", ("--tune", "0")),
     Row("`resq --head-bits 4`", "head4", ("--head-bits", "4")),
     Row("`resq --tables separate`", "separate", ("--tables", "separate")),
     Row("`resq --activation-clip 1`", "unclipped", ("--activation-clip", "1")),
@@ -54,7 +56,7 @@ EXPORTS: Final = (
         "contrib-int8",
         ("--format", "contrib", "--cache", "int8"),
     ),
-    Row("`resq --down-high 0`, as in the paper", "paper", ("--down-high", "0")),
+    Row("`resq --down-high 0 --tune 0`, as in the paper", "paper", PAPER),
     EIGHT_BITS,
     Row("`spinquant`", "spinquant", ("--method", "spinquant")),
     Row("`outlier`", "outlier", ("--method", "outlier")),
@@ -88,6 +90,7 @@ STUDY: Final = (
         Row(f"`--tune {minutes}`", f"tune-{minutes}", ("--tune", f"{minutes}"))
         for minutes in (1, 5, 15)
     ),
+    Row("`--tune 15 --samples 128`", "tune-15-128", ("--tune", "15"), samples=128),
     Row("`--method spinquant --train 5`", "spinquant-5", ("--method", "spinquant", "--train", "5")),
     Row("`--samples 8`", "samples-8", samples=8),
     Row("`--samples 128`", "samples-128", samples=128),

@@ -2,7 +2,8 @@
 
     python -m scripts.scale_table FOLDER=SAMPLES... [--out DIR]
 
-Each export runs in a process of its own, with `--force`, because random models predict nothing.
+Each export runs in a process of its own, with `--tune 0`, because tuning needs the whole model in
+memory, and with `--force`, because random models predict nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ def row(model: Path, samples: int, out: Path) -> str:
     """Export a model, and return its row."""
     target = out / model.name / "model.onnx"
     shutil.rmtree(target.parent, ignore_errors=True)
-    command = [sys.executable, "-m", "resq_onnx", "export", str(model), str(target), "--force"]
+    command = [sys.executable, "-m", "resq_onnx", "export", str(model), str(target)]
+    command += ["--tune", "0", "--force"]
     begin = time.monotonic()
     subprocess.run([*command, "--samples", str(samples)], check=True, stdout=subprocess.DEVNULL)
     seconds = time.monotonic() - begin

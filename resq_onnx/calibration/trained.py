@@ -83,12 +83,13 @@ def trained_bases(
 def training_text(run: CalibrationRun, recipe: Recipe) -> NDArray[np.int64]:
     """Token ids of what is trained on, (samples, tokens): `SAMPLES`, of the calibration's text.
 
-    A text that the model writes is no longer than that of the calibration. Under torchrun every
-    process calls this.
+    A text that the model writes is no longer than that of the calibration. A shorter text is no
+    reason for a warning: it is read again. Under torchrun every process calls this.
     """
     own = SELF in shares_of(recipe.calibration, SAMPLES)
     asked = recipe if own else dataclasses.replace(recipe, samples=SAMPLES)
-    return calibration_text(run, asked).token_ids
+    progress = dataclasses.replace(run.progress, warn=lambda _line: None)
+    return calibration_text(dataclasses.replace(run, progress=progress), asked).token_ids
 
 
 def loaded(

@@ -53,6 +53,8 @@ def planned(
     if by_default and (STEPS == 0 or run.source.layout.softcap is not None):
         return without, False
     share, recomputes = share_of_this_process(), False
+    if by_default:
+        recipe = dataclasses.replace(recipe, tuning_steps=STEPS)
     permitted = not (by_default and run.work.has(UNTUNED))
     try:
         recipe = dataclasses.replace(recipe, calibration=text_of(recipe, calibrated))
@@ -67,8 +69,7 @@ def planned(
         if share.rank == 0:
             run.work.save(UNTUNED)
         return without, False
-    steps = STEPS if by_default else recipe.tuning_steps
-    return dataclasses.replace(recipe, tuning_steps=steps), recomputes
+    return recipe, recomputes
 
 
 def check_tuning(run: CalibrationRun, recipe: Recipe) -> bool:
@@ -78,7 +79,7 @@ def check_tuning(run: CalibrationRun, recipe: Recipe) -> bool:
         ResqError: The memory or the disk does not suffice.
     """
     check_room(run.work.folder, bytes_of_matrices(run.source.layout), "tuning the weights of")
-    shape = (SAMPLES, recipe.sequence_length)
+    shape = (min(SAMPLES, recipe.tuning_steps or SAMPLES), recipe.sequence_length)
     needed = {again: bytes_of_tuning(run.source, shape, again) for again in (False, True)}
     room = room_for(run.device, run.resources.max_memory)
     return must_recompute(needed, room, "tuning the weights", "--tune 0")
