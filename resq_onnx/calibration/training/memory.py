@@ -12,16 +12,19 @@ from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
 from resq_onnx.projections.splits import weight_counts
 
-STREAM_ARRAYS: Final = 16
+STREAM_ARRAYS: Final = 8
 """Arrays of a layer as wide as the residual stream that are kept for the backward pass: two norms,
-two changes of basis, their rounding, and two sums."""
+what reads them, and two sums."""
+
+BASIS_ARRAYS: Final = 8
+"""As wide, kept for the gradient of U_A: there and back, around the rounding, behind two norms."""
 
 HEAD_ARRAYS: Final = 6
 """As wide as all queries, keys and values: before and after RoPE, U_B or U_C, and rounding."""
 
-INNER_ARRAYS: Final = 12
-"""As wide as the input of down_proj: gate, up, their product, U_D there and back, rounding."""
-
+INNER_ARRAYS: Final = 6
+"""As wide as the input of down_proj: gate, its activation, up, and their product before and after
+rounding."""
 
 ADAM_ARRAYS: Final = 3
 """As large as what is tuned: gradients, and two moving averages of them."""
@@ -38,7 +41,8 @@ def bytes_of_training(source: ModelSource, tokens: int, recomputes: bool) -> int
     layout = source.layout
     per_head = layout.num_layers * layout.num_kv_heads * layout.head_dim**2
     rotations = 8 * 4 * (layout.hidden_size**2 + 2 * per_head)
-    return source.float32_bytes + rotations + _bytes_of_a_pass(layout, tokens, recomputes)
+    a_pass = _bytes_of_a_pass(layout, tokens, STREAM_ARRAYS + BASIS_ARRAYS, recomputes)
+    return source.float32_bytes + rotations + a_pass
 
 
 def bytes_of_tuning(source: ModelSource, shape: tuple[int, int], recomputes: bool) -> int:
@@ -51,7 +55,7 @@ def bytes_of_tuning(source: ModelSource, shape: tuple[int, int], recomputes: boo
     """
     layout = source.layout
     expected = 4 * math.prod(shape) * layout.hidden_size
-    a_pass = _bytes_of_a_pass(layout, shape[1], recomputes)
+    a_pass = _bytes_of_a_pass(layout, shape[1], STREAM_ARRAYS, recomputes)
     return source.float32_bytes + ADAM_ARRAYS * bytes_of_matrices(layout) + expected + a_pass
 
 
@@ -82,9 +86,9 @@ def must_recompute(needed: Mapping[bool, int], room: int | None, what: str, reme
     )
 
 
-def _bytes_of_a_pass(layout: ModelLayout, tokens: int, recomputes: bool) -> int:
+def _bytes_of_a_pass(layout: ModelLayout, tokens: int, stream_arrays: int, recomputes: bool) -> int:
     heads = (layout.num_heads + 2 * layout.num_kv_heads) * layout.head_dim
     stream, inner = layout.hidden_size, layout.intermediate_size
-    a_layer = 4 * tokens * (STREAM_ARRAYS * stream + HEAD_ARRAYS * heads + INNER_ARRAYS * inner)
+    a_layer = 4 * tokens * (stream_arrays * stream + HEAD_ARRAYS * heads + INNER_ARRAYS * inner)
     kept = layout.num_layers * (4 * tokens * stream if recomputes else a_layer)
     return kept + a_layer + 4 * 4 * LOGITS

@@ -121,3 +121,20 @@ def test_a_model_with_capped_scores_is_refused(tmp_path: Path) -> None:
         simulated(model, of_model, bases, parts, lambda: bases_of(bases)),
     ):
         pass
+
+
+def test_weights_get_the_same_gradient_whether_or_not_the_bases_are_trained() -> None:
+    """A fixed basis passes gradients straight through; there and back is the identity."""
+    model, tokens = tiny_llama(), sequences(1, 9)
+    projections = compute_projections(RECIPE, layout(model), obvious_moments(model, tokens))
+    parts, fixed = parts_by_recipe(RECIPE, projections), bases_of(projections)
+    trained = Bases(*(basis.clone().requires_grad_() for basis in vars(fixed).values()))
+    gradients = []
+    for bases in (fixed, trained):
+        with simulated(model, layout(model), projections, parts, lambda b=bases: b):  # type: ignore[misc]
+            logits = model(input_ids=torch.from_numpy(tokens)).logits
+        gradients.append(torch.autograd.grad(logits.square().mean(), list(model.parameters())))
+    assert trained.hidden.requires_grad
+    for one, other in zip(*gradients, strict=True):
+        largest = float(other.abs().max())
+        torch.testing.assert_close(one, other, rtol=0, atol=FLOAT32 * largest)
