@@ -23,6 +23,7 @@ from resq_onnx.calibration.measured import (
     find_projections,
     measure,
     measure_graph,
+    new_pass,
     run_pass,
 )
 from resq_onnx.calibration.recipe_text import calibration_text
@@ -284,8 +285,8 @@ def calibrate(
             text = calibration_text(run, recipe)
             recipe = replace(recipe, calibration=text.spec)
             texts = Texts(text.token_ids, none, none)
-            dtype = recipe.dtype_compute
-            layer_pass = run_pass(source, work, texts, dtype, resources, progress, fits=recipe.fits)
+            layer_pass = new_pass(run, texts, recipe.dtype_compute, fits=recipe.fits)
+            run_pass(run, layer_pass)
             moments, sums = layer_pass.moments(), layer_pass.sums()
             assert sums is not None, "a calibration text has tokens"
             bases, recipe = find_projections(run, recipe, moments, sums, layer_pass)

@@ -336,13 +336,13 @@ class Recipe:
                 raise ResqError(f"{name} is {value}; it must be above 0")
         if self.rotations == "trained" and self.how.training == "never":
             raise ResqError(f"rotations of method {self.method} cannot be trained; resq's can")
-        if self.trains and not self._rounds:
+        if self.trains and not self.rounds:
             remedy = "--method quarot" if self.how.training == "always" else "--rotations random"
             raise ResqError(
                 f"rotations are trained on rounded activations and a rounded cache, and here "
                 f"neither is rounded (format {self.format}); use {remedy}"
             )
-        if self.must_tune and not (self.how.quantises and self._rounds):
+        if self.must_tune and not self.rounds:
             raise ResqError(
                 f"weights are tuned for rounded activations and a rounded cache, and here neither "
                 f"is rounded (method {self.method}, format {self.format}); use --tune 0"
@@ -374,9 +374,10 @@ class Recipe:
         return FORMATS[self.format]
 
     @property
-    def _rounds(self) -> bool:
+    def rounds(self) -> bool:
         """Whether anything is rounded when the model runs."""
-        return self.activations == "quantised" or self.cache == "quantised"
+        quantised = self.activations == "quantised" or self.cache == "quantised"
+        return self.how.quantises and quantised
 
     @property
     def trains(self) -> bool:
@@ -386,7 +387,7 @@ class Recipe:
     @property
     def fits(self) -> bool:
         """Whether rotations are fitted to rows of what is rounded; training begins with these."""
-        fitted = self.rotations == "fitted" and self.how.training == "optional" and self._rounds
+        fitted = self.rotations == "fitted" and self.how.training == "optional" and self.rounds
         return fitted or self.trains
 
     @property
@@ -399,7 +400,7 @@ class Recipe:
     @property
     def tunes(self) -> bool:
         """Whether they are tuned, if nothing about the model or the machine prevents it."""
-        unasked = self.tuning_steps is None and self.how.tunes and self._rounds
+        unasked = self.tuning_steps is None and self.how.tunes and self.rounds
         return self.must_tune or unasked
 
     @property

@@ -14,13 +14,19 @@ from typing import Final
 
 from resq_onnx.errors import ResqError
 
+CONTAINER: Final = Path("/sys/fs/cgroup")
+"""The control group of this process."""
+
 UNITS: Final = {"": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "tb": 1000**4}
 UNITS_OF_TWO: Final = {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a computation may use; none of it changes more than the last bits of a result.
+    """What a computation may use.
+
+    It changes no more than the last bits of a result, but for one thing: whether there is memory
+    and disk to tune weights by default.
 
     Attributes:
         device: Where PyTorch computes: `cpu`, `cuda`, `cuda:1`, or `auto`, a GPU if there is one.
@@ -67,8 +73,23 @@ def resident_bytes() -> int | None:
 
 
 def available_bytes() -> int | None:
-    """The memory that the machine can still give; None where the system does not say it."""
-    return _amount(Path("/proc/meminfo"), "MemAvailable")
+    """The memory that the machine can still give; None where the system does not say it.
+
+    A container's limit counts, too.
+    """
+    given = (_amount(Path("/proc/meminfo"), "MemAvailable"), _left_to_container())
+    return min((one for one in given if one is not None), default=None)
+
+
+def _left_to_container() -> int | None:
+    """Bytes up to the limit of this process's control group, whose cached files can be given up."""
+    try:
+        limit = int((CONTAINER / "memory.max").read_text())
+        used = int((CONTAINER / "memory.current").read_text())
+        kept = dict(line.split() for line in (CONTAINER / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # no such files, or "max"
+        return None
+    return limit - used + int(kept.get("inactive_file", 0))
 
 
 def _status(name: str) -> int | None:

@@ -27,8 +27,7 @@ from resq_onnx.calibration.trained import SAMPLES as TRAINED_SAMPLES
 from resq_onnx.calibration.trained import trained_bases
 from resq_onnx.calibration.training import check_attention
 from resq_onnx.calibration.tuned import tuned_model
-from resq_onnx.calibration.tuning_plan import planned
-from resq_onnx.calibration.working import torch_device
+from resq_onnx.calibration.tuning_plan import go_on_untuned, planned
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
@@ -148,19 +147,22 @@ def measure(
     if recipe.needs_calibration and lacks:
         found = calibration_text(run, asked)
         calibration, calibrated["calibration"] = found.token_ids, found.spec
-    recipe, recomputes = planned(run, recipe, calibrated)
-    trained = TRAINED_SAMPLES if recipe.trains or recipe.tunes else 0
-    text = quality_text(tokenizer, layout, calibrated, opening, trained)
+    text = quality_text(tokenizer, layout, calibrated, opening)
     token_ids = parity_text(tokenizer, PARITY_SEQUENCES, PARITY_TOKENS, opening)
     texts = Texts(calibration, token_ids, text)
-    layer_pass = run_pass(source, work, texts, asked.dtype_compute, resources, progress, fits=fits)
+    layer_pass = new_pass(run, texts, asked.dtype_compute, fits=fits)
+    plan = planned(run, recipe, calibrated, layer_pass.bytes_to_write)
+    recipe = plan.recipe
+    run_pass(run, layer_pass)
     moments = layer_pass.moments() or (None if known is None else known.moments)
     sums = known.sums_for(layout) if known else layer_pass.sums()
     if bases is None:
         bases, recipe = find_projections(run, recipe, moments, sums, layer_pass)
     tuned = None
-    if recipe.tunes:
-        tuned, recipe = tuned_model(run, recipe, bases, recomputes)
+    if plan.text is not None:
+        tuned, recipe = tuned_model(run, recipe, bases, plan.text, plan.recomputes)
+    elif plan.left_out:
+        go_on_untuned(run)
     short, long = layer_pass.outputs()
     done = _carried_out(recipe, calibrated)
     return ReferenceMeasurements(
@@ -169,42 +171,40 @@ def measure(
     )
 
 
-def run_pass(
-    source: ModelSource,
-    work: WorkFolder,
-    texts: Texts,
-    dtype: ComputeDtype,
-    resources: Resources,
-    progress: Progress,
-    *,
-    fits: bool = False,
+def new_pass(
+    run: CalibrationRun, texts: Texts, dtype: ComputeDtype, *, fits: bool = False
 ) -> LayerPass:
-    """Run texts through the layers that are not finished; returns the finished pass.
+    """A pass of texts through the layers, some of which may be finished in the work folder.
 
     Args:
-        source: The model.
-        work: Where finished layers are kept.
+        run: The calibration.
         texts: What is run.
         dtype: Type in which the calibration text is run.
-        resources: What may be used.
-        progress: Receives progress updates.
         fits: Whether it keeps the rows to which rotations are fitted.
 
     Raises:
-        ResqError: The memory or the disk does not suffice, or as for `LayerPass.run`.
+        ResqError: The memory does not suffice.
     """
-    length = texts.calibration.shape[1]
-    batch = batch_within(source.layout, length, resources.max_memory, fits=fits)
-    layer_pass = LayerPass(source.layout, work, texts, share_of_this_process(), batch, dtype, fits)
+    layout, length = run.source.layout, texts.calibration.shape[1]
+    batch = batch_within(layout, length, run.resources.max_memory, fits=fits)
+    return LayerPass(layout, run.work, texts, share_of_this_process(), batch, dtype, fits)
+
+
+def run_pass(run: CalibrationRun, layer_pass: LayerPass) -> None:
+    """Run the layers of a pass that are not finished.
+
+    Raises:
+        ResqError: The disk does not suffice, or as for `LayerPass.run`.
+    """
+    progress = run.progress
     if layer_pass.is_finished:
         progress.step("The float model has run already")
-        return layer_pass
-    check_room(work.folder, layer_pass.bytes_to_write)
+        return
+    check_room(run.work.folder, layer_pass.bytes_to_write)
     done = layer_pass.finished
     what = "Calibrating" if layer_pass.tokens else "Running the float model"
     progress.step(f"{what}, from layer {done} on" if done else what)
-    layer_pass.run(LayeredModel(source, torch_device(resources.device)), progress.advance)
-    return layer_pass
+    layer_pass.run(LayeredModel(run.source, run.device), progress.advance)
 
 
 def measure_graph(
@@ -286,14 +286,13 @@ def quality_text(
     layout: ModelLayout,
     calibrated: Mapping[str, Any],
     opening: Sequence[int],
-    trained: int = 0,
 ) -> NDArray[np.int64]:
-    """Token ids that a recipe's calibration has not seen, of the shape of `text_shape`.
+    """Token ids of the shape of `text_shape` that a recipe's calibration has not seen.
 
-    Nor has a training, which read so many sequences of the same text.
+    Nor has a training or a tuning on the same text, if there is one.
     """
     shape = text_shape(layout.max_positions)
-    return held_out_sequences(tokenizer, *shape, calibrated, opening, trained)
+    return held_out_sequences(tokenizer, *shape, calibrated, opening, TRAINED_SAMPLES)
 
 
 def find_projections(

@@ -35,7 +35,9 @@ class CalibrationText:
     spec: str
 
 
-def calibration_text(run: CalibrationRun, recipe: Recipe) -> CalibrationText:
+def calibration_text(
+    run: CalibrationRun, recipe: Recipe, *, may_be_short: bool = False
+) -> CalibrationText:
     """The calibration text of a recipe.
 
     Under torchrun every process calls this, and all get the text of the first one.
@@ -44,18 +46,20 @@ def calibration_text(run: CalibrationRun, recipe: Recipe) -> CalibrationText:
         run: The calibration; a text that the model wrote is kept in its work folder. Its progress
             receives a warning if there is less text than wanted, or the model cannot write.
         recipe: Its calibration, samples, sequence length, BOS and seed are used.
+        may_be_short: Whether less text than wanted needs no warning.
 
     Raises:
         ResqError: The text cannot be read, or PyTorch cannot load the model.
     """
     source, tokenizer, work, progress = run.source, run.tokenizer, run.work, run.progress
     opening = text_opening(tokenizer, source, recipe.bos)
+    warn = (lambda _line: None) if may_be_short else progress.warn
     spec = recipe.calibration
 
     def read(shares: Mapping[str, int]) -> NDArray[np.int64]:
         length, seed = recipe.sequence_length, recipe.seed
         parts = [
-            calibration_sequences(tokenizer, text, samples, length, seed, progress.warn, opening)
+            calibration_sequences(tokenizer, text, samples, length, seed, warn, opening)
             for text, samples in shares.items()
         ]
         return np.concatenate(parts or [np.empty((0, length), np.int64)])

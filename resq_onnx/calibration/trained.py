@@ -88,8 +88,7 @@ def training_text(run: CalibrationRun, recipe: Recipe) -> NDArray[np.int64]:
     """
     own = SELF in shares_of(recipe.calibration, SAMPLES)
     asked = recipe if own else dataclasses.replace(recipe, samples=SAMPLES)
-    progress = dataclasses.replace(run.progress, warn=lambda _line: None)
-    return calibration_text(dataclasses.replace(run, progress=progress), asked).token_ids
+    return calibration_text(run, asked, may_be_short=True).token_ids
 
 
 def loaded(

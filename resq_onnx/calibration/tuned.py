@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from resq_onnx.calibration.distributed import share_of_this_process
 from resq_onnx.calibration.heap import give_back
 from resq_onnx.calibration.run import CalibrationRun
-from resq_onnx.calibration.trained import loaded, training_text
+from resq_onnx.calibration.trained import loaded
 from resq_onnx.calibration.training import Tuning
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.projections import Projections
@@ -30,21 +30,25 @@ TUNED: Final = "tuned"
 
 
 def tuned_model(
-    run: CalibrationRun, recipe: Recipe, bases: Projections, recomputes: bool = False
+    run: CalibrationRun,
+    recipe: Recipe,
+    bases: Projections,
+    text: NDArray[np.int64],
+    recomputes: bool = False,
 ) -> tuple[ModelSource, Recipe]:
     """Tune the weights of a model, in the first process; the others wait for it.
 
     Args:
         run: The calibration; the tuned matrices are kept in its work folder.
-        recipe: The settings; its text, bits and minutes, or steps, are used.
+        recipe: The settings; its bits and minutes, or steps, are used.
         bases: In which activations and cache are rounded.
+        text: Token ids, (samples, tokens); a step reads a sequence.
         recomputes: Whether layers are computed twice, so that less memory is needed.
 
     Returns:
         The tuned model, and the recipe with the number of steps.
     """
     share, work, progress = share_of_this_process(), run.work, run.progress
-    text = training_text(run, recipe)
     if share.rank == 0 and not work.has(TUNED):
         began = clock()
         tuning = Tuning(loaded(run, recipe, bases, text, recomputes))

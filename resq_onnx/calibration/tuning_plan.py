@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from resq_onnx.calibration.built_in import SELF, shares_of
 from resq_onnx.calibration.distributed import share_of_this_process
 from resq_onnx.calibration.memory import check_room, room_for
 from resq_onnx.calibration.run import CalibrationRun
-from resq_onnx.calibration.trained import SAMPLES
+from resq_onnx.calibration.trained import SAMPLES, training_text
 from resq_onnx.calibration.training.memory import (
     bytes_of_matrices,
     bytes_of_tuning,
@@ -25,13 +29,34 @@ STEPS: int = 16
 """Of a tuning that was not asked for. They take SmolLM2-135M about as long as all the rest of an
 export, and twice as many are worth no more than the seeds' spread (docs/quality.md)."""
 
+TUNING: Final = "tuning the weights"
+REMEDY: Final = "--tune 0"
+
 UNTUNED: Final = "untuned"
-"""Part of the work folder: a stopped export goes on without tuning, as it began."""
+"""Part of the work folder: the matrices in it are those of the original model."""
+
+
+@dataclass(frozen=True)
+class TuningPlan:
+    """What was decided.
+
+    Attributes:
+        recipe: With the calibration's text, and the number of steps unless minutes decide it: 0
+            where weights are not tuned.
+        text: What is tuned on, (samples, tokens); None for no tuning.
+        recomputes: Whether layers are computed twice, so that less memory is needed.
+        left_out: Whether the machine or the text did not permit a tuning by default.
+    """
+
+    recipe: Recipe
+    text: NDArray[np.int64] | None = None
+    recomputes: bool = False
+    left_out: bool = False
 
 
 def planned(
-    run: CalibrationRun, recipe: Recipe, calibrated: Mapping[str, Any]
-) -> tuple[Recipe, bool]:
+    run: CalibrationRun, recipe: Recipe, calibrated: Mapping[str, Any], others: int = 0
+) -> TuningPlan:
     """Decide in the first process, for all.
 
     Args:
@@ -39,50 +64,60 @@ def planned(
             out.
         recipe: The settings.
         calibrated: The recipe of the calibration, as `Recipe.to_json` gives it.
-
-    Returns:
-        The recipe, with the calibration's text, and with the steps that were left to the program: 0
-        where weights are not tuned; and whether layers are computed twice, to save memory.
+        others: Bytes that will be written into the work folder before the tuned matrices.
 
     Raises:
         ResqError: The tuning was asked for, and text, memory or disk does not permit it.
     """
     by_default, without = not recipe.must_tune, dataclasses.replace(recipe, tuning_steps=0)
     if not recipe.tunes:
-        return recipe, False
-    if by_default and (STEPS == 0 or run.source.layout.softcap is not None):
-        return without, False
-    share, recomputes = share_of_this_process(), False
+        return TuningPlan(without)
     if by_default:
+        if STEPS == 0 or run.source.layout.softcap is not None:
+            return TuningPlan(without)
         recipe = dataclasses.replace(recipe, tuning_steps=STEPS)
-    permitted = not (by_default and run.work.has(UNTUNED))
+    share, text, recomputes = share_of_this_process(), None, False
     try:
         recipe = dataclasses.replace(recipe, calibration=text_of(recipe, calibrated))
-        if share.rank == 0 and permitted and not run.work.has(TUNED):
-            recomputes = check_tuning(run, recipe)
+        text = training_text(run, recipe)
+        if share.rank == 0 and not run.work.has(TUNED):
+            if by_default and run.work.has(UNTUNED):
+                raise ResqError("this export began without it; --fresh starts anew")
+            recomputes = check_tuning(run, recipe, others)
     except ResqError as reason:
         if not by_default:
             raise
         run.progress.warn(f"the weights are not tuned, which costs quality: {reason}")
-        permitted = False
-    if not share.first(permitted):
-        if share.rank == 0:
-            run.work.save(UNTUNED)
-        return without, False
-    return recipe, recomputes
+        text = None
+    if not share.first(int(text is not None)):
+        return TuningPlan(without, left_out=True)
+    return TuningPlan(recipe, text, recomputes)
 
 
-def check_tuning(run: CalibrationRun, recipe: Recipe) -> bool:
+def go_on_untuned(run: CalibrationRun) -> None:
+    """From here on, this export quantises the original model's matrices, though it be stopped."""
+    if share_of_this_process().rank == 0:
+        run.work.save(UNTUNED)
+
+
+def check_tuning(run: CalibrationRun, recipe: Recipe, others: int = 0) -> bool:
     """Whether layers must be computed twice.
+
+    Args:
+        run: The calibration.
+        recipe: Its steps and sequence length are used.
+        others: Bytes that will be written into the work folder before the tuned matrices.
 
     Raises:
         ResqError: The memory or the disk does not suffice.
     """
-    check_room(run.work.folder, bytes_of_matrices(run.source.layout), "tuning the weights of")
+    source, device, most = run.source, run.device, run.resources.max_memory
+    check_room(run.work.folder, others + bytes_of_matrices(source.layout), "tuning the weights of")
     shape = (min(SAMPLES, recipe.tuning_steps or SAMPLES), recipe.sequence_length)
-    needed = {again: bytes_of_tuning(run.source, shape, again) for again in (False, True)}
-    room = room_for(run.device, run.resources.max_memory)
-    return must_recompute(needed, room, "tuning the weights", "--tune 0")
+    needed = {again: bytes_of_tuning(source, shape, again) for again in (False, True)}
+    if device != "cpu":  # where the model is loaded first, and the matrices come back
+        must_recompute({True: source.float32_bytes}, room_for("cpu", most), TUNING, REMEDY)
+    return must_recompute(needed, room_for(device, most), TUNING, REMEDY)
 
 
 def text_of(recipe: Recipe, calibrated: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from resq_onnx.cli.options import (
     resource_options,
     resources_from,
     threads_option,
+    tuning_options,
 )
 from resq_onnx.cli.recipes import recipe_for, recipe_option
 from resq_onnx.files.recipe_file import RecipeFile
@@ -30,6 +31,7 @@ from resq_onnx.files.recipe_file import RecipeFile
 @basis_options
 @calibration_options
 @quantising_options
+@tuning_options
 @length_option
 @click.option(
     "--projections",

@@ -118,13 +118,6 @@ quantising_options = _together(
         default=DEFAULTS.weights,
         help="How weights are rounded.",
     ),
-    click.option("--tune", "tuning_minutes", type=float, metavar="MINUTES",
-                 default=DEFAULTS.tuning_minutes, show_default="a few steps, if memory permits",
-                 help="Tune the weights for so long before they are rounded, with the whole model, "
-                 "towards what it predicts without rounded activations and cache; 0: not at all."),
-    click.option("--tuning-steps", type=int, default=DEFAULTS.tuning_steps,
-                 show_default="as many as fit into the minutes",
-                 help="Tune them in so many steps: repeats an export whose resq.json has them."),
     click.option(
         "--format",
         type=click.Choice(list(FORMATS)),
@@ -167,6 +160,18 @@ quantising_options = _together(
     ),
 )  # fmt: skip
 """What is quantised, how, and with which operators."""
+
+tuning_options = _together(
+    click.option("--tune", "tuning_minutes", type=float, metavar="MINUTES",
+                 default=DEFAULTS.tuning_minutes,
+                 show_default="resq takes 16 steps, if memory permits",
+                 help="Tune the weights for so long before they are rounded, with the whole model, "
+                 "towards what it predicts without rounded activations and cache; 0: not at all."),
+    click.option("--tuning-steps", type=int, default=DEFAULTS.tuning_steps,
+                 show_default="16, or as many as fit into the minutes",
+                 help="Tune them in so many steps: repeats an export whose resq.json has them."),
+)  # fmt: skip
+"""How long weights are tuned."""
 
 output_options = _together(
     click.option(

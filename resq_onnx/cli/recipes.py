@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 from click.core import ParameterSource
@@ -15,6 +15,10 @@ from resq_onnx.files import refuse_overwriting
 from resq_onnx.files.recipe_file import RecipeFile, read_recipe_file
 from resq_onnx.handoff.targets import target_named
 from resq_onnx.recipe import METHODS, Recipe
+
+TUNING: Final = frozenset({"tuning_minutes", "tuning_steps"})
+UNTUNED: Final[dict[str, Any]] = {"tuning_minutes": None, "tuning_steps": 0}
+"""Fields of a recipe, and those of one without tuning."""
 
 
 def _read(_context: click.Context, _option: click.Parameter, path: Path | None) -> RecipeFile:
@@ -34,7 +38,13 @@ recipe_option = click.option(
 
 
 def recipe_for(
-    said: RecipeFile, chosen: dict[str, Any], target: str, out: Path, *, calibrates: bool
+    said: RecipeFile,
+    chosen: dict[str, Any],
+    target: str,
+    out: Path,
+    *,
+    calibrates: bool,
+    tunes: bool = True,
 ) -> tuple[str, Recipe]:
     """Target and recipe of a command that quantises, checked before the slow imports.
 
@@ -44,6 +54,7 @@ def recipe_for(
         target: The option of that name.
         out: The file that the command writes.
         calibrates: Whether the command reads the calibration text, if the recipe needs one.
+        tunes: Whether the command can tune weights.
 
     Raises:
         ResqError: The recipe is invalid, the target does not support it, or its text is unknown.
@@ -51,7 +62,8 @@ def recipe_for(
     if said.target is not None and not _is_given("target"):
         target = said.target
     with _naming(said):
-        recipe = target_named(target).recipe(**_fields(said, chosen, out))
+        fields = _fields(said, chosen, out) | ({} if tunes else UNTUNED)
+        recipe = target_named(target).recipe(**fields)
     if recipe.must_tune or (calibrates and recipe.needs_calibration):
         _check_text(said)
     return target, recipe
@@ -73,7 +85,13 @@ def _fields(said: RecipeFile, chosen: dict[str, Any], out: Path) -> dict[str, An
     if said.path is not None:
         refuse_overwriting([out], [said.path])
     given = {name: chosen[name] for name in chosen if _is_given(name)}
-    return {**said.fields, **given, **_training(said.fields, given), **_tuning(given)}
+    fields = {**said.fields, **given, **_training(said.fields, given), **_tuning(given)}
+    if said.fields.get("tuning_steps") and not TUNING & given.keys():
+        as_usual = fields | dict.fromkeys(TUNING)
+        other = "method" in given and given["method"] != said.fields.get("method")
+        if other or not Recipe(**as_usual).rounds:  # the steps were those of another recipe
+            return as_usual
+    return fields
 
 
 def _training(said: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,11 +115,10 @@ def _training(said: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, An
 
 def _tuning(given: Mapping[str, Any]) -> dict[str, Any]:
     """Fields that follow from minutes of tuning on the command line."""
-    minutes = given.get("tuning_minutes")
-    if minutes == 0:
-        return {"tuning_minutes": None, "tuning_steps": 0}
-    if minutes is None or "tuning_steps" in given:
+    if "tuning_steps" in given or "tuning_minutes" not in given:
         return {}
+    if given["tuning_minutes"] == 0:
+        return UNTUNED
     return {"tuning_steps": None}  # not those of another number of minutes
 
 

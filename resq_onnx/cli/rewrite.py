@@ -61,7 +61,7 @@ def rewrite(
     """Quantise IN.onnx, which torch.onnx.export wrote in float32, and write OUT.onnx."""
     from resq_onnx.cli.printing import print_summary
 
-    target, asked = recipe_for(said, recipe, target, path, calibrates=False)
+    target, asked = recipe_for(said, recipe, target, path, calibrates=False, tunes=False)
     with showing_progress(quiet) as progress:
         from resq_onnx import pipeline
 

@@ -13,12 +13,13 @@ import resq_onnx
 from resq_onnx.errors import ResqError, first_line
 from resq_onnx.evaluation.installation import Package, is_there, packages_by_extra, pip_line
 from resq_onnx.evaluation.machine import Gpu, describe_machine, find_gpus
+from resq_onnx.resources import CONTAINER
 from resq_onnx.runtime import library
 from resq_onnx.web.packages import cache_folder
 
 MEMINFO: Final = Path("/proc/meminfo")
 
-LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
+LIMIT: Final = CONTAINER / "memory.max"
 """Of a container's memory, in bytes."""
 
 

@@ -77,6 +77,8 @@ def read_recipe_file(path: str | Path) -> RecipeFile:
     if not isinstance(fields, dict) or not isinstance(target, str | NoneType):
         raise ResqError(f"{path}: its recipe or its target is damaged; {REMEDY}")
     _check(fields, path)
+    if is_summary and fields.get("tuning_minutes") is None and fields.get("tuning_steps") is None:
+        fields = fields | {"tuning_steps": 0}  # an export says the number, if it tuned weights
     return RecipeFile(fields, target, path, is_summary)
 
 

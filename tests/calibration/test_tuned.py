@@ -52,7 +52,8 @@ class Run:
         bases = compute_projections(asked, source.layout, None)
         told = Progress(step=self.titles.append)
         given = (source, load_tokenizer(source), WorkFolder(self.folder), told, Resources())
-        return tuned_model(CalibrationRun(*given), asked, bases)
+        calibration = CalibrationRun(*given)
+        return tuned_model(calibration, asked, bases, trained.training_text(calibration, asked))
 
 
 @pytest.fixture

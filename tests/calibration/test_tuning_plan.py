@@ -7,10 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from resq_onnx.calibration import tuning_plan
+from resq_onnx.calibration import trained, tuning_plan
+from resq_onnx.calibration.reference import load_tokenizer
 from resq_onnx.calibration.run import CalibrationRun
 from resq_onnx.calibration.tuned import TUNED
-from resq_onnx.calibration.tuning_plan import check_tuning, planned, text_of
+from resq_onnx.calibration.tuning_plan import (
+    TuningPlan,
+    check_tuning,
+    go_on_untuned,
+    planned,
+    text_of,
+)
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError
 from resq_onnx.files.work_folder import WorkFolder
@@ -31,30 +38,34 @@ class Planning:
         write_model(folder / "model", "llama", tied=True)
         self.source = ModelSource(folder / "model", "llama")
 
-    def run(self, resources: Resources | None) -> CalibrationRun:
-        progress = Progress(warn=self.warnings.append)
-        return CalibrationRun(self.source, None, self.work, progress, resources or Resources())
+    def run(self, resources: Resources | None = None) -> CalibrationRun:
+        progress, tokenizer = Progress(warn=self.warnings.append), load_tokenizer(self.source)
+        return CalibrationRun(self.source, tokenizer, self.work, progress, resources or Resources())
 
-    def __call__(self, recipe: Recipe, resources: Resources | None = None) -> tuple[Recipe, bool]:
+    def __call__(self, recipe: Recipe, resources: Resources | None = None) -> TuningPlan:
         return planned(self.run(resources), recipe, recipe.to_json())
 
-    def check(self, resources: Resources | None = None) -> bool:
-        return check_tuning(self.run(resources), Recipe())
+    def check(self, resources: Resources | None = None, others: int = 0) -> bool:
+        return check_tuning(self.run(resources), Recipe(), others)
 
 
 @pytest.fixture
 def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Planning:
     monkeypatch.setattr(tuning_plan, "STEPS", STEPS)
+    monkeypatch.setattr(trained, "SAMPLES", 3)
     return Planning(tmp_path)
 
 
 def test_a_few_steps_unless_others_were_asked_for(plan: Planning) -> None:
-    assert plan(Recipe())[0].tuning_steps == STEPS
-    assert plan(Recipe(tuning_steps=2))[0].tuning_steps == 2
-    for_minutes, _ = plan(Recipe(tuning_minutes=3))
+    usual = plan(Recipe())
+    assert usual.recipe.tuning_steps == STEPS
+    assert usual.text is not None
+    assert usual.text.shape == (3, 512)
+    assert plan(Recipe(tuning_steps=2)).recipe.tuning_steps == 2
+    for_minutes = plan(Recipe(tuning_minutes=3)).recipe
     assert (for_minutes.tuning_minutes, for_minutes.tuning_steps) == (3, None)
     for recipe in (Recipe(tuning_steps=0), Recipe(method="quarot"), Recipe(format="contrib")):
-        assert plan(recipe) == (recipe, False)
+        assert plan(recipe) == TuningPlan(dataclasses.replace(recipe, tuning_steps=0))
     assert plan.warnings == []
 
 
@@ -65,25 +76,36 @@ def test_too_little_memory_is_an_error_if_tuning_was_asked_for_and_else_a_warnin
     with pytest.raises(ResqError, match=words):
         plan(Recipe(tuning_steps=2), LITTLE)
     assert plan.warnings == []
-    left_out, _ = plan(Recipe(), LITTLE)
-    assert left_out == Recipe(tuning_steps=0)
+    assert plan(Recipe(), LITTLE) == TuningPlan(Recipe(tuning_steps=0), left_out=True)
     (warning,) = plan.warnings
     assert warning.startswith(f"the weights are not tuned, which costs quality: {words}")
 
 
+def test_a_text_that_is_gone_is_one_more_reason(plan: Planning, tmp_path: Path) -> None:
+    """It is not read for the calibration where a projections file takes its place."""
+    gone = Recipe(calibration=str(tmp_path / "gone.txt"))
+    assert plan(gone).left_out
+    assert "gone.txt" in plan.warnings[0]
+    with pytest.raises(ResqError, match=r"gone\.txt"):
+        plan(dataclasses.replace(gone, tuning_steps=1))
+
+
 def test_a_stopped_export_goes_on_as_it_began(plan: Planning) -> None:
-    """Its finished layers are those of one model: the tuned or the original one."""
-    assert not plan(Recipe(), LITTLE)[0].tunes
-    assert not plan(Recipe())[0].tunes, "there is memory now"
+    """Its finished matrices are those of one model: the tuned or the original one."""
+    assert plan(Recipe(), LITTLE).left_out
+    assert plan(Recipe()).text is not None, "there is memory now, and no matrix is finished"
+    go_on_untuned(plan.run())
+    assert plan(Recipe()).left_out
+    assert "this export began without it; --fresh starts anew" in plan.warnings[-1]
     plan.work.file("untuned").unlink()
     plan.work.save(TUNED)
-    assert plan(Recipe(), LITTLE)[0].tunes, "it is done already"
+    assert plan(Recipe(), LITTLE).text is not None, "it is done already"
 
 
-def test_capped_scores_are_not_tuned(plan: Planning) -> None:
-    write_model(plan.work.folder / "gemma2", "gemma2", tied=True)
-    plan.source = ModelSource(plan.work.folder / "gemma2", "gemma2")
-    assert plan(Recipe()) == (Recipe(tuning_steps=0), False)
+def test_capped_scores_are_not_tuned(plan: Planning, tmp_path: Path) -> None:
+    write_model(tmp_path / "gemma2", "gemma2", tied=True)
+    plan.source = ModelSource(tmp_path / "gemma2", "gemma2")
+    assert plan(Recipe()) == TuningPlan(Recipe(tuning_steps=0))
     assert plan.warnings == []
 
 
@@ -97,10 +119,13 @@ def test_memory_decides_whether_layers_are_computed_twice(
     for room, recomputes in ((10, False), (5, True)):
         monkeypatch.setattr(tuning_plan, "room_for", lambda *_, room=room: room)
         assert plan.check() == recomputes
-        assert plan(Recipe())[1] == recomputes
+        assert plan(Recipe()).recomputes == recomputes
     monkeypatch.setattr(tuning_plan, "bytes_of_matrices", lambda _layout: 10**18)
     with pytest.raises(ResqError, match=r"tuning the weights of this model takes .* GB of disk"):
         plan.check()
+    monkeypatch.setattr(tuning_plan, "bytes_of_matrices", lambda _layout: 0)
+    with pytest.raises(ResqError, match="of disk"):
+        plan.check(others=10**18)
 
 
 def test_the_text_must_be_that_of_the_calibration() -> None:

@@ -13,7 +13,15 @@ from resq_onnx import pipeline
 from resq_onnx.recipe import Recipe
 from tests.command_line import error_line, run
 
-FILED = Recipe(method="quarot", samples=7, high_fraction=0.25, format="qdq", logits="last", seed=5)
+FILED = Recipe(
+    method="quarot",
+    tuning_steps=0,
+    samples=7,
+    high_fraction=0.25,
+    format="qdq",
+    logits="last",
+    seed=5,
+)
 
 
 class Asked(Exception):  # noqa: N818
@@ -143,7 +151,7 @@ def test_minutes_on_the_command_line_win_over_the_steps_of_a_file(
     repeated = asked(monkeypatch, "export", "--recipe", path)["recipe"]
     assert repeated.training_steps == 300
     longer = asked(monkeypatch, "export", "--recipe", path, "--train", 60)["recipe"]
-    assert longer == Recipe(rotations="trained", training_minutes=60)
+    assert longer == Recipe(rotations="trained", training_minutes=60, tuning_steps=0)
 
 
 def test_minutes_of_tuning_win_over_the_steps_of_a_file(
@@ -160,10 +168,26 @@ def test_minutes_of_tuning_win_over_the_steps_of_a_file(
     assert fewer["recipe"] == Recipe(tuning_minutes=60, tuning_steps=3)
 
 
+def test_steps_of_a_file_are_for_its_method_and_for_rounded_activations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path, Recipe(tuning_steps=70), "ort")
+    kept = asked(monkeypatch, "export", "--recipe", path, "--head-bits", 4)["recipe"]
+    assert kept == Recipe(tuning_steps=70, head_bits=4)
+    for options in (("--method", "quarot"), ("--format", "contrib"), ("--method", "none")):
+        other = asked(monkeypatch, "export", "--recipe", path, *options)["recipe"]
+        assert (other.tuning_steps, other.tunes) == (None, False)
+    given = asked(monkeypatch, "export", "--recipe", path, "--method", "quarot", "--tune", 5)
+    assert given["recipe"] == Recipe(method="quarot", tuning_minutes=5)
+    rewritten = asked(monkeypatch, "rewrite", "--recipe", path)["recipe"]
+    assert rewritten == Recipe(tuning_steps=0)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         (("--tune", "-1"), "tuning_minutes is -1.0; it must be above 0"),
+        (("--tune", "0", "--tuning-steps", "3"), "tuning_minutes is 0.0; it must be above 0"),
         (("--tune", "5", "--format", "contrib"), "format contrib); use --tune 0"),
         (("--tune", "5", "--method", "none"), "method none, format custom); use --tune 0"),
         (("--rotations", "random", "--train", "5"), "--rotations random is not trained"),

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import resq_onnx
+from resq_onnx.calibration import tuning_plan
 from resq_onnx.evaluation.distance import compare
 from resq_onnx.evaluation.parity import FLOAT_TOLERANCE
 from resq_onnx.graph.inspection import Inspection, inspect_model
@@ -149,6 +150,26 @@ def test_tuned_weights_are_those_of_the_layers_and_steps_repeat_them(
     stderr = run_successfully("export", small.folder, outs[2], *asked, "--tune", "0.0001").stderr
     assert "Tuning the weights in 1 steps" in stderr
     assert recipe_of(outs[2])["tuning_steps"] == 1
+
+
+def test_by_default_weights_are_tuned_and_the_recipe_repeats_it(
+    small: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning_plan, "STEPS", 2)
+    outs = [tmp_path / name / "model.onnx" for name in ("one", "again", "little")]
+    by_default = ("--projections", small.projections, *QUICK)
+    assert "Tuning the weights in 2 steps" in (
+        run_successfully("export", small.folder, outs[0], *by_default).stderr
+    )
+    assert recipe_of(outs[0])["tuning_steps"] == 2
+    monkeypatch.setattr(tuning_plan, "STEPS", 1)
+    again = ("--projections", small.projections, "--recipe", outs[0].parent)
+    run_successfully("export", small.folder, outs[1], *again)
+    assert repeatable(outs[0].parent) == repeatable(outs[1].parent)
+    monkeypatch.setattr(tuning_plan, "room_for", lambda *_: 0)
+    stderr = run_successfully("export", small.folder, outs[2], *by_default).stderr
+    assert "Warning: the weights are not tuned, which costs quality" in stderr
+    assert recipe_of(outs[2])["tuning_steps"] == 0
 
 
 def weights_of(model: Path) -> list[tuple[str, bytes]]:

@@ -13,7 +13,10 @@ import torch
 from onnx import TensorProto, helper
 from transformers import PreTrainedModel
 
+from resq_onnx.errors import ResqError
 from resq_onnx.evaluation.distance import compare
+from resq_onnx.pipeline import rewrite
+from resq_onnx.recipe import Recipe
 from resq_onnx.runtime.decoder import Decoder, decode_logits
 from resq_onnx.runtime.session import create_session
 from tests.command_line import QUICK, contents, error_line, run, run_successfully
@@ -161,9 +164,9 @@ def test_rotations_that_cannot_be_fitted_without_a_model_are_refused_and_random_
 
 
 def test_tuning_is_refused(llama: Calibrated, graph: Path, tmp_path: Path) -> None:
-    known = ("--projections", llama.projections, "--tune", 1)
-    result = run("rewrite", graph, tmp_path / "model.onnx", *known)
-    assert "a graph's weights cannot be tuned; use export" in error_line(result.stderr)
+    recipe = Recipe(tuning_steps=1)
+    with pytest.raises(ResqError, match="a graph's weights cannot be tuned; use export"):
+        rewrite(graph, tmp_path / "model.onnx", llama.projections, recipe, model=llama.folder)
 
 
 def test_a_graph_of_another_model_is_refused(llama: Calibrated, tmp_path: Path) -> None:

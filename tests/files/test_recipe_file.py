@@ -11,7 +11,9 @@ from resq_onnx.errors import ResqError
 from resq_onnx.files.recipe_file import read_recipe, read_recipe_file
 from resq_onnx.recipe import Recipe
 
-RECIPE = Recipe(method="outlier", high_fraction=0.25, format="qdq", bos=True, seed=3)
+RECIPE = Recipe(
+    method="outlier", high_fraction=0.25, format="qdq", bos=True, seed=3, tuning_steps=0
+)
 
 
 def write(path: Path, content: Any) -> Path:
@@ -72,3 +74,11 @@ def test_what_is_no_file_of_a_recipe_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent.json", tmp_path / "text.json"):
         with pytest.raises(ResqError, match=r"cannot be read.*give the resq\.json"):
             read_recipe(path)
+
+
+def test_an_export_that_says_nothing_of_tuning_had_none(tmp_path: Path) -> None:
+    """Older versions could not, and recorded null."""
+    path = tmp_path / "resq.json"
+    for recipe in (Recipe(), Recipe(tuning_minutes=5), Recipe(tuning_steps=3)):
+        write(path, {"recipe": recipe.to_json()})
+        assert read_recipe(path).tunes == recipe.must_tune

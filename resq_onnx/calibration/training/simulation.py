@@ -103,7 +103,7 @@ def check_attention(layout: ModelLayout) -> None:
         raise ResqError(
             f"neither rotations nor weights can be trained for {layout.family.name}, whose "
             f"attention scores are capped; use --rotations fitted, a method other than spinquant, "
-            f"and no --tune"
+            f"and --tune 0"
         )
 
 
