@@ -10,9 +10,8 @@ import click
 
 from resq_onnx.handoff.targets import DEFAULT as DEFAULT_TARGET
 from resq_onnx.handoff.targets import TARGETS
+from resq_onnx.methods import FORMATS, METHODS
 from resq_onnx.recipe import (
-    FORMATS,
-    METHODS,
     Cache,
     ComputeDtype,
     Dtype,

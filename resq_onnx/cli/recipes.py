@@ -14,7 +14,8 @@ from resq_onnx.errors import ResqError
 from resq_onnx.files import refuse_overwriting
 from resq_onnx.files.recipe_file import RecipeFile, read_recipe_file
 from resq_onnx.handoff.targets import target_named
-from resq_onnx.recipe import METHODS, Recipe
+from resq_onnx.methods import METHODS
+from resq_onnx.recipe import Recipe
 
 TUNING: Final = frozenset({"tuning_minutes", "tuning_steps"})
 UNTUNED: Final[dict[str, Any]] = {"tuning_minutes": None, "tuning_steps": 0}

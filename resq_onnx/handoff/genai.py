@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 from resq_onnx.errors import ResqError
 from resq_onnx.files.contents import read_json
 from resq_onnx.handoff.target import Target
-from resq_onnx.recipe import FORMATS, Recipe
+from resq_onnx.methods import FORMATS
+from resq_onnx.recipe import Recipe
 from resq_onnx.runtime.library import CPU_DTYPES, CUDA_LIBRARY_NAME, LIBRARY_NAME, library_path
 
 if TYPE_CHECKING:

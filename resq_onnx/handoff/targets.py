@@ -9,7 +9,7 @@ from resq_onnx.handoff.genai import GENAI
 from resq_onnx.handoff.openvino_folder import OPENVINO
 from resq_onnx.handoff.target import Target
 from resq_onnx.handoff.web import WEB
-from resq_onnx.recipe import FORMATS
+from resq_onnx.methods import FORMATS
 
 DEFAULT: Final = "ort"
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
+from resq_onnx.methods import Method
 from resq_onnx.projections.allocation import Energies, choose_splits
 from resq_onnx.projections.hadamard import (
     KroneckerFactors,
@@ -29,7 +30,7 @@ from resq_onnx.projections.linalg import float64_on
 from resq_onnx.projections.moments import SecondMoments, checked_site, moment_shapes
 from resq_onnx.projections.splits import Splits, uniform_splits
 from resq_onnx.projections.sums import BasisSums, sums_of
-from resq_onnx.recipe import BitSplit, Method, Recipe
+from resq_onnx.recipe import BitSplit, Recipe
 
 Array = NDArray[Any]
 Matrix = NDArray[np.float64]

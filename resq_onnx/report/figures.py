@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from resq_onnx.graph.inspection import Inspection, TensorGroup
-from resq_onnx.recipe import METHODS
+from resq_onnx.methods import METHODS
 
 LARGEST_GROUPS: Final = 6
 """Number of kinds of float tensors that are listed separately in a file without quantised

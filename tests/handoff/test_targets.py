@@ -12,7 +12,8 @@ import resq_onnx
 from resq_onnx.errors import ResqError
 from resq_onnx.handoff.target import Target
 from resq_onnx.handoff.targets import DEFAULT, TARGETS, target_named
-from resq_onnx.recipe import FORMATS, Recipe
+from resq_onnx.methods import FORMATS
+from resq_onnx.recipe import Recipe
 from resq_onnx.runtime import library
 from tests.command_line import error_line, run, run_successfully
 
