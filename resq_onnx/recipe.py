@@ -63,7 +63,7 @@ class BitSplit:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of a quantisation; the same recipe, model and seed give the same file.
+    """Settings of a quantisation; the recipe that an export records gives the same file again.
 
     Attributes:
         method: How projections are found: `resq` (PCA), `spinquant` (trained, no high part),

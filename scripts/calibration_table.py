@@ -83,7 +83,8 @@ class Bench:
 
     def measured(self, text: str | None, seed: int, files: dict[str, Path]) -> dict[str, float]:
         """Perplexity on each file, and `seconds` of the export; None exports the float model."""
-        stem = "".join([Path(text).stem, *self.options]) if text else "float"
+        others = "".join(self.options).replace("/", "-")
+        stem = f"{Path(text).stem}{others}" if text else "float"
         kept = self.work / f"{stem}-{self.samples}-{seed}.json"
         if not kept.exists():
             folder = self.work / "export"

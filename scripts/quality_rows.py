@@ -19,6 +19,8 @@ class Row:
         options: Options of `resq-onnx export`, except those of the calibration.
         samples: Calibration sequences of 512 tokens; None for the script's `--samples`.
         text: Calibration text; None for the Brown corpus.
+        tuned: Whether weights are tuned, as long as the options say or as by default. All other
+            rows have `--tune 0`, so that they show what their options alone are worth.
     """
 
     label: str
@@ -26,18 +28,23 @@ class Row:
     options: tuple[str, ...] = ()
     samples: int | None = None
     text: str | None = None
+    tuned: bool = False
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """All options of `resq-onnx export`, except those of the calibration."""
+        return self.options if self.tuned else (*self.options, "--tune", "0")
 
 
 FLOAT: Final = Row("float32, as traced", "float", ("--method", "none"))
-DEFAULT: Final = Row("`resq` (default)", "resq")
+DEFAULT: Final = Row("`resq` (default)", "resq", tuned=True)
 EIGHT_BITS: Final = Row("`resq --low-bits 8`, 8 bits everywhere", "low8", ("--low-bits", "8"))
-PAPER: Final = ("--down-high", "0", "--tune", "0")
 
 EXPORTS: Final = (
     FLOAT,
     Row("float32, rotated (`--save-rotated`)", "rotated"),
     DEFAULT,
-    Row("`resq --tune 0`, weights not tuned", "untuned", ("--tune", "0")),
+    Row("`resq --tune 0`, weights not tuned", "untuned"),
     Row("`resq --head-bits 4`", "head4", ("--head-bits", "4")),
     Row("`resq --tables separate`", "separate", ("--tables", "separate")),
     Row("`resq --activation-clip 1`", "unclipped", ("--activation-clip", "1")),
@@ -56,7 +63,7 @@ EXPORTS: Final = (
         "contrib-int8",
         ("--format", "contrib", "--cache", "int8"),
     ),
-    Row("`resq --down-high 0 --tune 0`, as in the paper", "paper", PAPER),
+    Row("`resq --down-high 0`, as in the paper", "paper", ("--down-high", "0")),
     EIGHT_BITS,
     Row("`spinquant`", "spinquant", ("--method", "spinquant")),
     Row("`outlier`", "outlier", ("--method", "outlier")),
@@ -68,7 +75,10 @@ EXPORTS: Final = (
 STUDY: Final = (
     FLOAT,
     DEFAULT,
-    *(Row(f"`--seed {seed}`", f"seed-{seed}", ("--seed", str(seed))) for seed in range(1, 5)),
+    *(
+        Row(f"`--seed {seed}`", f"seed-{seed}", ("--seed", str(seed)), tuned=True)
+        for seed in range(1, 5)
+    ),
     EIGHT_BITS,
     Row("`--weights rtn`", "resq-rtn", ("--weights", "rtn")),
     Row("`--target-bits 4.5`", "target", ("--target-bits", "4.5")),
@@ -87,14 +97,19 @@ STUDY: Final = (
         for minutes in (1, 5, 15)
     ),
     *(
-        Row(f"`--tune {minutes}`", f"tune-{minutes}", ("--tune", f"{minutes}"))
+        Row(f"`--tune {minutes}`", f"tune-{minutes}", ("--tune", f"{minutes}"), tuned=True)
         for minutes in (1, 5, 15)
     ),
-    Row("`--tune 15 --samples 128`", "tune-15-128", ("--tune", "15"), samples=128),
+    Row("`--tune 15 --samples 128`", "tune-15-128", ("--tune", "15"), samples=128, tuned=True),
     Row("`--method spinquant --train 5`", "spinquant-5", ("--method", "spinquant", "--train", "5")),
     Row("`--samples 8`", "samples-8", samples=8),
     Row("`--samples 128`", "samples-128", samples=128),
-    Row("`--calibration bundled`, without a text of one's own", "bundled", text="bundled"),
+    Row(
+        "`--calibration bundled`, without a text of one's own",
+        "bundled",
+        text="bundled",
+        tuned=True,
+    ),
     Row("`--calibration python-docs`", "python-docs", text="python-docs"),
 )
 

@@ -45,7 +45,7 @@ class Bench:
             rotated = ["--save-rotated", str(self.work / "rotated" / "model.onnx")]
             extra = rotated if row == DEFAULT else []
             text = self._text(row)
-            arguments = ["export", str(self.model), str(target), *text, *row.options, *extra]
+            arguments = ["export", str(self.model), str(target), *text, *row.arguments, *extra]
             # The rows that show what is useless are written, too.
             run([*arguments, "--projections", str(self._projections(text)), "--force"])
         return target

@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 import pytest
 
+from resq_onnx.calibration import tuning_plan
 from resq_onnx.checkpoint.source import open_model
 from resq_onnx.files.work_folder import usual_folder
 from resq_onnx.projections import compute_projections
@@ -23,6 +24,9 @@ from tests.command_line import run_successfully
 from tests.tiny_models import write_model
 
 pytestmark = pytest.mark.slow
+
+STEPS = tuning_plan.STEPS
+"""Of tuning by default, as the processes have it; other tests of this one have none."""
 
 QUICK = (*SHORT, "--calibration", "auto")
 """A text of which the model writes a part: the first process does, for all."""
@@ -46,10 +50,11 @@ def in_two_processes(*arguments: object) -> subprocess.CompletedProcess[str]:
     return done
 
 
-@pytest.mark.parametrize("options", [("--tune", 0), ("--tuning-steps", 1)], ids=["plain", "tuned"])
+@pytest.mark.parametrize("options", [("--tune", 0), ()], ids=["plain", "tuned"])
 def test_two_processes_write_a_model_as_good_as_that_of_one(
-    tmp_path: Path, options: tuple[object, ...]
+    tmp_path: Path, options: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(tuning_plan, "STEPS", STEPS)
     write_model(tmp_path / "model", "llama", tied=True, num_hidden_layers=3)
     outs = [tmp_path / name / "model.onnx" for name in ("one", "two")]
     run_successfully("export", tmp_path / "model", outs[0], *QUICK, *options)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 TextLoss = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
-"""Of lm_head, what it reads, (1, tokens, D), and the token ids, (1, tokens)."""
+"""The loss, of lm_head, what it reads, (1, tokens, D), and the token ids, (1, tokens)."""
 
 
 @dataclass(frozen=True)
