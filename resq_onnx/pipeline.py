@@ -109,8 +109,8 @@ def export(
             check_recipe(recipe, source)
             of_work = (Path(out), source, recipe, resources, output.progress, projections)
             with opened_work(*of_work) as work:
-                # 2. Second moments, and from them the bases; one layer is in memory at a time. If all
-                #    of them may be, weights are tuned.
+                # 2. Second moments, and from them the bases; one layer is in memory at a time. Then
+                #    the weights are tuned, if all layers fit into memory.
                 measured = measure(source, recipe, projections, work, output.progress, resources)
                 # 3. The graph, without weights, with one operator per module.
                 output.progress.step("Tracing the graph")
