@@ -74,7 +74,7 @@ def smollm2() -> Path:
 
 @pytest.fixture(scope="session")
 def smollm2_exported(smollm2: Path) -> Exported:
-    """SmolLM2 by the default recipe but for the tuning, and its calibration; not to be changed."""
+    """SmolLM2 by the default recipe, and its calibration; not to be changed."""
     from tests.smollm2 import exported
 
     return exported(smollm2)
