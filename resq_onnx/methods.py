@@ -18,7 +18,9 @@ class Method:
         has_high_part: Whether it keeps some coefficients in more bits.
         training: Whether the rotations are trained: `never`, `optional` (`Recipe.rotations`) or
             `always`.
-        tunes: Whether the layers' weights are tuned without being asked.
+        tuning_steps: Steps by which the layers' weights are tuned without being asked. Those of
+            `resq` take SmolLM2-135M about as long as all the rest of an export, and twice as many
+            are worth no more than the seeds' spread (docs/quality.md).
         quantises: False for the float model.
     """
 
@@ -27,7 +29,7 @@ class Method:
     basis: Literal["pca", "hadamard", "channels", "identity"]
     has_high_part: bool = False
     training: Literal["never", "optional", "always"] = "never"
-    tunes: bool = False
+    tuning_steps: int = 0
     quantises: bool = True
 
     @property
@@ -49,7 +51,7 @@ class Method:
 METHODS: Final = {
     method.name: method
     for method in (
-        Method("resq", "ResQ: principal components", "pca", True, "optional", tunes=True),
+        Method("resq", "ResQ: principal components", "pca", True, "optional", tuning_steps=16),
         Method(
             "spinquant",
             "SpinQuant: rotations learned from the quantised loss",

@@ -301,7 +301,7 @@ class Recipe:
     @property
     def tunes(self) -> bool:
         """Whether they are tuned, if nothing about the model or the machine prevents it."""
-        unasked = self.tuning_steps is None and self.how.tunes and self.rounds
+        unasked = self.tuning_steps is None and self.how.tuning_steps > 0 and self.rounds
         return self.must_tune or unasked
 
     @property

@@ -15,7 +15,10 @@ from typing import Final
 from resq_onnx.errors import ResqError
 
 CONTAINER: Final = Path("/sys/fs/cgroup")
-"""The control group of this process."""
+"""Where Linux shows control groups, version 2; in a container, its own."""
+
+GROUPS: Final = Path("/proc/self/cgroup")
+"""Those of this process."""
 
 UNITS: Final = {"": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "tb": 1000**4}
 UNITS_OF_TWO: Final = {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
@@ -25,8 +28,8 @@ UNITS_OF_TWO: Final = {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 class Resources:
     """What a computation may use.
 
-    It changes no more than the last bits of a result, but for one thing: whether there is memory
-    and disk to tune weights by default.
+    It changes no more than the last bits of a result, but for two things that need the whole model
+    in memory: tuning weights by default, and a calibration text that the model writes.
 
     Attributes:
         device: Where PyTorch computes: `cpu`, `cuda`, `cuda:1`, or `auto`, a GPU if there is one.
@@ -82,11 +85,23 @@ def available_bytes() -> int | None:
 
 
 def _left_to_container() -> int | None:
-    """Bytes up to the limit of this process's control group, whose cached files can be given up."""
+    """Bytes up to the nearest limit of this process's control groups; None where there is none."""
     try:
-        limit = int((CONTAINER / "memory.max").read_text())
-        used = int((CONTAINER / "memory.current").read_text())
-        kept = dict(line.split() for line in (CONTAINER / "memory.stat").read_text().splitlines())
+        lines = GROUPS.read_text().splitlines()
+    except OSError:
+        return None
+    paths = [line.removeprefix("0::/") for line in lines if line.startswith("0::/")]
+    groups = [one for path in paths for one in (CONTAINER / path / "x").parents]
+    inside = [one for one in groups if one.is_relative_to(CONTAINER)]
+    return min((left for one in inside if (left := _left_to(one)) is not None), default=None)
+
+
+def _left_to(group: Path) -> int | None:
+    """The same of one group, whose cached files can be given up."""
+    try:
+        limit = int((group / "memory.max").read_text())
+        used = int((group / "memory.current").read_text())
+        kept = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):  # no such files, or "max"
         return None
     return limit - used + int(kept.get("inactive_file", 0))

@@ -130,7 +130,9 @@ def export(model: Path, out: Path, target: str, projections: Path) -> float:
     kept = out.parent / "peak-gigabytes.txt"
     if not kept.exists():
         options = ("--target", target, "--projections", projections, "--threads", str(THREADS))
-        process = subprocess.Popen([*RESQ, "export", model, out, *options], stdout=sys.stderr)
+        process = subprocess.Popen(
+            [*RESQ, "export", model, out, "--tune", "0", *options], stdout=sys.stderr
+        )
         _, status, usage = os.wait4(process.pid, 0)
         if status:
             sys.exit(f"the export for {target} failed")

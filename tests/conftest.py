@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from tests.usual_tuning import tuning_by_default
+
 if TYPE_CHECKING:
     from tests.smollm2 import Exported
     from tests.tiny_exports import TinyExports
@@ -96,17 +98,20 @@ def tiny_exports(shared_folder: Path) -> TinyExports:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _exports_are_quick() -> Iterator[None]:
-    """Equal models are traced once, and no weights are tuned unless a test says so.
+def _weights_are_not_tuned() -> Iterator[None]:
+    """Unless a test says so: it would double the time of most."""
+    with pytest.MonkeyPatch.context() as patch:
+        tuning_by_default(patch, 0)
+        yield
 
-    Where anything can be exported: torch takes seconds to import.
-    """
+
+@pytest.fixture(scope="session", autouse=True)
+def _equal_models_are_traced_once() -> Iterator[None]:
+    """Where anything can be traced: torch takes seconds to import."""
     if "torch" not in sys.modules:
         yield
         return
-    from resq_onnx.calibration import tuning_plan
     from tests.traced_once import tracing_equal_models_once
 
-    with tracing_equal_models_once(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tuning_plan, "STEPS", 0)
+    with tracing_equal_models_once():
         yield

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from resq_onnx.errors import ResqError
 from resq_onnx.projections.splits import least_down_split, split_of
 from resq_onnx.recipe import BitSplit, Recipe
+from tests.usual_tuning import tuning_by_default
 
 BAD_CHOICES: list[tuple[str, Any, str]] = [
     ("method", "gptq", "resq, spinquant, quarot, outlier, rtn, none"),
@@ -148,7 +149,10 @@ def test_a_fraction_may_be_given_in_six_digits(evens: int, denominator: int) -> 
     assert exact.high == width // denominator
 
 
-def test_resq_tunes_weights_unless_told_otherwise_and_the_others_if_told() -> None:
+def test_resq_tunes_weights_unless_told_otherwise_and_the_others_if_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tuning_by_default(monkeypatch)
     assert Recipe().tunes
     assert not Recipe().must_tune
     for asked in (Recipe(tuning_steps=2), Recipe(method="quarot", tuning_minutes=0.5)):

@@ -10,17 +10,28 @@ from resq_onnx import resources
 from resq_onnx.resources import available_bytes
 
 
-def test_a_container_gives_what_is_left_of_its_limit_and_what_it_can_give_up(
+def _write(group: Path, limit: str) -> None:
+    group.mkdir(parents=True, exist_ok=True)
+    (group / "memory.max").write_text(f"{limit}\n")
+    (group / "memory.current").write_text("7000\n")
+    (group / "memory.stat").write_text("anon 5000\ninactive_file 600\n")
+
+
+def test_what_is_left_of_the_nearest_limit_and_what_can_be_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resources, "CONTAINER", tmp_path)
-    of_machine = available_bytes()
-    assert of_machine is not None
-    (tmp_path / "memory.current").write_text("7000\n")
-    (tmp_path / "memory.stat").write_text("anon 5000\ninactive_file 600\n")
-    (tmp_path / "memory.max").write_text("9000\n")
-    assert available_bytes() == 2600
-    (tmp_path / "memory.max").write_text("max\n")
+    groups, top = tmp_path / "cgroup", tmp_path / "top"
+    groups.write_text("0::/slice/job\n")
+    monkeypatch.setattr(resources, "GROUPS", groups)
+    monkeypatch.setattr(resources, "CONTAINER", top)
     unlimited = available_bytes()
     assert unlimited is not None
-    assert unlimited > 9000
+    assert unlimited > 10_000
+    _write(top / "slice", "10000")
+    _write(top / "slice" / "job", "max")
+    assert available_bytes() == 3600
+    _write(top / "slice" / "job", "9000")
+    assert available_bytes() == 2600
+    groups.write_text("0::/\n")
+    _write(top, "8000")
+    assert available_bytes() == 1600

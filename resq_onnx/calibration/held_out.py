@@ -44,21 +44,21 @@ def held_out_sequences(
         calibrated: The recipe of the calibration, as `Recipe.to_json` gives it; `bos` says whether
             its sequences began with `opening`.
         opening: Special tokens with which a text begins.
-        trained: Sequences of the same text that were trained on.
+        trained: Sequences of the same text that may have been trained on.
 
     Returns:
-        Token ids, (samples, length); if the calibration left less text than that, they include
-        parts that it used.
+        Token ids, (samples, length). If calibration and training left less text than that, they
+        include parts that the training read, and if need be that the calibration did.
     """
     tokens = tokenise(tokenizer, load_text(PYTHON_DOCS))
     length = min(max(length - len(opening), 1), len(tokens))
     windows = tokens[: len(tokens) // length * length].reshape(-1, length)
-    free = np.flatnonzero(
-        ~_taken(len(tokens), calibrated, opening, trained)[: windows.size]
-        .reshape(windows.shape)
-        .any(1)
-    )
-    if len(free) < samples:
+    for others in (trained, 0):
+        taken = _taken(len(tokens), calibrated, opening, others)[: windows.size]
+        free = np.flatnonzero(~taken.reshape(windows.shape).any(1))
+        if len(free) >= samples:
+            break
+    else:
         free = np.arange(len(windows))
     return behind(opening, windows[free[choose_windows(len(free), samples, seed=0)]])
 

@@ -21,7 +21,7 @@ from resq_onnx.calibration.built_in import SELF, shares_of
 from resq_onnx.calibration.distributed import share_of_this_process
 from resq_onnx.calibration.heap import give_back
 from resq_onnx.calibration.memory import room_for
-from resq_onnx.calibration.recipe_text import calibration_text
+from resq_onnx.calibration.recipe_text import CalibrationText, calibration_text
 from resq_onnx.calibration.reference import load_model
 from resq_onnx.calibration.run import CalibrationRun
 from resq_onnx.calibration.training import SimulatedModel, Training
@@ -63,7 +63,7 @@ def trained_bases(
         ResqError: The memory does not suffice.
     """
     share, began = share_of_this_process(), clock()
-    text = training_text(run, recipe)
+    text = training_text(run, recipe).token_ids
     if share.rank == 0 and not run.work.has(TRAINED):
         tokens, room = text.shape[1], room_for(run.device, run.resources.max_memory)
         needed = {again: bytes_of_training(run.source, tokens, again) for again in (False, True)}
@@ -80,15 +80,15 @@ def trained_bases(
     return kept_turned(run.work, TRAINED, bases), recipe
 
 
-def training_text(run: CalibrationRun, recipe: Recipe) -> NDArray[np.int64]:
-    """Token ids of what is trained on, (samples, tokens): `SAMPLES`, of the calibration's text.
+def training_text(run: CalibrationRun, recipe: Recipe) -> CalibrationText:
+    """What is trained on: `SAMPLES` sequences of the calibration's text.
 
     A text that the model writes is no longer than that of the calibration. A shorter text is no
     reason for a warning: it is read again. Under torchrun every process calls this.
     """
     own = SELF in shares_of(recipe.calibration, SAMPLES)
     asked = recipe if own else dataclasses.replace(recipe, samples=SAMPLES)
-    return calibration_text(run, asked, may_be_short=True).token_ids
+    return calibration_text(run, asked, may_be_short=True)
 
 
 def loaded(

@@ -25,10 +25,6 @@ from resq_onnx.calibration.tuned import TUNED
 from resq_onnx.errors import ResqError
 from resq_onnx.recipe import Recipe
 
-STEPS: int = 16
-"""Of a tuning that was not asked for. They take SmolLM2-135M about as long as all the rest of an
-export, and twice as many are worth no more than the seeds' spread (docs/quality.md)."""
-
 TUNING: Final = "tuning the weights"
 REMEDY: Final = "--tune 0"
 
@@ -70,28 +66,32 @@ def planned(
         ResqError: The tuning was asked for, and text, memory or disk does not permit it.
     """
     by_default, without = not recipe.must_tune, dataclasses.replace(recipe, tuning_steps=0)
-    if not recipe.tunes:
+    if not recipe.tunes or (by_default and run.source.layout.softcap is not None):
         return TuningPlan(without)
     if by_default:
-        if STEPS == 0 or run.source.layout.softcap is not None:
-            return TuningPlan(without)
-        recipe = dataclasses.replace(recipe, tuning_steps=STEPS)
-    share, text, recomputes = share_of_this_process(), None, False
+        recipe = dataclasses.replace(recipe, tuning_steps=recipe.how.tuning_steps)
+    share, recomputes, reason = share_of_this_process(), False, ""
     try:
         recipe = dataclasses.replace(recipe, calibration=text_of(recipe, calibrated))
-        text = training_text(run, recipe)
         if share.rank == 0 and not run.work.has(TUNED):
             if by_default and run.work.has(UNTUNED):
                 raise ResqError("this export began without it; --fresh starts anew")
             recomputes = check_tuning(run, recipe, others)
-    except ResqError as reason:
+    except ResqError as error:
         if not by_default:
             raise
-        run.progress.warn(f"the weights are not tuned, which costs quality: {reason}")
+        reason = str(error)
+    permitted = share.first(int(not reason))
+    text = training_text(run, recipe) if permitted else None
+    if text is not None and text.spec != recipe.calibration:
+        reason = f"the model cannot write the text of the calibration, {recipe.calibration}"
+        if not by_default:
+            raise ResqError(f"{reason}; use --tune 0")
         text = None
-    if not share.first(int(text is not None)):
+    if text is None:
+        run.progress.warn(f"the weights are not tuned, which costs quality: {reason}")
         return TuningPlan(without, left_out=True)
-    return TuningPlan(recipe, text, recomputes)
+    return TuningPlan(recipe, text.token_ids, recomputes)
 
 
 def go_on_untuned(run: CalibrationRun) -> None:
@@ -115,8 +115,12 @@ def check_tuning(run: CalibrationRun, recipe: Recipe, others: int = 0) -> bool:
     check_room(run.work.folder, others + bytes_of_matrices(source.layout), "tuning the weights of")
     shape = (min(SAMPLES, recipe.tuning_steps or SAMPLES), recipe.sequence_length)
     needed = {again: bytes_of_tuning(source, shape, again) for again in (False, True)}
-    if device != "cpu":  # where the model is loaded first, and the matrices come back
-        must_recompute({True: source.float32_bytes}, room_for("cpu", most), TUNING, REMEDY)
+    main, loaded = room_for("cpu", most), source.float32_bytes
+    if device != "cpu" and main is not None and loaded > main:
+        raise ResqError(
+            f"{TUNING} of this model takes {loaded / 1e9:.1f} GB of main memory, into which it is "
+            f"loaded, and {max(main, 0) / 1e9:.1f} may be taken; use --max-memory, or {REMEDY}"
+        )
     return must_recompute(needed, room_for(device, most), TUNING, REMEDY)
 
 

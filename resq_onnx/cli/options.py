@@ -25,6 +25,7 @@ from resq_onnx.recipe import (
 from resq_onnx.resources import Resources, bytes_of
 
 DEFAULTS = Recipe()
+STEPS = METHODS[DEFAULTS.method].tuning_steps
 
 Decorator = Callable[[Any], Any]
 
@@ -163,11 +164,11 @@ quantising_options = _together(
 tuning_options = _together(
     click.option("--tune", "tuning_minutes", type=float, metavar="MINUTES",
                  default=DEFAULTS.tuning_minutes,
-                 show_default="resq takes 16 steps, if memory permits",
+                 show_default=f"resq takes {STEPS} steps, if memory permits",
                  help="Tune the weights for so long before they are rounded, with the whole model, "
                  "towards what it predicts without rounded activations and cache; 0: not at all."),
     click.option("--tuning-steps", type=int, default=DEFAULTS.tuning_steps,
-                 show_default="16, or as many as fit into the minutes",
+                 show_default="as many as fit into the minutes",
                  help="Tune them in so many steps: repeats an export whose resq.json has them."),
 )  # fmt: skip
 """How long weights are tuned."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -63,8 +63,8 @@ def recipe_for(
     if said.target is not None and not _is_given("target"):
         target = said.target
     with _naming(said):
-        fields = _fields(said, chosen, out) | ({} if tunes else UNTUNED)
-        recipe = target_named(target).recipe(**fields)
+        make, fields = target_named(target).recipe, _fields(said, chosen, out)
+        recipe = make(**_tuned_as_usual(said, fields, make) if tunes else fields | UNTUNED)
     if recipe.must_tune or (calibrates and recipe.needs_calibration):
         _check_text(said)
     return target, recipe
@@ -86,13 +86,27 @@ def _fields(said: RecipeFile, chosen: dict[str, Any], out: Path) -> dict[str, An
     if said.path is not None:
         refuse_overwriting([out], [said.path])
     given = {name: chosen[name] for name in chosen if _is_given(name)}
-    fields = {**said.fields, **given, **_training(said.fields, given), **_tuning(given)}
-    if said.fields.get("tuning_steps") and not TUNING & given.keys():
-        as_usual = fields | dict.fromkeys(TUNING)
-        other = "method" in given and given["method"] != said.fields.get("method")
-        if other or not Recipe(**as_usual).rounds:  # the steps were those of another recipe
-            return as_usual
-    return fields
+    return {**said.fields, **given, **_training(said.fields, given), **_tuning(given)}
+
+
+def _tuned_as_usual(
+    said: RecipeFile, fields: dict[str, Any], make: Callable[..., Recipe]
+) -> dict[str, Any]:
+    """The fields, without the file's tuning if its method or rounding is not that of the recipe.
+
+    Raises:
+        ResqError: Either recipe is invalid.
+    """
+    if not TUNING & said.fields.keys() or any(map(_is_given, TUNING)):
+        return fields
+    usual = _without_tuning(fields)
+    before, now = make(**_without_tuning(said.fields)), make(**usual)
+    same = (before.method, before.rounds) == (now.method, now.rounds)
+    return fields if same else usual
+
+
+def _without_tuning(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in TUNING}
 
 
 def _training(said: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,10 +130,10 @@ def _training(said: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, An
 
 def _tuning(given: Mapping[str, Any]) -> dict[str, Any]:
     """Fields that follow from minutes of tuning on the command line."""
+    if given.get("tuning_minutes") == 0 == given.get("tuning_steps", 0):
+        return UNTUNED
     if "tuning_steps" in given or "tuning_minutes" not in given:
         return {}
-    if given["tuning_minutes"] == 0:
-        return UNTUNED
     return {"tuning_steps": None}  # not those of another number of minutes
 
 

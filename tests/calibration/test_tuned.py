@@ -53,7 +53,8 @@ class Run:
         told = Progress(step=self.titles.append)
         given = (source, load_tokenizer(source), WorkFolder(self.folder), told, Resources())
         calibration = CalibrationRun(*given)
-        return tuned_model(calibration, asked, bases, trained.training_text(calibration, asked))
+        text = trained.training_text(calibration, asked).token_ids
+        return tuned_model(calibration, asked, bases, text)
 
 
 @pytest.fixture

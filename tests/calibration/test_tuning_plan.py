@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from resq_onnx.calibration import trained, tuning_plan
+from resq_onnx.calibration.recipe_text import CalibrationText
 from resq_onnx.calibration.reference import load_tokenizer
 from resq_onnx.calibration.run import CalibrationRun
 from resq_onnx.calibration.tuned import TUNED
@@ -25,6 +27,7 @@ from resq_onnx.progress import Progress
 from resq_onnx.recipe import Recipe
 from resq_onnx.resources import Resources
 from tests.tiny_models import write_model
+from tests.usual_tuning import tuning_by_default
 
 STEPS = 5
 LITTLE = Resources(max_memory=1_000)
@@ -51,7 +54,7 @@ class Planning:
 
 @pytest.fixture
 def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Planning:
-    monkeypatch.setattr(tuning_plan, "STEPS", STEPS)
+    tuning_by_default(monkeypatch, STEPS)
     monkeypatch.setattr(trained, "SAMPLES", 3)
     return Planning(tmp_path)
 
@@ -81,13 +84,32 @@ def test_too_little_memory_is_an_error_if_tuning_was_asked_for_and_else_a_warnin
     assert warning.startswith(f"the weights are not tuned, which costs quality: {words}")
 
 
-def test_a_text_that_is_gone_is_one_more_reason(plan: Planning, tmp_path: Path) -> None:
+def test_a_text_that_is_gone_is_an_error(plan: Planning, tmp_path: Path) -> None:
     """It is not read for the calibration where a projections file takes its place."""
-    gone = Recipe(calibration=str(tmp_path / "gone.txt"))
-    assert plan(gone).left_out
-    assert "gone.txt" in plan.warnings[0]
     with pytest.raises(ResqError, match=r"gone\.txt"):
-        plan(dataclasses.replace(gone, tuning_steps=1))
+        plan(Recipe(calibration=str(tmp_path / "gone.txt")))
+
+
+def test_a_text_that_the_model_cannot_write_again_is_one_more_reason(
+    plan: Planning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def written(_run: CalibrationRun, _recipe: Recipe) -> CalibrationText:
+        return CalibrationText(np.zeros((1, 4), np.int64), "bundled")
+
+    monkeypatch.setattr(tuning_plan, "training_text", written)
+    words = "the model cannot write the text of the calibration, auto"
+    assert plan(Recipe(calibration="auto")).left_out
+    assert words in plan.warnings[0]
+    with pytest.raises(ResqError, match=f"{words}; use --tune 0"):
+        plan(Recipe(calibration="auto", tuning_steps=1))
+
+
+def test_main_memory_counts_on_a_gpu_too(plan: Planning, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CalibrationRun, "device", "cuda")
+    room = {"cuda": 10**12, "cpu": 7}
+    monkeypatch.setattr(tuning_plan, "room_for", lambda device, _most: room[device])
+    with pytest.raises(ResqError, match=r"main memory, into which it is loaded, and 0\.0 may"):
+        plan.check()
 
 
 def test_a_stopped_export_goes_on_as_it_began(plan: Planning) -> None:

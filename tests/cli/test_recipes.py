@@ -77,7 +77,8 @@ def test_an_option_that_is_given_wins_though_it_be_the_default(
 ) -> None:
     given = ("--method", "resq", "--samples", 32, "--no-bos", "--target", "ort")
     found = asked(monkeypatch, "export", "--recipe", resq_json.parent, *given)
-    assert found["recipe"] == replace(FILED, method="resq", samples=32, bos=False)
+    expected = replace(FILED, method="resq", samples=32, bos=False, tuning_steps=None)
+    assert found["recipe"] == expected
     assert found["target"] == "ort"
 
 
@@ -174,13 +175,24 @@ def test_steps_of_a_file_are_for_its_method_and_for_rounded_activations(
     path = write(tmp_path, Recipe(tuning_steps=70), "ort")
     kept = asked(monkeypatch, "export", "--recipe", path, "--head-bits", 4)["recipe"]
     assert kept == Recipe(tuning_steps=70, head_bits=4)
-    for options in (("--method", "quarot"), ("--format", "contrib"), ("--method", "none")):
+    for options in (
+        ("--method", "quarot"),
+        ("--format", "contrib"),
+        ("--method", "none"),
+        ("--activations", "float", "--cache", "float"),
+    ):
         other = asked(monkeypatch, "export", "--recipe", path, *options)["recipe"]
         assert (other.tuning_steps, other.tunes) == (None, False)
     given = asked(monkeypatch, "export", "--recipe", path, "--method", "quarot", "--tune", 5)
     assert given["recipe"] == Recipe(method="quarot", tuning_minutes=5)
     rewritten = asked(monkeypatch, "rewrite", "--recipe", path)["recipe"]
     assert rewritten == Recipe(tuning_steps=0)
+    path = write(tmp_path, Recipe(method="quarot", tuning_steps=0), "ort")
+    other = asked(monkeypatch, "export", "--recipe", path, "--method", "resq")["recipe"]
+    assert other == Recipe()
+    path.write_text('{"tuning_steps": 70}')
+    kept = asked(monkeypatch, "export", "--recipe", path, "--method", "resq")["recipe"]
+    assert kept == Recipe(tuning_steps=70)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from tests.end_to_end.tiny_text import TEXT, WINDOW, prefill, token_ids, torch_l
 from tests.tiny_exports import TinyExports, TinyModel
 from tests.tiny_models import SIZES
 from tests.traced_once import tracing_anew
+from tests.usual_tuning import tuning_by_default
 
 
 @pytest.fixture(scope="module")
@@ -155,14 +156,14 @@ def test_tuned_weights_are_those_of_the_layers_and_steps_repeat_them(
 def test_by_default_weights_are_tuned_and_the_recipe_repeats_it(
     small: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tuning_plan, "STEPS", 2)
+    tuning_by_default(monkeypatch, 2)
     outs = [tmp_path / name / "model.onnx" for name in ("one", "again", "little")]
     by_default = ("--projections", small.projections, *QUICK)
     assert "Tuning the weights in 2 steps" in (
         run_successfully("export", small.folder, outs[0], *by_default).stderr
     )
     assert recipe_of(outs[0])["tuning_steps"] == 2
-    monkeypatch.setattr(tuning_plan, "STEPS", 1)
+    tuning_by_default(monkeypatch, 1)
     again = ("--projections", small.projections, "--recipe", outs[0].parent)
     run_successfully("export", small.folder, outs[1], *again)
     assert repeatable(outs[0].parent) == repeatable(outs[1].parent)

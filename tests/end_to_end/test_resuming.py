@@ -19,10 +19,11 @@ pytestmark = pytest.mark.slow
 
 KILLED: Final = """
 import os
-from resq_onnx.calibration import tuning_plan
+from dataclasses import replace
 from resq_onnx.files.work_folder import WorkFolder
+from resq_onnx.methods import METHODS
 
-tuning_plan.STEPS = 0  # as in the tests' own process
+METHODS["resq"] = replace(METHODS["resq"], tuning_steps=0)  # as in the tests' own process
 saved, save = [], WorkFolder.save
 
 def save_or_die(self, name, *others):

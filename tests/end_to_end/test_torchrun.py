@@ -12,7 +12,6 @@ from typing import Final
 import numpy as np
 import pytest
 
-from resq_onnx.calibration import tuning_plan
 from resq_onnx.checkpoint.source import open_model
 from resq_onnx.files.work_folder import usual_folder
 from resq_onnx.projections import compute_projections
@@ -22,11 +21,9 @@ from resq_onnx.runtime import Decoder, create_session
 from tests.command_line import QUICK as SHORT
 from tests.command_line import run_successfully
 from tests.tiny_models import write_model
+from tests.usual_tuning import tuning_by_default
 
 pytestmark = pytest.mark.slow
-
-STEPS = tuning_plan.STEPS
-"""Of tuning by default, as the processes have it; other tests of this one have none."""
 
 QUICK = (*SHORT, "--calibration", "auto")
 """A text of which the model writes a part: the first process does, for all."""
@@ -54,7 +51,7 @@ def in_two_processes(*arguments: object) -> subprocess.CompletedProcess[str]:
 def test_two_processes_write_a_model_as_good_as_that_of_one(
     tmp_path: Path, options: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tuning_plan, "STEPS", STEPS)
+    tuning_by_default(monkeypatch)  # as in the processes
     write_model(tmp_path / "model", "llama", tied=True, num_hidden_layers=3)
     outs = [tmp_path / name / "model.onnx" for name in ("one", "two")]
     run_successfully("export", tmp_path / "model", outs[0], *QUICK, *options)
@@ -62,6 +59,7 @@ def test_two_processes_write_a_model_as_good_as_that_of_one(
     assert done.stdout.count("Wrote") == 1
     assert not usual_folder(outs[1]).exists()
     said = [json.loads((out.parent / "resq.json").read_text()) for out in outs]
+    assert [one["recipe"]["tuning_steps"] for one in said] == 2 * [0 if options else 16]
     found, expected = (one["quality"]["kl_divergence"] for one in said)
     assert found == pytest.approx(expected, rel=PARTING)
     ids = np.random.default_rng(0).integers(3, 200, (1, 9))

@@ -10,6 +10,7 @@ import resq_onnx
 from resq_onnx.errors import ResqError
 from resq_onnx.files.recipe_file import read_recipe, read_recipe_file
 from resq_onnx.recipe import Recipe
+from tests.usual_tuning import tuning_by_default
 
 RECIPE = Recipe(
     method="outlier", high_fraction=0.25, format="qdq", bos=True, seed=3, tuning_steps=0
@@ -76,8 +77,11 @@ def test_what_is_no_file_of_a_recipe_is_refused(tmp_path: Path) -> None:
             read_recipe(path)
 
 
-def test_an_export_that_says_nothing_of_tuning_had_none(tmp_path: Path) -> None:
+def test_an_export_that_says_nothing_of_tuning_had_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Older versions could not, and recorded null."""
+    tuning_by_default(monkeypatch)
     path = tmp_path / "resq.json"
     for recipe in (Recipe(), Recipe(tuning_minutes=5), Recipe(tuning_steps=3)):
         write(path, {"recipe": recipe.to_json()})
