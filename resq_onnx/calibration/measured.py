@@ -26,8 +26,7 @@ from resq_onnx.calibration.texts import FILE_SUFFIXES
 from resq_onnx.calibration.trained import SAMPLES as TRAINED_SAMPLES
 from resq_onnx.calibration.trained import trained_bases
 from resq_onnx.calibration.training import check_attention
-from resq_onnx.calibration.tuned import tuned_model
-from resq_onnx.calibration.tuning_plan import go_on_untuned, planned
+from resq_onnx.calibration.tuning_plan import carry_out, planned
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError
 from resq_onnx.families import ModelLayout
@@ -158,11 +157,7 @@ def measure(
     sums = known.sums_for(layout) if known else layer_pass.sums()
     if bases is None:
         bases, recipe = find_projections(run, recipe, moments, sums, layer_pass)
-    tuned = None
-    if plan.text is not None:
-        tuned, recipe = tuned_model(run, recipe, bases, plan.text, plan.recomputes)
-    elif plan.left_out:
-        go_on_untuned(run)
+    tuned, recipe = carry_out(plan, run, recipe, bases)
     short, long = layer_pass.outputs()
     done = _carried_out(recipe, calibrated)
     return ReferenceMeasurements(

@@ -21,8 +21,10 @@ from resq_onnx.calibration.training.memory import (
     bytes_of_tuning,
     must_recompute,
 )
-from resq_onnx.calibration.tuned import TUNED
+from resq_onnx.calibration.tuned import TUNED, tuned_model
+from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError
+from resq_onnx.projections import Projections
 from resq_onnx.recipe import Recipe
 
 TUNING: Final = "tuning the weights"
@@ -94,10 +96,21 @@ def planned(
     return TuningPlan(recipe, text.token_ids, recomputes)
 
 
-def go_on_untuned(run: CalibrationRun) -> None:
-    """From here on, this export quantises the original model's matrices, though it be stopped."""
-    if share_of_this_process().rank == 0:
+def carry_out(
+    plan: TuningPlan, run: CalibrationRun, recipe: Recipe, bases: Projections
+) -> tuple[ModelSource | None, Recipe]:
+    """Tune the weights, if that was decided.
+
+    Else this export quantises the original model's matrices from here on, though it be stopped.
+
+    Returns:
+        The tuned model, if there is one, and the recipe with the number of steps.
+    """
+    if plan.text is not None:
+        return tuned_model(run, recipe, bases, plan.text, plan.recomputes)
+    if plan.left_out and share_of_this_process().rank == 0:
         run.work.save(UNTUNED)
+    return None, recipe
 
 
 def check_tuning(run: CalibrationRun, recipe: Recipe, others: int = 0) -> bool:

@@ -15,8 +15,8 @@ from resq_onnx.calibration.run import CalibrationRun
 from resq_onnx.calibration.tuned import TUNED
 from resq_onnx.calibration.tuning_plan import (
     TuningPlan,
+    carry_out,
     check_tuning,
-    go_on_untuned,
     planned,
     text_of,
 )
@@ -24,6 +24,7 @@ from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError
 from resq_onnx.files.work_folder import WorkFolder
 from resq_onnx.progress import Progress
+from resq_onnx.projections.bases import compute_projections
 from resq_onnx.recipe import Recipe
 from resq_onnx.resources import Resources
 from tests.tiny_models import write_model
@@ -116,7 +117,9 @@ def test_a_stopped_export_goes_on_as_it_began(plan: Planning) -> None:
     """Its finished matrices are those of one model: the tuned or the original one."""
     assert plan(Recipe(), LITTLE).left_out
     assert plan(Recipe()).text is not None, "there is memory now, and no matrix is finished"
-    go_on_untuned(plan.run())
+    without = plan(Recipe(), LITTLE)
+    bases = compute_projections(Recipe(method="quarot"), plan.source.layout, None)
+    assert carry_out(without, plan.run(), without.recipe, bases) == (None, without.recipe)
     assert plan(Recipe()).left_out
     assert "this export began without it; --fresh starts anew" in plan.warnings[-1]
     plan.work.file("untuned").unlink()
