@@ -1,6 +1,6 @@
 """Rows of the first two tables of docs/quality.md: exports and their options.
 
-README.md shows five rows of the first table.
+README.md shows some rows of the first table.
 """
 
 from __future__ import annotations
