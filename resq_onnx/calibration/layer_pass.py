@@ -117,8 +117,6 @@ class LayerPass:
     @property
     def bytes_to_write(self) -> int:
         """The most that the layers which are not finished will take in the work folder."""
-        if self.is_finished:
-            return 0
         shapes = layer_shapes(self._layout).values()
         sums = sum(4 * math.prod(shape[:-2]) * triangle_size(shape[-1]) for shape in shapes)
         hidden = 2 * 4 * self._own.size * self._layout.hidden_size

@@ -150,7 +150,8 @@ def measure(
     token_ids = parity_text(tokenizer, PARITY_SEQUENCES, PARITY_TOKENS, opening)
     texts = Texts(calibration, token_ids, text)
     layer_pass = new_pass(run, texts, asked.dtype_compute, fits=fits)
-    plan = planned(run, recipe, calibrated, layer_pass.bytes_to_write)
+    to_write = 0 if layer_pass.is_finished else layer_pass.bytes_to_write
+    plan = planned(run, recipe, calibrated, to_write)
     recipe = plan.recipe
     run_pass(run, layer_pass)
     moments = layer_pass.moments() or (None if known is None else known.moments)
