@@ -15,7 +15,14 @@ from typing import Final
 from resq_onnx.errors import ResqError
 
 CONTAINER: Final = Path("/sys/fs/cgroup")
-"""Where Linux shows control groups, version 2; in a container, its own."""
+"""Where Linux shows control groups; in a container, its own."""
+
+FIRST: Final = CONTAINER / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
+SECOND: Final = CONTAINER, ("memory.max", "memory.current")
+"""Folder of all groups, and a group's limit and use, in either version."""
+
+CACHED: Final = ("inactive_file", "active_file", "slab_reclaimable")
+"""Parts of the use that are given up where others need them."""
 
 GROUPS: Final = Path("/proc/self/cgroup")
 """Those of this process."""
@@ -90,21 +97,24 @@ def _left_to_container() -> int | None:
         lines = GROUPS.read_text().splitlines()
     except OSError:
         return None
-    paths = [line.removeprefix("0::/") for line in lines if line.startswith("0::/")]
-    groups = [one for path in paths for one in (CONTAINER / path / "x").parents]
-    inside = [one for one in groups if one.is_relative_to(CONTAINER)]
-    return min((left for one in inside if (left := _left_to(one)) is not None), default=None)
+    found = []
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top, files = FIRST if controllers else SECOND
+        inside = [top, *(top / path.strip("/") / "x").parents]
+        found += [_left_to(one, files) for one in inside if one.is_relative_to(top)]
+    return min((left for left in found if left is not None), default=None)
 
 
-def _left_to(group: Path) -> int | None:
+def _left_to(group: Path, files: tuple[str, str]) -> int | None:
     """The same of one group, whose cached files can be given up."""
     try:
-        limit = int((group / "memory.max").read_text())
-        used = int((group / "memory.current").read_text())
+        limit, used = (int((group / name).read_text()) for name in files)
         kept = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):  # no such files, or "max"
         return None
-    return limit - used + int(kept.get("inactive_file", 0))
+    return limit - used + sum(int(kept.get(name, 0)) for name in CACHED)
 
 
 def _status(name: str) -> int | None:

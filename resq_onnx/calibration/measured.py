@@ -222,9 +222,7 @@ def measure_graph(
             "the projections file holds no second moments of the layers, which this recipe needs; "
             "make it by resq-onnx calibrate --hessians, or use --weights rtn"
         )
-    if recipe.must_tune:
-        raise ResqError("a graph's weights cannot be tuned; use export, or --tune 0")
-    recipe = dataclasses.replace(recipe, tuning_steps=0)
+    recipe = dataclasses.replace(recipe, tuning_steps=0)  # a graph's weights stay
     if bases is None and recipe.trains:
         raise ResqError(
             "the projections file holds no rotations trained by this recipe; make it by "

@@ -22,10 +22,12 @@ from resq_onnx.calibration.training.memory import (
     must_recompute,
 )
 from resq_onnx.calibration.tuned import TUNED, tuned_model
-from resq_onnx.checkpoint.source import ModelSource
+from resq_onnx.checkpoint.folder import WEIGHTS
+from resq_onnx.checkpoint.source import ADAPTER, ModelSource
 from resq_onnx.errors import ResqError
 from resq_onnx.projections import Projections
 from resq_onnx.recipe import Recipe
+from resq_onnx.resources import available_bytes
 
 TUNING: Final = "tuning the weights"
 REMEDY: Final = "--tune 0"
@@ -122,13 +124,21 @@ def check_tuning(run: CalibrationRun, recipe: Recipe, others: int = 0) -> bool:
         others: Bytes that will be written into the work folder before the tuned matrices.
 
     Raises:
-        ResqError: The memory or the disk does not suffice.
+        ResqError: The memory or the disk does not suffice: the tuned matrices lie there beside
+            their integers and the file. Or transformers would not load the same model.
     """
     source, device, most = run.source, run.device, run.resources.max_memory
-    check_room(run.work.folder, others + bytes_of_matrices(source.layout), "tuning the weights of")
+    standard = any((source.folder / name).exists() for name in WEIGHTS)
+    if not standard or (source.folder / ADAPTER).exists():
+        raise ResqError(
+            f"{source.name}: tuning loads the whole model by transformers, which needs "
+            f"{WEIGHTS[0]} or its index, and no {ADAPTER}; correct that, or use {REMEDY}"
+        )
+    matrices = bytes_of_matrices(source.layout)
+    check_room(run.work.folder, others + matrices + matrices // 2, "tuning the weights of")
     shape = (min(SAMPLES, recipe.tuning_steps or SAMPLES), recipe.sequence_length)
     needed = {again: bytes_of_tuning(source, shape, again) for again in (False, True)}
-    main, loaded = room_for("cpu", most), source.float32_bytes
+    main, loaded = available_bytes() if most is None else room_for("cpu", most), source.whole_bytes
     if device != "cpu" and main is not None and loaded > main:
         raise ResqError(
             f"{TUNING} of this model takes {loaded / 1e9:.1f} GB of main memory, into which it is "

@@ -81,6 +81,11 @@ class ModelSource:
         return store if self.changed is None else store.with_file(self.changed)
 
     @property
+    def whole_bytes(self) -> int:
+        """Bytes of all weights in float32, those of a vision tower too."""
+        return 4 * sum(math.prod(tensor.shape) for tensor in self.weights)
+
+    @property
     def float32_bytes(self) -> int:
         """Bytes of the language model's weights in float32."""
         others = self.layout.family.other_parts

@@ -100,7 +100,8 @@ def _tuned_as_usual(
     if not TUNING & said.fields.keys() or any(map(_is_given, TUNING)):
         return fields
     usual = _without_tuning(fields)
-    before, now = make(**_without_tuning(said.fields)), make(**usual)
+    now = make(**usual)
+    before = Recipe(**{"format": now.format, **_without_tuning(said.fields)})
     same = (before.method, before.rounds) == (now.method, now.rounds)
     return fields if same else usual
 

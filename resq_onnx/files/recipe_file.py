@@ -48,7 +48,8 @@ def read_recipe(path: str | Path) -> Recipe:
     """Read a recipe from a file; missing fields have their defaults.
 
     If the calibration text is a file, resq.json has only its name. Set its path by
-    `dataclasses.replace(recipe, calibration=...)`, or export with a projections file.
+    `dataclasses.replace(recipe, calibration=...)`; with `tuning_steps=0` and a projections file an
+    export reads no text.
 
     Args:
         path: The resq.json that an export wrote, its folder, or a JSON object of fields.

@@ -20,7 +20,7 @@ from resq_onnx.calibration.tuning_plan import (
     planned,
     text_of,
 )
-from resq_onnx.checkpoint.source import ModelSource
+from resq_onnx.checkpoint.source import ADAPTER, ModelSource
 from resq_onnx.errors import ResqError
 from resq_onnx.files.work_folder import WorkFolder
 from resq_onnx.progress import Progress
@@ -109,8 +109,24 @@ def test_main_memory_counts_on_a_gpu_too(plan: Planning, monkeypatch: pytest.Mon
     monkeypatch.setattr(CalibrationRun, "device", "cuda")
     room = {"cuda": 10**12, "cpu": 7}
     monkeypatch.setattr(tuning_plan, "room_for", lambda device, _most: room[device])
-    with pytest.raises(ResqError, match=r"main memory, into which it is loaded, and 0\.0 may"):
+    plan.check()
+    words = r"main memory, into which it is loaded, and 0\.0 may"
+    with pytest.raises(ResqError, match=words):
+        plan.check(LITTLE)
+    monkeypatch.setattr(tuning_plan, "available_bytes", lambda: 7)
+    with pytest.raises(ResqError, match=words):
         plan.check()
+
+
+def test_what_transformers_would_load_otherwise_is_not_tuned(plan: Planning) -> None:
+    (plan.source.folder / ADAPTER).write_text("{}")
+    assert plan(Recipe()).left_out
+    assert f"and no {ADAPTER}; correct that, or use --tune 0" in plan.warnings[0]
+    (plan.source.folder / ADAPTER).unlink()
+    weights = plan.source.folder / "model.safetensors"
+    weights.rename(weights.with_name("part.safetensors"))
+    with pytest.raises(ResqError, match=r"needs model\.safetensors or its index"):
+        plan(Recipe(tuning_steps=1))
 
 
 def test_a_stopped_export_goes_on_as_it_began(plan: Planning) -> None:

@@ -190,6 +190,9 @@ def test_steps_of_a_file_are_for_its_method_and_for_rounded_activations(
     path = write(tmp_path, Recipe(method="quarot", tuning_steps=0), "ort")
     other = asked(monkeypatch, "export", "--recipe", path, "--method", "resq")["recipe"]
     assert other == Recipe()
+    ported = ("--recipe", path, "--target", "portable", "--format", "qdq")
+    for_another_target = asked(monkeypatch, "export", *ported)["recipe"]
+    assert for_another_target == Recipe(method="quarot", tuning_steps=0, format="qdq")
     path.write_text('{"tuning_steps": 70}')
     kept = asked(monkeypatch, "export", "--recipe", path, "--method", "resq")["recipe"]
     assert kept == Recipe(tuning_steps=70)

@@ -13,8 +13,8 @@ import torch
 from onnx import TensorProto, helper
 from transformers import PreTrainedModel
 
-from resq_onnx.errors import ResqError
 from resq_onnx.evaluation.distance import compare
+from resq_onnx.files.recipe_file import read_recipe
 from resq_onnx.pipeline import rewrite
 from resq_onnx.recipe import Recipe
 from resq_onnx.runtime.decoder import Decoder, decode_logits
@@ -163,10 +163,18 @@ def test_rotations_that_cannot_be_fitted_without_a_model_are_refused_and_random_
     assert out.exists()
 
 
-def test_tuning_is_refused(llama: Calibrated, graph: Path, tmp_path: Path) -> None:
-    recipe = Recipe(tuning_steps=1)
-    with pytest.raises(ResqError, match="a graph's weights cannot be tuned; use export"):
-        rewrite(graph, tmp_path / "model.onnx", llama.projections, recipe, model=llama.folder)
+def test_nothing_is_tuned_though_a_recipe_says_so(
+    llama: Calibrated, graph: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "tuned" / "model.onnx"
+    rewrite(
+        graph,
+        out,
+        llama.projections,
+        Recipe(tuning_steps=9, samples=4, sequence_length=64),
+        model=llama.folder,
+    )
+    assert read_recipe(out.parent).tuning_steps == 0
 
 
 def test_a_graph_of_another_model_is_refused(llama: Calibrated, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def bytes_of_training(source: ModelSource, tokens: int, recomputes: bool) -> int
     per_head = layout.num_layers * layout.num_kv_heads * layout.head_dim**2
     rotations = 8 * 4 * (layout.hidden_size**2 + 2 * per_head)
     a_pass = _bytes_of_a_pass(layout, tokens, STREAM_ARRAYS + BASIS_ARRAYS, recomputes)
-    return source.float32_bytes + rotations + a_pass
+    return source.whole_bytes + rotations + a_pass
 
 
 def bytes_of_tuning(source: ModelSource, shape: tuple[int, int], recomputes: bool) -> int:
@@ -56,7 +56,7 @@ def bytes_of_tuning(source: ModelSource, shape: tuple[int, int], recomputes: boo
     layout = source.layout
     expected = 4 * math.prod(shape) * layout.hidden_size
     a_pass = _bytes_of_a_pass(layout, shape[1], STREAM_ARRAYS, recomputes)
-    return source.float32_bytes + ADAM_ARRAYS * bytes_of_matrices(layout) + expected + a_pass
+    return source.whole_bytes + ADAM_ARRAYS * bytes_of_matrices(layout) + expected + a_pass
 
 
 def bytes_of_matrices(layout: ModelLayout) -> int:
