@@ -47,7 +47,8 @@ def test_beside_the_model_lies_what_one_needs_to_run_it(exported: Exported) -> N
 
 def test_resq_json_says_what_was_done(exported: Exported) -> None:
     said = json.loads((exported.out.parent / "resq.json").read_text())
-    assert said["recipe"] == Recipe(samples=4, sequence_length=64, bos=False).to_json()
+    recipe = Recipe(samples=4, sequence_length=64, bos=False, tuning_steps=0)
+    assert said["recipe"] == recipe.to_json()
     assert said["model"] == exported.model.name
     assert said["versions"]["resq-onnx"] == resq_onnx.__version__
     assert said["versions"]["torch"] == torch.__version__
