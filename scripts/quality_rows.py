@@ -100,6 +100,15 @@ STUDY: Final = (
         Row(f"`--tune {minutes}`", f"tune-{minutes}", ("--tune", f"{minutes}"), tuned=True)
         for minutes in (1, 5, 15)
     ),
+    *(
+        Row(
+            f"`--tune 15 --seed {seed}`",
+            f"tune-15-seed-{seed}",
+            ("--tune", "15", "--seed", str(seed)),
+            tuned=True,
+        )
+        for seed in range(1, 5)
+    ),
     Row("`--tune 15 --samples 128`", "tune-15-128", ("--tune", "15"), samples=128, tuned=True),
     Row("`--method spinquant --train 5`", "spinquant-5", ("--method", "spinquant", "--train", "5")),
     Row("`--samples 8`", "samples-8", samples=8),

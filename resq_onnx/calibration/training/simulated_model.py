@@ -15,6 +15,7 @@ from torch import nn
 
 from resq_onnx.calibration.training.backward import learning, recomputing
 from resq_onnx.calibration.training.loss import last_hidden
+from resq_onnx.calibration.training.precision import fast_products
 from resq_onnx.calibration.training.simulation import Bases, Parts, parts_by_recipe, simulated
 from resq_onnx.families import ModelLayout
 from resq_onnx.projections import Projections
@@ -61,21 +62,31 @@ class SimulatedModel:
         """The quantised parts of each site."""
         return parts_by_recipe(self.recipe, self.projections)
 
+    def place_of(self, step: int) -> int:
+        """Which sequence a step reads: after the last the first comes again."""
+        return step % len(self.sequences)
+
+    @torch.no_grad()
+    def last_hidden(self, place: int) -> torch.Tensor:
+        """What lm_head reads of a sequence, (tokens, D), without rounding."""
+        with fast_products():
+            return last_hidden(self.model, self.sequences[place])[0]
+
     def backward(
         self, step: int, loss: TextLoss, bases: Bases, weights: Sequence[torch.Tensor] = ()
     ) -> float:
         """The loss on the sequence of a step; what it depends on gets its gradient.
 
         Args:
-            step: Its number; after the last sequence the first comes again.
+            step: Its number.
             loss: The loss.
             bases: Those of this step.
             weights: Weights of the model that get a gradient.
         """
-        token_ids = self.sequences[step % len(self.sequences)]
+        token_ids = self.sequences[self.place_of(step)]
         head = cast(Any, self.model).get_output_embeddings()
         of_model = (self.model, self.layout, self.projections, self.parts)
-        with ExitStack() as stack:
+        with fast_products(), ExitStack() as stack:
             stack.enter_context(learning(self.model, weights))
             if self.recomputes:
                 stack.enter_context(recomputing(self.model, self.layout))

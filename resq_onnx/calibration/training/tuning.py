@@ -17,7 +17,7 @@ from typing import Final
 import torch
 from torch import nn
 
-from resq_onnx.calibration.training.loss import divergence, last_hidden
+from resq_onnx.calibration.training.loss import divergence
 from resq_onnx.calibration.training.simulated_model import SimulatedModel
 from resq_onnx.calibration.training.simulation import bases_of
 from resq_onnx.families import ModelLayout
@@ -91,12 +91,11 @@ class Tuning:
         again = (rest - len(self._sequences) * min(others)) / max(min(times), 1e-6)
         return max(1, int(first if first <= len(self._sequences) else again))
 
-    @torch.no_grad()
     def expect(self, steps: int, advance: Advance = _ignore) -> None:
         """Run the float model on the sequences of so many steps, while it is still that."""
-        model, count = self._simulated.model, min(steps, len(self._sequences))
+        count = min(steps, len(self._sequences))
         for place in range(len(self._expected), count):
-            self._expected.append(last_hidden(model, self._sequences[place])[0].cpu())
+            self._expected.append(self._simulated.last_hidden(place).cpu())
             advance(place + 1, count)
 
     def run(self, steps: int, advance: Advance = _ignore) -> None:
@@ -114,8 +113,8 @@ class Tuning:
 
     def loss(self, number: int = 0) -> float:
         """The KL divergence on a sequence, in nats; the weights get its gradient."""
-        device, place = self._simulated.device, number % len(self._sequences)
-        expected = self._expected[place].to(device)
+        place = self._simulated.place_of(number)
+        expected = self._expected[place].to(self._simulated.device)
 
         def loss(head: nn.Module, hidden: torch.Tensor, _token_ids: torch.Tensor) -> torch.Tensor:
             return divergence(head, hidden[0], expected)

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from resq_onnx.calibration.training import SimulatedModel, Tuning, tuning
-from resq_onnx.calibration.training.loss import last_hidden
 from resq_onnx.projections.bases import compute_projections
 from resq_onnx.recipe import Recipe
 from tests.calibration.tiny import layout, obvious_moments, sequences, tiny_llama
@@ -81,7 +80,7 @@ def test_timing_changes_neither_the_weights_nor_what_follows(
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     found = _tuning(model)
     monkeypatch.setattr(tuning, "clock", lambda: seconds)
-    monkeypatch.setattr(tuning, "last_hidden", taking(last_hidden, 1.0))
+    monkeypatch.setattr(SimulatedModel, "last_hidden", taking(SimulatedModel.last_hidden, 1.0))
     monkeypatch.setattr(Tuning, "loss", taking(Tuning.loss, 2.5))
     timed, a_step, others = 2 * (1.0 + 2.5), 2.5, 2 * 1.0
     assert found.steps_within(timed + others + 5 * a_step) == 5
