@@ -12,20 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from resq_onnx.control_groups import memory_limits
 from resq_onnx.errors import ResqError
 
-CONTAINER: Final = Path("/sys/fs/cgroup")
-"""Where Linux shows control groups; in a container, its own."""
-
-FIRST: Final = CONTAINER / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
-SECOND: Final = CONTAINER, ("memory.max", "memory.current")
-"""Folder of all groups, and a group's limit and use, in either version."""
-
-CACHED: Final = ("inactive_file", "active_file", "slab_reclaimable")
-"""Parts of the use that are given up where others need them."""
-
-GROUPS: Final = Path("/proc/self/cgroup")
-"""Those of this process."""
+MEMINFO: Final = Path("/proc/meminfo")
 
 UNITS: Final = {"": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "tb": 1000**4}
 UNITS_OF_TWO: Final = {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
@@ -82,39 +72,21 @@ def resident_bytes() -> int | None:
     return _status("VmRSS")
 
 
+def total_bytes() -> int | None:
+    """The memory that this process could take if nothing else ran; None where nothing says it."""
+    return _least(_amount(MEMINFO, "MemTotal"), *(limit.total for limit in memory_limits()))
+
+
 def available_bytes() -> int | None:
-    """The memory that the machine can still give; None where the system does not say it.
+    """The memory that the machine can still give; None where nothing says it.
 
     A container's limit counts, too.
     """
-    given = (_amount(Path("/proc/meminfo"), "MemAvailable"), _left_to_container())
-    return min((one for one in given if one is not None), default=None)
+    return _least(_amount(MEMINFO, "MemAvailable"), *(limit.left for limit in memory_limits()))
 
 
-def _left_to_container() -> int | None:
-    """Bytes up to the nearest limit of this process's control groups; None where there is none."""
-    try:
-        lines = GROUPS.read_text().splitlines()
-    except OSError:
-        return None
-    found = []
-    for _, controllers, path in (line.split(":", 2) for line in lines):
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        top, files = FIRST if controllers else SECOND
-        inside = [top, *(top / path.strip("/") / "x").parents]
-        found += [_left_to(one, files) for one in inside if one.is_relative_to(top)]
-    return min((left for left in found if left is not None), default=None)
-
-
-def _left_to(group: Path, files: tuple[str, str]) -> int | None:
-    """The same of one group, whose cached files can be given up."""
-    try:
-        limit, used = (int((group / name).read_text()) for name in files)
-        kept = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):  # no such files, or "max"
-        return None
-    return limit - used + sum(int(kept.get(name, 0)) for name in CACHED)
+def _least(*amounts: int | None) -> int | None:
+    return min((amount for amount in amounts if amount is not None), default=None)
 
 
 def _status(name: str) -> int | None:
@@ -128,5 +100,6 @@ def _amount(file: Path, name: str) -> int | None:
         lines = file.read_text().splitlines()
     except OSError:
         return None
-    (line,) = (line for line in lines if line.startswith(f"{name}:"))
-    return 1024 * int(line.split()[1])
+    found = (line for line in lines if line.startswith(f"{name}:"))
+    line = next(found, None)
+    return None if line is None else 1024 * int(line.split()[1])

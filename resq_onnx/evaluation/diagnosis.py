@@ -7,20 +7,14 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import resq_onnx
 from resq_onnx.errors import ResqError, first_line
 from resq_onnx.evaluation.installation import Package, is_there, packages_by_extra, pip_line
 from resq_onnx.evaluation.machine import Gpu, describe_machine, find_gpus
-from resq_onnx.resources import CONTAINER
+from resq_onnx.resources import available_bytes, total_bytes
 from resq_onnx.runtime import library
 from resq_onnx.web.packages import cache_folder
-
-MEMINFO: Final = Path("/proc/meminfo")
-
-LIMIT: Final = CONTAINER / "memory.max"
-"""Of a container's memory, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -153,17 +147,8 @@ def _providers(problems: list[str], *, register: bool) -> tuple[str, ...]:
 
 
 def _memory() -> dict[str, int]:
-    """Bytes; nothing where the system does not tell."""
-    found = {}
-    try:
-        for line in MEMINFO.read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name in ("MemTotal", "MemAvailable"):
-                found[name.removeprefix("Mem").lower()] = int(value.split()[0]) * 1024
-        limit = int(LIMIT.read_text())
-    except (OSError, ValueError):  # no such files, or "max"
-        return found
-    return {name: min(value, limit) for name, value in found.items()}
+    found = {"total": total_bytes(), "available": available_bytes()}
+    return {name: size for name, size in found.items() if size is not None}
 
 
 def _caches() -> dict[str, Path]:

@@ -24,16 +24,10 @@ def test_where_a_model_can_be_run_there_is_no_problem() -> None:
     assert 0 < found.memory["available"] <= found.memory["total"]
 
 
-def test_a_containers_limit_is_the_memory_there_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    info, limit = tmp_path / "meminfo", tmp_path / "memory.max"
-    info.write_text("MemTotal:  4 kB\nMemFree: 1 kB\nMemAvailable:  2 kB\n")
-    monkeypatch.setattr(diagnosis, "MEMINFO", info)
-    monkeypatch.setattr(diagnosis, "LIMIT", limit)
-    for content, total in (("max\n", 4096), ("3000\n", 3000)):
-        limit.write_text(content)
-        assert diagnose().memory == {"total": total, "available": 2048}
+def test_what_the_system_does_not_say_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnosis, "available_bytes", lambda: None)
+    monkeypatch.setattr(diagnosis, "total_bytes", lambda: 4096)
+    assert diagnose().memory == {"total": 4096}
 
 
 def test_without_onnxruntime_no_model_can_be_run(monkeypatch: pytest.MonkeyPatch) -> None:
