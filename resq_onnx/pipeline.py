@@ -14,11 +14,10 @@ import numpy as np
 import onnx_ir as ir
 
 from resq_onnx.calibration.distributed import is_main_process, share_of_this_process
+from resq_onnx.calibration.known import began, check_calibrated
 from resq_onnx.calibration.layer_pass import Texts
 from resq_onnx.calibration.measured import (
     ReferenceMeasurements,
-    began,
-    check_calibrated,
     check_layout,
     find_projections,
     measure,

@@ -16,15 +16,21 @@ from resq_onnx.calibration.corpus import calibration_sequences
 from resq_onnx.calibration.distributed import share_of_this_process
 from resq_onnx.calibration.fitted import fitted_bases
 from resq_onnx.calibration.held_out import held_out_sequences, text_shape
+from resq_onnx.calibration.known import (
+    began,
+    calibration_fields,
+    carried_out,
+    known_calibration,
+    known_text,
+)
 from resq_onnx.calibration.layer_pass import LayerPass, Texts
 from resq_onnx.calibration.layered import LayeredModel
 from resq_onnx.calibration.memory import batch_within, check_room
 from resq_onnx.calibration.recipe_text import calibration_text
 from resq_onnx.calibration.reference import load_tokenizer, text_opening
 from resq_onnx.calibration.run import CalibrationRun
-from resq_onnx.calibration.texts import FILE_SUFFIXES
+from resq_onnx.calibration.trained import REMEDY, TRAINING, trained_bases
 from resq_onnx.calibration.trained import SAMPLES as TRAINED_SAMPLES
-from resq_onnx.calibration.trained import trained_bases
 from resq_onnx.calibration.training import check_attention
 from resq_onnx.calibration.tuning_plan import carry_out, planned
 from resq_onnx.checkpoint.source import ModelSource
@@ -33,12 +39,7 @@ from resq_onnx.families import ModelLayout
 from resq_onnx.files.work_folder import WorkFolder
 from resq_onnx.progress import Progress
 from resq_onnx.projections.bases import Projections, compute_projections
-from resq_onnx.projections.file import (
-    Calibration,
-    differing_fields,
-    load_calibration,
-    stored_projections,
-)
+from resq_onnx.projections.file import Calibration, differing_fields, stored_projections
 from resq_onnx.projections.moments import SecondMoments
 from resq_onnx.projections.splits import down_split, split_of, table_split
 from resq_onnx.projections.sums import BasisSums
@@ -133,21 +134,20 @@ def measure(
     tokenizer, layout = load_tokenizer(source), source.layout
     run = CalibrationRun(source, tokenizer, work, progress, resources)
     opening = text_opening(tokenizer, source, recipe.bos)
-    known, calibrated = None, began(recipe, opening).to_json()
-    if saved is not None:
-        known = load_calibration(saved)
-        check_calibrated(source, known, saved)
-        calibrated = Recipe().to_json() | known.recipe_json
+    known, calibrated = known_calibration(source, began(recipe, opening), saved)
     bases = None if known is None else stored_projections(known, recipe, layout)
     fits = recipe.fits and bases is None
     lacks = known is None or fits or (known.moments is None and _needs_layers(recipe, bases))
-    asked = dataclasses.replace(recipe, **_calibration_fields(calibrated))
+    asked = dataclasses.replace(recipe, **calibration_fields(calibrated))
     calibration = np.empty((0, 0), np.int64)
     if recipe.needs_calibration and lacks:
         found = calibration_text(run, asked)
         calibration, calibrated["calibration"] = found.token_ids, found.spec
     text = quality_text(tokenizer, layout, calibrated, opening)
     token_ids = parity_text(tokenizer, PARITY_SEQUENCES, PARITY_TOKENS, opening)
+    if recipe.trains and bases is None:
+        training_text = known_text(recipe, calibrated, TRAINING, REMEDY)
+        recipe = dataclasses.replace(recipe, calibration=training_text)
     texts = Texts(calibration, token_ids, text)
     layer_pass = new_pass(run, texts, asked.dtype_compute, fits=fits)
     to_write = 0 if layer_pass.is_finished else layer_pass.bytes_to_write
@@ -160,7 +160,7 @@ def measure(
         bases, recipe = find_projections(run, recipe, moments, sums, layer_pass)
     tuned, recipe = carry_out(plan, run, recipe, bases)
     short, long = layer_pass.outputs()
-    done = _carried_out(recipe, calibrated)
+    done = carried_out(recipe, calibrated)
     return ReferenceMeasurements(
         *(layout, moments, sums, bases, token_ids, short.logits, text, done, short, long),
         tuned=tuned,
@@ -243,29 +243,9 @@ def measure_graph(
         token_ids,
         graph.logits(token_ids),
         quality_text(tokenizer, layout, calibrated, opening),
-        _carried_out(recipe, calibrated),
+        carried_out(recipe, calibrated),
         reference=source.path.name,
     )
-
-
-def check_calibrated(source: ModelSource, calibration: Calibration, saved: str | Path) -> None:
-    """Reject a projections file of another model.
-
-    Raises:
-        ResqError: The file belongs to another model.
-    """
-    if calibration.model_hash != source.digest:
-        others = "" if source.layout.longrope is None else ", or for other RoPE factors"
-        length = "" if source.max_length is None else f" --max-length {source.max_length}"
-        raise ResqError(
-            f"{saved}: made for another model{others}; run resq-onnx calibrate {source.name} "
-            f"{saved}{length}"
-        )
-
-
-def began(recipe: Recipe, opening: Sequence[int]) -> Recipe:
-    """The recipe, with `bos` set if its calibration's sequences began with special tokens."""
-    return dataclasses.replace(recipe, bos=bool(opening))
 
 
 def parity_text(
@@ -316,20 +296,3 @@ def _needs_layers(recipe: Recipe, bases: Projections | None) -> bool:
     """Whether a recipe needs the second moments of each layer, and not only their sums."""
     allocates = bases is None and recipe.target_bits is not None
     return recipe.weights == "gptq" or allocates
-
-
-def _calibration_fields(calibrated: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of a recipe that say how a calibration was measured, and on which text."""
-    fields = {name: calibrated[name] for name in ("calibration", "samples", "sequence_length")}
-    # Older files do not say the type: there was one.
-    return fields | {"dtype_compute": calibrated.get("dtype_compute", "float32")}
-
-
-def _carried_out(recipe: Recipe, calibrated: Mapping[str, Any]) -> Recipe:
-    done = _calibration_fields(calibrated)
-    done["bos"] = calibrated.get("bos", False)  # older files: no special tokens
-    if recipe.trains and recipe.training_steps is None:
-        done["training_steps"] = calibrated["training_steps"]  # those of a projections file
-    if Path(done["calibration"]).suffix in FILE_SUFFIXES:
-        done["calibration"] = Path(done["calibration"]).name
-    return dataclasses.replace(recipe, **done)

@@ -42,6 +42,9 @@ TIMED: Final = 2
 KEPT: Final = 10
 """How often the state is kept in the work folder, so that a stopped export goes on from there."""
 
+TRAINING: Final = "training the rotations"
+REMEDY: Final = "--rotations fitted"
+
 STATE: Final = "training"
 TRAINED: Final = "trained"
 
@@ -67,8 +70,7 @@ def trained_bases(
     if share.rank == 0 and not run.work.has(TRAINED):
         tokens, room = text.shape[1], room_for(run.device, run.resources.max_memory)
         needed = {again: bytes_of_training(run.source, tokens, again) for again in (False, True)}
-        remedy = "--rotations fitted"
-        recomputes = must_recompute(needed, room, "training the rotations", remedy)
+        recomputes = must_recompute(needed, room, TRAINING, REMEDY)
         training = Training(loaded(run, recipe, bases, text, recomputes))
         steps = _train(training, run, recipe, began)
         keep_turned(run.work, TRAINED, training.result(), steps=np.array(steps))

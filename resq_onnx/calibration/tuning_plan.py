@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resq_onnx.calibration.built_in import SELF, shares_of
 from resq_onnx.calibration.distributed import share_of_this_process
+from resq_onnx.calibration.known import known_text
 from resq_onnx.calibration.memory import check_room, room_for
 from resq_onnx.calibration.run import CalibrationRun
 from resq_onnx.calibration.trained import SAMPLES, training_text
@@ -76,7 +75,8 @@ def planned(
         recipe = dataclasses.replace(recipe, tuning_steps=recipe.how.tuning_steps)
     share, recomputes, reason = share_of_this_process(), False, ""
     try:
-        recipe = dataclasses.replace(recipe, calibration=text_of(recipe, calibrated))
+        text_again = known_text(recipe, calibrated, TUNING, REMEDY)
+        recipe = dataclasses.replace(recipe, calibration=text_again)
         if share.rank == 0 and not run.work.has(TUNED):
             if by_default and run.work.has(UNTUNED):
                 raise ResqError("this export began without it; --fresh starts anew")
@@ -138,30 +138,16 @@ def check_tuning(run: CalibrationRun, recipe: Recipe, others: int = 0) -> bool:
     check_room(run.work.folder, others + matrices + matrices // 2, "tuning the weights of")
     shape = (min(SAMPLES, recipe.tuning_steps or SAMPLES), recipe.sequence_length)
     needed = {again: bytes_of_tuning(source, shape, again) for again in (False, True)}
-    main, loaded = available_bytes() if most is None else room_for("cpu", most), source.whole_bytes
-    if device != "cpu" and main is not None and loaded > main:
-        raise ResqError(
-            f"{TUNING} of this model takes {loaded / 1e9:.1f} GB of main memory, into which it is "
-            f"loaded, and {max(main, 0) / 1e9:.1f} may be taken; use --max-memory, or {REMEDY}"
-        )
+    if device != "cpu":
+        _check_loading(source.whole_bytes, most)
     return must_recompute(needed, room_for(device, most), TUNING, REMEDY)
 
 
-def text_of(recipe: Recipe, calibrated: Mapping[str, Any]) -> str:
-    """The calibration text of a recipe, which is that with which it was calibrated.
-
-    Raises:
-        ResqError: A projections file was made from another one.
-    """
-    asked, fields = recipe.to_json(), ("calibration", "samples", "sequence_length")
-    names = [[Path(str(one[name])).name for name in fields] for one in (asked, calibrated)]
-    others = [name for name, one, two in zip(fields, *names, strict=True) if one != two]
-    written = SELF in shares_of(recipe.calibration, recipe.samples)
-    if others == ["calibration"] and written:  # the model could not write its text
-        return str(calibrated["calibration"])
-    if others:
+def _check_loading(loaded: int, most: int | None) -> None:
+    """Refuse a model that does not fit into main memory, from where a GPU gets it."""
+    room = available_bytes() if most is None else room_for("cpu", most)
+    if room is not None and loaded > room:
         raise ResqError(
-            f"the projections file was made with another {', '.join(others)}; tuning reads the "
-            "text of the calibration: give the options of the file, no --projections, or --tune 0"
+            f"{TUNING} of this model takes {loaded / 1e9:.1f} GB of main memory, into which it is "
+            f"loaded, and {max(room, 0) / 1e9:.1f} may be taken; use --max-memory, or {REMEDY}"
         )
-    return recipe.calibration

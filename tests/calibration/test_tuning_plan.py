@@ -13,13 +13,7 @@ from resq_onnx.calibration.recipe_text import CalibrationText
 from resq_onnx.calibration.reference import load_tokenizer
 from resq_onnx.calibration.run import CalibrationRun
 from resq_onnx.calibration.tuned import TUNED
-from resq_onnx.calibration.tuning_plan import (
-    TuningPlan,
-    carry_out,
-    check_tuning,
-    planned,
-    text_of,
-)
+from resq_onnx.calibration.tuning_plan import TuningPlan, carry_out, check_tuning, planned
 from resq_onnx.checkpoint.source import ADAPTER, ModelSource
 from resq_onnx.errors import ResqError
 from resq_onnx.files.work_folder import WorkFolder
@@ -167,12 +161,3 @@ def test_memory_decides_whether_layers_are_computed_twice(
     monkeypatch.setattr(tuning_plan, "bytes_of_matrices", lambda _layout: 0)
     with pytest.raises(ResqError, match="of disk"):
         plan.check(others=10**18)
-
-
-def test_the_text_must_be_that_of_the_calibration() -> None:
-    made = Recipe(calibration="a/text.txt").to_json()
-    assert text_of(Recipe(calibration="b/text.txt"), made) == "b/text.txt"
-    assert text_of(Recipe(calibration="auto"), Recipe().to_json()) == "bundled", "it did not write"
-    other = dataclasses.replace(Recipe(), samples=8)
-    with pytest.raises(ResqError, match="another calibration, samples; tuning reads"):
-        text_of(other, made)

@@ -68,7 +68,7 @@ def must_recompute(needed: Mapping[bool, int], room: int | None, what: str, reme
     """Whether only the layers' inputs can be kept for the backward pass.
 
     Args:
-        needed: Bytes for each answer, the preferred one first.
+        needed: Bytes for each answer.
         room: Bytes that may be taken; None for no limit.
         what: Is done, for the message.
         remedy: What else to do where both need more.
@@ -76,8 +76,8 @@ def must_recompute(needed: Mapping[bool, int], room: int | None, what: str, reme
     Raises:
         ResqError: Not even these can; says how much is needed.
     """
-    for recomputes, size in needed.items():
-        if room is None or size <= room:
+    for recomputes in (False, True):
+        if room is None or needed[recomputes] <= room:
             return recomputes
     raise ResqError(
         f"{what} of this model takes {needed[True] / 1e9:.1f} GB, and "
