@@ -69,7 +69,7 @@ class SimulatedModel:
     @torch.no_grad()
     def last_hidden(self, place: int) -> torch.Tensor:
         """What lm_head reads of a sequence, (tokens, D), without rounding."""
-        with fast_products():
+        with fast_products(self.device):
             return last_hidden(self.model, self.sequences[place])[0]
 
     def backward(
@@ -86,7 +86,7 @@ class SimulatedModel:
         token_ids = self.sequences[self.place_of(step)]
         head = cast(Any, self.model).get_output_embeddings()
         of_model = (self.model, self.layout, self.projections, self.parts)
-        with fast_products(), ExitStack() as stack:
+        with fast_products(self.device), ExitStack() as stack:
             stack.enter_context(learning(self.model, weights))
             if self.recomputes:
                 stack.enter_context(recomputing(self.model, self.layout))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from resq_onnx.calibration.training import precision
 from resq_onnx.calibration.training.loss import next_token_loss
 from resq_onnx.calibration.training.precision import PRECISION, fast_products
 from resq_onnx.calibration.training.simulated_model import SimulatedModel
@@ -22,6 +23,12 @@ def _stop() -> None:
     raise KeyboardInterrupt
 
 
+@pytest.fixture
+def _faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "are_faster", lambda: True)
+
+
+@pytest.mark.usefixtures("_faster")
 def test_what_was_set_before_is_set_again_after_an_error_too() -> None:
     before = torch.get_float32_matmul_precision()
     with pytest.raises(KeyboardInterrupt), fast_products():
@@ -29,6 +36,32 @@ def test_what_was_set_before_is_set_again_after_an_error_too() -> None:
     assert torch.get_float32_matmul_precision() == before != PRECISION
 
 
+@pytest.mark.parametrize(("seconds", "faster"), [(1.0, False), (0.9, False), (0.5, True)])
+def test_they_are_used_where_they_are_clearly_faster(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, faster: bool
+) -> None:
+    before, now = torch.get_float32_matmul_precision(), 0.0
+
+    def clock() -> float:
+        nonlocal now
+        now += seconds if torch.get_float32_matmul_precision() == PRECISION else 1.0
+        return now
+
+    monkeypatch.setattr(precision, "clock", clock)
+    assert precision.are_faster.__wrapped__() is faster
+    assert torch.get_float32_matmul_precision() == before
+
+
+def test_elsewhere_products_are_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "are_faster", lambda: False)
+    before = torch.get_float32_matmul_precision()
+    with fast_products():
+        assert torch.get_float32_matmul_precision() == before
+    with fast_products("cuda"):
+        assert torch.get_float32_matmul_precision() == PRECISION
+
+
+@pytest.mark.usefixtures("_faster")
 def test_passes_of_a_simulated_model_have_fast_products() -> None:
     recipe, model, seen = Recipe(method="quarot"), tiny_llama(), list[str]()
     bases = compute_projections(recipe, layout(model), None)
