@@ -29,8 +29,7 @@ from resq_onnx.calibration.memory import batch_within, check_room
 from resq_onnx.calibration.recipe_text import calibration_text
 from resq_onnx.calibration.reference import load_tokenizer, text_opening
 from resq_onnx.calibration.run import CalibrationRun
-from resq_onnx.calibration.trained import REMEDY, TRAINING, trained_bases
-from resq_onnx.calibration.trained import SAMPLES as TRAINED_SAMPLES
+from resq_onnx.calibration.trained import REMEDY, TRAINING, trained_bases, training_samples
 from resq_onnx.calibration.training import check_attention
 from resq_onnx.calibration.tuning_plan import carry_out, planned
 from resq_onnx.checkpoint.source import ModelSource
@@ -266,7 +265,8 @@ def quality_text(
     Nor has a training or a tuning on the same text, if there is one.
     """
     shape = text_shape(layout.max_positions)
-    return held_out_sequences(tokenizer, *shape, calibrated, opening, TRAINED_SAMPLES)
+    trained = training_samples(calibrated["calibration"])
+    return held_out_sequences(tokenizer, *shape, calibrated, opening, trained)
 
 
 def find_projections(

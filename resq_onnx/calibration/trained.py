@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from resq_onnx.calibration.built_in import SELF, shares_of
+from resq_onnx.calibration.built_in import BUILT_IN, SELF, shares_of
 from resq_onnx.calibration.distributed import share_of_this_process
 from resq_onnx.calibration.heap import give_back
 from resq_onnx.calibration.memory import room_for
@@ -33,8 +33,11 @@ from resq_onnx.recipe import Recipe
 clock: Final = time.monotonic
 
 SAMPLES: Final = 192
-"""Sequences of the training text, whatever the number of steps; after the last the first comes
-again."""
+"""Sequences of a training text that this package has; there are few more, and some of Python's
+documentation are left to measure quality."""
+
+SAMPLES_OF_ANOTHER: Final = 512
+"""Of any other text: steps on new sequences are worth more than repeated ones."""
 
 TIMED: Final = 2
 """Passes that are timed; the fastest counts."""
@@ -82,15 +85,24 @@ def trained_bases(
     return kept_turned(run.work, TRAINED, bases), recipe
 
 
+def training_samples(calibration: str) -> int:
+    """How many sequences of a text are trained on, if it has so many.
+
+    That does not depend on the number of steps; after the last sequence the first comes again.
+    """
+    packaged = shares_of(calibration, SAMPLES).keys() & {*BUILT_IN, SELF}
+    return SAMPLES if packaged else SAMPLES_OF_ANOTHER
+
+
 def training_text(run: CalibrationRun, recipe: Recipe) -> CalibrationText:
-    """What is trained on: `SAMPLES` sequences of the calibration's text.
+    """What is trained on: `training_samples` of the calibration's text.
 
     A text that the model writes is no longer than that of the calibration. A shorter text is no
     reason for a warning: it is read again. Under torchrun every process calls this.
     """
-    own = SELF in shares_of(recipe.calibration, SAMPLES)
-    asked = recipe if own else dataclasses.replace(recipe, samples=SAMPLES)
-    return calibration_text(run, asked, may_be_short=True)
+    if SELF not in shares_of(recipe.calibration, recipe.samples):
+        recipe = dataclasses.replace(recipe, samples=training_samples(recipe.calibration))
+    return calibration_text(run, recipe, may_be_short=True)
 
 
 def loaded(

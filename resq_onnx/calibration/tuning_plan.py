@@ -14,7 +14,7 @@ from resq_onnx.calibration.distributed import share_of_this_process
 from resq_onnx.calibration.known import known_text
 from resq_onnx.calibration.memory import check_room, room_for
 from resq_onnx.calibration.run import CalibrationRun
-from resq_onnx.calibration.trained import SAMPLES, training_text
+from resq_onnx.calibration.trained import training_samples, training_text
 from resq_onnx.calibration.training.memory import (
     bytes_of_matrices,
     bytes_of_tuning,
@@ -136,7 +136,8 @@ def check_tuning(run: CalibrationRun, recipe: Recipe, others: int = 0) -> bool:
         )
     matrices = bytes_of_matrices(source.layout)
     check_room(run.work.folder, others + matrices + matrices // 2, "tuning the weights of")
-    shape = (min(SAMPLES, recipe.tuning_steps or SAMPLES), recipe.sequence_length)
+    samples = training_samples(recipe.calibration)
+    shape = (min(samples, recipe.tuning_steps or samples), recipe.sequence_length)
     needed = {again: bytes_of_tuning(source, shape, again) for again in (False, True)}
     if device != "cpu":
         _check_loading(source.whole_bytes, most)

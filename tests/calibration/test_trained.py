@@ -74,6 +74,12 @@ def test_minutes_become_steps_and_these_repeat_the_rotations(run: Run) -> None:
     np.testing.assert_array_equal(found.hidden, again.hidden)
 
 
+def test_more_of_another_text_is_read_than_of_those_of_the_package() -> None:
+    of_package = [trained.training_samples(text) for text in ("bundled", "python-docs", "auto")]
+    assert of_package == [trained.SAMPLES] * 3
+    assert trained.training_samples("text.txt") == trained.SAMPLES_OF_ANOTHER > trained.SAMPLES
+
+
 def test_too_few_minutes_are_one_step(run: Run) -> None:
     assert run(training_minutes=0.01)[1].training_steps == 1
 
