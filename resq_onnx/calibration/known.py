@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from resq_onnx.calibration.built_in import SELF, shares_of
+from resq_onnx.calibration.built_in import BUNDLED, SELF, shares_of
 from resq_onnx.calibration.texts import FILE_SUFFIXES
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.errors import ResqError
@@ -23,7 +23,10 @@ def known_calibration(
         return None, recipe.to_json()
     known = load_calibration(saved)
     check_calibrated(source, known, saved)
-    return known, Recipe().to_json() | known.recipe_json
+    calibrated = Recipe().to_json() | known.recipe_json
+    if Path(calibrated["calibration"]).name == Path(recipe.calibration).name:
+        calibrated["calibration"] = recipe.calibration  # the file may be in another folder now
+    return known, calibrated
 
 
 def check_calibrated(source: ModelSource, calibration: Calibration, saved: str | Path) -> None:
@@ -62,8 +65,8 @@ def known_text(recipe: Recipe, calibrated: Mapping[str, Any], what: str, remedy:
     names = [[Path(str(one[name])).name for name in fields] for one in (asked, calibrated)]
     others = [name for name, one, two in zip(fields, *names, strict=True) if one != two]
     written = SELF in shares_of(recipe.calibration, recipe.samples)
-    if others == ["calibration"] and written:  # the model could not write its text
-        return str(calibrated["calibration"])
+    if others == ["calibration"] and written and calibrated["calibration"] == BUNDLED:
+        return BUNDLED  # the model could not write its text
     if others:
         raise ResqError(
             f"the projections file was made with another {', '.join(others)}; {what} reads the "

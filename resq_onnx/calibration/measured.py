@@ -29,7 +29,8 @@ from resq_onnx.calibration.memory import batch_within, check_room
 from resq_onnx.calibration.recipe_text import calibration_text
 from resq_onnx.calibration.reference import load_tokenizer, text_opening
 from resq_onnx.calibration.run import CalibrationRun
-from resq_onnx.calibration.trained import REMEDY, TRAINING, trained_bases, training_samples
+from resq_onnx.calibration.trained import SAMPLES as TRAINED_SAMPLES
+from resq_onnx.calibration.trained import TRAINING, trained_bases, without_training
 from resq_onnx.calibration.training import check_attention
 from resq_onnx.calibration.tuning_plan import carry_out, planned
 from resq_onnx.checkpoint.source import ModelSource
@@ -137,6 +138,9 @@ def measure(
     bases = None if known is None else stored_projections(known, recipe, layout)
     fits = recipe.fits and bases is None
     lacks = known is None or fits or (known.moments is None and _needs_layers(recipe, bases))
+    if recipe.trains and bases is None:
+        again = known_text(recipe, calibrated, TRAINING, without_training(recipe))
+        calibrated["calibration"] = again
     asked = dataclasses.replace(recipe, **calibration_fields(calibrated))
     calibration = np.empty((0, 0), np.int64)
     if recipe.needs_calibration and lacks:
@@ -144,14 +148,11 @@ def measure(
         calibration, calibrated["calibration"] = found.token_ids, found.spec
     text = quality_text(tokenizer, layout, calibrated, opening)
     token_ids = parity_text(tokenizer, PARITY_SEQUENCES, PARITY_TOKENS, opening)
-    if recipe.trains and bases is None:
-        training_text = known_text(recipe, calibrated, TRAINING, REMEDY)
-        recipe = dataclasses.replace(recipe, calibration=training_text)
     texts = Texts(calibration, token_ids, text)
     layer_pass = new_pass(run, texts, asked.dtype_compute, fits=fits)
     to_write = 0 if layer_pass.is_finished else layer_pass.bytes_to_write
     plan = planned(run, recipe, calibrated, to_write)
-    recipe = plan.recipe
+    recipe = dataclasses.replace(plan.recipe, calibration=calibrated["calibration"])
     run_pass(run, layer_pass)
     moments = layer_pass.moments() or (None if known is None else known.moments)
     sums = known.sums_for(layout) if known else layer_pass.sums()
@@ -265,8 +266,7 @@ def quality_text(
     Nor has a training or a tuning on the same text, if there is one.
     """
     shape = text_shape(layout.max_positions)
-    trained = training_samples(calibrated["calibration"])
-    return held_out_sequences(tokenizer, *shape, calibrated, opening, trained)
+    return held_out_sequences(tokenizer, *shape, calibrated, opening, TRAINED_SAMPLES)
 
 
 def find_projections(

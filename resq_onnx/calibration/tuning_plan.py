@@ -136,7 +136,7 @@ def check_tuning(run: CalibrationRun, recipe: Recipe, others: int = 0) -> bool:
         )
     matrices = bytes_of_matrices(source.layout)
     check_room(run.work.folder, others + matrices + matrices // 2, "tuning the weights of")
-    samples = training_samples(recipe.calibration)
+    samples = training_samples(recipe)
     shape = (min(samples, recipe.tuning_steps or samples), recipe.sequence_length)
     needed = {again: bytes_of_tuning(source, shape, again) for again in (False, True)}
     if device != "cpu":

@@ -6,7 +6,7 @@ A Hessian of Llama-3-70B is (28672, 28672): 6.6 GB in float64. No function here 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final
 
 import numpy as np
@@ -99,11 +99,16 @@ def restore(matrix: torch.Tensor) -> None:
         matrix[start + PANEL :, start : start + PANEL] = rows[:, start + PANEL :].mT
 
 
-@contextmanager
-def exact_products() -> Iterator[None]:
+def exact_products() -> AbstractContextManager[None]:
     """Multiply float32 in float32 for a while: neither in TF32 on a GPU nor in BF16 on a CPU."""
+    return products("highest")
+
+
+@contextmanager
+def products(precision: str) -> Iterator[None]:
+    """Multiply float32 for a while as `torch.set_float32_matmul_precision` says."""
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    torch.set_float32_matmul_precision(precision)
     try:
         yield
     finally:

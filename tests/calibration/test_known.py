@@ -26,3 +26,5 @@ def test_a_projections_file_of_another_text_is_refused() -> None:
     other = dataclasses.replace(Recipe(), samples=8)
     with pytest.raises(ResqError, match=r"another calibration, samples; tuning reads .*--tune 0"):
         _known(other, MADE)
+    with pytest.raises(ResqError, match="another calibration; tuning reads"):
+        _known(Recipe(calibration="auto"), MADE)

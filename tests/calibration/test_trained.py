@@ -75,9 +75,12 @@ def test_minutes_become_steps_and_these_repeat_the_rotations(run: Run) -> None:
 
 
 def test_more_of_another_text_is_read_than_of_those_of_the_package() -> None:
-    of_package = [trained.training_samples(text) for text in ("bundled", "python-docs", "auto")]
-    assert of_package == [trained.SAMPLES] * 3
-    assert trained.training_samples("text.txt") == trained.SAMPLES_OF_ANOTHER > trained.SAMPLES
+    numbers = [
+        trained.training_samples(Recipe(calibration=text, samples=2))
+        for text in ("bundled", "python-docs", "text.txt", "auto", "self")
+    ]
+    assert numbers == [trained.SAMPLES] * 2 + [trained.SAMPLES_OF_ANOTHER, 2, 2]
+    assert trained.SAMPLES_OF_ANOTHER > trained.SAMPLES
 
 
 def test_too_few_minutes_are_one_step(run: Run) -> None:

@@ -10,6 +10,8 @@ from typing import Final
 
 import torch
 
+from resq_onnx.projections.linalg import products
+
 clock: Final = time.perf_counter
 
 PRECISION: Final = "medium"
@@ -21,39 +23,32 @@ ROUNDS: Final = 7
 """What is timed, and how often; the fastest counts."""
 
 FASTER: Final = 1.2
-"""By how much such products must be faster to be used. It is 2 with AVX-512-BF16 on an AMD EPYC
-(Zen 5), and 1 without such instructions: far enough to decide alike on a busy machine."""
+"""By how much such products must be faster to be used. It is 2.3 with AVX-512-BF16 on an AMD EPYC
+(Zen 5), and 1 without such instructions. Some CPUs have them, and are slower with them."""
 
 
 @contextmanager
 def fast_products(device: str = "cpu") -> Iterator[None]:
-    """Compute products of float32 matrices with `PRECISION` inside, if that is faster."""
-    before = torch.get_float32_matmul_precision()
-    if device != "cpu" or are_faster():
-        torch.set_float32_matmul_precision(PRECISION)
-    try:
+    """Compute products of float32 matrices with `PRECISION` inside, if a CPU is faster so."""
+    if device != "cpu" or not are_faster():
         yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+        return
+    with products(PRECISION):
+        yield
 
 
 @cache
 def are_faster() -> bool:
     """Whether this processor computes such products faster, by trying it."""
-    before = torch.get_float32_matmul_precision()
     rows, inner, columns = SHAPE
     of = torch.ones(rows, inner), torch.ones(columns, inner)
-    times = [
-        {precision: _seconds(*of, precision) for precision in (before, PRECISION)}
-        for _ in range(ROUNDS)
-    ]
-    torch.set_float32_matmul_precision(before)
-    usual, fast = (min(one[precision] for one in times) for precision in (before, PRECISION))
-    return usual > FASTER * fast
+    times = [(_seconds(*of, "highest"), _seconds(*of, PRECISION)) for _ in range(ROUNDS)]
+    exact, fast = (min(column) for column in zip(*times, strict=True))
+    return bool(exact > FASTER * fast)
 
 
 def _seconds(left: torch.Tensor, right: torch.Tensor, precision: str) -> float:
-    torch.set_float32_matmul_precision(precision)
-    began = clock()
-    torch.mm(left, right.T)
-    return clock() - began
+    with products(precision):
+        began = clock()
+        torch.mm(left, right.T)
+        return clock() - began

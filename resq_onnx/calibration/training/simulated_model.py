@@ -67,8 +67,8 @@ class SimulatedModel:
         return step % len(self.sequences)
 
     @torch.no_grad()
-    def last_hidden(self, place: int) -> torch.Tensor:
-        """What lm_head reads of a sequence, (tokens, D), without rounding."""
+    def float_hidden(self, place: int) -> torch.Tensor:
+        """What lm_head reads of a sequence, (tokens, D), without quantisation."""
         with fast_products(self.device):
             return last_hidden(self.model, self.sequences[place])[0]
 

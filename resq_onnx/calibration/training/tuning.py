@@ -95,7 +95,7 @@ class Tuning:
         """Run the float model on the sequences of so many steps, while it is still that."""
         count = min(steps, len(self._sequences))
         for place in range(len(self._expected), count):
-            self._expected.append(self._simulated.last_hidden(place).cpu())
+            self._expected.append(self._simulated.float_hidden(place).cpu())
             advance(place + 1, count)
 
     def run(self, steps: int, advance: Advance = _ignore) -> None:

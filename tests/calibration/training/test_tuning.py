@@ -80,7 +80,7 @@ def test_timing_changes_neither_the_weights_nor_what_follows(
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     found = _tuning(model)
     monkeypatch.setattr(tuning, "clock", lambda: seconds)
-    monkeypatch.setattr(SimulatedModel, "last_hidden", taking(SimulatedModel.last_hidden, 1.0))
+    monkeypatch.setattr(SimulatedModel, "float_hidden", taking(SimulatedModel.float_hidden, 1.0))
     monkeypatch.setattr(Tuning, "loss", taking(Tuning.loss, 2.5))
     timed, a_step, others = 2 * (1.0 + 2.5), 2.5, 2 * 1.0
     assert found.steps_within(timed + others + 5 * a_step) == 5
