@@ -147,7 +147,7 @@ def test_tuned_weights_are_those_of_the_layers_and_steps_repeat_them(
     assert all(any(one in name for one in matrices) for name in changed)
     assert {one for one in matrices if any(one in name for name in changed)} == set(matrices)
     other = run("export", small.folder, outs[2], *asked, "--tune", 1, "--samples", 5)
-    assert "the projections file was made with another samples; tuning reads" in other.stderr
+    assert "made with another samples; tuning the weights reads" in other.stderr
     trained = ("--projections", small.projections, "--training-steps", 1, *QUICK, "--samples", 5)
     other = run("export", small.folder, outs[2], *trained)
     assert "made with another samples; training the rotations reads" in other.stderr
