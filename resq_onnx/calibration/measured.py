@@ -158,7 +158,7 @@ def measure(
     sums = known.sums_for(layout) if known else layer_pass.sums()
     if bases is None:
         bases, recipe = find_projections(run, recipe, moments, sums, layer_pass)
-    tuned, recipe = carry_out(plan, run, recipe, bases)
+    tuned, recipe = carry_out(plan, run, recipe, bases, moments)
     short, long = layer_pass.outputs()
     done = carried_out(recipe, calibrated)
     return ReferenceMeasurements(

@@ -1,5 +1,10 @@
 """A model whose weights are tuned, for a recipe and within its minutes.
 
+1. The matrices of each layer are rounded once. What that changes in them is kept, layer by layer.
+2. They are tuned with these errors in place, so that what they learn also makes up for the errors.
+3. What they have learned is added to the float matrices. These are rounded when all is exported,
+   which makes much the same errors again.
+
 The number of steps is decided once, after a few were timed, and becomes part of the recipe, so the
 same weights can be tuned again. The tuned matrices are a part of the work folder.
 """
@@ -8,18 +13,24 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from resq_onnx.calibration.distributed import share_of_this_process
-from resq_onnx.calibration.heap import give_back
+from resq_onnx.calibration.distributed import Share, share_of_this_process
+from resq_onnx.calibration.heap import give_back, often_given_back
+from resq_onnx.calibration.rounding import rounding_errors
 from resq_onnx.calibration.run import CalibrationRun
 from resq_onnx.calibration.trained import loaded
 from resq_onnx.calibration.training import Tuning
 from resq_onnx.checkpoint.source import ModelSource
+from resq_onnx.files.work_folder import WorkFolder
 from resq_onnx.projections import Projections
+from resq_onnx.projections.moments import SecondMoments
 from resq_onnx.recipe import Recipe
 
 clock: Final = time.monotonic
@@ -33,44 +44,92 @@ def tuned_model(
     run: CalibrationRun,
     recipe: Recipe,
     bases: Projections,
+    moments: SecondMoments | None,
     text: NDArray[np.int64],
     recomputes: bool = False,
 ) -> tuple[ModelSource, Recipe]:
-    """Tune the weights of a model, in the first process; the others wait for it.
+    """Tune the weights of a model, in the first process; the others help to round them first.
 
     Args:
         run: The calibration; the tuned matrices are kept in its work folder.
         recipe: The settings; its bits and minutes, or steps, are used.
         bases: In which activations and cache are rounded.
+        moments: Second moments for GPTQ; None where the recipe needs none.
         text: Token ids, (samples, tokens); a step reads a sequence.
         recomputes: Whether layers are computed twice, so that less memory is needed.
 
     Returns:
         The tuned model, and the recipe with the number of steps.
     """
-    share, work, progress = share_of_this_process(), run.work, run.progress
-    if share.rank == 0 and not work.has(TUNED):
+    share, work = share_of_this_process(), run.work
+    if not share.first(work.has(TUNED)):
         began = clock()
-        tuning = Tuning(loaded(run, recipe, bases, text, recomputes))
-        steps = recipe.tuning_steps
-        if steps is None:
-            assert recipe.tuning_minutes is not None, "minutes or steps are given"
-            steps = tuning.steps_within(60 * recipe.tuning_minutes - (clock() - began))
-        progress.step("Running the float model on the text of the steps")
-        tuning.expect(steps, progress.advance)
-        progress.step(f"Tuning the weights in {steps} steps")
-        tuning.run(steps, progress.advance)
-        matrices = _arrays(tuning)
-        del tuning
-        work.save(MATRICES, matrices)
-        work.save(TUNED, {"steps": np.array(steps)})
-        del matrices
-        give_back()
-    share.wait()
+        _round_once(run, recipe, bases, moments, share)
+        if share.rank == 0:
+            _tune(run, recipe, Tuning(loaded(run, recipe, bases, text, recomputes)), began)
+            give_back()
+        share.wait()
     steps = int(work.load(TUNED)["steps"].item())
     tuned = dataclasses.replace(run.source, changed=work.file(MATRICES))
     return tuned, dataclasses.replace(recipe, tuning_steps=steps)
 
 
-def _arrays(tuning: Tuning) -> dict[str, NDArray[np.float32]]:
-    return {name: one.detach().cpu().numpy() for name, one in tuning.weights.items()}
+def _tune(run: CalibrationRun, recipe: Recipe, tuning: Tuning, began: float) -> None:
+    """Tune, and finish the parts of the work folder; the recipe's minutes began at that time."""
+    work, progress, layers = run.work, run.progress, run.source.layout.num_layers
+    steps = recipe.tuning_steps
+    if steps is None:
+        assert recipe.tuning_minutes is not None, "minutes or steps are given"
+        steps = tuning.steps_within(60 * recipe.tuning_minutes - (clock() - began))
+    progress.step("Running the float model on the text of the steps")
+    tuning.expect(steps, progress.advance)
+    progress.step(f"Tuning the weights in {steps} steps")
+    with _rounded(tuning.weights, work, layers):
+        tuning.run(steps, progress.advance)
+    matrices = {name: one.detach().cpu().numpy() for name, one in tuning.weights.items()}
+    del tuning  # with what Adam keeps
+    work.save(MATRICES, matrices)
+    work.save(TUNED, {"steps": np.array(steps)})
+    for layer in range(layers):
+        work.remove_part(_part(layer))
+
+
+def _round_once(
+    run: CalibrationRun,
+    recipe: Recipe,
+    bases: Projections,
+    moments: SecondMoments | None,
+    share: Share,
+) -> None:
+    """Keep the rounding errors of this process's layers, and wait for the others'."""
+    own = range(run.source.layout.num_layers)[share.rank :: share.size]
+    run.progress.step("Rounding the weights once, to tune them for that")
+    with often_given_back():
+        for done, layer in enumerate(own, start=1):
+            if not run.work.has(_part(layer)):
+                of_layer = (run.source, bases, recipe, moments, layer, run.device)
+                run.work.save(_part(layer), rounding_errors(*of_layer))
+                give_back()
+            run.progress.advance(done, len(own))
+    share.wait()
+
+
+@contextmanager
+def _rounded(weights: Mapping[str, torch.Tensor], work: WorkFolder, layers: int) -> Iterator[None]:
+    """Let weights be what they are when they are rounded; what changes them inside stays."""
+    _add_errors(weights, work, layers, 1)
+    yield
+    _add_errors(weights, work, layers, -1)
+
+
+@torch.no_grad()
+def _add_errors(
+    weights: Mapping[str, torch.Tensor], work: WorkFolder, layers: int, sign: int
+) -> None:
+    for layer in range(layers):
+        for name, error in work.load(_part(layer)).items():
+            weights[name].add_(torch.from_numpy(error).to(weights[name].device), alpha=sign)
+
+
+def _part(layer: int) -> str:
+    return f"rounding-{layer:05}"

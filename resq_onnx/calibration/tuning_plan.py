@@ -25,6 +25,7 @@ from resq_onnx.checkpoint.folder import WEIGHTS
 from resq_onnx.checkpoint.source import ADAPTER, ModelSource
 from resq_onnx.errors import ResqError
 from resq_onnx.projections import Projections
+from resq_onnx.projections.moments import SecondMoments
 from resq_onnx.recipe import Recipe
 from resq_onnx.resources import available_bytes
 
@@ -99,7 +100,11 @@ def planned(
 
 
 def carry_out(
-    plan: TuningPlan, run: CalibrationRun, recipe: Recipe, bases: Projections
+    plan: TuningPlan,
+    run: CalibrationRun,
+    recipe: Recipe,
+    bases: Projections,
+    moments: SecondMoments | None,
 ) -> tuple[ModelSource | None, Recipe]:
     """Tune the weights, if that was decided.
 
@@ -109,7 +114,7 @@ def carry_out(
         The tuned model, if there is one, and the recipe with the number of steps.
     """
     if plan.text is not None:
-        return tuned_model(run, recipe, bases, plan.text, plan.recomputes)
+        return tuned_model(run, recipe, bases, moments, plan.text, plan.recomputes)
     if plan.left_out and share_of_this_process().rank == 0:
         run.work.save(UNTUNED)
     return None, recipe
@@ -125,7 +130,8 @@ def check_tuning(run: CalibrationRun, recipe: Recipe, others: int = 0) -> bool:
 
     Raises:
         ResqError: The memory or the disk does not suffice: the tuned matrices lie there beside
-            their integers and the file. Or transformers would not load the same model.
+            their rounding errors, later beside their integers and the file. Or transformers would
+            not load the same model.
     """
     source, device, most = run.source, run.device, run.resources.max_memory
     standard = any((source.folder / name).exists() for name in WEIGHTS)
@@ -135,7 +141,7 @@ def check_tuning(run: CalibrationRun, recipe: Recipe, others: int = 0) -> bool:
             f"{WEIGHTS[0]} or its index, and no {ADAPTER}; correct that, or use {REMEDY}"
         )
     matrices = bytes_of_matrices(source.layout)
-    check_room(run.work.folder, others + matrices + matrices // 2, "tuning the weights of")
+    check_room(run.work.folder, others + 2 * matrices, "tuning the weights of")
     samples = training_samples(recipe)
     shape = (min(samples, recipe.tuning_steps or samples), recipe.sequence_length)
     needed = {again: bytes_of_tuning(source, shape, again) for again in (False, True)}

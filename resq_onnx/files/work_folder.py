@@ -98,6 +98,10 @@ class WorkFolder:
         """Remove an array, if it is there."""
         (self.folder / f"{name}.f32").unlink(missing_ok=True)
 
+    def remove_part(self, name: str) -> None:
+        """Remove a part, if it is there."""
+        self.file(name).unlink(missing_ok=True)
+
     def remove(self) -> None:
         """Remove the folder and all parts."""
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -44,6 +44,11 @@ class KroneckerFactors:
         """Order of the product, m * 2^p."""
         return int(self.outer.shape[0] * self.inner.shape[0])
 
+    @property
+    def transposed(self) -> KroneckerFactors:
+        """Its inverse, kron(outerᵀ, innerᵀ)."""
+        return KroneckerFactors(self.outer.T, self.inner.T)
+
     def matrix(self) -> NDArray[np.float64]:
         """The product as one dense matrix, (width, width)."""
         return np.asarray(np.kron(self.outer, self.inner))

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from resq_onnx.calibration import trained, tuned
 from resq_onnx.calibration.reference import load_model, load_tokenizer
+from resq_onnx.calibration.rounding import rounding_errors
 from resq_onnx.calibration.run import CalibrationRun
 from resq_onnx.calibration.training import Tuning
 from resq_onnx.calibration.tuned import tuned_model
@@ -21,8 +23,16 @@ from resq_onnx.recipe import Recipe
 from resq_onnx.resources import Resources
 from tests.tiny_models import write_model
 
-ASKED: dict[str, Any] = {"sequence_length": 24, "method": "quarot", "calibration": "python-docs"}
-"""Bases that need no calibration."""
+ASKED: dict[str, Any] = {
+    "sequence_length": 24,
+    "method": "quarot",
+    "calibration": "python-docs",
+    "weights": "rtn",
+}
+"""Bases and rounding that need no calibration."""
+
+ROUNDING = 1e-6
+"""Of weights below 1 to which their errors are added, and from which they are subtracted."""
 
 KINDS = {
     "llama": True,
@@ -54,7 +64,7 @@ class Run:
         given = (source, load_tokenizer(source), WorkFolder(self.folder), told, Resources())
         calibration = CalibrationRun(*given)
         text = trained.training_text(calibration, asked).token_ids
-        return tuned_model(calibration, asked, bases, text)
+        return tuned_model(calibration, asked, bases, None, text)
 
 
 @pytest.fixture
@@ -98,3 +108,44 @@ def test_minutes_become_steps_and_finished_ones_are_kept(
     name = "model.layers.1.mlp.down_proj.weight"
     one, two = (found.weights[name].float32() for found in (first, again))
     np.testing.assert_array_equal(one, two)
+
+
+def test_steps_change_rounded_weights_and_what_they_learn_is_added_to_the_float_ones(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, seen = run.source(), dict[str, NDArray[np.float32]]()
+    name, learned = "model.layers.1.mlp.up_proj.weight", 0.25
+
+    def learn(tuning: Tuning, _steps: int, _advance: Any) -> None:
+        weight = tuning.weights[name].detach()
+        seen["rounded"] = weight.numpy().copy()
+        weight[3] += learned
+
+    monkeypatch.setattr(Tuning, "run", learn)
+    found, _ = run(source, tuning_steps=1)
+    before = source.weights[name].float32()
+    asked = Recipe(**ASKED)
+    bases = compute_projections(asked, source.layout, None)
+    errors = rounding_errors(source, bases, asked, None, 1)
+    np.testing.assert_allclose(seen["rounded"], before + errors[name], atol=ROUNDING)
+    expected = before + learned * (np.arange(len(before)) == 3)[:, None]
+    np.testing.assert_allclose(found.weights[name].float32(), expected, atol=ROUNDING)
+
+
+def test_rounded_layers_are_kept_until_the_weights_are_tuned(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounded: list[int] = []
+
+    def stopped_behind_the_first(*given: Any) -> Any:
+        rounded.append(given[4])
+        if len(rounded) == 2:
+            raise KeyboardInterrupt
+        return rounding_errors(*given)
+
+    monkeypatch.setattr(tuned, "rounding_errors", stopped_behind_the_first)
+    with pytest.raises(KeyboardInterrupt):
+        run(run.source(), tuning_steps=1)
+    run(run.source(), tuning_steps=1)
+    assert rounded == [0, 1, 1]
+    assert not [*run.folder.glob("rounding-*")], "their room is given back"

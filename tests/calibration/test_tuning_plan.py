@@ -129,7 +129,7 @@ def test_a_stopped_export_goes_on_as_it_began(plan: Planning) -> None:
     assert plan(Recipe()).text is not None, "there is memory now, and no matrix is finished"
     without = plan(Recipe(), LITTLE)
     bases = compute_projections(Recipe(method="quarot"), plan.source.layout, None)
-    assert carry_out(without, plan.run(), without.recipe, bases) == (None, without.recipe)
+    assert carry_out(without, plan.run(), without.recipe, bases, None) == (None, without.recipe)
     assert plan(Recipe()).left_out
     assert "this export began without it; --fresh starts anew" in plan.warnings[-1]
     plan.work.file("untuned").unlink()
