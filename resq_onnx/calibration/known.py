@@ -49,8 +49,8 @@ def began(recipe: Recipe, opening: Sequence[int]) -> Recipe:
     return dataclasses.replace(recipe, bos=bool(opening))
 
 
-def known_text(recipe: Recipe, calibrated: Mapping[str, Any], what: str, remedy: str) -> str:
-    """The calibration text of a recipe, which is that with which it was calibrated.
+def check_text(recipe: Recipe, calibrated: Mapping[str, Any], what: str, remedy: str) -> None:
+    """Refuse a calibration with another text than that of the recipe.
 
     Args:
         recipe: The settings.
@@ -66,13 +66,12 @@ def known_text(recipe: Recipe, calibrated: Mapping[str, Any], what: str, remedy:
     others = [name for name, one, two in zip(fields, *names, strict=True) if one != two]
     written = SELF in shares_of(recipe.calibration, recipe.samples)
     if others == ["calibration"] and written and calibrated["calibration"] == BUNDLED:
-        return BUNDLED  # the model could not write its text
+        return  # the model could not write its text
     if others:
         raise ResqError(
             f"the projections file was made with another {', '.join(others)}; {what} reads the "
             f"text of the calibration: give the options of the file, no --projections, or {remedy}"
         )
-    return recipe.calibration
 
 
 def calibration_fields(calibrated: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from resq_onnx.calibration.known import (
     began,
     calibration_fields,
     carried_out,
+    check_text,
     known_calibration,
-    known_text,
 )
 from resq_onnx.calibration.layer_pass import LayerPass, Texts
 from resq_onnx.calibration.layered import LayeredModel
@@ -139,8 +139,7 @@ def measure(
     fits = recipe.fits and bases is None
     lacks = known is None or fits or (known.moments is None and _needs_layers(recipe, bases))
     if recipe.trains and bases is None:
-        again = known_text(recipe, calibrated, TRAINING, without_training(recipe))
-        calibrated["calibration"] = again
+        check_text(recipe, calibrated, TRAINING, without_training(recipe))
     asked = dataclasses.replace(recipe, **calibration_fields(calibrated))
     calibration = np.empty((0, 0), np.int64)
     if recipe.needs_calibration and lacks:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resq_onnx.calibration.distributed import share_of_this_process
-from resq_onnx.calibration.known import known_text
+from resq_onnx.calibration.known import check_text
 from resq_onnx.calibration.memory import check_room, room_for
 from resq_onnx.calibration.run import CalibrationRun
 from resq_onnx.calibration.trained import training_samples, training_text
@@ -76,8 +76,8 @@ def planned(
         recipe = dataclasses.replace(recipe, tuning_steps=recipe.how.tuning_steps)
     share, recomputes, reason = share_of_this_process(), False, ""
     try:
-        text_again = known_text(recipe, calibrated, TUNING, REMEDY)
-        recipe = dataclasses.replace(recipe, calibration=text_again)
+        check_text(recipe, calibrated, TUNING, REMEDY)
+        recipe = dataclasses.replace(recipe, calibration=calibrated["calibration"])
         if share.rank == 0 and not run.work.has(TUNED):
             if by_default and run.work.has(UNTUNED):
                 raise ResqError("this export began without it; --fresh starts anew")
