@@ -24,6 +24,7 @@ from resq_onnx.functions import MatMulForm, add_call
 from resq_onnx.graph.modules import Linear, find_linear, producer_of, tag
 from resq_onnx.graph.replacing import put_in_place_of
 from resq_onnx.graph.tensors import read_float64
+from resq_onnx.passes.fuse_norm_gains import READERS
 from resq_onnx.passes.merge_projections import merged_module
 from resq_onnx.passes.stored_weights import dequantise_weight, store_matrix
 from resq_onnx.projections.bases import Projections, high_last_order
@@ -47,6 +48,7 @@ class Site:
 
     Attributes:
         module: The linear layer.
+        roles: Those whose rows it has, one after another.
         split: Low and high columns.
         layer: Number of the decoder layer.
         moment: The second moment of the layer's input, among `projections.moments.SITES`.
@@ -57,6 +59,7 @@ class Site:
     """
 
     module: str
+    roles: tuple[str, ...]
     split: BitSplit
     layer: int
     moment: str
@@ -91,6 +94,7 @@ def sites_of(layout: ModelLayout, bases: Projections, layer: int) -> list[Site]:
     return [
         Site(
             merged_module(layout, layer, "query"),
+            READERS["attention_norm"],
             splits.attention[layer],
             layer,
             "hidden_attention",
@@ -98,6 +102,7 @@ def sites_of(layout: ModelLayout, bases: Projections, layer: int) -> list[Site]:
         ),
         Site(
             layout.module(layer, "attention_out"),
+            ("attention_out",),
             BitSplit(head.low * heads, head.high * heads, head.low_bits, head.high_bits),
             layer,
             "attention_out",
@@ -107,6 +112,7 @@ def sites_of(layout: ModelLayout, bases: Projections, layer: int) -> list[Site]:
         ),
         Site(
             merged_module(layout, layer, "gate"),
+            READERS["mlp_norm"],
             splits.mlp[layer],
             layer,
             "hidden_mlp",
@@ -114,6 +120,7 @@ def sites_of(layout: ModelLayout, bases: Projections, layer: int) -> list[Site]:
         ),
         Site(
             layout.module(layer, "down"),
+            ("down",),
             splits.down[layer],
             layer,
             "down",

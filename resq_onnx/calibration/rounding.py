@@ -1,14 +1,15 @@
 """What rounding changes in the matrices of a layer, in the basis of the checkpoint.
 
-A matrix W (N, K) is rounded as R W G C: C turns what the matrix reads, G is the gain of the norm
-before it, and R turns what it writes. Its error E is turned back, R⁻¹ E C⁻¹ G⁻¹, so that W and that
-compute in the original model what the rounded matrix will.
+A matrix W (N, K) is rounded as R W G C: G is the gain of the norm before it, C turns what it reads,
+and R what it writes. The error E of that is turned back, R⁻¹ E C⁻¹ G⁻¹: W plus it computes in the
+original model what the rounded matrix will.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -24,18 +25,32 @@ from resq_onnx.projections.moments import SecondMoments
 from resq_onnx.recipe import Recipe
 
 Array = NDArray[Any]
-Turn = Callable[[Array], Array]
 
 LEAST_GAIN: Final = 1e-6
-"""Of a norm's largest gain: what is smaller lets nothing through, and divides no error."""
+"""Relative to a norm's largest gain. Below it a channel passes nothing, and has no error."""
 
-ROLES: Final = (
-    READERS["attention_norm"],
-    ("attention_out",),
-    READERS["mlp_norm"],
-    ("down",),
-)
-"""Whose rows the matrices of `sites_of` have, one after another."""
+
+@dataclass(frozen=True)
+class Turn:
+    """A change of a matrix, and back."""
+
+    there: Callable[[Array], Array]
+    back: Callable[[Array], Array]
+
+    def then(self, other: Turn) -> Turn:
+        """First this one, then another."""
+        return Turn(
+            lambda weight: other.there(self.there(weight)),
+            lambda weight: self.back(other.back(weight)),
+        )
+
+    @property
+    def of_rows(self) -> Turn:
+        """The same of the rows, where this one is of the columns."""
+        return Turn(lambda weight: self.there(weight.T).T, lambda weight: self.back(weight.T).T)
+
+
+UNCHANGED: Final = Turn(lambda weight: weight, lambda weight: weight)
 
 
 def rounding_errors(
@@ -62,18 +77,14 @@ def rounding_errors(
     Raises:
         ResqError: The weights or the moments are not finite.
     """
-    found: dict[str, NDArray[np.float32]] = {}
-    for roles, site in zip(ROLES, sites_of(source.layout, bases, layer), strict=True):
-        stored = _stored(source.layout, layer, roles)
-        matrices = [source.weights[name].float32() for name in stored]
-        there, back = _columns(source, bases, layer, roles)
-        rows_there, rows_back = _rows(source.layout, bases, layer, roles)
-        folded = rows_there(there(np.concatenate(matrices).astype(np.float64)))
-        error = rows_back(back(_error(site, folded, recipe, moments, device)))
-        ends = np.cumsum([len(one) for one in matrices])[:-1]
-        parts = np.split(error.astype(np.float32), ends)
-        found.update(zip(stored, parts, strict=True))
-    return found
+    turns, found = _turns(source, bases, layer), defaultdict[str, list[Array]](list)
+    for site in sites_of(source.layout, bases, layer):
+        folded = [turns[role].there(_weight(source, layer, role)) for role in site.roles]
+        ends = np.cumsum([len(one) for one in folded])[:-1]
+        error = _error(site, np.concatenate(folded), recipe, moments, device)
+        for role, own in zip(site.roles, np.split(error, ends), strict=True):
+            found[_stored(source.layout, layer, role)].append(turns[role].back(own))
+    return {name: np.concatenate(parts).astype(np.float32) for name, parts in found.items()}
 
 
 def _error(
@@ -83,87 +94,62 @@ def _error(
     rounded = site.quantise(folded.astype(np.float32), recipe, moments, device).dequantise()
     error = np.empty_like(folded)
     error[:, slice(None) if site.order is None else site.order] = rounded
-    return error - folded
+    error -= folded
+    return error
 
 
-def _stored(layout: ModelLayout, layer: int, roles: tuple[str, ...]) -> list[str]:
-    """The names of the weights in the checkpoint that hold these roles' rows, in order."""
-    prefix = layout.family.layer.format(layer)
-    modules = dict.fromkeys(layout.family.stored_in(role) for role in roles)
-    return [f"{prefix}.{module}.weight" for module in modules]
-
-
-def _columns(
-    source: ModelSource, bases: Projections, layer: int, roles: tuple[str, ...]
-) -> tuple[Turn, Turn]:
-    """The norm's gain and the turn of what is read, and back; of matrices (N, K)."""
-    if roles == ("attention_out",):
-        return (
-            lambda weight: bases.apply_value(layer, weight),
-            lambda weight: undo_value(bases, layer, weight),
-        )
-    if roles == ("down",):
-        return (
-            lambda weight: bases.apply_down(layer, weight),
-            lambda weight: undo_down(bases, layer, weight),
-        )
-    gain, inverse = _gain(source, layer, roles)
-    return (
-        lambda weight: weight * gain @ bases.hidden,
-        lambda weight: weight @ bases.hidden.T * inverse,
+def _turns(source: ModelSource, bases: Projections, layer: int) -> dict[str, Turn]:
+    """How the matrix of each role is folded, and back; but for the order of rows, which is free."""
+    layout, stream = source.layout, bases.hidden
+    reads_attention, reads_mlp = (_reading(source, bases, layer, norm) for norm in READERS)
+    heads = Turn(
+        lambda weight: bases.apply_value(layer, weight),
+        lambda weight: undo_value(bases, layer, weight),
     )
-
-
-def _gain(source: ModelSource, layer: int, roles: tuple[str, ...]) -> tuple[Array, Array]:
-    """The gain that is fused into a norm's readers, and what undoes it; (D,)."""
-    layout = source.layout
+    down = Turn(
+        lambda weight: bases.apply_down(layer, weight),
+        lambda weight: undo_down(bases, layer, weight),
+    )
+    writes = Turn(lambda weight: stream.T @ weight, lambda weight: stream @ weight)
     if layout.turns_inputs:
-        one = np.ones(layout.hidden_size)
-        return one, one
-    (norm,) = (norm for norm, readers in READERS.items() if readers == roles)
-    gain = source.weights[f"{layout.module(layer, norm)}.weight"].float32().astype(np.float64)
-    gain += layout.family.offset_gains
-    passes = np.abs(gain) > LEAST_GAIN * np.abs(gain).max()
-    return gain, np.divide(1, gain, out=np.zeros_like(gain), where=passes)
-
-
-def _rows(
-    layout: ModelLayout, bases: Projections, layer: int, roles: tuple[str, ...]
-) -> tuple[Turn, Turn]:
-    """The turn of what is written, and back; of matrices (N, K)."""
-    stream = bases.hidden
-    if roles == ("attention_out",) or roles == ("down",):
-        if layout.turns_inputs:
-            return _unchanged, _unchanged
-        return (lambda weight: stream.T @ weight), (lambda weight: stream @ weight)
-    turns: dict[str, tuple[Turn, Turn]] = {
-        "value": (
-            lambda weight: bases.apply_value(layer, weight.T).T,
-            lambda weight: undo_value(bases, layer, weight.T).T,
-        ),
-        "up": (_signs(bases, layer), _signs(bases, layer)),
+        writes = UNCHANGED
+    signs = np.empty_like(bases.down[layer].signs)
+    signs[bases.down[layer].order] = bases.down[layer].signs
+    signed = Turn(lambda weight: weight * signs[:, None], lambda weight: weight * signs[:, None])
+    return {
+        "query": reads_attention,
+        "key": reads_attention,
+        "value": reads_attention.then(heads.of_rows),
+        "attention_out": heads.then(writes),
+        "gate": reads_mlp,
+        "up": reads_mlp.then(signed),
+        "down": down.then(writes),
     }
-    of_roles = [turns.get(role, (_unchanged, _unchanged)) for role in roles]
-    ends = np.cumsum([0, *(layout.outputs_of(role) for role in roles)])
-
-    def turned(way: int) -> Turn:
-        def apply(weight: Array) -> Array:
-            parts = [weight[start:end] for start, end in pairwise(ends)]
-            turned = [of_role[way](part) for of_role, part in zip(of_roles, parts, strict=True)]
-            return np.concatenate(turned)
-
-        return apply
-
-    return turned(0), turned(1)
 
 
-def _signs(bases: Projections, layer: int) -> Turn:
-    """The signs of U_D, which up_proj's rows have; its order leaves a row's rounding as it is."""
-    transform = bases.down[layer]
-    signs = np.empty_like(transform.signs)
-    signs[transform.order] = transform.signs
-    return lambda weight: weight * signs[:, None]
+def _reading(source: ModelSource, bases: Projections, layer: int, norm: str) -> Turn:
+    """What is folded into the columns of the readers of a norm: its gain, and U_A."""
+    stream = bases.hidden
+    turn = Turn(lambda weight: weight @ stream, lambda weight: weight @ stream.T)
+    if source.layout.turns_inputs:
+        return turn
+    name = f"{source.layout.module(layer, norm)}.weight"
+    gain = source.weights[name].float32().astype(np.float64)
+    passes = np.abs(gain) > LEAST_GAIN * np.abs(gain).max()
+    inverse = np.divide(1, gain, out=np.zeros_like(gain), where=passes)
+    return Turn(lambda weight: weight * gain, lambda weight: weight * inverse).then(turn)
 
 
-def _unchanged(weight: Array) -> Array:
-    return weight
+def _weight(source: ModelSource, layer: int, role: str) -> Array:
+    """The rows of a role, in float64."""
+    layout = source.layout
+    roles = layout.family.fused.get(layout.family.stored_in(role), (role,))
+    start = sum(layout.outputs_of(one) for one in roles[: roles.index(role)])
+    stored = source.weights[_stored(layout, layer, role)]
+    rows = slice(start, start + layout.outputs_of(role)) if len(roles) > 1 else slice(None)
+    return stored.rows(rows).astype(np.float64)
+
+
+def _stored(layout: ModelLayout, layer: int, role: str) -> str:
+    """The name of the weight in the checkpoint that has the rows of a role."""
+    return f"{layout.family.layer.format(layer)}.{layout.family.stored_in(role)}.weight"

@@ -1,7 +1,7 @@
 """A model whose weights are tuned, for a recipe and within its minutes.
 
 1. The matrices of each layer are rounded once. What that changes in them is kept, layer by layer.
-2. They are tuned with these errors in place, so that what they learn also makes up for the errors.
+2. The matrices are tuned with these errors in them, so that what they learn makes up for these.
 3. What they have learned is added to the float matrices. These are rounded when all is exported,
    which makes much the same errors again.
 
@@ -39,6 +39,9 @@ MATRICES: Final = "tuned-matrices"
 TUNED: Final = "tuned"
 """Parts of the work folder: the matrices by their parameters' names, and in how many steps."""
 
+ERRORS: Final = "rounding-{:05}"
+"""Parts of the work folder: the rounding errors of a layer's matrices, until all are tuned."""
+
 
 def tuned_model(
     run: CalibrationRun,
@@ -62,13 +65,15 @@ def tuned_model(
         The tuned model, and the recipe with the number of steps.
     """
     share, work = share_of_this_process(), run.work
-    if not share.first(work.has(TUNED)):
-        began = clock()
+    if not share.first(int(work.has(TUNED))):
         _round_once(run, recipe, bases, moments, share)
         if share.rank == 0:
+            began = clock()
             _tune(run, recipe, Tuning(loaded(run, recipe, bases, text, recomputes)), began)
             give_back()
         share.wait()
+    if share.rank == 0:
+        remove_errors(run)
     steps = int(work.load(TUNED)["steps"].item())
     tuned = dataclasses.replace(run.source, changed=work.file(MATRICES))
     return tuned, dataclasses.replace(recipe, tuning_steps=steps)
@@ -90,8 +95,18 @@ def _tune(run: CalibrationRun, recipe: Recipe, tuning: Tuning, began: float) -> 
     del tuning  # with what Adam keeps
     work.save(MATRICES, matrices)
     work.save(TUNED, {"steps": np.array(steps)})
-    for layer in range(layers):
-        work.remove_part(_part(layer))
+
+
+def bytes_of_parts(run: CalibrationRun) -> int:
+    """How much room the parts of a tuning that was stopped take already."""
+    names = [MATRICES, *map(ERRORS.format, range(run.source.layout.num_layers))]
+    return sum(run.work.file(name).stat().st_size for name in names if run.work.has(name))
+
+
+def remove_errors(run: CalibrationRun) -> None:
+    """Give back the room of rounding errors."""
+    for layer in range(run.source.layout.num_layers):
+        run.work.remove_part(ERRORS.format(layer))
 
 
 def _round_once(
@@ -103,12 +118,12 @@ def _round_once(
 ) -> None:
     """Keep the rounding errors of this process's layers, and wait for the others'."""
     own = range(run.source.layout.num_layers)[share.rank :: share.size]
-    run.progress.step("Rounding the weights once, to tune them for that")
+    run.progress.step("Rounding the weights, to tune them with the errors")
     with often_given_back():
         for done, layer in enumerate(own, start=1):
-            if not run.work.has(_part(layer)):
+            if not run.work.has(ERRORS.format(layer)):
                 of_layer = (run.source, bases, recipe, moments, layer, run.device)
-                run.work.save(_part(layer), rounding_errors(*of_layer))
+                run.work.save(ERRORS.format(layer), rounding_errors(*of_layer))
                 give_back()
             run.progress.advance(done, len(own))
     share.wait()
@@ -116,7 +131,7 @@ def _round_once(
 
 @contextmanager
 def _rounded(weights: Mapping[str, torch.Tensor], work: WorkFolder, layers: int) -> Iterator[None]:
-    """Let weights be what they are when they are rounded; what changes them inside stays."""
+    """Add the rounding errors inside the context, and subtract them behind it."""
     _add_errors(weights, work, layers, 1)
     yield
     _add_errors(weights, work, layers, -1)
@@ -127,9 +142,5 @@ def _add_errors(
     weights: Mapping[str, torch.Tensor], work: WorkFolder, layers: int, sign: int
 ) -> None:
     for layer in range(layers):
-        for name, error in work.load(_part(layer)).items():
+        for name, error in work.load(ERRORS.format(layer)).items():
             weights[name].add_(torch.from_numpy(error).to(weights[name].device), alpha=sign)
-
-
-def _part(layer: int) -> str:
-    return f"rounding-{layer:05}"

@@ -20,7 +20,7 @@ from resq_onnx.calibration.training.memory import (
     bytes_of_tuning,
     must_recompute,
 )
-from resq_onnx.calibration.tuned import TUNED, tuned_model
+from resq_onnx.calibration.tuned import TUNED, bytes_of_parts, remove_errors, tuned_model
 from resq_onnx.checkpoint.folder import WEIGHTS
 from resq_onnx.checkpoint.source import ADAPTER, ModelSource
 from resq_onnx.errors import ResqError
@@ -64,7 +64,7 @@ def planned(
             out.
         recipe: The settings.
         calibrated: The recipe of the calibration, as `Recipe.to_json` gives it.
-        others: Bytes that will be written into the work folder before the tuned matrices.
+        others: Bytes that will be written into the work folder before the weights are tuned.
 
     Raises:
         ResqError: The tuning was asked for, and text, memory or disk does not permit it.
@@ -117,6 +117,7 @@ def carry_out(
         return tuned_model(run, recipe, bases, moments, plan.text, plan.recomputes)
     if plan.left_out and share_of_this_process().rank == 0:
         run.work.save(UNTUNED)
+        remove_errors(run)
     return None, recipe
 
 
@@ -126,7 +127,7 @@ def check_tuning(run: CalibrationRun, recipe: Recipe, others: int = 0) -> bool:
     Args:
         run: The calibration.
         recipe: Its steps and sequence length are used.
-        others: Bytes that will be written into the work folder before the tuned matrices.
+        others: Bytes that will be written into the work folder before the weights are tuned.
 
     Raises:
         ResqError: The memory or the disk does not suffice: the tuned matrices lie there beside
@@ -141,13 +142,14 @@ def check_tuning(run: CalibrationRun, recipe: Recipe, others: int = 0) -> bool:
             f"{WEIGHTS[0]} or its index, and no {ADAPTER}; correct that, or use {REMEDY}"
         )
     matrices = bytes_of_matrices(source.layout)
-    check_room(run.work.folder, others + 2 * matrices, "tuning the weights of")
+    needed = max(0, 2 * matrices - bytes_of_parts(run))
+    check_room(run.work.folder, others + needed, "tuning the weights of")
     samples = training_samples(recipe)
     shape = (min(samples, recipe.tuning_steps or samples), recipe.sequence_length)
-    needed = {again: bytes_of_tuning(source, shape, again) for again in (False, True)}
+    memory = {again: bytes_of_tuning(source, shape, again) for again in (False, True)}
     if device != "cpu":
         _check_loading(source.whole_bytes, most)
-    return must_recompute(needed, room_for(device, most), TUNING, REMEDY)
+    return must_recompute(memory, room_for(device, most), TUNING, REMEDY)
 
 
 def _check_loading(loaded: int, most: int | None) -> None:

@@ -166,7 +166,7 @@ tuning_options = _together(
                  default=DEFAULTS.tuning_minutes,
                  show_default=f"resq takes {STEPS} steps, if memory permits",
                  help="Tune the weights for so long before they are rounded, with the whole model, "
-                 "towards what it predicts without rounded activations and cache; 0: not at all."),
+                 "towards what it predicts without any rounding; 0: not at all."),
     click.option("--tuning-steps", type=int, default=DEFAULTS.tuning_steps,
                  show_default="as many as fit into the minutes",
                  help="Tune them in so many steps: repeats an export whose resq.json has them."),

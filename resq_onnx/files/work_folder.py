@@ -29,7 +29,7 @@ from resq_onnx.files.locking import locked
 from resq_onnx.files.writing import replacing, sync, writing_to
 
 IDENTITY: Final = "work.json"
-FORMAT: Final = 4
+FORMAT: Final = 5
 """Of the parts' names and contents, which may change between two releases."""
 
 REMEDY: Final = "remove the folder, or use --fresh"

@@ -25,7 +25,9 @@ from resq_onnx.resources import Resources
 from resq_onnx.tracing.trace import trace, with_weights
 from tests.tiny_models import write_model
 
-TEXT = Recipe(calibration="python-docs", samples=2, sequence_length=32, tuning_steps=0)
+TEXT = Recipe(
+    calibration="python-docs", samples=2, sequence_length=32, rotations="random", tuning_steps=0
+)
 KINDS = {"llama": True, "qwen2": False, "phi3_partly_rotary": False, "gemma3": True}
 """By kind, whether embedding and lm_head are tied: plain, with biases, with fused matrices, with
 norms behind the halves of a layer."""
@@ -34,6 +36,8 @@ CASES = [
     *((kind, TEXT) for kind in KINDS),
     ("phi3_partly_rotary", dataclasses.replace(TEXT, method="quarot")),
     ("gemma3", dataclasses.replace(TEXT, weights="rtn")),
+    ("llama", dataclasses.replace(TEXT, target_bits=5.0)),
+    ("llama", dataclasses.replace(TEXT, method="outlier", down_high=0.25)),
 ]
 
 OTHERS = 5e-3

@@ -14,7 +14,7 @@ from resq_onnx.calibration.reference import load_model, load_tokenizer
 from resq_onnx.calibration.rounding import rounding_errors
 from resq_onnx.calibration.run import CalibrationRun
 from resq_onnx.calibration.training import Tuning
-from resq_onnx.calibration.tuned import tuned_model
+from resq_onnx.calibration.tuned import ERRORS, tuned_model
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.files.work_folder import WorkFolder
 from resq_onnx.progress import Progress
@@ -49,7 +49,7 @@ class Run:
     """Tunes tiny models in a work folder."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.titles = folder, list[str]()
+        self.folder, self.titles, self.work = folder, list[str](), WorkFolder(folder)
 
     def source(self, kind: str = "llama") -> ModelSource:
         folder = self.folder / f"model-{kind}"
@@ -61,7 +61,7 @@ class Run:
         asked = Recipe(**(ASKED | recipe))
         bases = compute_projections(asked, source.layout, None)
         told = Progress(step=self.titles.append)
-        given = (source, load_tokenizer(source), WorkFolder(self.folder), told, Resources())
+        given = (source, load_tokenizer(source), self.work, told, Resources())
         calibration = CalibrationRun(*given)
         text = trained.training_text(calibration, asked).token_ids
         return tuned_model(calibration, asked, bases, None, text)
@@ -149,3 +149,6 @@ def test_rounded_layers_are_kept_until_the_weights_are_tuned(
     run(run.source(), tuning_steps=1)
     assert rounded == [0, 1, 1]
     assert not [*run.folder.glob("rounding-*")], "their room is given back"
+    run.work.save(ERRORS.format(0))
+    run(run.source(), tuning_steps=1)
+    assert not [*run.folder.glob("rounding-*")], "also if the process was killed before"

@@ -12,7 +12,8 @@ from resq_onnx.calibration import trained, tuning_plan
 from resq_onnx.calibration.recipe_text import CalibrationText
 from resq_onnx.calibration.reference import load_tokenizer
 from resq_onnx.calibration.run import CalibrationRun
-from resq_onnx.calibration.tuned import TUNED
+from resq_onnx.calibration.training.memory import bytes_of_matrices
+from resq_onnx.calibration.tuned import ERRORS, TUNED
 from resq_onnx.calibration.tuning_plan import TuningPlan, carry_out, check_tuning, planned
 from resq_onnx.checkpoint.source import ADAPTER, ModelSource
 from resq_onnx.errors import ResqError
@@ -161,3 +162,17 @@ def test_memory_decides_whether_layers_are_computed_twice(
     monkeypatch.setattr(tuning_plan, "bytes_of_matrices", lambda _layout: 0)
     with pytest.raises(ResqError, match="of disk"):
         plan.check(others=10**18)
+
+
+def test_what_a_stopped_tuning_left_needs_no_more_room(
+    plan: Planning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room: list[int] = []
+    monkeypatch.setattr(
+        tuning_plan, "check_room", lambda _folder, needed, _what: room.append(needed)
+    )
+    plan.check()
+    plan.work.save(ERRORS.format(1), {"error": np.zeros(1000, np.float32)})
+    plan.check()
+    assert room[0] == 2 * bytes_of_matrices(plan.source.layout)
+    assert room[1] == room[0] - plan.work.file(ERRORS.format(1)).stat().st_size

@@ -1,11 +1,11 @@
-"""Tune the weights of the layers for rounded activations, towards the float model's predictions.
+"""Tune the weights of the layers for rounding, towards the float model's predictions.
 
 The loss is the KL divergence from the float model's distributions over the vocabulary, as in
-quantisation-aware training by distillation (Liu et al., "LLM-QAT", arXiv 2305.17888), with
-activations and cache rounded and weights in float: they are rounded afterwards. Gradients pass
-straight through the rounding. Adam (Kingma and Ba, arXiv 1412.6980) moves a weight by a share of
-its matrix's root mean square, so one rate serves all matrices and models. Embedding, norms, biases
-and lm_head stay as they are.
+quantisation-aware training by distillation (Liu et al., "LLM-QAT", arXiv 2305.17888). Activations
+and cache are rounded, and gradients pass straight through that. `calibration.tuned` puts the errors
+of rounding into the weights before. Adam (Kingma and Ba, arXiv 1412.6980) moves a weight by a share
+of its matrix's root mean square, so one rate serves all matrices and models. Embedding, norms,
+biases and lm_head stay as they are.
 """
 
 from __future__ import annotations
