@@ -1,5 +1,7 @@
 """A model whose weights are tuned, for a recipe and within its minutes.
 
+If there are more than a few steps:
+
 1. The matrices of each layer are rounded once. What that changes in them is kept, layer by layer.
 2. The matrices are tuned with these errors in them, so that what they learn makes up for these.
 3. What they have learned is added to the float matrices. These are rounded when all is exported,
@@ -14,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Final
 
 import numpy as np
@@ -28,7 +30,6 @@ from resq_onnx.calibration.run import CalibrationRun
 from resq_onnx.calibration.trained import loaded
 from resq_onnx.calibration.training import Tuning
 from resq_onnx.checkpoint.source import ModelSource
-from resq_onnx.files.work_folder import WorkFolder
 from resq_onnx.projections import Projections
 from resq_onnx.projections.moments import SecondMoments
 from resq_onnx.recipe import Recipe
@@ -38,6 +39,10 @@ clock: Final = time.monotonic
 MATRICES: Final = "tuned-matrices"
 TUNED: Final = "tuned"
 """Parts of the work folder: the matrices by their parameters' names, and in how many steps."""
+
+FEW: Final = 32
+"""Steps up to which rounding errors are left out: of SmolLM2-135M, 16 steps end alike with and
+without them, and 60 better with them (docs/quality.md). To round takes as long as 15 steps."""
 
 ERRORS: Final = "rounding-{:05}"
 """Parts of the work folder: the rounding errors of a layer's matrices, until all are tuned."""
@@ -66,10 +71,19 @@ def tuned_model(
     """
     share, work = share_of_this_process(), run.work
     if not share.first(int(work.has(TUNED))):
-        _round_once(run, recipe, bases, moments, share)
+        tuning, steps = None, 0
         if share.rank == 0:
             began = clock()
-            _tune(run, recipe, Tuning(loaded(run, recipe, bases, text, recomputes)), began)
+            tuning = Tuning(loaded(run, recipe, bases, text, recomputes))
+            steps = recipe.tuning_steps or _steps_within(recipe, tuning, clock() - began)
+        if puts_errors(share.first(steps)):
+            _round_once(run, recipe, bases, moments, share)
+        if tuning is not None:
+            matrices = _tune(run, tuning, steps)
+            del tuning  # with what Adam keeps
+            work.save(MATRICES, matrices)
+            work.save(TUNED, {"steps": np.array(steps)})
+            del matrices
             give_back()
         share.wait()
     if share.rank == 0:
@@ -79,22 +93,26 @@ def tuned_model(
     return tuned, dataclasses.replace(recipe, tuning_steps=steps)
 
 
-def _tune(run: CalibrationRun, recipe: Recipe, tuning: Tuning, began: float) -> None:
-    """Tune, and finish the parts of the work folder; the recipe's minutes began at that time."""
-    work, progress, layers = run.work, run.progress, run.source.layout.num_layers
-    steps = recipe.tuning_steps
-    if steps is None:
-        assert recipe.tuning_minutes is not None, "minutes or steps are given"
-        steps = tuning.steps_within(60 * recipe.tuning_minutes - (clock() - began))
+def puts_errors(steps: int | None) -> bool:
+    """Whether weights are tuned with their rounding errors in them; None for as many as fit."""
+    return steps is None or steps > FEW
+
+
+def _steps_within(recipe: Recipe, tuning: Tuning, passed: float) -> int:
+    """How many steps fit into what is left of a recipe's minutes."""
+    assert recipe.tuning_minutes is not None, "minutes or steps are given"
+    return tuning.steps_within(60 * recipe.tuning_minutes - passed)
+
+
+def _tune(run: CalibrationRun, tuning: Tuning, steps: int) -> dict[str, NDArray[np.float32]]:
+    """Tune; returns the matrices by their parameters' names."""
+    progress = run.progress
     progress.step("Running the float model on the text of the steps")
     tuning.expect(steps, progress.advance)
     progress.step(f"Tuning the weights in {steps} steps")
-    with _rounded(tuning.weights, work, layers):
+    with _rounded(tuning.weights, run) if puts_errors(steps) else nullcontext():
         tuning.run(steps, progress.advance)
-    matrices = {name: one.detach().cpu().numpy() for name, one in tuning.weights.items()}
-    del tuning  # with what Adam keeps
-    work.save(MATRICES, matrices)
-    work.save(TUNED, {"steps": np.array(steps)})
+    return {name: one.detach().cpu().numpy() for name, one in tuning.weights.items()}
 
 
 def bytes_of_parts(run: CalibrationRun) -> int:
@@ -130,17 +148,15 @@ def _round_once(
 
 
 @contextmanager
-def _rounded(weights: Mapping[str, torch.Tensor], work: WorkFolder, layers: int) -> Iterator[None]:
+def _rounded(weights: Mapping[str, torch.Tensor], run: CalibrationRun) -> Iterator[None]:
     """Add the rounding errors inside the context, and subtract them behind it."""
-    _add_errors(weights, work, layers, 1)
+    _add_errors(weights, run, 1)
     yield
-    _add_errors(weights, work, layers, -1)
+    _add_errors(weights, run, -1)
 
 
 @torch.no_grad()
-def _add_errors(
-    weights: Mapping[str, torch.Tensor], work: WorkFolder, layers: int, sign: int
-) -> None:
-    for layer in range(layers):
-        for name, error in work.load(ERRORS.format(layer)).items():
+def _add_errors(weights: Mapping[str, torch.Tensor], run: CalibrationRun, sign: int) -> None:
+    for layer in range(run.source.layout.num_layers):
+        for name, error in run.work.load(ERRORS.format(layer)).items():
             weights[name].add_(torch.from_numpy(error).to(weights[name].device), alpha=sign)

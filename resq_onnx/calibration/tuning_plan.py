@@ -20,7 +20,13 @@ from resq_onnx.calibration.training.memory import (
     bytes_of_tuning,
     must_recompute,
 )
-from resq_onnx.calibration.tuned import TUNED, bytes_of_parts, remove_errors, tuned_model
+from resq_onnx.calibration.tuned import (
+    TUNED,
+    bytes_of_parts,
+    puts_errors,
+    remove_errors,
+    tuned_model,
+)
 from resq_onnx.checkpoint.folder import WEIGHTS
 from resq_onnx.checkpoint.source import ADAPTER, ModelSource
 from resq_onnx.errors import ResqError
@@ -131,8 +137,8 @@ def check_tuning(run: CalibrationRun, recipe: Recipe, others: int = 0) -> bool:
 
     Raises:
         ResqError: The memory or the disk does not suffice: the tuned matrices lie there beside
-            their rounding errors, later beside their integers and the file. Or transformers would
-            not load the same model.
+            their rounding errors, if these are put into them, and later beside their integers and
+            the file. Or transformers would not load the same model.
     """
     source, device, most = run.source, run.device, run.resources.max_memory
     standard = any((source.folder / name).exists() for name in WEIGHTS)
@@ -142,8 +148,9 @@ def check_tuning(run: CalibrationRun, recipe: Recipe, others: int = 0) -> bool:
             f"{WEIGHTS[0]} or its index, and no {ADAPTER}; correct that, or use {REMEDY}"
         )
     matrices = bytes_of_matrices(source.layout)
-    needed = max(0, 2 * matrices - bytes_of_parts(run))
-    check_room(run.work.folder, others + needed, "tuning the weights of")
+    written = 2 * matrices if puts_errors(recipe.tuning_steps) else matrices + matrices // 2
+    needed = others + max(0, written - bytes_of_parts(run))
+    check_room(run.work.folder, needed, "tuning the weights of")
     samples = training_samples(recipe)
     shape = (min(samples, recipe.tuning_steps or samples), recipe.sequence_length)
     memory = {again: bytes_of_tuning(source, shape, again) for again in (False, True)}

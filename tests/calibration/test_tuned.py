@@ -14,7 +14,7 @@ from resq_onnx.calibration.reference import load_model, load_tokenizer
 from resq_onnx.calibration.rounding import rounding_errors
 from resq_onnx.calibration.run import CalibrationRun
 from resq_onnx.calibration.training import Tuning
-from resq_onnx.calibration.tuned import ERRORS, tuned_model
+from resq_onnx.calibration.tuned import ERRORS, TUNED, tuned_model
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.files.work_folder import WorkFolder
 from resq_onnx.progress import Progress
@@ -68,11 +68,18 @@ class Run:
 
 
 @pytest.fixture
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few steps are tuned with rounding errors, too."""
+    monkeypatch.setattr(tuned, "FEW", 0)
+
+
+@pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr(trained, "SAMPLES", 4)
     return Run(tmp_path)
 
 
+@pytest.mark.usefixtures("always")
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_tuned_model_differs_in_the_matrices_of_its_layers_alone(run: Run, kind: str) -> None:
     source = run.source(kind)
@@ -110,6 +117,7 @@ def test_minutes_become_steps_and_finished_ones_are_kept(
     np.testing.assert_array_equal(one, two)
 
 
+@pytest.mark.usefixtures("always")
 def test_steps_change_rounded_weights_and_what_they_learn_is_added_to_the_float_ones(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +140,16 @@ def test_steps_change_rounded_weights_and_what_they_learn_is_added_to_the_float_
     np.testing.assert_allclose(found.weights[name].float32(), expected, atol=ROUNDING)
 
 
+def test_a_few_steps_are_not_worth_a_rounding(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuned, "FEW", 2)
+    run(run.source(), tuning_steps=2)
+    assert not any("Rounding" in title for title in run.titles)
+    run.work.file(TUNED).unlink()
+    run(run.source(), tuning_steps=3)
+    assert any("Rounding" in title for title in run.titles)
+
+
+@pytest.mark.usefixtures("always")
 def test_rounded_layers_are_kept_until_the_weights_are_tuned(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from resq_onnx.calibration.recipe_text import CalibrationText
 from resq_onnx.calibration.reference import load_tokenizer
 from resq_onnx.calibration.run import CalibrationRun
 from resq_onnx.calibration.training.memory import bytes_of_matrices
-from resq_onnx.calibration.tuned import ERRORS, TUNED
+from resq_onnx.calibration.tuned import ERRORS, FEW, TUNED
 from resq_onnx.calibration.tuning_plan import TuningPlan, carry_out, check_tuning, planned
 from resq_onnx.checkpoint.source import ADAPTER, ModelSource
 from resq_onnx.errors import ResqError
@@ -171,8 +171,10 @@ def test_what_a_stopped_tuning_left_needs_no_more_room(
     monkeypatch.setattr(
         tuning_plan, "check_room", lambda _folder, needed, _what: room.append(needed)
     )
-    plan.check()
+    matrices = bytes_of_matrices(plan.source.layout)
+    plan(Recipe(tuning_steps=FEW))
+    plan(Recipe(tuning_steps=FEW + 1))
     plan.work.save(ERRORS.format(1), {"error": np.zeros(1000, np.float32)})
-    plan.check()
-    assert room[0] == 2 * bytes_of_matrices(plan.source.layout)
-    assert room[1] == room[0] - plan.work.file(ERRORS.format(1)).stat().st_size
+    plan(Recipe(tuning_minutes=15))
+    there = plan.work.file(ERRORS.format(1)).stat().st_size
+    assert room == [matrices + matrices // 2, 2 * matrices, 2 * matrices - there]

@@ -158,7 +158,7 @@ def test_a_training_goes_on_from_the_bases_with_which_it_began(model: Path, tmp_
 
 
 def test_tuned_weights_are_kept(model: Path, tmp_path: Path) -> None:
-    outs, options = [tmp_path / name / "model.onnx" for name in ("a", "b")], ("--tuning-steps", 3)
+    outs, options = [tmp_path / name / "model.onnx" for name in ("a", "b")], ("--tuning-steps", 33)
     run_successfully("export", model, outs[0], *QUICK, *options)
     # Two layers, logits, sums, rotations, the first layer's rounding errors; then the second's, the
     # tuned matrices, and their steps.

@@ -47,9 +47,13 @@ def in_two_processes(*arguments: object) -> subprocess.CompletedProcess[str]:
     return done
 
 
-@pytest.mark.parametrize("options", [("--tune", 0), ()], ids=["plain", "tuned"])
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [(("--tune", 0), 0), ((), 16), (("--tuning-steps", 33), 33)],
+    ids=["plain", "tuned", "tuned with rounding errors"],
+)
 def test_two_processes_write_a_model_as_good_as_that_of_one(
-    tmp_path: Path, options: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, options: tuple[object, ...], steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tuning_by_default(monkeypatch)  # as in the processes
     write_model(tmp_path / "model", "llama", tied=True, num_hidden_layers=3)
@@ -59,7 +63,7 @@ def test_two_processes_write_a_model_as_good_as_that_of_one(
     assert done.stdout.count("Wrote") == 1
     assert not usual_folder(outs[1]).exists()
     said = [json.loads((out.parent / "resq.json").read_text()) for out in outs]
-    assert [one["recipe"]["tuning_steps"] for one in said] == 2 * [0 if options else 16]
+    assert [one["recipe"]["tuning_steps"] for one in said] == 2 * [steps]
     found, expected = (one["quality"]["kl_divergence"] for one in said)
     assert found == pytest.approx(expected, rel=PARTING)
     ids = np.random.default_rng(0).integers(3, 200, (1, 9))
