@@ -49,9 +49,17 @@ def test_a_group_and_those_around_it_limit_a_process(groups: Groups) -> None:
 
 
 def test_a_group_without_a_limit_says_max(groups: Groups) -> None:
-    groups.in_group("0::/job\n")
-    groups.write("job", control_groups.SECOND, "max")
+    groups.in_group("0::/slice/job\n")
+    groups.write("slice/job", control_groups.SECOND, "max")
     assert memory_limits() == []
+    groups.write("slice", control_groups.SECOND, "10000")
+    assert memory_limits() == [Limit(10_000, 3630)]
+
+
+def test_in_a_container_the_limit_is_that_of_the_top(groups: Groups) -> None:
+    groups.in_group("0::/\n")
+    groups.write("", control_groups.SECOND, "8000")
+    assert set(memory_limits()) == {Limit(8000, 1630)}
 
 
 def test_the_first_version_has_a_tree_for_memory(groups: Groups) -> None:

@@ -140,7 +140,7 @@ def test_a_text_that_the_model_wrote_is_that_of_the_next_run(
 ) -> None:
     outs, options = [tmp_path / name / "model.onnx" for name in ("a", "b")], ("--calibration", spec)
     run_successfully("export", model, outs[0], *QUICK, *options)
-    kill(model, outs[1], 4, *options)  # the text, a layer, and not the next one
+    kill(model, outs[1], 3, *options)  # the text, a layer, and not the next one
     result = run_successfully("export", model, outs[1], *QUICK, *options)
     assert "Writing calibration text" not in result.stderr
     assert "from layer 1 on" in result.stderr
