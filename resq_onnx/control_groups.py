@@ -44,8 +44,9 @@ def memory_limits() -> list[Limit]:
         if controllers and "memory" not in controllers.split(","):
             continue
         top, files = FIRST if controllers else SECOND
-        inside = [top, *(top / path.strip("/") / "x").parents]
-        found += [_limit_of(one, files) for one in inside if one.is_relative_to(top)]
+        own = top / path.strip("/")
+        groups = [group for group in (own, *own.parents) if group.is_relative_to(top)]
+        found += [_limit_of(group, files) for group in groups]
     return [limit for limit in found if limit is not None]
 
 

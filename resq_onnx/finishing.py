@@ -154,7 +154,7 @@ def _check_file(
     basis = None if measured.long is None else measured.stream_basis
     found = observations(tapped, measured.text)
     quality = compare_with_float(floats, found, measured.text, basis)
-    check_quality(quality, output.force, progress.warn)
+    check_quality(quality, recipe, output.force, progress.warn)
     return decoded, quality
 
 

@@ -83,7 +83,7 @@ def rounding_errors(
         ends = np.cumsum([len(one) for one in folded])[:-1]
         error = _error(site, np.concatenate(folded), recipe, moments, device)
         for role, own in zip(site.roles, np.split(error, ends), strict=True):
-            found[_stored(source.layout, layer, role)].append(turns[role].back(own))
+            found[_weight_name(source.layout, layer, role)].append(turns[role].back(own))
     return {name: np.concatenate(parts).astype(np.float32) for name, parts in found.items()}
 
 
@@ -145,11 +145,11 @@ def _weight(source: ModelSource, layer: int, role: str) -> Array:
     layout = source.layout
     roles = layout.family.fused.get(layout.family.stored_in(role), (role,))
     start = sum(layout.outputs_of(one) for one in roles[: roles.index(role)])
-    stored = source.weights[_stored(layout, layer, role)]
+    stored = source.weights[_weight_name(layout, layer, role)]
     rows = slice(start, start + layout.outputs_of(role)) if len(roles) > 1 else slice(None)
     return stored.rows(rows).astype(np.float64)
 
 
-def _stored(layout: ModelLayout, layer: int, role: str) -> str:
-    """The name of the weight in the checkpoint that has the rows of a role."""
-    return f"{layout.family.layer.format(layer)}.{layout.family.stored_in(role)}.weight"
+def _weight_name(layout: ModelLayout, layer: int, role: str) -> str:
+    """The weight in the checkpoint that has the rows of a role."""
+    return f"{layout.stored_module(layer, role)}.weight"

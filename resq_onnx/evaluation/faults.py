@@ -94,6 +94,5 @@ def _in_graph(measured: ReferenceMeasurements, layer: int, name: str, x: Array) 
 
 def _name(layout: ModelLayout, layer: int, role: str) -> str:
     """The module that computes a role, as the checkpoint has it."""
-    name = layout.family.stored_in(role)
-    which = f" ({role})" if name in layout.family.fused else ""
-    return f"{layout.family.layer.format(layer)}.{name}{which}"
+    which = f" ({role})" if layout.family.stored_in(role) in layout.family.fused else ""
+    return layout.stored_module(layer, role) + which

@@ -7,6 +7,7 @@ from typing import Final
 
 from resq_onnx.errors import ResqError
 from resq_onnx.evaluation.against_float import Quality
+from resq_onnx.recipe import Recipe
 
 MOST_DIVERGENCE: Final = 2.0
 """Mean divergence from the float model, nats per token, past which a model is refused.
@@ -20,11 +21,14 @@ USUAL_DIVERGENCE: Final = 0.7
 """The same, past which the user is warned: more than four times that of the default recipe."""
 
 
-def check_quality(quality: Quality, force: bool, warn: Callable[[str], None]) -> None:
-    """Refuse or warn, naming the place where the noise grows most.
+def check_quality(
+    quality: Quality, recipe: Recipe, force: bool, warn: Callable[[str], None]
+) -> None:
+    """Refuse or warn, naming the place where the noise grows most, and what may help.
 
     Args:
         quality: Of the quantised model.
+        recipe: Its settings.
         force: Warn of what would be refused.
         warn: Receives one line.
 
@@ -42,11 +46,20 @@ def check_quality(quality: Quality, force: bool, warn: Callable[[str], None]) ->
         f"in {quality.steepest}"
     )
     if distance.kl_divergence <= MOST_DIVERGENCE:
-        warn(f"{found}; --low-bits 8 or a --calibration text like your own may help")
+        warn(f"{found}; {_remedies(recipe)} may help")
     elif force:
         warn(f"{found}; it is written because of --force")
     else:
         raise ResqError(
             f"{found}; nothing was written, since no model of more than {MOST_DIVERGENCE:g} nats "
-            "is known to be of use; try --low-bits 8 or --method resq, or write it with --force"
+            f"is known to be of use; try {_remedies(recipe)}, or write it with --force"
         )
+
+
+def _remedies(recipe: Recipe) -> str:
+    """What brings a model nearer to the float one than the recipe did."""
+    options = ["--head-bits 8"] if recipe.head_bits == 4 else []
+    options += ["--method resq"] if recipe.method != "resq" else []
+    options += ["--low-bits 8"] if recipe.low_bits == 4 else []
+    text = "a --calibration text like your own"
+    return f"{', '.join(options)} or {text}" if options else text

@@ -74,6 +74,10 @@ class ModelLayout:
         """Full name of a layer's module, e.g. `module(3, "query")`."""
         return f"{self.family.layer.format(layer)}.{getattr(self.family, role)}"
 
+    def stored_module(self, layer: int, role: str) -> str:
+        """The same in the checkpoint, where one module may compute several roles."""
+        return f"{self.family.layer.format(layer)}.{self.family.stored_in(role)}"
+
     def outputs_of(self, role: str) -> int:
         """Width of what a layer's query, key, value, gate or up computes: rows of its weight."""
         heads = {"query": self.num_heads, "key": self.num_kv_heads, "value": self.num_kv_heads}

@@ -9,6 +9,9 @@ from resq_onnx.errors import ResqError
 from resq_onnx.evaluation.against_float import Quality
 from resq_onnx.evaluation.distance import Distance
 from resq_onnx.evaluation.quality_gate import MOST_DIVERGENCE, USUAL_DIVERGENCE, check_quality
+from resq_onnx.recipe import Recipe
+
+DEFAULTS = Recipe()
 
 SQNR = (40.0, 38.0, 35.0, 34.0, 12.0)
 """Of the embedding, and behind both halves of two layers: the last MLP is noisy."""
@@ -19,9 +22,9 @@ def quality(divergence: float) -> Quality:
     return Quality(distance, tokens=512, sqnr_db=SQNR)
 
 
-def warnings_of(divergence: float, force: bool = False) -> list[str]:
+def warnings_of(divergence: float, force: bool = False, recipe: Recipe = DEFAULTS) -> list[str]:
     found: list[str] = []
-    check_quality(quality(divergence), force, found.append)
+    check_quality(quality(divergence), recipe, force, found.append)
     return found
 
 
@@ -46,6 +49,28 @@ def test_a_model_of_no_use_is_refused(divergence: float) -> None:
 def test_force_writes_it_with_a_warning(divergence: float) -> None:
     (line,) = warnings_of(divergence, force=True)
     assert "because of --force" in line
+
+
+@pytest.mark.parametrize(
+    ("recipe", "remedies"),
+    [
+        (DEFAULTS, "--low-bits 8 or a --calibration text like your own"),
+        (
+            Recipe(head_bits=4),
+            "--head-bits 8, --low-bits 8 or a --calibration text like your own",
+        ),
+        (
+            Recipe(method="quarot"),
+            "--method resq, --low-bits 8 or a --calibration text like your own",
+        ),
+        (Recipe(low_bits=8), "a --calibration text like your own"),
+    ],
+)
+def test_what_may_help_is_what_the_recipe_has_not(recipe: Recipe, remedies: str) -> None:
+    (line,) = warnings_of(MOST_DIVERGENCE, recipe=recipe)
+    assert line.endswith(f"; {remedies} may help")
+    with pytest.raises(ResqError, match=f"; try {remedies}, or write it with --force"):
+        warnings_of(math.inf, recipe=recipe)
 
 
 def test_noise_of_an_attention_is_told_from_that_of_an_mlp() -> None:

@@ -68,6 +68,14 @@ def test_a_module_is_named_by_layer_and_role() -> None:
     assert layout.module(0, "mlp_norm") == "model.layers.0.post_attention_layernorm"
 
 
+def test_a_role_that_is_stored_with_others_is_found_in_their_module() -> None:
+    make_config, _, special = tiny_models.KINDS["phi3"]
+    config = make_config(**tiny_models.SIZES | special).to_dict()
+    layout = layout_of(config | {"architectures": ["Phi3ForCausalLM"]}, "tiny")
+    assert layout.stored_module(1, "key") == "model.layers.1.self_attn.qkv_proj"
+    assert layout.stored_module(1, "down") == layout.module(1, "down")
+
+
 @pytest.mark.parametrize("kind", tiny_models.KINDS)
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_config_that_transformers_wrote_gives_the_sizes_of_the_model(
