@@ -5,7 +5,7 @@ README.md shows some rows of the first table.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 
@@ -35,14 +35,22 @@ class Row:
         """All options of `resq-onnx export`, except those of the calibration."""
         return self.options if self.tuned else (*self.options, "--tune", "0")
 
+    def with_seed(self, seed: int) -> Row:
+        """The same with another seed than 0."""
+        if seed == 0:
+            return self
+        options = (*self.options, "--seed", str(seed))
+        return replace(self, file=f"{self.file}-seed-{seed}", options=options)
+
 
 FLOAT: Final = Row("float32, as traced", "float", ("--method", "none"))
+ROTATED: Final = Row("float32, rotated (`--save-rotated`)", "rotated")
 DEFAULT: Final = Row("`resq` (default)", "resq", tuned=True)
 EIGHT_BITS: Final = Row("`resq --low-bits 8`, 8 bits everywhere", "low8", ("--low-bits", "8"))
 
 EXPORTS: Final = (
     FLOAT,
-    Row("float32, rotated (`--save-rotated`)", "rotated"),
+    ROTATED,
     DEFAULT,
     Row("`resq --tune 0`, weights not tuned", "untuned"),
     Row("`resq --head-bits 4`", "head4", ("--head-bits", "4")),
@@ -75,10 +83,6 @@ EXPORTS: Final = (
 STUDY: Final = (
     FLOAT,
     DEFAULT,
-    *(
-        Row(f"`--seed {seed}`", f"seed-{seed}", ("--seed", str(seed)), tuned=True)
-        for seed in range(1, 5)
-    ),
     EIGHT_BITS,
     Row("`--weights rtn`", "resq-rtn", ("--weights", "rtn")),
     Row("`--target-bits 4.5`", "target", ("--target-bits", "4.5")),
@@ -99,15 +103,6 @@ STUDY: Final = (
     *(
         Row(f"`--tune {minutes}`", f"tune-{minutes}", ("--tune", f"{minutes}"), tuned=True)
         for minutes in (1, 5, 15)
-    ),
-    *(
-        Row(
-            f"`--tune 15 --seed {seed}`",
-            f"tune-15-seed-{seed}",
-            ("--tune", "15", "--seed", str(seed)),
-            tuned=True,
-        )
-        for seed in range(1, 5)
     ),
     Row("`--tune 15 --samples 128`", "tune-15-128", ("--tune", "15"), samples=128, tuned=True),
     Row("`--method spinquant --train 5`", "spinquant-5", ("--method", "spinquant", "--train", "5")),

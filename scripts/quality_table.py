@@ -4,9 +4,11 @@
     python -m scripts.quality_table build/models/SmolLM2-135M-Instruct.Q4_1.gguf
     python -m scripts.quality_table build/models/SmolLM2-135M-Instruct.Q4_1.gguf --table study
     python -m scripts.quality_table build/models/SmolLM2-135M-Instruct.Q4_1.gguf --only low8
+    python -m scripts.quality_table MODEL --only resq,tune-15 --seeds 0,1,2,3,4 --divergence
 
 Calibrates once per text and size, exports every row through the command line, and evaluates all
-files on held-out text. Existing files are reused, so an interrupted run can be resumed.
+files on held-out text. Existing files are reused, so an interrupted run can be resumed. With
+several seeds a line has the mean, and the ratio's standard deviation.
 """
 
 from __future__ import annotations
@@ -14,20 +16,29 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from scripts.quality_rows import DEFAULT, FLOAT, TABLES, Row
+from scripts.quality_rows import DEFAULT, FLOAT, ROTATED, TABLES, Row
 
 RESQ: Final = [sys.executable, "-m", "resq_onnx"]
+
+SEEDLESS: Final = (FLOAT, ROTATED)
+"""Rows that are float models, whatever the seed."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Common settings of all rows: the model, its texts, and the folder of files."""
+    """Common settings of all rows: the model, its texts, and the folder of files.
+
+    Attributes:
+        divergence: Whether the predictions are compared with those of the float model, too.
+    """
 
     model: Path
     work: Path
@@ -35,11 +46,12 @@ class Bench:
     samples: int
     text: Path
     windows: int
+    divergence: bool = False
 
     def export(self, row: Row) -> Path:
         """The row's file, exported if it is missing."""
         target = self.work / row.file / "model.onnx"
-        if row.file == "rotated":
+        if row == ROTATED:
             self.export(DEFAULT)
         elif not target.exists():
             rotated = ["--save-rotated", str(self.work / "rotated" / "model.onnx")]
@@ -50,15 +62,18 @@ class Bench:
             run([*arguments, "--projections", str(self._projections(text)), "--force"])
         return target
 
-    def perplexity(self, row: Row) -> float:
-        """Perplexity of the row's file, cached in a file for the next run."""
+    def measured(self, row: Row) -> dict[str, float]:
+        """What `evaluate` says of the row's file, cached in a file for the next run."""
         model = self.export(row)
-        kept = model.with_name(f"perplexity-{self.windows}.json")
+        what = "divergence" if self.divergence else "perplexity"
+        kept = model.with_name(f"{what}-{self.windows}.json")
         if not kept.exists():
-            text = ["--text", str(self.text), "--max-windows", str(self.windows)]
-            kept.write_text(run(["evaluate", str(model), *text, "--json"]))
-        (result,) = json.loads(kept.read_text())["models"].values()
-        return float(result["perplexity"])
+            arguments = ["--text", str(self.text), "--max-windows", str(self.windows)]
+            arguments += ["--reference", str(self.model)] if self.divergence else []
+            kept.write_text(run(["evaluate", str(model), *arguments, "--json"]))
+        found: dict[str, float]
+        (found,) = json.loads(kept.read_text())["models"].values()
+        return found
 
     def megabytes(self, row: Row) -> float:
         """Size of the row's model and its data."""
@@ -83,18 +98,35 @@ def run(arguments: list[str]) -> str:
     return done.stdout
 
 
-def print_table(bench: Bench, rows: tuple[Row, ...]) -> None:
+def print_table(bench: Bench, rows: Sequence[Row], seeds: Sequence[int] = (0,)) -> None:
     """Print one line per row as Markdown, as soon as it is known."""
-    baseline = bench.perplexity(FLOAT)
-    print("| export | perplexity | ÷ float | MB |\n|---|---|---|---|")
+    baseline = bench.measured(FLOAT)["perplexity"]
+    columns = ["export", "perplexity", "÷ float", "MB"]
+    columns += ["KL", "same token"] if bench.divergence else []
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for row in rows:
-        value, size = bench.perplexity(row), bench.megabytes(row)
-        print(f"| {row.label} | {value:.3f} | {value / baseline:.4f} | {size:.1f} |", flush=True)
+        alike = [row] if row in SEEDLESS else [row.with_seed(seed) for seed in seeds]
+        found = [bench.measured(one) for one in alike]
+        perplexities = [one["perplexity"] for one in found]
+        ratio = mean_and_spread([perplexity / baseline for perplexity in perplexities])
+        size = bench.megabytes(row)
+        cells = [row.label, f"{statistics.mean(perplexities):.3f}", ratio, f"{size:.1f}"]
+        if bench.divergence:
+            cells.append(f"{statistics.mean(one['kl_divergence'] for one in found):.4f}")
+            cells.append(f"{statistics.mean(one['top1_agreement'] for one in found):.1%}")
+        print(f"| {' | '.join(cells)} |", flush=True)
     versions = ", ".join(version(name) for name in ("onnxruntime", "torch", "transformers"))
     print(
         f"\n{bench.text.name}, {bench.windows} windows of 512 tokens; calibrated on "
         f"{bench.samples}×512 tokens of {Path(bench.calibration).name}. {versions}."
     )
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """The mean, and the standard deviation of more than one value."""
+    if len(values) == 1:
+        return f"{values[0]:.4f}"
+    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
 
 
 def version(package: str) -> str:
@@ -110,6 +142,8 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--table", choices=TABLES, default="exports")
     parser.add_argument("--only", help="comma-separated names of the rows to print")
+    parser.add_argument("--seeds", default="0", help="comma-separated")
+    parser.add_argument("--divergence", action="store_true", help="from the float model, too")
     parser.add_argument("--brown", type=Path, default=Path("build/brown"))
     parser.add_argument("--work", type=Path, default=Path("build/quality"))
     parser.add_argument("--samples", type=int, default=32)
@@ -123,6 +157,7 @@ def main() -> None:
         options.samples,
         options.brown / "held-out.txt",
         options.windows,
+        options.divergence,
     )
     rows = TABLES[options.table]
     if options.only:
@@ -131,7 +166,7 @@ def main() -> None:
         if unknown:
             parser.error(f"no row {', '.join(sorted(unknown))}; there are {', '.join(everything)}")
         rows = tuple(everything[name] for name in options.only.split(","))
-    print_table(bench, rows)
+    print_table(bench, rows, [int(seed) for seed in options.seeds.split(",")])
 
 
 if __name__ == "__main__":
