@@ -8,7 +8,8 @@ If there are more than a few steps:
    which makes much the same errors again.
 
 The number of steps is decided once, after a few were timed, and becomes part of the recipe, so the
-same weights can be tuned again. The tuned matrices are a part of the work folder.
+same weights can be tuned again. The tuned matrices are a part of the work folder, and so is the
+state of a tuning that takes long.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from resq_onnx.calibration.rounding import rounding_errors
 from resq_onnx.calibration.run import CalibrationRun
 from resq_onnx.calibration.trained import loaded
 from resq_onnx.calibration.training import Tuning
+from resq_onnx.calibration.tuning_state import keeper, kept_steps, remove_state, restore_state
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.projections import Projections
 from resq_onnx.projections.moments import SecondMoments
@@ -73,9 +75,9 @@ def tuned_model(
     if not share.first(int(work.has(TUNED))):
         tuning, steps = None, 0
         if share.rank == 0:
-            began = clock()
+            began, (_, kept) = clock(), kept_steps(work)
             tuning = Tuning(loaded(run, recipe, bases, text, recomputes))
-            steps = recipe.tuning_steps or _steps_within(recipe, tuning, clock() - began)
+            steps = kept or recipe.tuning_steps or _steps_within(recipe, tuning, clock() - began)
         if puts_errors(share.first(steps)):
             _round_once(run, recipe, bases, moments, share)
         if tuning is not None:
@@ -88,6 +90,7 @@ def tuned_model(
         share.wait()
     if share.rank == 0:
         remove_errors(run)
+        remove_state(work)
     steps = int(work.load(TUNED)["steps"].item())
     tuned = dataclasses.replace(run.source, changed=work.file(MATRICES))
     return tuned, dataclasses.replace(recipe, tuning_steps=steps)
@@ -106,12 +109,13 @@ def _steps_within(recipe: Recipe, tuning: Tuning, passed: float) -> int:
 
 def _tune(run: CalibrationRun, tuning: Tuning, steps: int) -> dict[str, NDArray[np.float32]]:
     """Tune; returns the matrices by their parameters' names."""
-    progress = run.progress
+    progress, (done, _) = run.progress, kept_steps(run.work)
     progress.step("Running the float model on the text of the steps")
-    tuning.expect(steps, progress.advance)
+    tuning.expect(steps, progress.advance, done)
     progress.step(f"Tuning the weights in {steps} steps")
     with _rounded(tuning.weights, run) if puts_errors(steps) else nullcontext():
-        tuning.run(steps, progress.advance)
+        restore_state(run.work, tuning)
+        tuning.run(steps, progress.advance, keeper(run, tuning, steps), done)
     return {name: one.detach().cpu().numpy() for name, one in tuning.weights.items()}
 
 

@@ -54,6 +54,10 @@ class WorkFolder:
         """Whether any part is finished."""
         return any(self.folder.glob("*.safetensors"))
 
+    def names(self, pattern: str) -> list[str]:
+        """The finished parts whose names match a pattern with `*`."""
+        return [file.stem for file in self.folder.glob(f"{pattern}.safetensors")]
+
     def save(self, name: str, tensors: Mapping[str, NDArray[Any]] | None = None) -> None:
         """Finish a part; it is on disk when this returns.
 

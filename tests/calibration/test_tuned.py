@@ -10,61 +10,16 @@ import pytest
 from numpy.typing import NDArray
 
 from resq_onnx.calibration import trained, tuned
-from resq_onnx.calibration.reference import load_model, load_tokenizer
+from resq_onnx.calibration.reference import load_model
 from resq_onnx.calibration.rounding import rounding_errors
-from resq_onnx.calibration.run import CalibrationRun
 from resq_onnx.calibration.training import Tuning
-from resq_onnx.calibration.tuned import ERRORS, TUNED, tuned_model
-from resq_onnx.checkpoint.source import ModelSource
-from resq_onnx.files.work_folder import WorkFolder
-from resq_onnx.progress import Progress
+from resq_onnx.calibration.tuned import ERRORS, TUNED
 from resq_onnx.projections.bases import compute_projections
 from resq_onnx.recipe import Recipe
-from resq_onnx.resources import Resources
-from tests.tiny_models import write_model
-
-ASKED: dict[str, Any] = {
-    "sequence_length": 24,
-    "method": "quarot",
-    "calibration": "python-docs",
-    "weights": "rtn",
-}
-"""Bases and rounding that need no calibration."""
+from tests.calibration.tuned_run import ASKED, KINDS, Run
 
 ROUNDING = 1e-6
 """Of weights below 1 to which their errors are added, and from which they are subtracted."""
-
-KINDS = {
-    "llama": True,
-    "qwen2": False,
-    "phi3_partly_rotary": False,
-    "gemma3": True,
-    "gemma3_vl": True,
-}
-"""By kind, whether embedding and lm_head are tied: plain, with biases, with fused matrices, with
-norms behind the halves of a layer, with a vision tower."""
-
-
-class Run:
-    """Tunes tiny models in a work folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.titles, self.work = folder, list[str](), WorkFolder(folder)
-
-    def source(self, kind: str = "llama") -> ModelSource:
-        folder = self.folder / f"model-{kind}"
-        if not folder.exists():
-            write_model(folder, kind, tied=KINDS[kind])
-        return ModelSource(folder, kind)
-
-    def __call__(self, source: ModelSource, **recipe: Any) -> tuple[ModelSource, Recipe]:
-        asked = Recipe(**(ASKED | recipe))
-        bases = compute_projections(asked, source.layout, None)
-        told = Progress(step=self.titles.append)
-        given = (source, load_tokenizer(source), self.work, told, Resources())
-        calibration = CalibrationRun(*given)
-        text = trained.training_text(calibration, asked).token_ids
-        return tuned_model(calibration, asked, bases, None, text)
 
 
 @pytest.fixture
@@ -124,7 +79,7 @@ def test_steps_change_rounded_weights_and_what_they_learn_is_added_to_the_float_
     source, seen = run.source(), dict[str, NDArray[np.float32]]()
     name, learned = "model.layers.1.mlp.up_proj.weight", 0.25
 
-    def learn(tuning: Tuning, _steps: int, _advance: Any) -> None:
+    def learn(tuning: Tuning, *_given: Any) -> None:
         weight = tuning.weights[name].detach()
         seen["rounded"] = weight.numpy().copy()
         weight[3] += learned

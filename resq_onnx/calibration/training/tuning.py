@@ -11,8 +11,8 @@ biases and lm_head stay as they are.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -34,13 +34,16 @@ BETAS: Final = (0.9, 0.95)
 WARM_UP: Final = 5
 """Steps until the largest one: Adam's first ones know the signs of the gradient alone."""
 
+AVERAGES: Final = ("exp_avg", "exp_avg_sq")
+"""Adam's, of a gradient and of its square, as PyTorch calls them."""
+
 TIMED: Final = 2
 """Steps that are timed, and change nothing; the fastest counts."""
 
 Advance = Callable[[int, int], None]
 
 
-def _ignore(*_of_progress: int) -> None:
+def _ignore(*_of_progress: Any) -> None:
     pass
 
 
@@ -67,7 +70,7 @@ class Tuning:
         self._simulated, self._sequences = simulated, simulated.sequences
         self._bases = bases_of(simulated.projections, simulated.device)
         self.weights = linear_weights(simulated.model, simulated.layout)
-        self._expected: list[torch.Tensor] = []
+        self._expected: dict[int, torch.Tensor] = {}
         means = [one.detach().square().mean() for one in self.weights.values()]
         self._rates = [RATE * float(mean.sqrt()) for mean in means]
         self._optimiser = self._new_optimiser()
@@ -91,25 +94,55 @@ class Tuning:
         again = (rest - len(self._sequences) * min(others)) / max(min(times), 1e-6)
         return max(1, int(first if first <= len(self._sequences) else again))
 
-    def expect(self, steps: int, advance: Advance = _ignore) -> None:
-        """Run the float model on the sequences of so many steps, while it is still that."""
-        count = min(steps, len(self._sequences))
-        for place in range(len(self._expected), count):
-            self._expected.append(self._simulated.float_hidden(place).cpu())
-            advance(place + 1, count)
+    def expect(self, steps: int, advance: Advance = _ignore, first: int = 0) -> None:
+        """Run the float model on the sequences of so many steps, while it is still that.
 
-    def run(self, steps: int, advance: Advance = _ignore) -> None:
+        Args:
+            steps: Number of steps.
+            advance: Called after each sequence with the number of finished ones and of all.
+            first: Steps that are finished: their sequences are left out, unless read again.
+        """
+        places = {self._simulated.place_of(step) for step in range(first, steps)}
+        missing = sorted(places - self._expected.keys())
+        for done, place in enumerate(missing, start=1):
+            self._expected[place] = self._simulated.float_hidden(place).cpu()
+            advance(done, len(missing))
+
+    def run(
+        self,
+        steps: int,
+        advance: Advance = _ignore,
+        keep: Callable[[int], None] = _ignore,
+        first: int = 0,
+    ) -> None:
         """Tune; the sequences of the steps are expected.
 
         Args:
             steps: Number of steps; it also decides how large each one is.
             advance: Called after each step with the number of finished steps and of all.
+            keep: Called after each step with the number of finished steps.
+            first: Steps that are finished: `go_on_from` has set their state.
         """
-        assert len(self._expected) >= min(steps, len(self._sequences)), "the model is still float"
-        for step in range(steps):
+        for step in range(first, steps):
             rising, falling = (step + 1) / WARM_UP, (steps - step) / steps
             self._step(step, min(rising, falling))
             advance(step + 1, steps)
+            keep(step + 1)
+
+    def state(self, name: str) -> dict[str, torch.Tensor]:
+        """What the next steps depend on, of a matrix that a step has changed."""
+        weight = self.weights[name]
+        averages = self._optimiser.state[weight]
+        return {"weight": weight.detach(), **{key: averages[key] for key in AVERAGES}}
+
+    def go_on_from(self, name: str, state: Mapping[str, torch.Tensor], done: int) -> None:
+        """Continue a matrix from its state after so many steps."""
+        weight = self.weights[name]
+        with torch.no_grad():
+            weight.copy_(state["weight"])
+        averages = {key: state[key].to(weight.device) for key in AVERAGES}
+        steps = torch.tensor(float(done), device=weight.device)
+        self._optimiser.state[weight] = {"step": steps, **averages}
 
     def loss(self, number: int = 0) -> float:
         """The KL divergence on a sequence, in nats; the weights get its gradient."""

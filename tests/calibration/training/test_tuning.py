@@ -30,6 +30,14 @@ def _tuned(steps: int, recomputes: bool = False) -> dict[str, torch.Tensor]:
     return dict(model.state_dict())
 
 
+def _stop_after(last: int) -> Any:
+    def stop(done: int) -> None:
+        if done == last:
+            raise KeyboardInterrupt
+
+    return stop
+
+
 def _loss(found: Tuning) -> float:
     return float(np.mean([found.loss(number) for number in range(2)]))
 
@@ -60,6 +68,29 @@ def test_recomputed_layers_give_the_same_weights() -> None:
     whole, again = _tuned(3), _tuned(3, recomputes=True)
     for name, tensor in whole.items():
         assert (tensor == again[name]).all(), name
+
+
+def test_a_tuning_goes_on_from_the_state_of_another() -> None:
+    stopped, resumed = _tuning(tiny_llama()), _tuning(tiny_llama())
+    stopped.expect(4)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run(4, keep=_stop_after(3))
+    resumed.expect(4, first=3)
+    for name in resumed.weights:
+        resumed.go_on_from(name, stopped.state(name), 3)
+    done: list[tuple[int, int]] = []
+    resumed.run(4, lambda *of: done.append(of), first=3)
+    assert done == [(4, 4)]
+    whole = _tuned(4)
+    for name, weight in resumed.weights.items():
+        assert (weight == whole[name]).all(), name
+
+
+def test_a_tuning_that_goes_on_expects_what_it_will_read() -> None:
+    found, read = _tuning(tiny_llama()), list[tuple[int, int]]()
+    found.expect(4, lambda *of: read.append(of), first=3)
+    assert read == [(1, 1)], "of two sequences the fourth step reads the second"
+    found.run(4, first=3)
 
 
 def test_timing_changes_neither_the_weights_nor_what_follows(
