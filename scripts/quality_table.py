@@ -109,7 +109,7 @@ def print_table(bench: Bench, rows: Sequence[Row], seeds: Sequence[int] = (0,)) 
         found = [bench.measured(one) for one in alike]
         perplexities = [one["perplexity"] for one in found]
         ratio = mean_and_spread([perplexity / baseline for perplexity in perplexities])
-        size = bench.megabytes(row)
+        size = bench.megabytes(alike[0])
         cells = [row.label, f"{statistics.mean(perplexities):.3f}", ratio, f"{size:.1f}"]
         if bench.divergence:
             cells.append(f"{statistics.mean(one['kl_divergence'] for one in found):.4f}")
@@ -118,7 +118,8 @@ def print_table(bench: Bench, rows: Sequence[Row], seeds: Sequence[int] = (0,)) 
     versions = ", ".join(version(name) for name in ("onnxruntime", "torch", "transformers"))
     print(
         f"\n{bench.text.name}, {bench.windows} windows of 512 tokens; calibrated on "
-        f"{bench.samples}×512 tokens of {Path(bench.calibration).name}. {versions}."
+        f"{bench.samples}×512 tokens of {Path(bench.calibration).name}, seed "
+        f"{', '.join(map(str, seeds))}. {versions}."
     )
 
 

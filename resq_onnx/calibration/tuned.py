@@ -30,7 +30,14 @@ from resq_onnx.calibration.rounding import rounding_errors
 from resq_onnx.calibration.run import CalibrationRun
 from resq_onnx.calibration.trained import loaded
 from resq_onnx.calibration.training import Tuning
-from resq_onnx.calibration.tuning_state import keeper, kept_steps, remove_state, restore_state
+from resq_onnx.calibration.training.memory import bytes_of_matrices
+from resq_onnx.calibration.tuning_state import (
+    StateKeeper,
+    bytes_of_state,
+    kept_steps,
+    remove_state,
+    restore_state,
+)
 from resq_onnx.checkpoint.source import ModelSource
 from resq_onnx.projections import Projections
 from resq_onnx.projections.moments import SecondMoments
@@ -75,9 +82,9 @@ def tuned_model(
     if not share.first(int(work.has(TUNED))):
         tuning, steps = None, 0
         if share.rank == 0:
-            began, (_, kept) = clock(), kept_steps(work)
+            began = clock()
             tuning = Tuning(loaded(run, recipe, bases, text, recomputes))
-            steps = kept or recipe.tuning_steps or _steps_within(recipe, tuning, clock() - began)
+            steps = known_steps(run, recipe) or _steps_within(recipe, tuning, clock() - began)
         if puts_errors(share.first(steps)):
             _round_once(run, recipe, bases, moments, share)
         if tuning is not None:
@@ -89,8 +96,7 @@ def tuned_model(
             give_back()
         share.wait()
     if share.rank == 0:
-        remove_errors(run)
-        remove_state(work)
+        remove_leftovers(run)
     steps = int(work.load(TUNED)["steps"].item())
     tuned = dataclasses.replace(run.source, changed=work.file(MATRICES))
     return tuned, dataclasses.replace(recipe, tuning_steps=steps)
@@ -112,23 +118,47 @@ def _tune(run: CalibrationRun, tuning: Tuning, steps: int) -> dict[str, NDArray[
     progress, (done, _) = run.progress, kept_steps(run.work)
     progress.step("Running the float model on the text of the steps")
     tuning.expect(steps, progress.advance, done)
-    progress.step(f"Tuning the weights in {steps} steps")
+    progress.step(
+        f"Tuning the weights in {steps} steps" + (f", from step {done + 1} on" if done else "")
+    )
     with _rounded(tuning.weights, run) if puts_errors(steps) else nullcontext():
-        restore_state(run.work, tuning)
-        tuning.run(steps, progress.advance, keeper(run, tuning, steps), done)
+        if done:
+            restore_state(run.work, tuning)
+        tuning.run(steps, progress.advance, StateKeeper(run, tuning, steps), done)
     return {name: one.detach().cpu().numpy() for name, one in tuning.weights.items()}
 
 
-def bytes_of_parts(run: CalibrationRun) -> int:
-    """How much room the parts of a tuning that was stopped take already."""
-    names = [MATRICES, *map(ERRORS.format, range(run.source.layout.num_layers))]
-    return sum(run.work.file(name).stat().st_size for name in names if run.work.has(name))
+def known_steps(run: CalibrationRun, recipe: Recipe) -> int | None:
+    """The number of steps, if a stopped tuning or the recipe has it."""
+    _, kept = kept_steps(run.work)
+    return kept or recipe.tuning_steps
 
 
-def remove_errors(run: CalibrationRun) -> None:
-    """Give back the room of rounding errors."""
+def bytes_to_write(run: CalibrationRun, recipe: Recipe) -> int:
+    """How much room on the disk a tuning needs, and an export after it.
+
+    At most two of these lie there at once: the tuned matrices with their rounding errors, and then
+    with the integers and the file, of half their size. What a stopped tuning left is there already;
+    it is removed when the matrices are written.
+    """
+    matrices = bytes_of_matrices(run.source.layout)
+    errors = puts_errors(known_steps(run, recipe))
+    whole = 2 * matrices if errors else matrices + matrices // 2
+    result = _size(run, MATRICES)
+    layers = map(ERRORS.format, range(run.source.layout.num_layers))
+    there = result + sum(_size(run, name) for name in layers) + bytes_of_state(run.work)
+    return max(0, matrices - result, whole - there)
+
+
+def _size(run: CalibrationRun, name: str) -> int:
+    return run.work.file(name).stat().st_size if run.work.has(name) else 0
+
+
+def remove_leftovers(run: CalibrationRun) -> None:
+    """Give back the room of rounding errors, and of the state of a tuning."""
     for layer in range(run.source.layout.num_layers):
         run.work.remove_part(ERRORS.format(layer))
+    remove_state(run.work)
 
 
 def _round_once(

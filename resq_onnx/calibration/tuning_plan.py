@@ -15,18 +15,14 @@ from resq_onnx.calibration.known import check_text
 from resq_onnx.calibration.memory import check_room, room_for
 from resq_onnx.calibration.run import CalibrationRun
 from resq_onnx.calibration.trained import training_samples, training_text
-from resq_onnx.calibration.training.memory import (
-    bytes_of_matrices,
-    bytes_of_tuning,
-    must_recompute,
-)
+from resq_onnx.calibration.training.memory import bytes_of_tuning, must_recompute
 from resq_onnx.calibration.tuned import (
     TUNED,
-    bytes_of_parts,
-    puts_errors,
-    remove_errors,
+    bytes_to_write,
+    remove_leftovers,
     tuned_model,
 )
+from resq_onnx.calibration.tuning_state import remove_other_states
 from resq_onnx.checkpoint.folder import WEIGHTS
 from resq_onnx.checkpoint.source import ADAPTER, ModelSource
 from resq_onnx.errors import ResqError
@@ -123,7 +119,7 @@ def carry_out(
         return tuned_model(run, recipe, bases, moments, plan.text, plan.recomputes)
     if plan.left_out and share_of_this_process().rank == 0:
         run.work.save(UNTUNED)
-        remove_errors(run)
+        remove_leftovers(run)
     return None, recipe
 
 
@@ -136,9 +132,8 @@ def check_tuning(run: CalibrationRun, recipe: Recipe, others: int = 0) -> bool:
         others: Bytes that will be written into the work folder before the weights are tuned.
 
     Raises:
-        ResqError: The memory or the disk does not suffice: the tuned matrices lie there beside
-            their rounding errors, if these are put into them, and later beside their integers and
-            the file. Or transformers would not load the same model.
+        ResqError: The memory or the disk does not suffice, or transformers would not load the same
+            model.
     """
     source, device, most = run.source, run.device, run.resources.max_memory
     standard = any((source.folder / name).exists() for name in WEIGHTS)
@@ -147,9 +142,8 @@ def check_tuning(run: CalibrationRun, recipe: Recipe, others: int = 0) -> bool:
             f"{source.name}: tuning loads the whole model by transformers, which needs "
             f"{WEIGHTS[0]} or its index, and no {ADAPTER}; correct that, or use {REMEDY}"
         )
-    matrices = bytes_of_matrices(source.layout)
-    written = 2 * matrices if puts_errors(recipe.tuning_steps) else matrices + matrices // 2
-    needed = others + max(0, written - bytes_of_parts(run))
+    remove_other_states(run.work)
+    needed = others + bytes_to_write(run, recipe)
     check_room(run.work.folder, needed, "tuning the weights of")
     samples = training_samples(recipe)
     shape = (min(samples, recipe.tuning_steps or samples), recipe.sequence_length)

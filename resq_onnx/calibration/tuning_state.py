@@ -6,9 +6,7 @@ of steps: a kill in between leaves the state before as it was.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -17,23 +15,57 @@ import torch
 from resq_onnx.calibration.memory import check_room
 from resq_onnx.calibration.run import CalibrationRun
 from resq_onnx.calibration.training import Tuning
+from resq_onnx.calibration.training.memory import bytes_of_matrices
 from resq_onnx.errors import ResqError
 from resq_onnx.files.work_folder import WorkFolder
 
 clock: Final = time.monotonic
 
 STEPS: Final = "tuning"
-STATE: Final = "tuning-{:06}"
-"""Parts of the work folder: the numbers of finished steps and of all; and, by the first of these
-and the matrix's number, a matrix with Adam's averages."""
+"""Part of the work folder: the numbers of finished steps and of all."""
+
+MATRICES: Final = "tuning-{:06}"
+"""How the names of the parts of a state begin, by its number of finished steps: there is one for
+each matrix, with Adam's averages."""
 
 EVERY: Final = 300.0
 PATIENCE: Final = 20.0
 """Time between two states: at least so many seconds, and so many times what writing the last one
-took. That of a billion parameters is 12 GB."""
+took. A state of a billion parameters is 12 GB."""
 
-STATES: Final = 4
-"""Times the size of the matrices that must be free: three for a state, one for the result."""
+ROOM: Final = 4
+"""Free disk space for a state, in sizes of all matrices: three are its own, one is the result's."""
+
+
+class StateKeeper:
+    """Keeps the state of a tuning when it is time."""
+
+    def __init__(self, run: CalibrationRun, tuning: Tuning, steps: int) -> None:
+        """Take a tuning of so many steps, which begins or goes on now."""
+        self._run, self._tuning, self._steps = run, tuning, steps
+        self._due, self._warned = clock() + EVERY, False
+
+    def __call__(self, done: int) -> None:
+        """Keep the state if it is time; so many steps are finished."""
+        began, work = clock(), self._run.work
+        if done == self._steps or began < self._due:
+            return
+        try:
+            needed = ROOM * bytes_of_matrices(self._run.source.layout)
+            check_room(work.folder, needed, "keeping the state of")
+            keep_state(work, self._tuning, done, self._steps)
+        except ResqError as error:
+            remove_other_states(work)
+            self._warn(error)
+        self._due = clock() + max(EVERY, PATIENCE * (clock() - began))
+
+    def _warn(self, error: ResqError) -> None:
+        """Say once what a kill costs from here on."""
+        if not self._warned:
+            done, _ = kept_steps(self._run.work)
+            back = f"goes back to step {done}" if done else "begins again"
+            self._run.progress.warn(f"if this is stopped, the tuning {back}: {error}")
+        self._warned = True
 
 
 def kept_steps(work: WorkFolder) -> tuple[int, int]:
@@ -44,26 +76,9 @@ def kept_steps(work: WorkFolder) -> tuple[int, int]:
     return int(found["done"].item()), int(found["of"].item())
 
 
-def keeper(run: CalibrationRun, tuning: Tuning, steps: int) -> Callable[[int], None]:
-    """What keeps the state of a tuning at times, told after each step how many are finished."""
-    due = clock() + EVERY
-
-    def keep(done: int) -> None:
-        nonlocal due
-        began = clock()
-        if done == steps or began < due:
-            return
-        try:
-            needed = STATES * sum(weight.nbytes for weight in tuning.weights.values())
-            check_room(run.work.folder, needed, "keeping the state of")
-            keep_state(run.work, tuning, done, steps)
-            due = clock() + max(EVERY, PATIENCE * (clock() - began))
-        except ResqError as error:
-            due = math.inf
-            _remove_matrices(run.work, but=kept_steps(run.work)[0])
-            run.progress.warn(f"if this is stopped, the tuning begins again: {error}")
-
-    return keep
+def bytes_of_state(work: WorkFolder) -> int:
+    """How much room the kept state takes."""
+    return sum(work.file(name).stat().st_size for name in work.names("tuning-*"))
 
 
 def keep_state(work: WorkFolder, tuning: Tuning, done: int, steps: int) -> None:
@@ -72,38 +87,39 @@ def keep_state(work: WorkFolder, tuning: Tuning, done: int, steps: int) -> None:
     Raises:
         ResqError: It cannot be written.
     """
-    for place, name in enumerate(tuning.weights):
+    for number, name in enumerate(tuning.weights):
         state = {key: one.cpu().numpy() for key, one in tuning.state(name).items()}
-        work.save(_part(done, place), state)
+        work.save(_part(done, number), state)
     work.save(STEPS, {"done": np.array(done), "of": np.array(steps)})
-    _remove_matrices(work, but=done)
+    remove_other_states(work)
 
 
 def restore_state(work: WorkFolder, tuning: Tuning) -> None:
-    """Set a tuning to the state that was kept, if any.
+    """Set a tuning to the kept state.
 
     Raises:
         ResqError: It cannot be read.
     """
     done, _ = kept_steps(work)
-    for place, name in enumerate(tuning.weights if done else ()):
-        arrays = work.load(_part(done, place))
+    for number, name in enumerate(tuning.weights):
+        arrays = work.load(_part(done, number))
         state = {key: torch.from_numpy(array) for key, array in arrays.items()}
         tuning.go_on_from(name, state, done)
 
 
-def remove_state(work: WorkFolder) -> None:
-    """Give back the room of what was kept."""
-    work.remove_part(STEPS)
-    _remove_matrices(work)
-
-
-def _part(done: int, place: int) -> str:
-    return f"{STATE.format(done)}-{place:05}"
-
-
-def _remove_matrices(work: WorkFolder, but: int | None = None) -> None:
-    """Remove the matrices of all states, but of the one after so many steps."""
+def remove_other_states(work: WorkFolder) -> None:
+    """Remove what a kill or a full disk left of other states than the kept one."""
+    kept = MATRICES.format(kept_steps(work)[0])
     for name in work.names("tuning-*"):
-        if but is None or not name.startswith(STATE.format(but)):
+        if not name.startswith(kept):
             work.remove_part(name)
+
+
+def remove_state(work: WorkFolder) -> None:
+    """Give back the room of the kept state."""
+    work.remove_part(STEPS)
+    remove_other_states(work)
+
+
+def _part(done: int, number: int) -> str:
+    return f"{MATRICES.format(done)}-{number:05}"

@@ -57,9 +57,13 @@ def check_quality(
 
 
 def _remedies(recipe: Recipe) -> str:
-    """What brings a model nearer to the float one than the recipe did."""
-    options = ["--head-bits 8"] if recipe.head_bits == 4 else []
-    options += ["--method resq"] if recipe.method != "resq" else []
-    options += ["--low-bits 8"] if recipe.low_bits == 4 else []
-    text = "a --calibration text like your own"
-    return f"{', '.join(options)} or {text}" if options else text
+    """Options that usually bring a model nearer to the float one, which the recipe lacks."""
+    choices = (
+        (recipe.head_bits == 4, "--head-bits 8"),
+        (recipe.method != "resq", "--method resq"),
+        (recipe.weights == "rtn", "--weights gptq"),
+        (recipe.low_bits == 4 and recipe.target_bits is None, "--low-bits 8"),
+        (recipe.needs_calibration, "a --calibration text like your own"),
+    )
+    *others, last = (option for lacks, option in choices if lacks)
+    return f"{', '.join(others)} or {last}" if others else last

@@ -75,7 +75,7 @@ class ModelLayout:
         return f"{self.family.layer.format(layer)}.{getattr(self.family, role)}"
 
     def stored_module(self, layer: int, role: str) -> str:
-        """The same in the checkpoint, where one module may compute several roles."""
+        """Full name of the checkpoint's module that computes a role, perhaps with others."""
         return f"{self.family.layer.format(layer)}.{self.family.stored_in(role)}"
 
     def outputs_of(self, role: str) -> int:

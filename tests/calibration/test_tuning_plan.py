@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resq_onnx.calibration import trained, tuning_plan
+from resq_onnx.calibration import trained, tuned, tuning_plan
 from resq_onnx.calibration.recipe_text import CalibrationText
 from resq_onnx.calibration.reference import load_tokenizer
 from resq_onnx.calibration.run import CalibrationRun
 from resq_onnx.calibration.training.memory import bytes_of_matrices
 from resq_onnx.calibration.tuned import ERRORS, FEW, TUNED
 from resq_onnx.calibration.tuning_plan import TuningPlan, carry_out, check_tuning, planned
+from resq_onnx.calibration.tuning_state import MATRICES
+from resq_onnx.calibration.tuning_state import STEPS as STEPS_DONE
 from resq_onnx.checkpoint.source import ADAPTER, ModelSource
 from resq_onnx.errors import ResqError
 from resq_onnx.files.work_folder import WorkFolder
@@ -156,10 +158,10 @@ def test_memory_decides_whether_layers_are_computed_twice(
         monkeypatch.setattr(tuning_plan, "room_for", lambda *_, room=room: room)
         assert plan.check() == recomputes
         assert plan(Recipe()).recomputes == recomputes
-    monkeypatch.setattr(tuning_plan, "bytes_of_matrices", lambda _layout: 10**18)
+    monkeypatch.setattr(tuned, "bytes_of_matrices", lambda _layout: 10**18)
     with pytest.raises(ResqError, match=r"tuning the weights of this model takes .* GB of disk"):
         plan.check()
-    monkeypatch.setattr(tuning_plan, "bytes_of_matrices", lambda _layout: 0)
+    monkeypatch.setattr(tuned, "bytes_of_matrices", lambda _layout: 0)
     with pytest.raises(ResqError, match="of disk"):
         plan.check(others=10**18)
 
@@ -178,3 +180,35 @@ def test_what_a_stopped_tuning_left_needs_no_more_room(
     plan(Recipe(tuning_minutes=15))
     there = plan.work.file(ERRORS.format(1)).stat().st_size
     assert room == [matrices + matrices // 2, 2 * matrices, 2 * matrices - there]
+
+
+def test_a_kept_state_needs_room_for_the_result_alone(
+    plan: Planning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room: list[int] = []
+    monkeypatch.setattr(
+        tuning_plan, "check_room", lambda _folder, needed, _what: room.append(needed)
+    )
+    matrices = bytes_of_matrices(plan.source.layout)
+    left = f"{MATRICES.format(3)}-00000"
+    plan.work.save(left, {"weight": np.zeros(matrices, np.uint8)})
+    plan(Recipe(tuning_minutes=15))
+    assert not plan.work.has(left), "its state is not complete"
+    plan.work.save(STEPS_DONE, {"done": np.array(3), "of": np.array(FEW)})
+    plan.work.save(left, {"weight": np.zeros(matrices // 4, np.uint8)})
+    plan(Recipe(tuning_minutes=15))
+    there = plan.work.file(left).stat().st_size
+    plan.work.save(left, {"weight": np.zeros(3 * matrices, np.uint8)})
+    plan(Recipe(tuning_minutes=15))
+    assert room == [2 * matrices, matrices + matrices // 2 - there, matrices]
+
+
+def test_what_a_tuning_that_is_left_out_had_kept_is_removed(plan: Planning) -> None:
+    plan.work.save(STEPS_DONE, {"done": np.array(3), "of": np.array(16)})
+    plan.work.save(f"{MATRICES.format(3)}-00000")
+    plan.work.save(ERRORS.format(0))
+    found = plan(Recipe(), LITTLE)
+    assert found.left_out
+    bases = compute_projections(Recipe(method="quarot"), plan.source.layout, None)
+    carry_out(found, plan.run(LITTLE), found.recipe, bases, None)
+    assert plan.work.names("tuning*") == plan.work.names("rounding*") == []

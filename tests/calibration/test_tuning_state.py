@@ -11,7 +11,7 @@ import pytest
 
 from resq_onnx.calibration import memory, trained, tuned, tuning_state
 from resq_onnx.calibration.training import Tuning
-from resq_onnx.calibration.tuning_state import STATE, kept_steps
+from resq_onnx.calibration.tuning_state import MATRICES, kept_steps, remove_state
 from resq_onnx.errors import ResqError
 from resq_onnx.files.work_folder import WorkFolder
 from tests.calibration.tuned_run import Run
@@ -42,7 +42,11 @@ def stop_behind(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tuning, "_step", stopping)
 
 
-def test_it_ends_where_it_would_have_ended(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("few", [0, 32], ids=["with errors", "without"])
+def test_it_ends_where_it_would_have_ended(
+    run: Run, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr(tuned, "FEW", few)
     source = run.source()
     whole = Run(run.folder / "whole")
     whole.folder.mkdir()
@@ -54,6 +58,7 @@ def test_it_ends_where_it_would_have_ended(run: Run, monkeypatch: pytest.MonkeyP
         assert kept_steps(run.work) == (step, STEPS)
     assert run.finished == [3, 4], "two steps were finished before"
     found, _ = run(source, tuning_steps=STEPS)
+    assert run.titles[-1] == f"Tuning the weights in {STEPS} steps, from step 5 on"
     assert run.finished == [STEPS]
     assert found.changed is not None
     assert expected.changed is not None
@@ -77,7 +82,7 @@ def test_a_state_is_there_until_the_next_one_is_whole(
     save = WorkFolder.save
 
     def cut_off(work: WorkFolder, name: str, *given: Any) -> None:
-        if name == f"{STATE.format(2)}-00003":
+        if name == f"{MATRICES.format(2)}-00003":
             monkeypatch.setattr(WorkFolder, "save", save)
             raise KeyboardInterrupt
         save(work, name, *given)
@@ -91,7 +96,22 @@ def test_a_state_is_there_until_the_next_one_is_whole(
     with pytest.raises(KeyboardInterrupt):
         run(run.source(), tuning_steps=STEPS)
     assert run.finished == [2, 3]
-    assert {name[:13] for name in run.work.names("tuning-*")} == {STATE.format(3)}
+    assert {name[:13] for name in run.work.names("tuning-*")} == {MATRICES.format(3)}
+
+
+def test_the_room_of_a_finished_tuning_is_given_back_after_a_kill(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(_work: WorkFolder) -> None:
+        monkeypatch.setattr(tuned, "remove_state", remove_state)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tuned, "remove_state", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(run.source(), tuning_steps=STEPS)
+    assert run.work.names("tuning*")
+    run(run.source(), tuning_steps=STEPS)
+    assert run.work.names("tuning*") == []
 
 
 @pytest.mark.parametrize(
@@ -127,7 +147,7 @@ def test_what_a_full_disk_cut_off_is_removed(run: Run, monkeypatch: pytest.Monke
     save = WorkFolder.save
 
     def full(work: WorkFolder, name: str, *given: Any) -> None:
-        if name == f"{STATE.format(2)}-00003":
+        if name.endswith("-00003") and not name.startswith(MATRICES.format(1)):
             raise ResqError("no space left")
         save(work, name, *given)
 
@@ -136,8 +156,10 @@ def test_what_a_full_disk_cut_off_is_removed(run: Run, monkeypatch: pytest.Monke
     with pytest.raises(KeyboardInterrupt):
         run(run.source(), tuning_steps=STEPS)
     assert kept_steps(run.work) == (1, STEPS)
-    assert {name[:13] for name in run.work.names("tuning-*")} == {STATE.format(1)}
-    assert len(run.warnings) == 1
+    assert {name[:13] for name in run.work.names("tuning-*")} == {MATRICES.format(1)}
+    assert [line.partition(":")[0] for line in run.warnings] == [
+        "if this is stopped, the tuning goes back to step 1"
+    ]
 
 
 def test_a_full_disk_costs_the_state_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,13 @@ WorkFolder.save = save_or_die
 """
 """Kills the process before it has finished so many parts."""
 
+OFTEN: Final = """
+from resq_onnx.calibration import tuning_state
+
+tuning_state.EVERY = tuning_state.PATIENCE = 0.0
+"""
+"""Keeps the state of a tuning after each step."""
+
 POINTS: Final = {1: "", 2: "from layer 1 on", 5: "has run already", 13: "has run already"}
 """Parts before which an export of two layers is killed (two layers, logits, sums, rotations, then
 four matrices and an error for each), and what the next run says."""
@@ -62,10 +69,13 @@ def whole(finished: Path) -> dict[str, Any]:
     return repeatable(finished)
 
 
-def kill(model: Path, out: Path, count: int, *options: object) -> None:
-    command = program("export", model, out, *QUICK, *options, before=KILLED.format(count=count))
+def kill(model: Path, out: Path, count: int, *options: object, before: str = "") -> str:
+    """Export until so many parts are nearly finished; returns what was printed on stderr."""
+    before += KILLED.format(count=count)
+    command = program("export", model, out, *QUICK, *options, before=before)
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
+    return done.stderr
 
 
 @pytest.mark.parametrize("count", POINTS)
@@ -160,10 +170,13 @@ def test_a_training_goes_on_from_the_bases_with_which_it_began(model: Path, tmp_
 def test_tuned_weights_are_kept(model: Path, tmp_path: Path) -> None:
     outs, options = [tmp_path / name / "model.onnx" for name in ("a", "b")], ("--tuning-steps", 33)
     run_successfully("export", model, outs[0], *QUICK, *options)
-    # Two layers, logits, sums, rotations, the first layer's rounding errors; then the second's, the
-    # tuned matrices, and their steps.
+    # Two layers, logits, sums, rotations, the first layer's rounding errors; then the second's, a
+    # state after each step, of 14 matrices and the numbers of steps; then the tuned matrices, and
+    # their steps.
     kill(model, outs[1], 7, *options)
-    kill(model, outs[1], 4, *options)
+    kill(model, outs[1], 1 + 2 * 15 + 8, *options, before=OFTEN)
+    printed = kill(model, outs[1], 3, *options)
+    assert "Tuning the weights in 33 steps, from step 3 on" in printed
     result = run_successfully("export", model, outs[1], *QUICK, *options)
     assert "Tuning" not in result.stderr
     assert repeatable(outs[1].parent) == repeatable(outs[0].parent)

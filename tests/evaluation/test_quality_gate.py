@@ -64,9 +64,16 @@ def test_force_writes_it_with_a_warning(divergence: float) -> None:
             "--method resq, --low-bits 8 or a --calibration text like your own",
         ),
         (Recipe(low_bits=8), "a --calibration text like your own"),
+        (Recipe(target_bits=4.5), "a --calibration text like your own"),
+        (
+            Recipe(method="rtn", weights="rtn"),
+            "--method resq, --weights gptq or --low-bits 8",
+        ),
     ],
 )
-def test_what_may_help_is_what_the_recipe_has_not(recipe: Recipe, remedies: str) -> None:
+def test_the_options_that_may_help_are_those_that_the_recipe_lacks(
+    recipe: Recipe, remedies: str
+) -> None:
     (line,) = warnings_of(MOST_DIVERGENCE, recipe=recipe)
     assert line.endswith(f"; {remedies} may help")
     with pytest.raises(ResqError, match=f"; try {remedies}, or write it with --force"):

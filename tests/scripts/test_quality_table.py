@@ -86,8 +86,18 @@ def test_divergences_are_measured_besides(
     assert commands[-1][-3:] == ["--reference", str(tmp_path / "m"), "--json"]
 
 
+def test_no_other_seeds_are_exported(
+    commands: list[list[str]], lines_of: Callable[..., list[str]]
+) -> None:
+    lines = lines_of(1, 2)
+    assert "| `resq` (default) | 47.000 | 1.175 ± 0.035 | 1.5 |" in lines
+    assert "seed 1, 2" in lines[-1]
+    exports = [one for one in commands if one[0] == "export"]
+    assert [Path(one[2]).parent.name for one in exports] == ["float", "resq-seed-1", "resq-seed-2"]
+
+
 @pytest.mark.parametrize("row", TABLES["exports"], ids=lambda row: row.file)
 def test_rows_are_not_tuned_unless_they_say_so(row: Row) -> None:
-    assert row.tuned == (row.arguments[-2:] != ("--tune", "0"))
+    assert ("--tune" in row.arguments) == (row != DEFAULT)
     assert row.with_seed(3).arguments.count("3") == 1
     assert row.with_seed(0) is row

@@ -123,6 +123,8 @@ class Tuning:
             keep: Called after each step with the number of finished steps.
             first: Steps that are finished: `go_on_from` has set their state.
         """
+        places = {self._simulated.place_of(step) for step in range(first, steps)}
+        assert places <= self._expected.keys(), "the model is still float"
         for step in range(first, steps):
             rising, falling = (step + 1) / WARM_UP, (steps - step) / steps
             self._step(step, min(rising, falling))
