@@ -24,7 +24,7 @@ clock: Final = time.monotonic
 STEPS: Final = "tuning"
 """Part of the work folder: the numbers of finished steps and of all."""
 
-MATRICES: Final = "tuning-{:06}"
+STATE: Final = "tuning-{:06}"
 """How the names of the parts of a state begin, by its number of finished steps: there is one for
 each matrix, with Adam's averages."""
 
@@ -109,7 +109,7 @@ def restore_state(work: WorkFolder, tuning: Tuning) -> None:
 
 def remove_other_states(work: WorkFolder) -> None:
     """Remove what a kill or a full disk left of other states than the kept one."""
-    kept = MATRICES.format(kept_steps(work)[0])
+    kept = STATE.format(kept_steps(work)[0])
     for name in work.names("tuning-*"):
         if not name.startswith(kept):
             work.remove_part(name)
@@ -122,4 +122,4 @@ def remove_state(work: WorkFolder) -> None:
 
 
 def _part(done: int, number: int) -> str:
-    return f"{MATRICES.format(done)}-{number:05}"
+    return f"{STATE.format(done)}-{number:05}"

@@ -15,7 +15,7 @@ from resq_onnx.calibration.run import CalibrationRun
 from resq_onnx.calibration.training.memory import bytes_of_matrices
 from resq_onnx.calibration.tuned import ERRORS, FEW, TUNED
 from resq_onnx.calibration.tuning_plan import TuningPlan, carry_out, check_tuning, planned
-from resq_onnx.calibration.tuning_state import MATRICES
+from resq_onnx.calibration.tuning_state import STATE
 from resq_onnx.calibration.tuning_state import STEPS as STEPS_DONE
 from resq_onnx.checkpoint.source import ADAPTER, ModelSource
 from resq_onnx.errors import ResqError
@@ -190,7 +190,7 @@ def test_a_kept_state_needs_room_for_the_result_alone(
         tuning_plan, "check_room", lambda _folder, needed, _what: room.append(needed)
     )
     matrices = bytes_of_matrices(plan.source.layout)
-    left = f"{MATRICES.format(3)}-00000"
+    left = f"{STATE.format(3)}-00000"
     plan.work.save(left, {"weight": np.zeros(matrices, np.uint8)})
     plan(Recipe(tuning_minutes=15))
     assert not plan.work.has(left), "its state is not complete"
@@ -205,7 +205,7 @@ def test_a_kept_state_needs_room_for_the_result_alone(
 
 def test_what_a_tuning_that_is_left_out_had_kept_is_removed(plan: Planning) -> None:
     plan.work.save(STEPS_DONE, {"done": np.array(3), "of": np.array(16)})
-    plan.work.save(f"{MATRICES.format(3)}-00000")
+    plan.work.save(f"{STATE.format(3)}-00000")
     plan.work.save(ERRORS.format(0))
     found = plan(Recipe(), LITTLE)
     assert found.left_out

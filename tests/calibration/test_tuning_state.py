@@ -11,7 +11,7 @@ import pytest
 
 from resq_onnx.calibration import memory, trained, tuned, tuning_state
 from resq_onnx.calibration.training import Tuning
-from resq_onnx.calibration.tuning_state import MATRICES, kept_steps, remove_state
+from resq_onnx.calibration.tuning_state import STATE, kept_steps, remove_state
 from resq_onnx.errors import ResqError
 from resq_onnx.files.work_folder import WorkFolder
 from tests.calibration.tuned_run import Run
@@ -82,7 +82,7 @@ def test_a_state_is_there_until_the_next_one_is_whole(
     save = WorkFolder.save
 
     def cut_off(work: WorkFolder, name: str, *given: Any) -> None:
-        if name == f"{MATRICES.format(2)}-00003":
+        if name == f"{STATE.format(2)}-00003":
             monkeypatch.setattr(WorkFolder, "save", save)
             raise KeyboardInterrupt
         save(work, name, *given)
@@ -96,7 +96,7 @@ def test_a_state_is_there_until_the_next_one_is_whole(
     with pytest.raises(KeyboardInterrupt):
         run(run.source(), tuning_steps=STEPS)
     assert run.finished == [2, 3]
-    assert {name[:13] for name in run.work.names("tuning-*")} == {MATRICES.format(3)}
+    assert {name[:13] for name in run.work.names("tuning-*")} == {STATE.format(3)}
 
 
 def test_the_room_of_a_finished_tuning_is_given_back_after_a_kill(
@@ -147,7 +147,7 @@ def test_what_a_full_disk_cut_off_is_removed(run: Run, monkeypatch: pytest.Monke
     save = WorkFolder.save
 
     def full(work: WorkFolder, name: str, *given: Any) -> None:
-        if name.endswith("-00003") and not name.startswith(MATRICES.format(1)):
+        if name.endswith("-00003") and not name.startswith(STATE.format(1)):
             raise ResqError("no space left")
         save(work, name, *given)
 
@@ -156,7 +156,7 @@ def test_what_a_full_disk_cut_off_is_removed(run: Run, monkeypatch: pytest.Monke
     with pytest.raises(KeyboardInterrupt):
         run(run.source(), tuning_steps=STEPS)
     assert kept_steps(run.work) == (1, STEPS)
-    assert {name[:13] for name in run.work.names("tuning-*")} == {MATRICES.format(1)}
+    assert {name[:13] for name in run.work.names("tuning-*")} == {STATE.format(1)}
     assert [line.partition(":")[0] for line in run.warnings] == [
         "if this is stopped, the tuning goes back to step 1"
     ]
