@@ -34,6 +34,7 @@ from resq_onnx.calibration.training.memory import bytes_of_matrices
 from resq_onnx.calibration.tuning_state import (
     StateKeeper,
     bytes_of_state,
+    keep_steps,
     kept_steps,
     remove_state,
     restore_state,
@@ -84,7 +85,10 @@ def tuned_model(
         if share.rank == 0:
             began = clock()
             tuning = Tuning(loaded(run, recipe, bases, text, recomputes))
-            steps = known_steps(run, recipe) or _steps_within(recipe, tuning, clock() - began)
+            known = known_steps(run, recipe)
+            steps = known or _steps_within(recipe, tuning, clock() - began)
+            if known is None:
+                keep_steps(work, 0, steps)
         if puts_errors(share.first(steps)):
             _round_once(run, recipe, bases, moments, share)
         if tuning is not None:
@@ -144,14 +148,10 @@ def bytes_to_write(run: CalibrationRun, recipe: Recipe) -> int:
     matrices = bytes_of_matrices(run.source.layout)
     errors = puts_errors(known_steps(run, recipe))
     whole = 2 * matrices if errors else matrices + matrices // 2
-    result = _size(run, MATRICES)
-    layers = map(ERRORS.format, range(run.source.layout.num_layers))
-    there = result + sum(_size(run, name) for name in layers) + bytes_of_state(run.work)
-    return max(0, matrices - result, whole - there)
-
-
-def _size(run: CalibrationRun, name: str) -> int:
-    return run.work.file(name).stat().st_size if run.work.has(name) else 0
+    names = [MATRICES, *map(ERRORS.format, range(run.source.layout.num_layers))]
+    parts = (run.work.file(name) for name in names if run.work.has(name))
+    there = sum(part.stat().st_size for part in parts) + bytes_of_state(run.work)
+    return max(matrices, whole - there)
 
 
 def remove_leftovers(run: CalibrationRun) -> None:

@@ -22,7 +22,7 @@ from resq_onnx.calibration.tuned import (
     remove_leftovers,
     tuned_model,
 )
-from resq_onnx.calibration.tuning_state import remove_other_states
+from resq_onnx.calibration.tuning_state import kept_steps, remove_other_states
 from resq_onnx.checkpoint.folder import WEIGHTS
 from resq_onnx.checkpoint.source import ADAPTER, ModelSource
 from resq_onnx.errors import ResqError
@@ -69,7 +69,8 @@ def planned(
         others: Bytes that will be written into the work folder before the weights are tuned.
 
     Raises:
-        ResqError: The tuning was asked for, and text, memory or disk does not permit it.
+        ResqError: Text, memory or disk does not permit the tuning, and it was asked for, or a
+            stopped export has begun it.
     """
     by_default, without = not recipe.must_tune, dataclasses.replace(recipe, tuning_steps=0)
     if not recipe.tunes or (by_default and run.source.layout.softcap is not None):
@@ -85,7 +86,7 @@ def planned(
                 raise ResqError("this export began without it; --fresh starts anew")
             recomputes = check_tuning(run, recipe, others)
     except ResqError as error:
-        if not by_default:
+        if not by_default or kept_steps(run.work)[0]:
             raise
         reason = str(error)
     permitted = share.first(int(not reason))

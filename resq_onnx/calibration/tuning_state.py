@@ -76,6 +76,15 @@ def kept_steps(work: WorkFolder) -> tuple[int, int]:
     return int(found["done"].item()), int(found["of"].item())
 
 
+def keep_steps(work: WorkFolder, done: int, steps: int) -> None:
+    """Keep how many steps are finished, and of how many; with 0, no more than their number.
+
+    Raises:
+        ResqError: It cannot be written.
+    """
+    work.save(STEPS, {"done": np.array(done), "of": np.array(steps)})
+
+
 def bytes_of_state(work: WorkFolder) -> int:
     """How much room the kept state takes."""
     return sum(work.file(name).stat().st_size for name in work.names("tuning-*"))
@@ -90,7 +99,7 @@ def keep_state(work: WorkFolder, tuning: Tuning, done: int, steps: int) -> None:
     for number, name in enumerate(tuning.weights):
         state = {key: one.cpu().numpy() for key, one in tuning.state(name).items()}
         work.save(_part(done, number), state)
-    work.save(STEPS, {"done": np.array(done), "of": np.array(steps)})
+    keep_steps(work, done, steps)
     remove_other_states(work)
 
 

@@ -203,9 +203,15 @@ def test_a_kept_state_needs_room_for_the_result_alone(
     assert room == [2 * matrices, matrices + matrices // 2 - there, matrices]
 
 
-def test_what_a_tuning_that_is_left_out_had_kept_is_removed(plan: Planning) -> None:
+def test_a_tuning_that_was_begun_is_not_left_out(plan: Planning) -> None:
     plan.work.save(STEPS_DONE, {"done": np.array(3), "of": np.array(16)})
-    plan.work.save(f"{STATE.format(3)}-00000")
+    with pytest.raises(ResqError, match="tuning the weights of this model takes"):
+        plan(Recipe(), LITTLE)
+    assert plan.work.has(STEPS_DONE)
+
+
+def test_what_a_tuning_that_is_left_out_had_kept_is_removed(plan: Planning) -> None:
+    plan.work.save(STEPS_DONE, {"done": np.array(0), "of": np.array(16)})
     plan.work.save(ERRORS.format(0))
     found = plan(Recipe(), LITTLE)
     assert found.left_out

@@ -66,9 +66,12 @@ def test_it_ends_where_it_would_have_ended(
     assert run.work.names("tuning*") == [], "its room is given back"
 
 
-def test_its_number_of_steps_is_the_one_it_had(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("finished", [0, 2])
+def test_its_number_of_steps_is_the_one_it_had(
+    run: Run, monkeypatch: pytest.MonkeyPatch, finished: int
+) -> None:
     monkeypatch.setattr(Tuning, "steps_within", lambda *_: STEPS)
-    stop_behind(2, monkeypatch)
+    stop_behind(finished, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         run(run.source(), tuning_minutes=1.0)
     monkeypatch.setattr(Tuning, "steps_within", lambda *_: 100)
