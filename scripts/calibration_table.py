@@ -26,13 +26,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from resq_onnx.calibration.own_text import rendered
 from resq_onnx.calibration.reference import Reference
 from resq_onnx.calibration.writing import Row, Vocabulary, write_rows
 from resq_onnx.checkpoint.source import open_model
-from scripts.quality_table import run
+from scripts.quality_table import mean_and_spread, run
 
 MODULES: Final = (argparse, fractions, ipaddress, statistics, tarfile)
 """Whose source is the code."""
@@ -133,9 +131,8 @@ def print_table(bench: Bench, texts: list[str], seeds: list[int], brown: Path) -
         cells = []
         for kind in files:
             ratios = [row[kind] / float_model[kind] for row in rows]
-            spread = f" ± {np.std(ratios, ddof=1):.3f}" if len(ratios) > 1 else ""
-            cells.append(f"{np.mean(ratios):.3f}{spread}")
-        seconds = np.mean([row["seconds"] for row in rows])
+            cells.append(mean_and_spread(ratios, digits=3))
+        seconds = statistics.mean(row["seconds"] for row in rows)
         print(f"| `{Path(text).name}` | {' | '.join(cells)} | {seconds:.0f} |", flush=True)
     print(
         f"\n{bench.samples}×512 tokens, {len(seeds)} seeds, {bench.windows} windows of each kind."

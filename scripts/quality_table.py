@@ -123,10 +123,10 @@ def print_table(bench: Bench, rows: Sequence[Row], seeds: Sequence[int] = (0,)) 
     )
 
 
-def mean_and_spread(values: Sequence[float]) -> str:
-    """The mean, and the standard deviation of more than one value."""
+def mean_and_spread(values: Sequence[float], digits: int = 4) -> str:
+    """The mean and the standard deviation, or a single value with so many digits."""
     if len(values) == 1:
-        return f"{values[0]:.4f}"
+        return f"{values[0]:.{digits}f}"
     return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
 
 

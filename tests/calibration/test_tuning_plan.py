@@ -15,8 +15,7 @@ from resq_onnx.calibration.run import CalibrationRun
 from resq_onnx.calibration.training.memory import bytes_of_matrices
 from resq_onnx.calibration.tuned import ERRORS, FEW, TUNED
 from resq_onnx.calibration.tuning_plan import TuningPlan, carry_out, check_tuning, planned
-from resq_onnx.calibration.tuning_state import STATE
-from resq_onnx.calibration.tuning_state import STEPS as STEPS_DONE
+from resq_onnx.calibration.tuning_state import STATE, keep_steps, kept_steps
 from resq_onnx.checkpoint.source import ADAPTER, ModelSource
 from resq_onnx.errors import ResqError
 from resq_onnx.files.work_folder import WorkFolder
@@ -55,6 +54,16 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Planning:
     tuning_by_default(monkeypatch, STEPS)
     monkeypatch.setattr(trained, "SAMPLES", 3)
     return Planning(tmp_path)
+
+
+@pytest.fixture
+def room(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The bytes of disk that each decision asks for."""
+    asked: list[int] = []
+    monkeypatch.setattr(
+        tuning_plan, "check_room", lambda _folder, needed, _what: asked.append(needed)
+    )
+    return asked
 
 
 def test_a_few_steps_unless_others_were_asked_for(plan: Planning) -> None:
@@ -166,13 +175,7 @@ def test_memory_decides_whether_layers_are_computed_twice(
         plan.check(others=10**18)
 
 
-def test_what_a_stopped_tuning_left_needs_no_more_room(
-    plan: Planning, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    room: list[int] = []
-    monkeypatch.setattr(
-        tuning_plan, "check_room", lambda _folder, needed, _what: room.append(needed)
-    )
+def test_what_a_stopped_tuning_left_needs_no_more_room(plan: Planning, room: list[int]) -> None:
     matrices = bytes_of_matrices(plan.source.layout)
     plan(Recipe(tuning_steps=FEW))
     plan(Recipe(tuning_steps=FEW + 1))
@@ -182,19 +185,13 @@ def test_what_a_stopped_tuning_left_needs_no_more_room(
     assert room == [matrices + matrices // 2, 2 * matrices, 2 * matrices - there]
 
 
-def test_a_kept_state_needs_room_for_the_result_alone(
-    plan: Planning, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    room: list[int] = []
-    monkeypatch.setattr(
-        tuning_plan, "check_room", lambda _folder, needed, _what: room.append(needed)
-    )
+def test_a_kept_state_needs_room_for_the_result_alone(plan: Planning, room: list[int]) -> None:
     matrices = bytes_of_matrices(plan.source.layout)
     left = f"{STATE.format(3)}-00000"
     plan.work.save(left, {"weight": np.zeros(matrices, np.uint8)})
     plan(Recipe(tuning_minutes=15))
     assert not plan.work.has(left), "its state is not complete"
-    plan.work.save(STEPS_DONE, {"done": np.array(3), "of": np.array(FEW)})
+    keep_steps(plan.work, 3, FEW)
     plan.work.save(left, {"weight": np.zeros(matrices // 4, np.uint8)})
     plan(Recipe(tuning_minutes=15))
     there = plan.work.file(left).stat().st_size
@@ -204,14 +201,14 @@ def test_a_kept_state_needs_room_for_the_result_alone(
 
 
 def test_a_tuning_that_was_begun_is_not_left_out(plan: Planning) -> None:
-    plan.work.save(STEPS_DONE, {"done": np.array(3), "of": np.array(16)})
+    keep_steps(plan.work, 3, 16)
     with pytest.raises(ResqError, match="tuning the weights of this model takes"):
         plan(Recipe(), LITTLE)
-    assert plan.work.has(STEPS_DONE)
+    assert kept_steps(plan.work) == (3, 16)
 
 
 def test_what_a_tuning_that_is_left_out_had_kept_is_removed(plan: Planning) -> None:
-    plan.work.save(STEPS_DONE, {"done": np.array(0), "of": np.array(16)})
+    keep_steps(plan.work, 0, 16)
     plan.work.save(ERRORS.format(0))
     found = plan(Recipe(), LITTLE)
     assert found.left_out
